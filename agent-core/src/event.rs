@@ -1,0 +1,219 @@
+//! What the core tells the daemon.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::cause::{Cause, Certainty, How};
+use crate::observation::{Nanos, Phase, RequestHead, ResetDirection};
+
+/// One thing worth counting or telling.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An active open of a proxy was decided, of whatever protocol.
+    Connect(ConnectDone),
+    /// An attempt is over and its outcome is final. Each attempt is told once.
+    Attempt(Arc<Attempt>),
+    /// A client's request is over and its outcome is final. Each request is told once.
+    Request(Arc<Request>),
+    /// A reset on a proxy's upstream-side or other outgoing connection.
+    Reset(ResetSeen),
+    /// Retransmitted segments and round-trip time, since the last such event of the socket.
+    Tcp(TcpSeen),
+}
+
+/// A proxy: what metrics and incidents name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    /// Label value, from the executable or the configuration.
+    pub name: Arc<str>,
+    /// Thread group.
+    pub tgid: u32,
+}
+
+/// The remote end of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// Address and port.
+    Inet(SocketAddr),
+    /// Unix socket path.
+    Unix(Arc<str>),
+}
+
+/// An active open, decided.
+#[derive(Clone, Debug)]
+pub struct ConnectDone {
+    /// Who connected.
+    pub proxy: Proxy,
+    /// Where to.
+    pub upstream: Upstream,
+    /// Established or not.
+    pub result: ConnectResult,
+    /// From SYN to outcome, seconds.
+    pub seconds: f64,
+    /// SYNs beyond the first.
+    pub syn_retransmits: u16,
+}
+
+/// Label `result` of `why502_tcp_connects_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectResult {
+    /// Handshake complete.
+    Established,
+    /// Refused.
+    Refused,
+    /// No answer, the proxy gave up.
+    TimeoutProxy,
+    /// No answer, the kernel gave up.
+    TimeoutKernel,
+    /// Unreachable.
+    Unreachable,
+    /// Local error.
+    LocalError,
+}
+
+/// How an attempt was joined to its client request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Join {
+    /// The thread that sent or connected had touched the client's socket last.
+    Errand,
+    /// Same request line in the same process while the request was open, the only such.
+    RequestLine,
+    /// Not joined.
+    None,
+}
+
+/// One try at one upstream.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Who tried.
+    pub proxy: Proxy,
+    /// Whom.
+    pub upstream: Upstream,
+    /// Socket cookie of the upstream connection.
+    pub cookie: u64,
+    /// Number of the exchange on that connection.
+    pub index: u32,
+    /// How it is joined.
+    pub join: Join,
+    /// Request head as sent upstream.
+    pub head: Option<RequestHead>,
+    /// Start: connect for a fresh connection, else first request byte.
+    pub started: Nanos,
+    /// End of it.
+    pub ended: Nanos,
+    /// The connection had carried an exchange before; `None` when not known.
+    pub reused: Option<bool>,
+    /// Idle time before this request on a reused connection, seconds.
+    pub idle_seconds: Option<f64>,
+    /// SYN to ESTABLISHED, fresh connections only, seconds.
+    pub connect_seconds: Option<f64>,
+    /// Last request byte to first response byte, seconds.
+    pub first_byte_seconds: Option<f64>,
+    /// Start to complete response head, seconds (nginx `$upstream_header_time`).
+    pub header_seconds: Option<f64>,
+    /// Start to last response byte or failure, seconds (nginx `$upstream_response_time`).
+    pub response_seconds: f64,
+    /// Status code the upstream answered, if it did.
+    pub code: Option<u16>,
+    /// `None` when it succeeded.
+    pub failure: Option<Failure>,
+    /// The request still succeeded; `None` when its request is not known.
+    pub masked: Option<bool>,
+    /// The numbers behind it.
+    pub evidence: Evidence,
+}
+
+/// Why and how surely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub cause: Cause,
+    /// How surely.
+    pub certainty: Certainty,
+    /// In which part of the attempt.
+    pub phase: Phase,
+    /// By what.
+    pub how: How,
+}
+
+/// Numbers kept per attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// errno, where the kernel gave one.
+    pub errno: Option<u16>,
+    /// SYNs sent.
+    pub syns: u16,
+    /// Segments retransmitted during the attempt.
+    pub retransmits: u32,
+    /// Request bytes sent.
+    pub request_bytes: u64,
+    /// Of these acknowledged.
+    pub request_acked: u64,
+    /// Response bytes received.
+    pub response_bytes: u64,
+    /// Content-Length of the response.
+    pub content_length: Option<u64>,
+    /// The RST had the ACK flag; `None` without RST.
+    pub reset_had_ack: Option<bool>,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: Option<u32>,
+}
+
+/// What one client asked, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who answered.
+    pub proxy: Proxy,
+    /// Who asked.
+    pub client: SocketAddr,
+    /// Cookie of the client-side socket.
+    pub cookie: u64,
+    /// Number of the exchange on it.
+    pub index: u32,
+    /// Request head.
+    pub head: Option<RequestHead>,
+    /// First request byte.
+    pub started: Nanos,
+    /// Last response byte, or the end without one.
+    pub ended: Nanos,
+    /// First request byte to last response byte, seconds.
+    pub seconds: f64,
+    /// Status code given; `None` when the client got no answer.
+    pub code: Option<u16>,
+    /// The answer is complete by its framing.
+    pub complete: bool,
+    /// The client left before its answer was complete.
+    pub client_left: bool,
+    /// For a gateway error (5xx, or no answer): why.
+    pub error: Option<Failure>,
+    /// The attempt that `error` comes from, index into `attempts`.
+    pub error_attempt: Option<usize>,
+    /// Attempts, in order of start.
+    pub attempts: Vec<Arc<Attempt>>,
+}
+
+/// A reset seen.
+#[derive(Clone, Debug)]
+pub struct ResetSeen {
+    /// Whose socket.
+    pub proxy: Proxy,
+    /// The peer.
+    pub upstream: Upstream,
+    /// Which way.
+    pub direction: ResetDirection,
+    /// When in the connection's life.
+    pub phase: Phase,
+}
+
+/// TCP health of a proxy's outgoing connection.
+#[derive(Clone, Debug)]
+pub struct TcpSeen {
+    /// Whose socket.
+    pub proxy: Proxy,
+    /// The peer.
+    pub upstream: Upstream,
+    /// Segments retransmitted since the last such event.
+    pub retransmits: u32,
+    /// Smoothed round-trip time, seconds.
+    pub rtt_seconds: Option<f64>,
+}

@@ -1,0 +1,266 @@
+//! What the kernel side tells, checked and typed: the core's input.
+
+use std::net::SocketAddr;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
+pub type Nanos = u64;
+
+/// One checked record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Which socket, and how its TCP fares.
+    pub socket: Socket,
+    /// What happened on it.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// An active open was decided.
+    Connect {
+        /// Established, or how it failed.
+        outcome: ConnectOutcome,
+        /// The errand of the connecting thread.
+        errand: Option<Errand>,
+    },
+    /// `connect(2)` failed before any packet left (`socket.errno` says why).
+    ConnectErrno {
+        /// The errand of the connecting thread.
+        errand: Option<Errand>,
+    },
+    /// `connect(2)` on a Unix stream socket returned (`socket.errno` is `None` on success).
+    UnixConnect {
+        /// `sun_path`, an abstract name with a leading `@`.
+        path: String,
+        /// The errand of the connecting thread.
+        errand: Option<Errand>,
+    },
+    /// A request has begun.
+    Request {
+        /// The exchange so far.
+        exchange: Exchange,
+        /// The request head, as far as it was captured and parses.
+        head: Option<RequestHead>,
+    },
+    /// The final response head is complete (or is not HTTP: `socket.flags.not_http`).
+    Response {
+        /// The exchange so far; `end` tells whether it ended with the same segment.
+        exchange: Exchange,
+        /// The response head as far as it parses.
+        head: Option<ResponseHead>,
+    },
+    /// The exchange ended.
+    End {
+        /// The exchange, final.
+        exchange: Exchange,
+    },
+    /// The connection is gone.
+    Close,
+    /// A reset was received or sent.
+    Reset {
+        /// Which way.
+        direction: ResetDirection,
+        /// In which part of the connection's life.
+        phase: Phase,
+        /// `enum sk_rst_reason` of the running kernel, where it gives one.
+        reason: Option<u16>,
+    },
+}
+
+/// Which socket a record is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Socket cookie, unique until reboot; 0 where there is none.
+    pub cookie: u64,
+    /// When this happened.
+    pub time: Nanos,
+    /// Which end it is.
+    pub side: Side,
+    /// Owning thread group, when known.
+    pub tgid: Option<u32>,
+    /// When it was opened (SYN sent, or accepted); `None` when before the agent started.
+    pub opened: Option<Nanos>,
+    /// This end.
+    pub local: SocketAddr,
+    /// The peer.
+    pub remote: SocketAddr,
+    /// Kernel error, errno.
+    pub errno: Option<u16>,
+    /// SYNs sent.
+    pub syns: u16,
+    /// Segments retransmitted so far on this connection, SYNs not counted.
+    pub retransmits: u32,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: Option<u32>,
+    /// What else is known.
+    pub flags: Flags,
+}
+
+/// [`agent_wire::record::flag`], one field each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u16);
+
+/// Which end of an HTTP connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Not known, or not HTTP.
+    Unknown,
+    /// The peer is a client: requests arrive here.
+    Client,
+    /// The peer is an upstream: requests leave here.
+    Upstream,
+}
+
+/// Result of an active open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectOutcome {
+    /// The handshake completed.
+    Established,
+    /// A reset answered the SYN.
+    Reset,
+    /// This end closed before an answer came: its own timer, usually.
+    ClosedByUs,
+    /// The kernel gave up; `Socket::errno` says why (110, 113, 101, 111 by ICMP ...).
+    KernelError,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Complete by its framing.
+    Complete,
+    /// The peer sent FIN (complete, where the framing is until close).
+    PeerFin,
+    /// The peer reset.
+    PeerReset,
+    /// This end closed.
+    LocalClose,
+    /// This end reset.
+    LocalReset,
+    /// The kernel gave up, `Socket::errno` says why.
+    KernelError,
+    /// The next request began first: the end was not seen.
+    Superseded,
+    /// Became a tunnel (101, CONNECT).
+    Tunnel,
+}
+
+/// How the end of a response body is told (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// The head is not complete.
+    Unknown,
+    /// No body.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunked.
+    Chunked,
+    /// Until close.
+    Close,
+}
+
+/// Which way a reset went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetDirection {
+    /// The peer sent it.
+    Received,
+    /// This end sent it.
+    Sent,
+}
+
+/// Part of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Handshake.
+    Connect,
+    /// Established, nothing under way.
+    Idle,
+    /// Request being sent or waiting for the first response byte.
+    Request,
+    /// Response head begun, not complete.
+    Head,
+    /// Response body.
+    Body,
+    /// Tunnel, or not HTTP.
+    Opaque,
+}
+
+/// The client request a thread touched last when it connected or sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// Cookie of the client-side socket.
+    pub cookie: u64,
+    /// Which request on it, from 0.
+    pub index: u32,
+    /// How long before, microseconds.
+    pub age_us: u32,
+}
+
+/// One request and its response on one socket, as the kernel side saw them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Number on this connection, from 0 from the open or the pick-up.
+    pub index: u32,
+    /// How it ended; `None` while under way.
+    pub end: Option<End>,
+    /// Framing of the response.
+    pub framing: Framing,
+    /// Status code, 0 for none.
+    pub status: u16,
+    /// First request byte.
+    pub request: Option<Nanos>,
+    /// Last request byte before the first response byte.
+    pub request_last: Option<Nanos>,
+    /// First byte of the final response head.
+    pub first_byte: Option<Nanos>,
+    /// Response head complete.
+    pub head: Option<Nanos>,
+    /// Last response byte.
+    pub last_byte: Option<Nanos>,
+    /// End of the exchange before on this connection.
+    pub idle_since: Option<Nanos>,
+    /// The peer's FIN.
+    pub peer_fin: Option<Nanos>,
+    /// Request bytes sent or received.
+    pub request_bytes: u64,
+    /// Of these, bytes the peer acknowledged.
+    pub request_acked: u64,
+    /// Response bytes.
+    pub response_bytes: u64,
+    /// Bytes of the response heads, 0 when incomplete.
+    pub head_bytes: u32,
+    /// Bytes of the request head, 0 when incomplete.
+    pub request_head_bytes: u32,
+    /// The sending thread's errand (upstream side).
+    pub errand: Option<Errand>,
+}
+
+/// What is kept of a request head. Never more than this leaves the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Method token.
+    pub method: String,
+    /// Request target without its query.
+    pub path: String,
+    /// Host.
+    pub host: Option<String>,
+    /// `x-request-id` or like it.
+    pub request_id: Option<String>,
+    /// Trace id of `traceparent` (W3C), 32 hex digits.
+    pub trace_id: Option<String>,
+    /// Content-Length of the request, where given.
+    pub content_length: Option<u64>,
+    /// Transfer-Encoding of the request ends in chunked.
+    pub chunked: bool,
+}
+
+/// What is kept of a response head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// Status code.
+    pub status: u16,
+    /// `Server`, cut at 64 bytes.
+    pub server: Option<String>,
+}

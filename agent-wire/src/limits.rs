@@ -1,0 +1,26 @@
+//! Bounds shared by kernel side and daemon.
+
+/// Bytes of a message head that fit the small record. Too small: common heads take the
+/// large record and fill the ring sooner. Too large: every exchange pays for the space.
+pub const HEAD_SMALL_BYTES: usize = 512;
+
+/// Bytes of a message head that are read at most. Too small: framing fields late in a
+/// long head are missed, and the end of the body is then known only from the next message
+/// or the close. Too large: verifier work and socket storage grow with it.
+pub const HEAD_LARGE_BYTES: usize = 4096;
+
+/// Bytes of a Unix socket path, as `sun_path` in `sockaddr_un` (unix(7)).
+pub const UNIX_PATH_BYTES: usize = 108;
+
+/// Ring buffer size when the operator says nothing, bytes. A power of two and a multiple
+/// of the page size. Too small: bursts are lost (and counted). Too large: locked memory.
+pub const DEFAULT_RING_BYTES: u32 = 8 << 20;
+
+/// Threads whose current errand is remembered at once; a power of two.
+pub const ERRAND_SLOTS: u32 = 4096;
+
+/// Threads inside `connect(2)` at the same moment.
+pub const CONNECTING_THREADS: u32 = 4096;
+
+/// Processes that the daemon can ask the kernel side to leave alone.
+pub const IGNORED_PROCESSES: u32 = 4096;

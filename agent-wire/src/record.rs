@@ -1,0 +1,326 @@
+//! Records in the ring buffer, in the order a connection's life produces them.
+//!
+//! Every record starts with [`Header`]. Integers are in host byte order: both sides run on
+//! the same machine. Times are nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`);
+//! 0 means "not seen". Addresses are IPv6, IPv4 as v4-mapped (RFC 4291, 2.5.5.2).
+
+use core::mem::size_of;
+
+use crate::limits::UNIX_PATH_BYTES;
+
+/// What a record tells. Values are part of the layout.
+pub mod kind {
+    /// [`super::Connect`]: an active open was decided, one way or the other.
+    pub const CONNECT: u8 = 1;
+    /// [`super::MessageHead`] and head bytes: a request has begun.
+    pub const REQUEST: u8 = 2;
+    /// [`super::MessageHead`] and head bytes: the response head is complete.
+    pub const RESPONSE: u8 = 3;
+    /// [`super::End`]: an exchange ended after its response head, or without one.
+    pub const END: u8 = 4;
+    /// [`super::End`]: a connection is gone; its exchange part is zero.
+    pub const CLOSE: u8 = 5;
+    /// [`super::Reset`]: a reset was received or sent.
+    pub const RESET: u8 = 6;
+    /// [`super::Connect`]: `connect(2)` failed before any packet left.
+    pub const CONNECT_ERRNO: u8 = 7;
+    /// [`super::UnixConnect`]: `connect(2)` on a Unix socket returned.
+    pub const UNIX_CONNECT: u8 = 8;
+    /// One more than the largest kind.
+    pub const COUNT: usize = 9;
+}
+
+/// Which end of an HTTP connection this socket is.
+pub mod side {
+    /// Not known (yet), or not HTTP.
+    pub const UNKNOWN: u8 = 0;
+    /// Requests arrive here: the peer is a client.
+    pub const CLIENT: u8 = 1;
+    /// Requests leave here: the peer is an upstream.
+    pub const UPSTREAM: u8 = 2;
+}
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// The connection was seen from its first packet.
+    pub const SEEN_OPEN: u16 = 1 << 0;
+    /// This end opened the connection.
+    pub const ACTIVE_OPEN: u16 = 1 << 1;
+    /// The peer's FIN was received.
+    pub const PEER_FIN: u16 = 1 << 2;
+    /// This end closed or shut down its sending side.
+    pub const LOCAL_FIN: u16 = 1 << 3;
+    /// A reset was received.
+    pub const PEER_RESET: u16 = 1 << 4;
+    /// A reset was sent.
+    pub const LOCAL_RESET: u16 = 1 << 5;
+    /// The received reset had the ACK flag.
+    pub const RESET_HAD_ACK: u16 = 1 << 6;
+    /// A soft error (ICMP, `sk_err_soft`) was reported.
+    pub const SOFT_ERROR: u16 = 1 << 7;
+    /// The peer's FIN came before this end's.
+    pub const PEER_CLOSED_FIRST: u16 = 1 << 8;
+    /// The head was longer than could be read, or had a hole: framing is not known.
+    pub const HEAD_CUT: u16 = 1 << 9;
+    /// The response does not start as an HTTP/1 response.
+    pub const NOT_HTTP: u16 = 1 << 10;
+    /// More than one request was under way at once on this connection.
+    pub const PIPELINED: u16 = 1 << 11;
+    /// The request of this exchange was not seen (pipelined, or lost).
+    pub const NO_REQUEST: u16 = 1 << 12;
+    /// The thread that acted is the one that owns the connection: the errand is its own.
+    pub const OWN_ERRAND: u16 = 1 << 13;
+}
+
+/// How an exchange ended. Values are part of the layout.
+pub mod end {
+    /// Not ended: an END record follows.
+    pub const OPEN: u8 = 0;
+    /// The response is complete by its framing.
+    pub const COMPLETE: u8 = 1;
+    /// The peer sent FIN.
+    pub const PEER_FIN: u8 = 2;
+    /// The peer reset.
+    pub const PEER_RESET: u8 = 3;
+    /// This end closed.
+    pub const LOCAL_CLOSE: u8 = 4;
+    /// This end reset.
+    pub const LOCAL_RESET: u8 = 5;
+    /// The kernel gave up (`Header::errno` says why).
+    pub const KERNEL_ERROR: u8 = 6;
+    /// The next request began before this response was seen to end.
+    pub const SUPERSEDED: u8 = 7;
+    /// 101, or 2xx to CONNECT: the connection is a tunnel from here.
+    pub const TUNNEL: u8 = 8;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 9;
+}
+
+/// How the end of a response body is told (RFC 9112, 6.3).
+pub mod framing {
+    /// Not known: the head is not complete.
+    pub const UNKNOWN: u8 = 0;
+    /// No body: HEAD, 204, 304, or Content-Length 0.
+    pub const NONE: u8 = 1;
+    /// `Exchange::content_length` bytes.
+    pub const LENGTH: u8 = 2;
+    /// Transfer-Encoding: chunked.
+    pub const CHUNKED: u8 = 3;
+    /// Until the peer closes.
+    pub const CLOSE: u8 = 4;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 5;
+}
+
+/// The part of the connection's life in which a reset fell.
+pub mod phase {
+    /// Before the handshake was complete.
+    pub const CONNECT: u8 = 0;
+    /// Established, no request under way.
+    pub const IDLE: u8 = 1;
+    /// The request was being sent, no response byte yet.
+    pub const REQUEST: u8 = 2;
+    /// The response head was being received.
+    pub const HEAD: u8 = 3;
+    /// The response body was being received.
+    pub const BODY: u8 = 4;
+    /// The connection is a tunnel or not HTTP.
+    pub const OPAQUE: u8 = 5;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 6;
+}
+
+/// Start of every record: which socket, when, and how its TCP fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// One of [`kind`].
+    pub kind: u8,
+    /// One of [`side`].
+    pub side: u8,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// Thread group that owns the socket, 0 when not known yet.
+    pub tgid: u32,
+    /// When this happened, ns.
+    pub time_ns: u64,
+    /// Socket cookie: unique until reboot. 0 for records without a socket.
+    pub cookie: u64,
+    /// When the active open began (SYN) or the connection was accepted, ns.
+    pub opened_ns: u64,
+    /// This end's address.
+    pub local: [u8; 16],
+    /// The peer's address.
+    pub remote: [u8; 16],
+    /// This end's port, host order.
+    pub local_port: u16,
+    /// The peer's port, host order.
+    pub remote_port: u16,
+    /// Kernel error on this socket, errno, 0 for none.
+    pub errno: u16,
+    /// SYNs sent.
+    pub syns: u16,
+    /// Segments retransmitted so far, SYNs not counted.
+    pub retransmits: u32,
+    /// Smoothed round-trip time, us; 0 when not measured.
+    pub srtt_us: u32,
+}
+
+/// The errand a thread is on: the client request it touched last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Errand {
+    /// Cookie of the client-side socket, 0 for none.
+    pub cookie: u64,
+    /// Which request on that connection, from 0.
+    pub index: u32,
+    /// How long before this record the thread touched it, us, saturating.
+    pub age_us: u32,
+}
+
+/// What is known of one exchange (a request and its response) on one socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Exchange {
+    /// Which exchange on this connection, counted from 0 from the open or the pick-up.
+    pub index: u32,
+    /// One of [`end`].
+    pub end: u8,
+    /// One of [`framing`], of the response.
+    pub framing: u8,
+    /// Status code of the response as the kernel side read it, 0 for none.
+    pub status: u16,
+    /// First request byte, ns.
+    pub request_ns: u64,
+    /// Last request byte before the first response byte, ns.
+    pub request_last_ns: u64,
+    /// First response byte (of the final head; interim 1xx heads are skipped), ns.
+    pub first_byte_ns: u64,
+    /// The byte that completed the response head, ns.
+    pub head_ns: u64,
+    /// Last response byte so far, ns.
+    pub last_byte_ns: u64,
+    /// End of the previous exchange on this connection, ns; 0 for the first.
+    pub idle_since_ns: u64,
+    /// The peer's FIN, ns.
+    pub peer_fin_ns: u64,
+    /// Request bytes, head and body.
+    pub request_bytes: u64,
+    /// Of these, bytes the peer had acknowledged, its FIN or RST included.
+    pub request_acked: u64,
+    /// Response bytes, heads and body framing included.
+    pub response_bytes: u64,
+    /// Bytes of the response head, interim heads included; 0 when incomplete.
+    pub head_bytes: u32,
+    /// Bytes of the request head; 0 when incomplete.
+    pub request_head_bytes: u32,
+    /// Content-Length of the response where [`framing::LENGTH`].
+    pub content_length: u64,
+    /// The errand of the thread that sent the request (upstream side only).
+    pub errand: Errand,
+}
+
+/// [`kind::CONNECT`] and [`kind::CONNECT_ERRNO`]: an active open was decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Connect {
+    /// Which socket; `opened_ns` is the start and `time_ns` the outcome.
+    pub header: Header,
+    /// The errand of the thread that connected.
+    pub errand: Errand,
+    /// [`end::COMPLETE`] when established, else how it failed.
+    pub outcome: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// [`kind::REQUEST`] and [`kind::RESPONSE`]: followed by `captured` head bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MessageHead {
+    /// Which socket.
+    pub header: Header,
+    /// The exchange as far as it went.
+    pub exchange: Exchange,
+    /// How many of the bytes that follow are the message's.
+    pub captured: u32,
+    /// Where the final head starts among them (after interim 1xx heads).
+    pub final_start: u32,
+}
+
+/// [`kind::END`] and [`kind::CLOSE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct End {
+    /// Which socket.
+    pub header: Header,
+    /// The exchange; zero in a CLOSE.
+    pub exchange: Exchange,
+}
+
+/// [`kind::RESET`]: a reset was received or sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Reset {
+    /// Which socket; [`flag::PEER_RESET`] or [`flag::LOCAL_RESET`] says which way.
+    pub header: Header,
+    /// One of [`phase`].
+    pub phase: u8,
+    /// 1 when received, 2 when sent.
+    pub direction: u8,
+    /// `enum sk_rst_reason` where the kernel gives one (6.10), else 0.
+    pub reason: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`Reset::direction`]: the peer sent it.
+pub const RESET_RECEIVED: u8 = 1;
+/// [`Reset::direction`]: this end sent it.
+pub const RESET_SENT: u8 = 2;
+
+/// [`kind::UNIX_CONNECT`]: `connect(2)` on a Unix stream socket returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct UnixConnect {
+    /// `errno` 0 when it succeeded; no addresses, no cookie.
+    pub header: Header,
+    /// The errand of the thread that connected.
+    pub errand: Errand,
+    /// Bytes of `path` that count.
+    pub path_len: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// `sun_path`; the first byte is 0 for an abstract name.
+    pub path: Path,
+}
+
+/// A Unix socket path, padded to a multiple of eight bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Path {
+    /// The bytes of `sun_path`.
+    pub bytes: [u8; UNIX_PATH_BYTES],
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self { bytes: [0; UNIX_PATH_BYTES], reserved: [0; 4] }
+    }
+}
+
+// The layouts, field by field: a field added without thought for padding stops the build.
+const _: () = {
+    assert!(size_of::<Header>() == 2 + 2 + 4 + 3 * 8 + 2 * 16 + 4 * 2 + 2 * 4);
+    assert!(size_of::<Errand>() == 16);
+    assert!(size_of::<Exchange>() == 8 + 10 * 8 + 8 + 8 + 16);
+    assert!(size_of::<Connect>() == size_of::<Header>() + size_of::<Errand>() + 8);
+    assert!(size_of::<MessageHead>() == size_of::<Header>() + size_of::<Exchange>() + 8);
+    assert!(size_of::<End>() == size_of::<Header>() + size_of::<Exchange>());
+    assert!(size_of::<Reset>() == size_of::<Header>() + 8);
+    assert!(
+        size_of::<UnixConnect>() == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4
+    );
+};
