@@ -1,0 +1,3 @@
+//! The `why502` program.
+
+fn main() {}
