@@ -1,0 +1,129 @@
+//! `build`: the eBPF object, then the agent that carries it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::host::{command, target_dir};
+use crate::toolchain::{self, Toolchain};
+
+/// What to build.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Build the agent optimised. The eBPF object always is.
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// Compile log lines into the probes. For developing them; the object grows.
+    #[arg(long)]
+    pub(crate) log: bool,
+    /// Build the eBPF object only.
+    #[arg(long)]
+    pub(crate) object_only: bool,
+}
+
+/// Builds, and says where the result is.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let toolchain = toolchain::find_or_install()?;
+    println!("eBPF compiler: {}", toolchain.describe());
+    let object = object(&toolchain, options.log)?;
+    println!("eBPF object: {}", object.display());
+    if !options.object_only {
+        println!("agent: {}", agent(options.release)?.display());
+    }
+    Ok(())
+}
+
+/// Finds a compiler and builds both; the path of the agent.
+pub(crate) fn everything(release: bool) -> Result<PathBuf> {
+    let toolchain = toolchain::find_or_install()?;
+    object(&toolchain, false)?;
+    agent(release)
+}
+
+/// Builds the eBPF object and puts it where the agent's build script takes it from.
+pub(crate) fn object(toolchain: &Toolchain, log: bool) -> Result<PathBuf> {
+    let build_dir = bpf_target_dir();
+    let mut cargo = toolchain.cargo("build", &build_dir)?;
+    cargo.args(["--package", "agent-ebpf", "--bin", "agent-ebpf", "--quiet"]);
+    if log {
+        cargo.args(["--features", "log"]);
+    }
+    command::run(&mut cargo).context("the eBPF object could not be built")?;
+    let built = build_dir.join("bpfel-unknown-none/release/agent-ebpf");
+    let object = target_dir().join("bpf/agent-ebpf");
+    if let Some(folder) = object.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    copy_if_different(&built, &object)?;
+    Ok(object)
+}
+
+/// Builds the agent around the object that is there; the path of the binary.
+pub(crate) fn agent(release: bool) -> Result<PathBuf> {
+    let mut cargo = command::cargo();
+    cargo.args(["build", "--quiet", "--package", "agent", "--bin", "why502"]);
+    binary(&mut cargo, "why502", release)
+}
+
+/// Runs a `cargo build` and gives the path of the binary it made.
+pub(crate) fn binary(
+    cargo: &mut std::process::Command,
+    name: &str,
+    release: bool,
+) -> Result<PathBuf> {
+    if release {
+        cargo.arg("--release");
+    }
+    cargo.arg("--target-dir").arg(target_dir());
+    command::run(cargo).with_context(|| format!("{name} could not be built"))?;
+    let profile = if release { "release" } else { "debug" };
+    Ok(target_dir().join(profile).join(name))
+}
+
+/// Where the object's own build goes.
+pub(crate) fn bpf_target_dir() -> PathBuf {
+    target_dir().join("bpf-build")
+}
+
+/// Leaves the file alone when its bytes are the same: cargo would rebuild the agent for a
+/// newer date.
+fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    // Written aside and moved, so that no reader sees half of it.
+    let aside = to.with_extension("new");
+    fs::write(&aside, new)
+        .and_then(|()| fs::rename(&aside, to))
+        .with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::scratch::Scratch;
+
+    #[test]
+    fn a_file_with_the_same_bytes_is_left_alone() {
+        let folder = Scratch::new("copy-test").expect("folder");
+        let from = folder.write("from", "object").expect("from");
+        let to = folder.write("to", "object").expect("to");
+        let date = fs::metadata(&to)
+            .and_then(|meta| meta.modified())
+            .expect("date");
+        copy_if_different(&from, &to).expect("same");
+        assert_eq!(
+            fs::metadata(&to)
+                .and_then(|meta| meta.modified())
+                .expect("date"),
+            date
+        );
+        fs::write(&from, "other").expect("changed");
+        copy_if_different(&from, &to).expect("different");
+        assert_eq!(fs::read(&to).expect("to"), b"other");
+    }
+}

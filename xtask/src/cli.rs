@@ -1,0 +1,100 @@
+//! The command line: which task, with which options. Decides nothing itself.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{bench, build, run, setup, test, tidy};
+
+/// Set up, build, run, test and measure why502.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install what building, running and testing need.
+    Setup(setup::Options),
+    /// Build the eBPF object and the agent.
+    Build(build::Options),
+    /// Build, then run the agent on this host.
+    Run(run::Options),
+    /// Everything CI runs, in order.
+    Test(test::Options),
+    /// The invariants that cargo cannot hold.
+    Tidy,
+    /// Measurements.
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    #[command(subcommand)]
+    what: BenchTask,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchTask {
+    /// What the agent costs an nginx proxy at saturation.
+    Overhead(bench::Options),
+}
+
+impl Cli {
+    /// Runs the task that was asked for.
+    pub(crate) fn dispatch(self) -> Result<()> {
+        match self.task {
+            Task::Setup(options) => setup::run(&options),
+            Task::Build(options) => build::run(&options),
+            Task::Run(options) => run::run(&options),
+            Task::Test(options) => test::run(&options),
+            Task::Tidy => tidy::run(),
+            Task::Bench(Bench {
+                what: BenchTask::Overhead(options),
+            }) => bench::run(&options),
+        }
+    }
+}
+
+/// A time span on the command line: `500ms`, `30s`, `5m`, or plain seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is no time span: try 500ms, 30s or 5m"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("`{unit}` is no unit of time here: use ms, s or m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_span_takes_milliseconds_seconds_and_minutes() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("2h").is_err());
+        assert!(duration("").is_err());
+        assert!(duration("ten").is_err());
+    }
+}

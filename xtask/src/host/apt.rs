@@ -1,0 +1,212 @@
+//! Debian packages, installed only when a task needs them, and without starting services.
+//!
+//! Debian starts a daemon when its package is installed. A test machine must not get an
+//! nginx on port 80 that way, so for the time of the installation `policy-rc.d`, the
+//! switch that Debian has for this, forbids starting any service; a policy that was there
+//! before is left alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{command, is_root, which};
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// exit code 101: "action forbidden by policy" (invoke-rc.d(8)).
+const FORBID: &str =
+    "#!/bin/sh\n# Written by cargo xtask for the time of one installation.\nexit 101\n";
+
+/// An installation that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Packages that come with a service, and what the service is called.
+const UNITS: [(&str, &str); 2] = [("nginx-light", "nginx"), ("prometheus", "prometheus")];
+
+/// A package, and a program or file that shows that it is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Package {
+    /// Its name in Debian.
+    pub(crate) name: &'static str,
+    /// A program on `PATH`, or an absolute path.
+    pub(crate) shows: &'static str,
+}
+
+impl Package {
+    /// Whether what the package gives is there, from wherever it came.
+    pub(crate) fn is_there(&self) -> bool {
+        match self.shows.strip_prefix('/') {
+            Some(_) => Path::new(self.shows).exists(),
+            None => which(self.shows).is_some(),
+        }
+    }
+}
+
+/// Whether this machine has apt at all.
+pub(crate) fn available() -> bool {
+    which("apt-get").is_some()
+}
+
+/// Makes sure that every package is there; says what it installs before it does.
+pub(crate) fn ensure(packages: &[Package], purpose: &str) -> Result<()> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !package.is_there())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing, purpose)
+}
+
+/// The version that apt would install, `None` when it knows no such package.
+pub(crate) fn candidate(package: &str) -> Option<String> {
+    let text = command::probe(Command::new("apt-cache").args(["policy", package]))?;
+    parse_candidate(&text)
+}
+
+/// Installs packages by name, whether or not they are there.
+pub(crate) fn install(names: &[&str], purpose: &str) -> Result<()> {
+    let line = format!(
+        "apt-get install -y --no-install-recommends {}",
+        names.join(" ")
+    );
+    if !available() {
+        bail!(
+            "{purpose} needs {}: install what your system calls so",
+            names.join(", ")
+        );
+    }
+    if !is_root() {
+        bail!("{purpose} needs packages; as root: {line}");
+    }
+    println!("{purpose}: {line}");
+    refresh_lists(names)?;
+    let _quiet = NoServices::begin()?;
+    let mut apt = Command::new("apt-get");
+    apt.args([
+        "install",
+        "-y",
+        "-q",
+        "--no-install-recommends",
+        "-o",
+        "Dpkg::Use-Pty=0",
+    ])
+    .args(names)
+    .env("DEBIAN_FRONTEND", "noninteractive");
+    command::run_within(&mut apt, LIMIT)?;
+    keep_from_boot(names);
+    Ok(())
+}
+
+/// A daemon that we have just installed would start at the next boot: switch that off.
+fn keep_from_boot(installed: &[&str]) {
+    for (package, unit) in UNITS {
+        if installed.contains(&package) && which("systemctl").is_some() {
+            println!("{unit} stays off at boot: systemctl disable {unit}");
+            // Without systemd as the first process this may fail, and nothing starts either.
+            let _ = command::probe(Command::new("systemctl").args(["disable", unit]));
+        }
+    }
+}
+
+/// `apt-get update`, only when apt does not know one of the packages yet.
+pub(crate) fn refresh_lists(names: &[&str]) -> Result<()> {
+    if names.iter().all(|name| candidate(name).is_some()) {
+        return Ok(());
+    }
+    println!("apt does not know them yet: apt-get update");
+    command::run_within(Command::new("apt-get").args(["update", "-q"]), LIMIT)
+}
+
+/// No service is started while this lives.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn begin() -> Result<Self> {
+        let path = Path::new(POLICY);
+        if path.exists() {
+            return Ok(Self { ours: false });
+        }
+        println!("services of these packages are not started ({POLICY}, removed afterwards)");
+        fs::write(path, FORBID)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {POLICY}"))?;
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = fs::remove_file(POLICY)
+        {
+            eprintln!("warning: {POLICY} stays behind and keeps services from starting: {error}");
+        }
+    }
+}
+
+fn parse_candidate(policy: &str) -> Option<String> {
+    let version = policy
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_candidate_version_is_read_from_the_policy() {
+        let text = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n";
+        assert_eq!(
+            parse_candidate(text).as_deref(),
+            Some("1.96.0+dfsg1-1~deb12u2")
+        );
+        assert_eq!(
+            parse_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
+            None
+        );
+        assert_eq!(parse_candidate(""), None);
+    }
+
+    #[test]
+    fn a_package_is_there_by_program_or_by_path() {
+        assert!(
+            Package {
+                name: "dash",
+                shows: "sh"
+            }
+            .is_there()
+        );
+        assert!(
+            Package {
+                name: "base-files",
+                shows: "/etc"
+            }
+            .is_there()
+        );
+        assert!(
+            !Package {
+                name: "none",
+                shows: "no-such-program-here"
+            }
+            .is_there()
+        );
+        assert!(
+            !Package {
+                name: "none",
+                shows: "/no/such/file"
+            }
+            .is_there()
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! This machine, as far as the tasks care: who we are, where the checkout is, what is
+//! installed, and how to run a program without leaving it behind.
+
+pub(crate) mod apt;
+pub(crate) mod child;
+pub(crate) mod command;
+pub(crate) mod interrupt;
+pub(crate) mod kernel;
+pub(crate) mod scratch;
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The root of the checkout.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Where build results go: `CARGO_TARGET_DIR`, or `target` in the checkout.
+pub(crate) fn target_dir() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(path) if !path.is_empty() => root().join(path),
+        _ => root().join("target"),
+    }
+}
+
+/// Whether we are root.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The program `name` on `PATH`, or in the system folders that a user's `PATH` may lack.
+pub(crate) fn which(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask`: set up, build, run, test and measure why502.
+//!
+//! In: a command line. Out: an exit code, and lines that say what is being done. A task
+//! installs only what it needs, says so first, and leaves no process, mount or interface
+//! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
+//! (and [`demo`]), [`test`], [`tidy`], [`bench`]. What they share is in [`host`].
+
+mod bench;
+mod build;
+mod cli;
+mod demo;
+mod host;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

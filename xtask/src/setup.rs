@@ -1,0 +1,73 @@
+//! `setup`: everything the other tasks would install when they first need it, at once.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::host::apt::{self, Package};
+use crate::toolchain;
+
+/// What to set up.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only what building needs.
+    #[arg(long)]
+    build_only: bool,
+}
+
+/// A real nginx, for the demo, the tests and the measurements.
+pub(crate) const NGINX: Package = Package {
+    name: "nginx-light",
+    shows: "nginx",
+};
+/// Network interfaces and namespaces that drop packets.
+pub(crate) const IPROUTE: Package = Package {
+    name: "iproute2",
+    shows: "ip",
+};
+/// Lists loaded eBPF programs.
+pub(crate) const BPFTOOL: Package = Package {
+    name: "bpftool",
+    shows: "bpftool",
+};
+/// Load for the measurements.
+pub(crate) const WRK: Package = Package {
+    name: "wrk",
+    shows: "wrk",
+};
+
+/// What the end-to-end tests run against.
+pub(crate) const TESTS: [Package; 7] = [
+    NGINX,
+    IPROUTE,
+    BPFTOOL,
+    Package {
+        name: "nftables",
+        shows: "nft",
+    },
+    Package {
+        name: "tcpdump",
+        shows: "tcpdump",
+    },
+    Package {
+        name: "prometheus",
+        shows: "promtool",
+    },
+    Package {
+        name: "openssl",
+        shows: "openssl",
+    },
+];
+
+/// Finds or installs everything.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { build_only } = options;
+    let toolchain = toolchain::find_or_install()?;
+    println!("eBPF compiler: {}", toolchain.describe());
+    if *build_only {
+        return Ok(());
+    }
+    apt::ensure(&TESTS, "running the tests")?;
+    toolchain.ensure_clippy()?;
+    println!("everything is here: next, `cargo xtask run --demo` or `cargo xtask test`");
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Tidy.
+pub(crate) fn run() -> anyhow::Result<()> {
+    Ok(())
+}

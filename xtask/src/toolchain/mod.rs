@@ -1,0 +1,101 @@
+//! What builds the eBPF object: a compiler with the source of `core`, and a linker of the
+//! same LLVM.
+//!
+//! The two must match: bpf-linker reads the compiler's bitcode, and LLVM reads bitcode of
+//! its own version and older only. So they are looked for in pairs ([`find`]), and when no
+//! pair is there the one that this machine can get is installed ([`find_or_install`]).
+//! `docs/decisions/0002` has the reasons for the order.
+
+mod compiler;
+mod install;
+mod linker;
+mod llvm;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+pub(crate) use compiler::Compiler;
+pub(crate) use linker::Linker;
+
+use crate::host::command;
+
+/// A compiler and a linker that fit each other.
+#[derive(Debug)]
+pub(crate) struct Toolchain {
+    compiler: Compiler,
+    linker: Linker,
+}
+
+impl Toolchain {
+    /// A cargo command for the BPF target, in the checkout, with its own target folder: the
+    /// host crates' cache is not disturbed by another compiler and other flags.
+    pub(crate) fn cargo(&self, verb: &str, target_dir: &Path) -> Result<Command> {
+        let mut cargo = self.compiler.cargo();
+        cargo
+            .current_dir(crate::host::root())
+            .env("PATH", command::path_with(self.linker.folder())?)
+            // Lets a stable compiler build `core` for a target that has none.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+            .arg(verb)
+            .args([
+                "-Z",
+                "build-std=core",
+                "--target",
+                "bpfel-unknown-none",
+                "--release",
+            ])
+            .arg("--target-dir")
+            .arg(target_dir);
+        Ok(cargo)
+    }
+
+    /// Makes sure that this compiler has clippy.
+    pub(crate) fn ensure_clippy(&self) -> Result<()> {
+        self.compiler.ensure_clippy()
+    }
+
+    /// One line for the log.
+    pub(crate) fn describe(&self) -> String {
+        format!(
+            "{}, bpf-linker {} with LLVM {}",
+            self.compiler.name(),
+            linker::VERSION,
+            self.linker.llvm()
+        )
+    }
+}
+
+/// For aya-ebpf (registers of the traced architecture), and for BTF in the object.
+const RUSTFLAGS: [&str; 3] = [
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
+
+/// A pair that is there, or made complete by building the linker; else installs one.
+pub(crate) fn find_or_install() -> Result<Toolchain> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the eBPF object is built on x86_64 only so far");
+    }
+    if let Some((compiler, llvm)) = find() {
+        let linker = Linker::find_or_build(&llvm)?;
+        return Ok(Toolchain { compiler, linker });
+    }
+    install::any()?;
+    let Some((compiler, llvm)) = find() else {
+        bail!("the compiler that was installed for eBPF does not fit any LLVM on this machine");
+    };
+    let linker = Linker::find_or_build(&llvm)?;
+    Ok(Toolchain { compiler, linker })
+}
+
+/// The first compiler that has the source of `core` and an LLVM to build its linker with.
+fn find() -> Option<(Compiler, llvm::Llvm)> {
+    compiler::candidates().into_iter().find_map(|compiler| {
+        let llvm = llvm::Llvm::of_version(compiler.llvm())?;
+        Some((compiler, llvm))
+    })
+}
