@@ -1,9 +1,277 @@
-//! Placeholder.
-use anyhow::Result;
+//! `test`: everything CI runs, in order, each step timed.
+//!
+//! A failing step does not stop the ones after it, so that one run tells everything that
+//! is wrong. The last line is the count, alone: `9 passed, 0 failed`.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-/// o
+
+use crate::host::{apt, command, interrupt, kernel, target_dir};
+use crate::toolchain::{self, Toolchain};
+use crate::{build, setup, tidy};
+
+/// Which steps to run.
 #[derive(Debug, Args)]
-pub(crate) struct Options {}
-pub(crate) fn run(_o: &Options) -> Result<()> {
+pub(crate) struct Options {
+    /// Only the steps of these names (see `--list`). May be given more than once.
+    #[arg(long, value_name = "STEP")]
+    only: Vec<String>,
+    /// Name the steps and stop.
+    #[arg(long)]
+    list: bool,
+}
+
+struct Step {
+    name: &'static str,
+    what: &'static str,
+    run: fn(&Shared) -> Result<()>,
+}
+
+const STEPS: [Step; 9] = [
+    Step {
+        name: "fmt",
+        what: "formatting",
+        run: fmt,
+    },
+    Step {
+        name: "tidy",
+        what: "invariants cargo cannot hold",
+        run: tidy_up,
+    },
+    Step {
+        name: "object",
+        what: "eBPF object builds",
+        run: object,
+    },
+    Step {
+        name: "clippy",
+        what: "lints, host crates",
+        run: clippy,
+    },
+    Step {
+        name: "clippy-ebpf",
+        what: "lints, eBPF crate",
+        run: clippy_ebpf,
+    },
+    Step {
+        name: "doc",
+        what: "documentation builds without a warning",
+        run: doc,
+    },
+    Step {
+        name: "unit",
+        what: "unit, property and fuzz smoke tests",
+        run: unit,
+    },
+    Step {
+        name: "release",
+        what: "release agent builds",
+        run: release,
+    },
+    Step {
+        name: "e2e",
+        what: "end to end, as root",
+        run: end_to_end,
+    },
+];
+
+/// What steps share: found once, by the first that needs it.
+#[derive(Default)]
+struct Shared {
+    toolchain: OnceCell<Toolchain>,
+}
+
+struct Outcome {
+    step: &'static Step,
+    seconds: f64,
+    error: Option<anyhow::Error>,
+}
+
+/// Runs the steps; an error when any failed.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { only, list } = options;
+    if *list {
+        for Step { name, what, .. } in &STEPS {
+            println!("{name:<12} {what}");
+        }
+        return Ok(());
+    }
+    let chosen = choose(only)?;
+    interrupt::listen()?;
+    let shared = Shared::default();
+    let mut outcomes = Vec::new();
+    for step in chosen {
+        println!("── {}: {}", step.name, step.what);
+        let started = Instant::now();
+        let error = (step.run)(&shared).err();
+        if let Some(error) = &error {
+            eprintln!("{} failed: {error:#}", step.name);
+        }
+        outcomes.push(Outcome {
+            step,
+            seconds: started.elapsed().as_secs_f64(),
+            error,
+        });
+        if interrupt::requested() {
+            bail!("interrupted during {}", step.name);
+        }
+    }
+    conclude(&outcomes)
+}
+
+fn conclude(outcomes: &[Outcome]) -> Result<()> {
+    println!();
+    for Outcome {
+        step,
+        seconds,
+        error,
+    } in outcomes
+    {
+        let word = if error.is_some() { "FAILED" } else { "ok" };
+        println!("{:<12} {word:<6} {seconds:8.1} s  {}", step.name, step.what);
+    }
+    let failed: Vec<&str> = outcomes
+        .iter()
+        .filter(|o| o.error.is_some())
+        .map(|o| o.step.name)
+        .collect();
+    println!(
+        "{} passed, {} failed",
+        outcomes.len() - failed.len(),
+        failed.len()
+    );
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
     Ok(())
+}
+
+fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
+    if let Some(unknown) = only
+        .iter()
+        .find(|name| STEPS.iter().all(|step| step.name != **name))
+    {
+        let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
+        bail!(
+            "there is no step `{unknown}`; the steps are {}",
+            names.join(", ")
+        );
+    }
+    let wanted = |step: &&Step| only.is_empty() || only.iter().any(|name| name == step.name);
+    Ok(STEPS.iter().filter(wanted).collect())
+}
+
+impl Shared {
+    fn toolchain(&self) -> Result<&Toolchain> {
+        if self.toolchain.get().is_none() {
+            let found = toolchain::find_or_install()?;
+            println!("eBPF compiler: {}", found.describe());
+            let _ = self.toolchain.set(found);
+        }
+        self.toolchain
+            .get()
+            .ok_or_else(|| anyhow!("no eBPF compiler"))
+    }
+}
+
+fn fmt(_: &Shared) -> Result<()> {
+    command::run(command::cargo().args(["fmt", "--all", "--check"]))
+        .context("`cargo fmt --all` puts it right")
+}
+
+fn tidy_up(_: &Shared) -> Result<()> {
+    tidy::run()
+}
+
+fn object(shared: &Shared) -> Result<()> {
+    build::object(shared.toolchain()?, false).map(drop)
+}
+
+fn clippy(_: &Shared) -> Result<()> {
+    command::run(host("clippy").args(["--all-targets", "--", "-D", "warnings"]))
+}
+
+fn clippy_ebpf(shared: &Shared) -> Result<()> {
+    let toolchain = shared.toolchain()?;
+    toolchain.ensure_clippy()?;
+    for features in ["", "log"] {
+        let mut cargo = toolchain.cargo("clippy", &build::bpf_target_dir())?;
+        cargo.args(["--quiet", "--package", "agent-ebpf", "--features", features]);
+        command::run(cargo.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+fn doc(_: &Shared) -> Result<()> {
+    let mut cargo = host("doc");
+    command::run(cargo.args(["--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn unit(_: &Shared) -> Result<()> {
+    command::run(host("test").args(["--exclude", "e2e"]))
+}
+
+fn release(_: &Shared) -> Result<()> {
+    build::agent(true).map(drop)
+}
+
+fn end_to_end(shared: &Shared) -> Result<()> {
+    kernel::require()?;
+    apt::ensure(&setup::TESTS, "running the tests")?;
+    object(shared)?;
+    let agent: PathBuf = build::agent(true)?;
+    let _tracefs = kernel::Tracefs::ensure()?;
+    let mut cargo = command::cargo();
+    cargo
+        .env("WHY502_BIN", agent)
+        .args(["test", "--quiet", "--package", "e2e"])
+        .arg("--target-dir")
+        .arg(target_dir())
+        // One host, one agent, one set of ports: one test at a time.
+        .args(["--", "--test-threads=1"]);
+    command::run(&mut cargo)
+}
+
+/// cargo on all crates but the one for the kernel.
+fn host(verb: &str) -> Command {
+    let mut cargo = command::cargo();
+    cargo.args([verb, "--quiet", "--workspace", "--exclude", "agent-ebpf"]);
+    cargo.arg("--target-dir").arg(target_dir());
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(failed: bool) -> Outcome {
+        let error = failed.then(|| anyhow!("no"));
+        Outcome {
+            step: &STEPS[0],
+            seconds: 0.0,
+            error,
+        }
+    }
+
+    #[test]
+    fn one_failing_step_fails_the_run() {
+        assert!(conclude(&[outcome(false), outcome(false)]).is_ok());
+        assert!(conclude(&[outcome(false), outcome(true)]).is_err());
+    }
+
+    #[test]
+    fn steps_are_chosen_by_name_and_keep_their_order() {
+        let names = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+            choose(&only).map(|steps| steps.iter().map(|step| step.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["unit", "fmt"]).expect("known"), ["fmt", "unit"]);
+        assert_eq!(names(&[]).expect("all").len(), STEPS.len());
+        assert!(names(&["nothing"]).is_err());
+    }
 }

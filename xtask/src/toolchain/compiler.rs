@@ -22,7 +22,7 @@ const CLIPPY: Package = Package {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Compiler {
     origin: Origin,
-    /// `rustc 1.96.0 (...)`.
+    /// `rustc 1.96.0`.
     release: String,
     llvm: u32,
 }
@@ -160,10 +160,7 @@ mod tests {
     fn release_and_llvm_are_read_from_the_verbose_version() {
         let text =
             "rustc 1.96.0 (abc 2026-05-25)\nbinary: rustc\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
-        assert_eq!(
-            parse_version(text),
-            Some(("rustc 1.96.0 (abc 2026-05-25)".into(), 22))
-        );
+        assert_eq!(parse_version(text), Some(("rustc 1.96.0".into(), 22)));
         assert_eq!(parse_version("rustc 1.96.0\n"), None);
     }
 
