@@ -5,6 +5,7 @@
 //! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
 //! (and [`demo`]), [`test`], [`tidy`], [`bench`]. What they share is in [`host`].
 
+mod agent;
 mod bench;
 mod build;
 mod cli;

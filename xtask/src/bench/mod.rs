@@ -1,9 +1,176 @@
-//! Placeholder.
-use anyhow::Result;
+//! `bench overhead`: what the agent costs an nginx proxy at saturation.
+//!
+//! In: a release agent, nginx as proxy and as upstream, wrk. Out: raw numbers and a summary
+//! in `docs/bench`. Three questions, three kinds of run, because each kind disturbs the
+//! others: pairs with and without the agent (throughput, latency, the agent's own CPU and
+//! memory), and one run with the kernel's BPF statistics on (time in probes per request).
+
+mod cost;
+mod proxy;
+mod report;
+mod wrk;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use clap::Args;
-/// o
+
+use crate::agent::Agent;
+use crate::host::scratch::Scratch;
+use crate::host::{apt, interrupt, kernel, net, root};
+use crate::{build, cli, setup};
+use proxy::Proxy;
+use report::{Measured, Pair, Probes, Report, Setting};
+
+/// How long and how often.
 #[derive(Debug, Args)]
-pub(crate) struct Options {}
-pub(crate) fn run(_o: &Options) -> Result<()> {
+pub(crate) struct Options {
+    /// Pairs of runs, one with and one without the agent.
+    #[arg(long, default_value_t = 12)]
+    pairs: usize,
+    /// Length of each run.
+    #[arg(long, default_value = "5s", value_parser = cli::duration)]
+    each: Duration,
+    /// Client connections that wrk keeps open.
+    #[arg(long, default_value_t = 64)]
+    connections: u32,
+    /// Folder for the results.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+/// Before the first pair, so that caches and the proxy's connections are warm.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// Measures and writes the report.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options {
+        pairs,
+        each,
+        connections,
+        out,
+    } = options;
+    if *pairs == 0 || each.as_secs() == 0 {
+        bail!("a measurement needs at least one pair and one second");
+    }
+    kernel::require()?;
+    apt::ensure(&[setup::NGINX, setup::WRK, setup::BPFTOOL], "measuring")?;
+    let agent = build::everything(true)?;
+    let _tracefs = kernel::Tracefs::ensure()?;
+    interrupt::listen()?;
+    let scratch = Scratch::new("bench")?;
+    let proxy = Proxy::start(scratch.path())?;
+    let load = wrk::Load {
+        address: proxy.address(),
+        connections: *connections,
+        time: *each,
+    };
+    wrk::Load {
+        time: WARM_UP,
+        ..load
+    }
+    .run()?;
+
+    let mut measured = Vec::new();
+    for number in 1..=*pairs {
+        let pair = pair(&agent, &load, &proxy, number)?;
+        println!(
+            "pair {number}/{pairs}: {:.0} req/s without, {:.0} with: ratio {:.4}",
+            pair.without.load.per_second,
+            pair.with.load.per_second,
+            pair.ratio()
+        );
+        measured.push(pair);
+    }
+    let probes = probes(&agent, &load)?;
+    let report = Report {
+        setting: Setting::of_this_machine(&load),
+        pairs: measured,
+        probes,
+    };
+    let folder = out.clone().unwrap_or_else(|| root().join("docs/bench"));
+    report.write(&folder)?;
+    println!("\n{}", report.summary());
+    println!("written to {}", folder.display());
     Ok(())
+}
+
+/// Two runs next to each other in time; which comes first alternates, so that a machine
+/// that slows down does not look like the agent's fault.
+fn pair(agent: &Path, load: &wrk::Load, proxy: &Proxy, number: usize) -> Result<Pair> {
+    if number.is_multiple_of(2) {
+        let with = with_agent(agent, load, proxy)?;
+        Ok(Pair {
+            without: without_agent(load, proxy)?,
+            with,
+        })
+    } else {
+        let without = without_agent(load, proxy)?;
+        Ok(Pair {
+            without,
+            with: with_agent(agent, load, proxy)?,
+        })
+    }
+}
+
+fn without_agent(load: &wrk::Load, proxy: &Proxy) -> Result<Measured> {
+    let before = cost::cpu_seconds(&proxy.workers());
+    let result = load.run()?;
+    stop_if_asked()?;
+    let proxy_cpu = cost::cpu_seconds(&proxy.workers()) - before;
+    Ok(Measured {
+        load: result,
+        proxy_cpu_seconds: proxy_cpu,
+        agent: None,
+    })
+}
+
+fn with_agent(agent: &Path, load: &wrk::Load, proxy: &Proxy) -> Result<Measured> {
+    let mut running = Agent::start(agent, net::free_address()?, &quiet())?;
+    let before = cost::cpu_seconds(&[running.pid()]);
+    let mut measured = without_agent(load, proxy)?;
+    running.ensure_running()?;
+    measured.agent = Some(report::AgentCost {
+        cpu_seconds: cost::cpu_seconds(&[running.pid()]) - before,
+        rss_bytes: cost::peak_rss_bytes(running.pid())?,
+    });
+    running.stop();
+    Ok(measured)
+}
+
+/// Time in the probes, from the kernel's own statistics, which cost something themselves:
+/// so not in the same run as the throughput.
+fn probes(agent: &Path, load: &wrk::Load) -> Result<Probes> {
+    let running = Agent::start(agent, net::free_address()?, &quiet())?;
+    let _stats = kernel::BpfStats::enable()?;
+    let before = cost::programs(running.pid())?;
+    let result = load.run()?;
+    let after = cost::programs(running.pid())?;
+    stop_if_asked()?;
+    if result.requests == 0 {
+        bail!("wrk completed no request");
+    }
+    Ok(Probes {
+        requests: result.requests,
+        programs: cost::difference(&before, &after),
+    })
+}
+
+fn quiet() -> Vec<String> {
+    ["--log-level", "error"].map(str::to_owned).to_vec()
+}
+
+fn stop_if_asked() -> Result<()> {
+    if interrupt::requested() {
+        bail!("interrupted: nothing is written");
+    }
+    Ok(())
+}
+
+/// Writes a file of the report.
+fn write(folder: &Path, name: &str, text: &str) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(folder.join(name), text))
+        .with_context(|| format!("cannot write {}", folder.join(name).display()))
 }

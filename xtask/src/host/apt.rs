@@ -24,6 +24,16 @@ const FORBID: &str =
 /// An installation that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// No progress bars, and patience with another apt (a machine that has just booted updates
+/// itself).
+const OPTIONS: [&str; 5] = [
+    "-q",
+    "-o",
+    "Dpkg::Use-Pty=0",
+    "-o",
+    "DPkg::Lock::Timeout=300",
+];
+
 /// Packages that come with a service, and what the service is called.
 const UNITS: [(&str, &str); 2] = [("nginx-light", "nginx"), ("prometheus", "prometheus")];
 
@@ -89,16 +99,10 @@ pub(crate) fn install(names: &[&str], purpose: &str) -> Result<()> {
     refresh_lists(names)?;
     let _quiet = NoServices::begin()?;
     let mut apt = Command::new("apt-get");
-    apt.args([
-        "install",
-        "-y",
-        "-q",
-        "--no-install-recommends",
-        "-o",
-        "Dpkg::Use-Pty=0",
-    ])
-    .args(names)
-    .env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(OPTIONS)
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(names)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     command::run_within(&mut apt, LIMIT)?;
     keep_from_boot(names);
     Ok(())
@@ -121,7 +125,7 @@ pub(crate) fn refresh_lists(names: &[&str]) -> Result<()> {
         return Ok(());
     }
     println!("apt does not know them yet: apt-get update");
-    command::run_within(Command::new("apt-get").args(["update", "-q"]), LIMIT)
+    command::run_within(Command::new("apt-get").args(OPTIONS).arg("update"), LIMIT)
 }
 
 /// No service is started while this lives.

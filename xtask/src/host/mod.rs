@@ -6,6 +6,8 @@ pub(crate) mod child;
 pub(crate) mod command;
 pub(crate) mod interrupt;
 pub(crate) mod kernel;
+pub(crate) mod net;
+pub(crate) mod nginx;
 pub(crate) mod scratch;
 
 use std::env;

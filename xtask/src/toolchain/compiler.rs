@@ -12,10 +12,11 @@ use crate::host::{command, which};
 /// together with the LLVM it is made of.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 const CLIPPY: Package = Package {
     name: "rust-web-clippy",
-    shows: "/usr/bin/cargo-clippy",
+    shows: DEBIAN_CLIPPY,
 };
 
 /// A compiler that has the source of `core`.
@@ -34,16 +35,20 @@ enum Origin {
 }
 
 impl Compiler {
-    /// The cargo that goes with it.
-    pub(crate) fn cargo(&self) -> Command {
-        match &self.origin {
-            Origin::Debian => {
-                let mut cargo = command::bare(DEBIAN_CARGO);
-                cargo.env("RUSTC", DEBIAN_RUSTC);
-                cargo
-            }
-            Origin::Rustup { toolchain } => rustup_run(toolchain, "cargo"),
+    /// `cargo VERB` of the cargo that goes with it.
+    pub(crate) fn cargo(&self, verb: &str) -> Command {
+        let mut cargo = match (&self.origin, verb) {
+            // Started directly: cargo would look for its subcommand on PATH, and find
+            // rustup's.
+            (Origin::Debian, "clippy") => command::bare(DEBIAN_CLIPPY),
+            (Origin::Debian, _) => command::bare(DEBIAN_CARGO),
+            (Origin::Rustup { toolchain }, _) => rustup_run(toolchain, "cargo"),
+        };
+        if self.origin == Origin::Debian {
+            cargo.env("CARGO", DEBIAN_CARGO).env("RUSTC", DEBIAN_RUSTC);
         }
+        cargo.arg(verb);
+        cargo
     }
 
     /// Major version of its LLVM.
@@ -142,12 +147,11 @@ fn has_core_source(sysroot: &Path) -> bool {
     library.join("core/Cargo.toml").is_file() && library.join("Cargo.lock").is_file()
 }
 
-/// First line and LLVM major version of `rustc -vV`.
+/// Release and LLVM major version in the answer to `rustc -vV`.
 fn parse_version(text: &str) -> Option<(String, u32)> {
-    let release = text.lines().next()?.to_owned();
-    let llvm = text
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
+    let release = format!("rustc {}", field("release: ")?);
+    let llvm = field("LLVM version: ")?;
     let major = llvm.split('.').next()?.parse().ok()?;
     Some((release, major))
 }

@@ -32,14 +32,13 @@ impl Toolchain {
     /// A cargo command for the BPF target, in the checkout, with its own target folder: the
     /// host crates' cache is not disturbed by another compiler and other flags.
     pub(crate) fn cargo(&self, verb: &str, target_dir: &Path) -> Result<Command> {
-        let mut cargo = self.compiler.cargo();
+        let mut cargo = self.compiler.cargo(verb);
         cargo
             .current_dir(crate::host::root())
             .env("PATH", command::path_with(self.linker.folder())?)
             // Lets a stable compiler build `core` for a target that has none.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
-            .arg(verb)
             .args([
                 "-Z",
                 "build-std=core",

@@ -1,0 +1,158 @@
+//! What the kernel says a process and its eBPF programs have used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::host::command;
+
+/// USER_HZ: the unit of the times in /proc/PID/stat, the same on every Linux of this
+/// architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// An eBPF program and what it has used since it was loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Program {
+    /// Id in the kernel.
+    pub(super) id: u32,
+    /// Name, cut by the kernel at 15 bytes.
+    #[serde(default)]
+    pub(super) name: String,
+    /// Time in it, ns; counted only while statistics are on.
+    #[serde(default)]
+    pub(super) run_time_ns: u64,
+    /// How often it ran.
+    #[serde(default)]
+    pub(super) run_cnt: u64,
+}
+
+/// User and system time of these processes, seconds; one that is gone counts nothing.
+pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
+    let stat = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    pids.iter()
+        .filter_map(stat)
+        .filter_map(|text| parse_cpu(&text))
+        .sum()
+}
+
+/// The most memory that the process has had resident, bytes.
+pub(super) fn peak_rss_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    parse_peak(&text).with_context(|| format!("{path} has no VmHWM"))
+}
+
+/// The eBPF programs that a process holds open.
+pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
+    let ids = program_ids(pid)?;
+    if ids.is_empty() {
+        bail!("process {pid} holds no eBPF program");
+    }
+    let mut bpftool = Command::new("bpftool");
+    let text = command::output(bpftool.args(["--json", "prog", "show"]))?;
+    let all: Vec<Program> =
+        serde_json::from_str(&text).context("bpftool's list of programs is not as expected")?;
+    Ok(all
+        .into_iter()
+        .filter(|program| ids.contains(&program.id))
+        .collect())
+}
+
+/// What each program used between two readings.
+pub(super) fn difference(before: &[Program], after: &[Program]) -> Vec<Program> {
+    let earlier: BTreeMap<u32, &Program> = before.iter().map(|p| (p.id, p)).collect();
+    let used = |program: &Program| {
+        let (time, runs) = earlier
+            .get(&program.id)
+            .map_or((0, 0), |p| (p.run_time_ns, p.run_cnt));
+        Program {
+            id: program.id,
+            name: program.name.clone(),
+            run_time_ns: program.run_time_ns.saturating_sub(time),
+            run_cnt: program.run_cnt.saturating_sub(runs),
+        }
+    };
+    after.iter().map(used).collect()
+}
+
+fn program_ids(pid: u32) -> Result<BTreeSet<u32>> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+    Ok(texts.filter_map(|text| parse_program_id(&text)).collect())
+}
+
+/// Both a program's and a link's fdinfo have the line.
+fn parse_program_id(fdinfo: &str) -> Option<u32> {
+    fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("prog_id:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// utime and stime are fields 14 and 15, counted after the name, which may hold blanks and
+/// brackets: proc_pid_stat(5).
+fn parse_cpu(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(11);
+    let user: f64 = fields.next()?.parse().ok()?;
+    let system: f64 = fields.next()?.parse().ok()?;
+    Some((user + system) / TICKS_PER_SECOND)
+}
+
+fn parse_peak(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_read_past_a_name_with_brackets() {
+        let stat = "12 (a) b) S 1 12 12 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 3 0 1 2 3";
+        assert_eq!(parse_cpu(stat), Some(2.0));
+        assert_eq!(parse_cpu("nothing"), None);
+    }
+
+    #[test]
+    fn peak_memory_is_in_bytes() {
+        assert_eq!(
+            parse_peak("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"),
+            Some(2 << 20)
+        );
+    }
+
+    #[test]
+    fn a_program_that_was_not_there_before_counts_from_zero() {
+        let program = |id, time, runs| Program {
+            id,
+            name: "packet_in".into(),
+            run_time_ns: time,
+            run_cnt: runs,
+        };
+        let used = difference(
+            &[program(1, 100, 10)],
+            &[program(1, 400, 12), program(2, 7, 1)],
+        );
+        assert_eq!(used, [program(1, 300, 2), program(2, 7, 1)]);
+    }
+
+    #[test]
+    fn the_program_id_is_read_from_fdinfo() {
+        assert_eq!(
+            parse_program_id("pos:\t0\nprog_type:\t8\nprog_id:\t42\n"),
+            Some(42)
+        );
+        assert_eq!(parse_program_id("pos:\t0\n"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! nginx in front of nginx: a proxy with nothing to wait for, so that its own speed is the
+//! limit.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::host::net;
+use crate::host::nginx::Nginx;
+
+/// Proxy and upstream.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    // Order of ending: the proxy first.
+    proxy: Nginx,
+    _upstream: Nginx,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts both, files in `folder`.
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        let upstream_address = net::free_address()?;
+        let upstream = Nginx::start(
+            folder,
+            "upstream",
+            &main_block(OTHER_CPU),
+            &format!(
+                "    access_log off;
+    keepalive_requests 1000000000;
+    server {{
+        listen {upstream_address} backlog=4096;
+        location / {{ default_type text/plain; return 200 \"{BODY}\"; }}
+    }}"
+            ),
+            upstream_address,
+        )?;
+        let address = net::free_address()?;
+        let proxy = Nginx::start(
+            folder,
+            "proxy",
+            &main_block(PROXY_CPU),
+            &format!(
+                "    access_log off;
+    keepalive_requests 1000000000;
+    upstream app {{ server {upstream_address}; keepalive 256; keepalive_requests 1000000000; }}
+    server {{
+        listen {address} backlog=4096;
+        location / {{
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+        }}
+    }}"
+            ),
+            address,
+        )?;
+        Ok(Self {
+            proxy,
+            _upstream: upstream,
+            address,
+        })
+    }
+
+    /// Where the proxy listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its worker processes.
+    pub(super) fn workers(&self) -> Vec<u32> {
+        self.proxy.workers()
+    }
+}
+
+/// The first CPU is the proxy's, the second that of upstream and client: nothing but the
+/// agent competes with the proxy.
+const PROXY_CPU: &str = "01";
+const OTHER_CPU: &str = "10";
+
+const BODY: &str = "An answer of a hundred bytes or so, as an API would give for something that is there and small.";
+
+fn main_block(cpu: &str) -> String {
+    let affinity = match std::thread::available_parallelism() {
+        Ok(cpus) if cpus.get() > 1 => format!("worker_cpu_affinity {cpu};"),
+        _ => String::new(),
+    };
+    format!("worker_processes 1;\n{affinity}\nevents {{ worker_connections 4096; }}")
+}
