@@ -1,0 +1,93 @@
+//! Upstream servers that misbehave on request, for tests and demonstrations.
+//!
+//! Prints `ready ADDRESS BEHAVIOUR` for each port, then serves until it is stopped.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use e2e::misbehave::behaviour::Behaviour;
+use e2e::misbehave::{listen, serve};
+
+/// Serves HTTP/1.1 and breaks it as ordered by the last segment of each request's path.
+#[derive(Debug, Parser)]
+#[command(after_help = GRAMMAR)]
+struct Options {
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// A port, and what it does when a path orders nothing: `9001`, `9002=reset`,
+    /// `9003=ok,idle=1000`. 0 takes any free port. May be given more than once.
+    #[arg(long = "port", value_name = "PORT[=WORDS]", required = true)]
+    ports: Vec<Port>,
+}
+
+const GRAMMAR: &str = "\
+Words, separated by commas (times in milliseconds, sizes in bytes):
+  ok                    200 with two bytes
+  status=N body=N       status code; bytes of body
+  chunked until_close   framing of the body; Content-Length otherwise
+  pad=N                 a header of N bytes more
+  last                  close after the answer
+  wait=MS               silence before the first byte
+  split=N bytewise      head in two segments, the first of N bytes; a segment for each byte
+  piece=N pause=MS      body in pieces of N bytes; silence between pieces and segments
+  reset close           RST or FIN instead of an answer
+  unread                close with the request unread, which makes an RST
+  hang                  no answer
+  garbage               bytes that are not HTTP
+  bad_header bad_chunk  a head or a chunk that no parser takes
+  head_cut=N cut=N      head or body ends after N bytes ...
+  by=fin|rst|hang       ... in this way
+  websocket             101 and an echo
+  hints                 103 before the answer
+  idle=MS deaf          of a port: keep-alive timeout; never accept
+A path whose last segment has other words, such as `any`, leaves it to the port.";
+
+/// A port on the command line.
+#[derive(Clone, Debug)]
+struct Port {
+    number: u16,
+    words: String,
+    behaviour: Behaviour,
+}
+
+impl FromStr for Port {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (number, words) = text.split_once('=').unwrap_or((text, "ok"));
+        Ok(Self {
+            number: number
+                .parse()
+                .with_context(|| format!("`{number}` is no port"))?,
+            words: words.to_owned(),
+            behaviour: words.parse()?,
+        })
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let Options { bind, ports } = Options::parse();
+    let mut servers = tokio::task::JoinSet::new();
+    for Port {
+        number,
+        words,
+        behaviour,
+    } in ports
+    {
+        let listener = listen(SocketAddr::new(bind, number), &behaviour)?;
+        writeln!(
+            std::io::stdout(),
+            "ready {} {words}",
+            listener.local_addr()?
+        )?;
+        servers.spawn(serve(listener, behaviour));
+    }
+    std::io::stdout().flush()?;
+    servers.join_all().await;
+    Ok(())
+}

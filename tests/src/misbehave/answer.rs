@@ -1,0 +1,194 @@
+//! Writes one answer, or what stands in for it.
+//!
+//! In: a stream whose request was read, and the [`Behaviour`] ordered. Out: whether the
+//! connection may carry another request. An error means that the peer went away first.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::behaviour::{Behaviour, Ending, Fault, Framing, Segments};
+use super::request::Head;
+use super::websocket;
+
+/// The longest a server waits for its peer to give up. Too short: a hang looks like a close.
+/// Too long: a test that forgot to close keeps a task.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Most bytes of one chunk, and of one write of a body that is not cut in pieces.
+const CHUNK: usize = 64 * 1024;
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Keep,
+    Close,
+}
+
+/// Answers `head` as `behaviour` says.
+pub(super) async fn answer(
+    stream: &mut TcpStream,
+    head: &Head,
+    behaviour: &Behaviour,
+) -> Result<After> {
+    if !behaviour.wait.is_zero() {
+        sleep(behaviour.wait).await;
+    }
+    match behaviour.fault {
+        Some(Fault::Reset) => return end(stream, Ending::Rst).await,
+        Some(Fault::Close | Fault::Unread) => return end(stream, Ending::Fin).await,
+        Some(Fault::Hang) => return end(stream, Ending::Hang).await,
+        Some(Fault::Garbage) => {
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await?;
+            return end(stream, Ending::Fin).await;
+        }
+        Some(Fault::WebSocket) => return websocket::serve(stream, head).await,
+        Some(Fault::BadHeader | Fault::BadChunk | Fault::HeadCut(..) | Fault::Cut(..)) | None => {}
+    }
+    if behaviour.hints {
+        stream
+            .write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+            .await?;
+    }
+
+    let bodiless = head.method == "HEAD" || matches!(behaviour.status, 204 | 304);
+    let keep =
+        head.keep_alive && !behaviour.last && (bodiless || behaviour.framing != Framing::Close);
+    let mut bytes = head_bytes(behaviour, keep);
+    if let Some(Fault::HeadCut(length, ending)) = behaviour.fault {
+        bytes.truncate(length.min(bytes.len().saturating_sub(1)));
+        write_head(stream, &bytes, behaviour).await?;
+        return end(stream, ending).await;
+    }
+    if bodiless {
+        write_head(stream, &bytes, behaviour).await?;
+        return Ok(if keep { After::Keep } else { After::Close });
+    }
+    if behaviour.segments == Segments::Whole && behaviour.piece.is_none() {
+        // One write for head and small body: the usual server, and the usual single segment.
+        bytes.extend_from_slice(&body_bytes(behaviour));
+        write_pieces(stream, &bytes, CHUNK, Duration::ZERO).await?;
+    } else {
+        write_head(stream, &bytes, behaviour).await?;
+        let piece = behaviour.piece.unwrap_or(CHUNK);
+        write_pieces(stream, &body_bytes(behaviour), piece, behaviour.pause).await?;
+    }
+    match behaviour.fault {
+        Some(Fault::Cut(_, ending)) => end(stream, ending).await,
+        Some(Fault::BadChunk) => end(stream, Ending::Fin).await,
+        _ if keep => Ok(After::Keep),
+        _ => Ok(After::Close),
+    }
+}
+
+fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
+    let status = behaviour.status;
+    let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+    if behaviour.fault == Some(Fault::BadHeader) {
+        head.push_str("X Bad \u{1}Header\r\n");
+    }
+    head.push_str("Server: misbehave\r\n");
+    if behaviour.pad > 0 {
+        head.push_str(&format!("X-Pad: {}\r\n", "p".repeat(behaviour.pad)));
+    }
+    match behaviour.framing {
+        _ if behaviour.status == 204 => {}
+        Framing::Length => head.push_str(&format!("Content-Length: {}\r\n", behaviour.body)),
+        Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
+        Framing::Close => {}
+    }
+    if !keep {
+        head.push_str("Connection: close\r\n");
+    }
+    head.push_str("\r\n");
+    head.into_bytes()
+}
+
+/// The body as framed, cut where the behaviour cuts it.
+fn body_bytes(behaviour: &Behaviour) -> Vec<u8> {
+    let length = match behaviour.fault {
+        Some(Fault::Cut(length, _)) => length.min(behaviour.body),
+        _ => behaviour.body,
+    };
+    let data: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+    match behaviour.framing {
+        Framing::Length | Framing::Close => data,
+        Framing::Chunked => {
+            let mut framed = Vec::with_capacity(length + 64);
+            for chunk in data.chunks(behaviour.piece.unwrap_or(CHUNK)) {
+                framed.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                framed.extend_from_slice(chunk);
+                framed.extend_from_slice(b"\r\n");
+            }
+            match behaviour.fault {
+                Some(Fault::Cut(..)) => {}
+                Some(Fault::BadChunk) => framed.extend_from_slice(b"zz\r\nnot a chunk\r\n"),
+                _ => framed.extend_from_slice(b"0\r\n\r\n"),
+            }
+            framed
+        }
+    }
+}
+
+async fn write_head(stream: &mut TcpStream, bytes: &[u8], behaviour: &Behaviour) -> Result<()> {
+    match behaviour.segments {
+        Segments::Whole => stream.write_all(bytes).await?,
+        Segments::At(at) => {
+            let (first, rest) = bytes.split_at(at.min(bytes.len()));
+            stream.write_all(first).await?;
+            sleep(behaviour.pause).await;
+            stream.write_all(rest).await?;
+        }
+        Segments::Bytewise => write_pieces(stream, bytes, 1, behaviour.pause).await?,
+    }
+    Ok(())
+}
+
+async fn write_pieces(
+    stream: &mut TcpStream,
+    bytes: &[u8],
+    piece: usize,
+    pause: Duration,
+) -> Result<()> {
+    for (number, piece) in bytes.chunks(piece).enumerate() {
+        if number > 0 && !pause.is_zero() {
+            sleep(pause).await;
+        }
+        stream.write_all(piece).await?;
+    }
+    Ok(())
+}
+
+/// Ends a connection that carries no further answer.
+async fn end(stream: &mut TcpStream, ending: Ending) -> Result<After> {
+    match ending {
+        Ending::Fin => {}
+        Ending::Rst => stream.set_zero_linger()?,
+        Ending::Hang => {
+            // What the peer still says is read, so that its close is seen as such.
+            let mut bytes = [0; 4096];
+            let until_closed =
+                async { while stream.read(&mut bytes).await.is_ok_and(|read| read > 0) {} };
+            // Patience that runs out ends the connection as well.
+            let _closed = tokio::time::timeout(PATIENCE, until_closed).await;
+        }
+    }
+    Ok(After::Close)
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        304 => "Not Modified",
+        404 => "Not Found",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "Status",
+    }
+}
