@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::host::child::Guard;
 use crate::host::net;
@@ -40,10 +40,19 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts one and waits until its probes are attached: it serves only then.
+    /// Starts one and waits until its probes are attached: it answers only then.
     pub(crate) fn start(agent: &Path, listen: SocketAddr, more: &[String]) -> Result<Self> {
         let mut guard = Guard::start("why502", &run_command(agent, listen, more))?;
         guard.wait_listening(listen, START)?;
+        let started = Instant::now();
+        while let Err(error) = net::get(listen, "/metrics", ANSWER) {
+            if let Some(status) = guard.ended()? {
+                bail!("the agent ended before it was ready: {status}");
+            }
+            if started.elapsed() > START {
+                return Err(error.context("the agent does not get ready"));
+            }
+        }
         Ok(Self { guard, listen })
     }
 
@@ -55,7 +64,7 @@ impl Agent {
     /// An error when it has ended.
     pub(crate) fn ensure_running(&mut self) -> Result<()> {
         match self.guard.ended()? {
-            Some(status) => anyhow::bail!("the agent ended by itself: {status}"),
+            Some(status) => bail!("the agent ended by itself: {status}"),
             None => Ok(()),
         }
     }

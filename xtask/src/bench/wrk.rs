@@ -118,7 +118,7 @@ Running 5s test @ http://127.0.0.1:1/
     Latency     2.10ms  400.12us   9.11ms   85.00%
     Req/Sec    30.12k     1.00k   31.00k    70.00%
   Latency Distribution
-     50%    2.01ms
+     50%    2.50ms
      75%    2.20ms
      90%    2.40ms
      99%  985.00us
@@ -132,7 +132,7 @@ Transfer/sec:      7.58MB
         let expected = Loaded {
             requests: 150_600,
             per_second: 30_120.11,
-            p50_us: 2010.0,
+            p50_us: 2500.0,
             p99_us: 985.0,
         };
         assert_eq!(parse(TEXT).expect("complete"), expected);
