@@ -1,4 +1,9 @@
 //! Why an attempt failed, or why a request got its 5xx.
+//!
+//! The names and their labels are here; the evidence each needs is in [`rules`], in the
+//! order in which it is asked for.
+
+pub(crate) mod rules;
 
 /// The cause of a failed attempt or of a gateway error. The label is the public name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,4 +60,57 @@ pub enum How {
     Icmp,
     /// None of these.
     None,
+}
+
+impl Cause {
+    /// Label value: the public name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::HostUnreachable => "host_unreachable",
+            Self::ConnectLocalError => "connect_local_error",
+            Self::KeepaliveRace => "keepalive_race",
+            Self::ClosedBeforeResponse => "closed_before_response",
+            Self::TruncatedResponse => "truncated_response",
+            Self::InvalidResponse => "invalid_response",
+            Self::ResponseTimeout => "response_timeout",
+            Self::UpstreamStatus => "upstream_status",
+            Self::ClientAbort => "client_abort",
+            Self::Unattributed => "unattributed",
+        }
+    }
+}
+
+impl Certainty {
+    /// Label value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Proof => "proof",
+            Self::Strong => "strong",
+            Self::Guess => "guess",
+        }
+    }
+
+    /// One step less sure.
+    pub(crate) fn lowered(self) -> Self {
+        match self {
+            Self::Proof => Self::Strong,
+            Self::Strong | Self::Guess => Self::Guess,
+        }
+    }
+}
+
+impl How {
+    /// Label value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Fin => "fin",
+            Self::Rst => "rst",
+            Self::Timeout => "timeout",
+            Self::Errno => "errno",
+            Self::Icmp => "icmp",
+            Self::None => "none",
+        }
+    }
 }

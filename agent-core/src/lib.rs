@@ -1,12 +1,26 @@
 //! The pure core: observations in, attempts, requests and causes out.
 //!
-//! In: records of the kernel side ([`decode`]), facts about processes
-//! ([`Core::know_process`]) and the passing of time ([`Core::advance`]). Out: [`Event`]s.
+//! In: records of the kernel side ([`decode()`]), facts about processes
+//! ([`Core::know_process`]) and the passing of time ([`Core::advance`]). Out: [`event::Event`]s.
 //! It reads no clock, no kernel and no file, and knows neither tokio nor Prometheus: the
 //! same input gives the same output, in tests, in replay and in production.
 //!
-//! Reading order: [`observation`] → [`event`] → [`cause`].
+//! Reading order: [`observation`] → [`mod@decode`] → [`mod@core`] → `join` → [`cause`] → [`event`].
 
+mod attempt;
 pub mod cause;
+mod connection;
+pub mod core;
+pub mod decode;
 pub mod event;
+mod join;
+mod limits;
 pub mod observation;
+mod process;
+mod request;
+mod table;
+
+pub use crate::core::{Core, Outstanding};
+pub use crate::decode::{DecodeError, decode};
+pub use crate::limits::{Ledger, Limits, Stats};
+pub use crate::process::{ProcessInfo, ProcessKind};

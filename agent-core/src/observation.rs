@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use agent_wire::record::flag;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
 pub type Nanos = u64;
 
@@ -100,6 +102,52 @@ pub struct Socket {
 /// [`agent_wire::record::flag`], one field each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u16);
+
+impl Flags {
+    /// The connection was seen from its first packet.
+    pub fn seen_open(self) -> bool {
+        self.has(flag::SEEN_OPEN)
+    }
+
+    /// This end opened the connection.
+    pub fn active_open(self) -> bool {
+        self.has(flag::ACTIVE_OPEN)
+    }
+
+    /// The received reset had the ACK flag.
+    pub fn reset_had_ack(self) -> bool {
+        self.has(flag::RESET_HAD_ACK)
+    }
+
+    /// A reset was received.
+    pub fn peer_reset(self) -> bool {
+        self.has(flag::PEER_RESET)
+    }
+
+    /// A soft error (ICMP) was reported.
+    pub fn soft_error(self) -> bool {
+        self.has(flag::SOFT_ERROR)
+    }
+
+    /// The head could not be read whole: framing is not known.
+    pub fn head_cut(self) -> bool {
+        self.has(flag::HEAD_CUT)
+    }
+
+    /// The response does not start as an HTTP/1 response.
+    pub fn not_http(self) -> bool {
+        self.has(flag::NOT_HTTP)
+    }
+
+    /// The acting thread owns the connection: the errand is its own.
+    pub fn own_errand(self) -> bool {
+        self.has(flag::OWN_ERRAND)
+    }
+
+    fn has(self, bit: u16) -> bool {
+        self.0 & bit != 0
+    }
+}
 
 /// Which end of an HTTP connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -263,4 +311,7 @@ pub struct ResponseHead {
     pub status: u16,
     /// `Server`, cut at 64 bytes.
     pub server: Option<String>,
+    /// The head breaks the grammar after its status line. Proxies differ in what they let
+    /// pass, so this alone is no failure.
+    pub malformed: bool,
 }

@@ -1,0 +1,3 @@
+//! Observations per second.
+
+fn main() {}

@@ -1,0 +1,430 @@
+//! One try at one upstream, while it is under way and until its verdict.
+//!
+//! In: the observations of one exchange on an upstream connection, or of one connect that
+//! failed. Out: the facts that the rules of [`crate::cause`] look at and the numbers an
+//! [`Attempt`] is told with. It decides no cause.
+
+use std::sync::Arc;
+
+use crate::connection::Connection;
+use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
+use crate::join::Parent;
+use crate::observation::{
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, RequestHead, ResponseHead, Socket,
+};
+use crate::request::Outcome;
+use crate::table::Key;
+
+/// errno values that the core tells apart (errno(3), the same on all Linux architectures
+/// that BPF runs on save MIPS and Alpha).
+pub(crate) mod errno {
+    pub(crate) const ENOENT: u16 = 2;
+    pub(crate) const EINTR: u16 = 4;
+    pub(crate) const EAGAIN: u16 = 11;
+    pub(crate) const EPIPE: u16 = 32;
+    pub(crate) const ENETUNREACH: u16 = 101;
+    pub(crate) const ECONNRESET: u16 = 104;
+    pub(crate) const EISCONN: u16 = 106;
+    pub(crate) const ETIMEDOUT: u16 = 110;
+    pub(crate) const ECONNREFUSED: u16 = 111;
+    pub(crate) const EHOSTUNREACH: u16 = 113;
+    pub(crate) const EALREADY: u16 = 114;
+    pub(crate) const EINPROGRESS: u16 = 115;
+}
+
+/// How an attempt is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// The handshake failed.
+    Handshake(ConnectOutcome),
+    /// `connect(2)` failed before any packet left.
+    Call,
+    /// `connect(2)` on a Unix socket failed.
+    UnixCall,
+    /// The exchange ended.
+    Exchange(End),
+    /// The exchange is over, but its end was not told (a record was lost).
+    Lost,
+}
+
+/// Who ended an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndedBy {
+    /// The peer, by FIN.
+    PeerFin,
+    /// The peer, by RST.
+    PeerReset,
+    /// This end.
+    Local,
+    /// The kernel gave up.
+    Kernel,
+    /// Nobody: the connection goes on, or how it ended is not known.
+    Nobody,
+}
+
+/// One try.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    pub(crate) key: Key,
+    pub(crate) tgid: Option<u32>,
+    pub(crate) upstream: Upstream,
+    pub(crate) parent: Option<Parent>,
+    /// The errand at send time, else at connect time.
+    pub(crate) errand: Option<Errand>,
+    /// The acting thread owned the connection when the errand was taken.
+    pub(crate) own_errand: bool,
+    /// When the errand applies: connect() for a connect, else the first request byte.
+    pub(crate) errand_at: Nanos,
+    pub(crate) head: Option<RequestHead>,
+    pub(crate) started: Nanos,
+    pub(crate) ended: Nanos,
+    pub(crate) reused: Option<bool>,
+    connect_seconds: Option<f64>,
+    pub(crate) exchange: Option<Exchange>,
+    code: Option<u16>,
+    /// The response head breaks the grammar.
+    pub(crate) malformed: bool,
+    pub(crate) flags: Flags,
+    pub(crate) errno: Option<u16>,
+    pub(crate) syns: u16,
+    /// Segments retransmitted on the connection before this attempt, and by its last record.
+    retransmits_before: u32,
+    retransmits: u32,
+    pub(crate) srtt_us: Option<u32>,
+    pub(crate) finish: Option<Finish>,
+    /// What became of its request, when that was told first.
+    pub(crate) outcome: Option<Outcome>,
+    /// It waits for a lost end already.
+    pub(crate) straggling: bool,
+}
+
+impl Trial {
+    /// A connect that failed.
+    pub(crate) fn failed_connect(
+        socket: &Socket,
+        upstream: Upstream,
+        errand: Option<Errand>,
+        finish: Finish,
+    ) -> Self {
+        let started = socket.opened.unwrap_or(socket.time).min(socket.time);
+        Self {
+            key: Key {
+                cookie: socket.cookie,
+                index: 0,
+            },
+            tgid: socket.tgid,
+            upstream,
+            parent: None,
+            errand: errand.map(|errand| errand_at_start(errand, started, socket.time)),
+            own_errand: true,
+            errand_at: started,
+            head: None,
+            started,
+            ended: socket.time,
+            reused: Some(false),
+            connect_seconds: None,
+            exchange: None,
+            code: None,
+            malformed: false,
+            flags: socket.flags,
+            errno: socket.errno,
+            syns: socket.syns,
+            retransmits_before: 0,
+            retransmits: 0,
+            srtt_us: socket.srtt_us,
+            finish: Some(finish),
+            outcome: None,
+            straggling: false,
+        }
+    }
+
+    /// A request on an upstream connection, from the first record that tells of it: its
+    /// REQUEST, or a later one (`late`) when that was lost.
+    pub(crate) fn of_exchange(
+        socket: &Socket,
+        connection: &Connection,
+        exchange: Exchange,
+        head: Option<RequestHead>,
+        late: bool,
+    ) -> Self {
+        let sent = exchange.request.unwrap_or(socket.time);
+        let reused = if exchange.index > 0 || exchange.idle_since.is_some() {
+            Some(true)
+        } else if socket.flags.seen_open() {
+            Some(false)
+        } else {
+            None
+        };
+        let opened = socket
+            .opened
+            .filter(|opened| reused == Some(false) && *opened <= sent);
+        let connected = connection
+            .established
+            .filter(|at| opened.is_some_and(|from| from <= *at));
+        Self {
+            key: Key {
+                cookie: socket.cookie,
+                index: exchange.index,
+            },
+            tgid: socket.tgid.or(connection.tgid),
+            upstream: Upstream::Inet(socket.remote),
+            parent: None,
+            own_errand: exchange.errand.is_none() || socket.flags.own_errand(),
+            errand: exchange.errand.or(if reused == Some(false) {
+                connection.connect_errand
+            } else {
+                None
+            }),
+            errand_at: match (exchange.errand, opened) {
+                (None, Some(opened)) => opened,
+                _ => sent,
+            },
+            head,
+            started: opened.unwrap_or(sent),
+            ended: socket.time,
+            reused,
+            connect_seconds: match (opened, connected) {
+                (Some(from), Some(to)) => Some(seconds(from, to)),
+                _ => None,
+            },
+            code: None,
+            malformed: false,
+            flags: socket.flags,
+            errno: socket.errno,
+            syns: socket.syns,
+            retransmits_before: match connection.retransmits {
+                Some(earlier) if late => earlier,
+                _ => socket.retransmits,
+            },
+            retransmits: socket.retransmits,
+            srtt_us: socket.srtt_us,
+            exchange: Some(exchange),
+            finish: None,
+            outcome: None,
+            straggling: false,
+        }
+    }
+
+    /// Takes in a later record of the same exchange.
+    pub(crate) fn update(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<&ResponseHead>,
+    ) {
+        self.tgid = socket.tgid.or(self.tgid);
+        self.flags = Flags(self.flags.0 | socket.flags.0);
+        self.errno = socket.errno.or(self.errno);
+        self.retransmits = self.retransmits.max(socket.retransmits);
+        self.srtt_us = socket.srtt_us.or(self.srtt_us);
+        self.ended = socket.time;
+        if let Some(head) = head {
+            self.code = Some(head.status);
+            self.malformed = head.malformed;
+        }
+        self.code = self
+            .code
+            .or((exchange.status != 0).then_some(exchange.status));
+        self.exchange = Some(exchange);
+    }
+
+    /// The exchange is over. A response that is complete ended with its last byte,
+    /// everything else when it was noticed.
+    pub(crate) fn finish(&mut self, finish: Finish) {
+        self.finish = Some(finish);
+        if self.is_complete()
+            && let Some(exchange) = &self.exchange
+        {
+            self.ended = exchange.last_byte.or(exchange.head).unwrap_or(self.ended);
+        }
+        self.ended = self.ended.max(self.started);
+    }
+
+    /// The attempt belongs to `parent`, which began at `parent_started`. A connection
+    /// opened before its request was asked for was opened ahead: the attempt begins with
+    /// the request's first byte then.
+    pub(crate) fn adopt(&mut self, parent: Parent, parent_started: Nanos) {
+        self.parent = Some(parent);
+        if let Some(sent) = self.exchange.as_ref().and_then(|exchange| exchange.request)
+            && self.started < parent_started
+        {
+            self.started = sent.max(self.started);
+        }
+    }
+
+    pub(crate) fn code(&self) -> Option<u16> {
+        self.code
+    }
+
+    pub(crate) fn response_began(&self) -> bool {
+        self.exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.first_byte.is_some() || exchange.response_bytes > 0)
+    }
+
+    /// The response head was received whole.
+    pub(crate) fn head_complete(&self) -> bool {
+        self.exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.head.is_some())
+    }
+
+    /// The response is whole by its framing (RFC 9112, 6.3).
+    pub(crate) fn is_complete(&self) -> bool {
+        let (Some(finish), Some(exchange)) = (self.finish, &self.exchange) else {
+            return false;
+        };
+        match finish {
+            Finish::Exchange(End::Complete | End::Tunnel) => true,
+            // The proxy sent its next request: it had what it wanted.
+            Finish::Exchange(End::Superseded) => self.response_began(),
+            Finish::Exchange(end) => match exchange.framing {
+                Framing::None => exchange.head.is_some(),
+                Framing::Length(length) => {
+                    let body = exchange
+                        .response_bytes
+                        .checked_sub(u64::from(exchange.head_bytes));
+                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
+                }
+                Framing::Close => end == End::PeerFin,
+                Framing::Chunked | Framing::Unknown => false,
+            },
+            // With a status, the fair reading of a lost end is that nothing was amiss.
+            Finish::Lost => self.code.is_some(),
+            Finish::Handshake(_) | Finish::Call | Finish::UnixCall => false,
+        }
+    }
+
+    pub(crate) fn ended_by(&self) -> EndedBy {
+        let Some(Finish::Exchange(end)) = self.finish else {
+            return EndedBy::Nobody;
+        };
+        match end {
+            End::PeerFin => EndedBy::PeerFin,
+            End::PeerReset => EndedBy::PeerReset,
+            End::LocalClose | End::LocalReset => {
+                let peer_fin = self
+                    .exchange
+                    .as_ref()
+                    .and_then(|exchange| exchange.peer_fin);
+                if peer_fin.is_some_and(|at| at <= self.ended) {
+                    EndedBy::PeerFin
+                } else {
+                    EndedBy::Local
+                }
+            }
+            // In CLOSE_WAIT the kernel reports a reset as EPIPE (tcp_reset, net/ipv4/tcp_input.c).
+            End::KernelError if matches!(self.errno, Some(errno::ECONNRESET | errno::EPIPE)) => {
+                EndedBy::PeerReset
+            }
+            End::KernelError => EndedBy::Kernel,
+            End::Complete | End::Superseded | End::Tunnel => EndedBy::Nobody,
+        }
+    }
+
+    /// When the peer's close arrived: its FIN where there was one, else the end.
+    pub(crate) fn closed_at(&self) -> Nanos {
+        let peer_fin = self
+            .exchange
+            .as_ref()
+            .and_then(|exchange| exchange.peer_fin);
+        peer_fin.map_or(self.ended, |at| at.min(self.ended))
+    }
+
+    /// Every byte sent was acknowledged, and there was at least one.
+    pub(crate) fn all_acked(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| {
+            exchange.request_bytes > 0 && exchange.request_acked >= exchange.request_bytes
+        })
+    }
+
+    /// The request was sent to its last byte; `None` when its length is not known.
+    pub(crate) fn request_whole(&self) -> Option<bool> {
+        let (head, exchange) = (self.head.as_ref()?, self.exchange.as_ref()?);
+        request_whole(head, exchange)
+    }
+
+    /// Segments retransmitted during the attempt.
+    pub(crate) fn retransmits(&self) -> u32 {
+        self.retransmits.saturating_sub(self.retransmits_before)
+    }
+
+    /// The attempt as it is told, consuming what was kept of it.
+    pub(crate) fn into_attempt(
+        self,
+        proxy: Proxy,
+        failure: Option<Failure>,
+        masked: Option<bool>,
+    ) -> Arc<Attempt> {
+        let exchange = self.exchange.as_ref();
+        let idle =
+            exchange.and_then(|exchange| Some(seconds(exchange.idle_since?, exchange.request?)));
+        let first_byte = exchange
+            .and_then(|exchange| Some(seconds(exchange.request_last?, exchange.first_byte?)));
+        let header = exchange.and_then(|exchange| Some(seconds(self.started, exchange.head?)));
+        let reset = self.flags.peer_reset() || self.ended_by() == EndedBy::PeerReset;
+        let evidence = Evidence {
+            errno: self.errno,
+            syns: self.syns,
+            retransmits: self.retransmits(),
+            request_bytes: exchange.map_or(0, |exchange| exchange.request_bytes),
+            request_acked: exchange.map_or(0, |exchange| exchange.request_acked),
+            response_bytes: exchange.map_or(0, |exchange| exchange.response_bytes),
+            content_length: exchange.and_then(|exchange| match exchange.framing {
+                Framing::Length(length) => Some(length),
+                _ => None,
+            }),
+            reset_had_ack: reset.then(|| self.flags.reset_had_ack()),
+            srtt_us: self.srtt_us,
+        };
+        Arc::new(Attempt {
+            proxy,
+            cookie: self.key.cookie,
+            index: self.key.index,
+            join: self
+                .parent
+                .map_or(crate::event::Join::None, |parent| parent.join),
+            started: self.started,
+            ended: self.ended,
+            reused: self.reused,
+            idle_seconds: idle.filter(|_| self.reused == Some(true)),
+            connect_seconds: self.connect_seconds,
+            first_byte_seconds: first_byte,
+            header_seconds: header,
+            response_seconds: seconds(self.started, self.ended),
+            code: self.code,
+            failure,
+            masked,
+            evidence,
+            upstream: self.upstream,
+            head: self.head,
+        })
+    }
+}
+
+/// `errand` with its age as it was when the connect began. Its record comes at the outcome;
+/// whether the age was taken then or at the start, the smaller reading is the right one.
+pub(crate) fn errand_at_start(errand: Errand, started: Nanos, outcome: Nanos) -> Errand {
+    let touched = outcome.saturating_sub(u64::from(errand.age_us).saturating_mul(1000));
+    let before_start = started.abs_diff(touched) / 1000;
+    let age_us = u64::from(errand.age_us).min(before_start);
+    Errand {
+        age_us: u32::try_from(age_us).unwrap_or(u32::MAX),
+        ..errand
+    }
+}
+
+/// From one time to a later one, seconds; 0 when the clock seems to run backwards.
+pub(crate) fn seconds(from: Nanos, to: Nanos) -> f64 {
+    to.saturating_sub(from) as f64 / 1e9
+}
+
+/// The request is here to its last byte; `None` when its length is not known.
+pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
+    if exchange.request_head_bytes == 0 || head.chunked {
+        return None;
+    }
+    let whole =
+        u64::from(exchange.request_head_bytes).saturating_add(head.content_length.unwrap_or(0));
+    Some(exchange.request_bytes >= whole)
+}

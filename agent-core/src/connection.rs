@@ -1,0 +1,234 @@
+//! Connections: what outlives a single exchange.
+//!
+//! In: the [`Socket`] part of each observation. Out: who owns the socket, when and on whose
+//! errand it was opened, which exchanges ended, and how much was retransmitted since last
+//! told. An entry may be dropped at any time and is made again from the next record: it
+//! must hold nothing whose absence would turn into a false statement.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use crate::observation::{Errand, Nanos, Side, Socket};
+use crate::table::{Ended, Key, Table};
+
+/// One TCP connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) tgid: Option<u32>,
+    pub(crate) side: Side,
+    last_seen: Nanos,
+    pub(crate) ended: Ended,
+    /// The exchange under way.
+    pub(crate) current: Option<u32>,
+    /// The handshake was told.
+    pub(crate) connect_told: bool,
+    /// When the handshake was complete.
+    pub(crate) established: Option<Nanos>,
+    /// The errand of the thread that connected.
+    pub(crate) connect_errand: Option<Errand>,
+    /// Retransmitted segments at the last record, `None` before the first.
+    pub(crate) retransmits: Option<u32>,
+    /// The socket is gone; kept only until its last exchange is.
+    pub(crate) closed: bool,
+}
+
+impl Connection {
+    /// The exchange `index` begins. Returns the exchange that must be over by that: the one
+    /// that was under way, or this one, when it comes late or on a connection that is gone.
+    pub(crate) fn begin(&mut self, index: u32) -> Option<u32> {
+        let before = self.current;
+        self.current = Some(before.map_or(index, |current| current.max(index)));
+        match before {
+            _ if self.closed => Some(index),
+            Some(current) if current > index => Some(index),
+            Some(current) if current < index => Some(current),
+            _ => None,
+        }
+    }
+}
+
+/// What is remembered of a connection after its entry is gone.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    ended: Ended,
+    connect_told: bool,
+    closed: bool,
+}
+
+/// Every connection under watch.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    table: Table<u64, Connection>,
+    memories: FxHashMap<u64, Memory>,
+    /// Order in which memories were made; the oldest goes first.
+    order: VecDeque<u64>,
+    memory_limit: usize,
+    swept: u64,
+}
+
+impl Connections {
+    pub(crate) fn new(limit: usize, memory_limit: usize) -> Self {
+        Self {
+            table: Table::new(limit),
+            memories: FxHashMap::default(),
+            order: VecDeque::new(),
+            memory_limit,
+            swept: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.table.is_full()
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.table.refused()
+    }
+
+    pub(crate) fn swept(&self) -> u64 {
+        self.swept
+    }
+
+    pub(crate) fn get(&self, cookie: u64) -> Option<&Connection> {
+        self.table.get(cookie)
+    }
+
+    pub(crate) fn get_mut(&mut self, cookie: u64) -> Option<&mut Connection> {
+        self.table.get_mut(cookie)
+    }
+
+    /// The connection that `socket` tells of, brought up to date; `None` when there is no
+    /// room for it.
+    pub(crate) fn touch(&mut self, socket: &Socket) -> Option<&mut Connection> {
+        let memories = &self.memories;
+        let connection = self.table.get_or_insert_with(socket.cookie, || {
+            let memory = memories.get(&socket.cookie);
+            Connection {
+                tgid: None,
+                side: Side::Unknown,
+                last_seen: socket.time,
+                ended: memory.map(|memory| memory.ended).unwrap_or_default(),
+                current: None,
+                connect_told: memory.is_some_and(|memory| memory.connect_told),
+                established: None,
+                connect_errand: None,
+                // A connection seen from its first packet had none before.
+                retransmits: (socket.flags.seen_open() && memory.is_none()).then_some(0),
+                closed: memory.is_some_and(|memory| memory.closed),
+            }
+        })?;
+        connection.last_seen = connection.last_seen.max(socket.time);
+        connection.tgid = socket.tgid.or(connection.tgid);
+        if socket.side != Side::Unknown {
+            connection.side = socket.side;
+        }
+        Some(connection)
+    }
+
+    /// Drops the entry and keeps what must not be told again.
+    pub(crate) fn remove(&mut self, cookie: u64) {
+        if let Some(connection) = self.table.remove(cookie) {
+            self.remember(
+                cookie,
+                connection.ended,
+                connection.connect_told,
+                connection.closed,
+            );
+        }
+    }
+
+    /// The exchange is over: it must not be told again. A closed connection goes with its
+    /// last exchange.
+    pub(crate) fn mark_ended(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key.cookie) else {
+            if let Some(memory) = self.memories.get_mut(&key.cookie) {
+                memory.ended.insert(key.index);
+            }
+            return;
+        };
+        connection.ended.insert(key.index);
+        self.no_longer_current(key);
+        if self
+            .get(key.cookie)
+            .is_some_and(|one| one.closed && one.current.is_none())
+        {
+            self.remove(key.cookie);
+        }
+    }
+
+    /// The exchange is not followed any more.
+    pub(crate) fn no_longer_current(&mut self, key: Key) {
+        if let Some(connection) = self.table.get_mut(key.cookie)
+            && connection.current == Some(key.index)
+        {
+            connection.current = None;
+        }
+    }
+
+    /// `true` when the connection is gone and remembered.
+    pub(crate) fn is_closed(&self, cookie: u64) -> bool {
+        self.memories
+            .get(&cookie)
+            .is_some_and(|memory| memory.closed)
+            && !self.table.contains(cookie)
+    }
+
+    /// A connect without a socket of its own, or one that failed: `false` when the same
+    /// was seen before.
+    pub(crate) fn first_of_its_kind(&mut self, cookie: u64) -> bool {
+        if self.memories.contains_key(&cookie) {
+            return false;
+        }
+        self.table.remove(cookie);
+        let mut ended = Ended::default();
+        ended.insert(0);
+        self.remember(cookie, ended, true, true);
+        true
+    }
+
+    /// Drops connections without a record since `idle_since` and no exchange under way,
+    /// and closed ones without any.
+    pub(crate) fn sweep(&mut self, idle_since: Nanos) {
+        let mut gone = Vec::new();
+        self.table.retain(|cookie, connection| {
+            let idle = connection.current.is_none();
+            let keep = !idle || (!connection.closed && connection.last_seen >= idle_since);
+            if !keep {
+                gone.push((
+                    *cookie,
+                    connection.ended,
+                    connection.connect_told,
+                    connection.closed,
+                ));
+            }
+            keep
+        });
+        for (cookie, ended, connect_told, closed) in gone {
+            if !closed {
+                self.swept += 1;
+            }
+            self.remember(cookie, ended, connect_told, closed);
+        }
+    }
+
+    fn remember(&mut self, cookie: u64, ended: Ended, connect_told: bool, closed: bool) {
+        let memory = Memory {
+            ended,
+            connect_told,
+            closed,
+        };
+        if self.memories.insert(cookie, memory).is_none() {
+            self.order.push_back(cookie);
+        }
+        while self.order.len() > self.memory_limit {
+            if let Some(oldest) = self.order.pop_front() {
+                self.memories.remove(&oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The core: takes observations in, keeps what is under way, tells what is over.
+//!
+//! In: [`Observation`]s in about the order of their time, facts about processes, and the
+//! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
+//! is in [`observe`], how attempts and requests come to their verdict in [`verdict`], and
+//! what happens by the mere passing of time in [`time`].
+
+mod observe;
+mod time;
+mod verdict;
+
+use rustc_hash::FxHashMap;
+
+use crate::attempt::Trial;
+use crate::connection::Connections;
+use crate::event::{Event, Proxy, Upstream};
+use crate::join::Lines;
+use crate::limits::{Ledger, Limits, Stats};
+use crate::observation::{Nanos, Observation, Side};
+use crate::process::{ProcessInfo, Processes};
+use crate::request::OpenRequest;
+use crate::table::{Deadlines, Key, Table};
+
+/// All state of the core. It reads no clock: time is that of the observations and of
+/// [`Core::advance`].
+#[derive(Debug)]
+pub struct Core {
+    limits: Limits,
+    clock: Nanos,
+    next_sweep: Nanos,
+    /// When connections may make room for new ones again.
+    next_squeeze: Nanos,
+    /// When records were last known to be missing.
+    lost_at: Option<Nanos>,
+    processes: Processes,
+    connections: Connections,
+    requests: Table<Key, Box<OpenRequest>>,
+    attempts: Table<Key, Box<Trial>>,
+    lines: Lines,
+    /// Attempts that are over and kept: with their request, or waiting for one.
+    held: usize,
+    /// Requests that are over, waiting for attempts to end.
+    waiting: Deadlines<Key>,
+    /// Failed attempts without a request.
+    orphans: Deadlines<Box<Trial>>,
+    /// Exchanges whose end must have been lost, unless it comes yet.
+    stragglers: Deadlines<(Side, Key)>,
+    counts: Counts,
+}
+
+/// The counters of [`Stats`] that no table keeps.
+#[derive(Debug, Default)]
+struct Counts {
+    observations: u64,
+    repeated: u64,
+    attempts_refused: u64,
+    attempts_crowded_out: u64,
+    attempts_unmatched: u64,
+    errands_unmatched: u64,
+    requests: Ledger,
+    attempts: Ledger,
+}
+
+/// Requests that a proxy sent to one upstream and that are not answered to the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Who asked.
+    pub proxy: Proxy,
+    /// Whom.
+    pub upstream: Upstream,
+    /// How many.
+    pub count: usize,
+    /// Start of the oldest.
+    pub oldest: Nanos,
+}
+
+impl Core {
+    /// An empty core.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            clock: 0,
+            next_sweep: 0,
+            next_squeeze: 0,
+            lost_at: None,
+            processes: Processes::new(limits.processes),
+            connections: Connections::new(limits.connections, limits.closed),
+            requests: Table::new(limits.requests),
+            attempts: Table::new(limits.attempts),
+            lines: Lines::default(),
+            held: 0,
+            waiting: Deadlines::new(limits.requests),
+            orphans: Deadlines::new(limits.attempts),
+            stragglers: Deadlines::new(limits.requests),
+            counts: Counts::default(),
+        }
+    }
+
+    /// What the daemon found out about a process. To be told before the first
+    /// [`Core::observe`] with its thread group ([`Core::is_known`] says whether).
+    pub fn know_process(&mut self, tgid: u32, info: ProcessInfo) {
+        self.processes.know(tgid, info, self.clock);
+    }
+
+    /// The process is gone, or its executable changed.
+    pub fn forget_process(&mut self, tgid: u32) {
+        self.processes.forget(tgid);
+    }
+
+    /// The process was told of with [`Core::know_process`] and is remembered. Processes
+    /// that are no proxies are forgotten after [`Limits::idle`] of silence.
+    pub fn is_known(&self, tgid: u32) -> bool {
+        self.processes.is_known(tgid)
+    }
+
+    /// Records are known to be missing (the ring was full). Requests under way now, or
+    /// waiting for their verdict, may lack an attempt: their cause is no proof.
+    pub fn records_lost(&mut self) {
+        self.lost_at = Some(self.clock);
+    }
+
+    /// Takes one observation in; what became final by it is added to `out`.
+    pub fn observe(&mut self, observation: Observation, out: &mut Vec<Event>) {
+        self.counts.observations += 1;
+        self.take_in(observation, out);
+    }
+
+    /// Time went on to `now` (`CLOCK_MONOTONIC`, ns): what waited long enough is told. To be
+    /// called a few times within [`Limits::grace`], also when nothing is observed.
+    pub fn advance(&mut self, now: Nanos, out: &mut Vec<Event>) {
+        self.clock = self.clock.max(now);
+        self.expire(self.clock, out);
+        if self.clock >= self.next_sweep {
+            self.sweep(out);
+        }
+    }
+
+    /// The end: what waits for its verdict gets it. What is still under way is not told.
+    pub fn finish(&mut self, out: &mut Vec<Event>) {
+        self.expire(Nanos::MAX, out);
+    }
+
+    /// What is held, and what could not be done.
+    pub fn stats(&self) -> Stats {
+        let Counts {
+            observations,
+            repeated,
+            attempts_refused,
+            attempts_crowded_out,
+            attempts_unmatched,
+            errands_unmatched,
+            requests,
+            attempts,
+        } = self.counts;
+        Stats {
+            connections: self.connections.len(),
+            requests: self.requests.len(),
+            attempts: self.attempts.len() + self.held,
+            processes: self.processes.len(),
+            observations,
+            repeated,
+            connections_refused: self.connections.refused(),
+            requests_refused: self.requests.refused(),
+            attempts_refused,
+            attempts_crowded_out,
+            processes_refused: self.processes.refused(),
+            connections_swept: self.connections.swept(),
+            attempts_unmatched,
+            errands_unmatched,
+            request_ledger: requests,
+            attempt_ledger: attempts,
+        }
+    }
+
+    /// Attempts of proxies that are under way, by proxy and upstream. Walks all attempts
+    /// under way: for a scrape, not for every record.
+    pub fn outstanding(&self) -> impl Iterator<Item = Outstanding> {
+        let mut sums: FxHashMap<(u32, &Upstream), Outstanding> = FxHashMap::default();
+        for trial in self.attempts.values() {
+            let Some(proxy) = self.processes.proxy(trial.tgid) else {
+                continue;
+            };
+            sums.entry((proxy.tgid, &trial.upstream))
+                .and_modify(|sum| {
+                    sum.count += 1;
+                    sum.oldest = sum.oldest.min(trial.started);
+                })
+                .or_insert_with(|| Outstanding {
+                    proxy,
+                    upstream: trial.upstream.clone(),
+                    count: 1,
+                    oldest: trial.started,
+                });
+        }
+        sums.into_values()
+    }
+}

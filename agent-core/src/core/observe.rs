@@ -1,0 +1,496 @@
+//! What each kind of observation does to the core.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use rustc_hash::FxHasher;
+
+use super::Core;
+use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
+use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, Upstream};
+use crate::limits::SECOND;
+use crate::observation::{
+    ConnectOutcome, Errand, Exchange, Observation, Phase, RequestHead, ResetDirection,
+    ResponseHead, Side, Socket, What,
+};
+use crate::request::OpenRequest;
+use crate::table::Key;
+
+/// Sockets of system services that the C library connects to on its own (name lookups,
+/// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
+/// process that resolves a name, and it is rarely there.
+const SYSTEM_SOCKETS: [&str; 6] = [
+    "/var/run/nscd/",
+    "/run/nscd/",
+    "/run/systemd/",
+    "/run/dbus/",
+    "/var/run/dbus/",
+    "/var/lib/sss/",
+];
+
+impl Core {
+    pub(super) fn take_in(&mut self, observation: Observation, out: &mut Vec<Event>) {
+        let Observation { socket, what } = observation;
+        self.clock = self.clock.max(socket.time);
+        if let Some(tgid) = socket.tgid
+            && self.processes.is_excluded(tgid, self.clock)
+        {
+            return;
+        }
+        match what {
+            What::Connect { outcome, errand } => self.connect(&socket, outcome, errand, out),
+            What::ConnectErrno { errand } => {
+                let upstream = Upstream::Inet(socket.remote);
+                self.connect_call(&socket, upstream, errand, Finish::Call, out);
+            }
+            What::UnixConnect { path, errand } => {
+                if path.is_empty() || SYSTEM_SOCKETS.iter().any(|known| path.starts_with(known)) {
+                    return;
+                }
+                let upstream = Upstream::Unix(Arc::from(path));
+                self.connect_call(&socket, upstream, errand, Finish::UnixCall, out);
+            }
+            What::Request { exchange, head } => match socket.side {
+                Side::Client => self.client_request(&socket, exchange, head, out),
+                Side::Upstream => self.upstream_request(&socket, exchange, head, out),
+                Side::Unknown => {}
+            },
+            What::Response { exchange, head } => {
+                self.tell_tcp(&socket, out);
+                match socket.side {
+                    Side::Client => self.client_response(&socket, exchange, head, out),
+                    Side::Upstream => self.upstream_response(&socket, exchange, head, out),
+                    Side::Unknown => {}
+                }
+            }
+            What::End { exchange } => {
+                self.tell_tcp(&socket, out);
+                match socket.side {
+                    Side::Client => self.client_response(&socket, exchange, None, out),
+                    Side::Upstream => self.upstream_response(&socket, exchange, None, out),
+                    Side::Unknown => {}
+                }
+            }
+            What::Close => self.close(&socket, out),
+            What::Reset {
+                direction,
+                phase,
+                reason: _,
+            } => {
+                self.tell_reset(&socket, direction, phase, out);
+            }
+        }
+    }
+
+    /// An active open was decided.
+    fn connect(
+        &mut self,
+        socket: &Socket,
+        outcome: ConnectOutcome,
+        errand: Option<Errand>,
+        out: &mut Vec<Event>,
+    ) {
+        if outcome == ConnectOutcome::Established {
+            self.make_room();
+            let Some(connection) = self.connections.touch(socket) else {
+                return;
+            };
+            if std::mem::replace(&mut connection.connect_told, true) {
+                self.counts.repeated += 1;
+                return;
+            }
+            let started = socket.opened.unwrap_or(socket.time);
+            connection.established = Some(socket.time);
+            connection.connect_errand =
+                errand.map(|errand| errand_at_start(errand, started, socket.time));
+        } else if !self.connections.first_of_its_kind(socket.cookie) {
+            self.counts.repeated += 1;
+            return;
+        }
+        let upstream = Upstream::Inet(socket.remote);
+        let finish = Finish::Handshake(outcome);
+        self.tell_connect(socket, upstream.clone(), finish, out);
+        if outcome != ConnectOutcome::Established {
+            self.failed_connect(socket, upstream, errand, finish, out);
+        }
+    }
+
+    /// `connect(2)` returned at once. There may be no socket cookie to know it by.
+    fn connect_call(
+        &mut self,
+        socket: &Socket,
+        upstream: Upstream,
+        errand: Option<Errand>,
+        finish: Finish,
+        out: &mut Vec<Event>,
+    ) {
+        let under_way = [
+            errno::EINTR,
+            errno::EISCONN,
+            errno::EALREADY,
+            errno::EINPROGRESS,
+        ];
+        if socket.errno.is_some_and(|errno| under_way.contains(&errno)) {
+            return;
+        }
+        let name = if socket.cookie == 0 {
+            nameless(socket, &upstream)
+        } else {
+            socket.cookie
+        };
+        if !self.connections.first_of_its_kind(name) {
+            self.counts.repeated += 1;
+            return;
+        }
+        self.tell_connect(socket, upstream.clone(), finish, out);
+        if socket.errno.is_some() {
+            self.failed_connect(socket, upstream, errand, finish, out);
+        }
+    }
+
+    fn failed_connect(
+        &mut self,
+        socket: &Socket,
+        upstream: Upstream,
+        errand: Option<Errand>,
+        finish: Finish,
+        out: &mut Vec<Event>,
+    ) {
+        if !self.has_room_for_attempt() {
+            return;
+        }
+        self.counts.attempts.begun += 1;
+        let mut trial = Box::new(Trial::failed_connect(socket, upstream, errand, finish));
+        self.join(&mut trial, false);
+        self.settle(trial, out);
+    }
+
+    fn client_request(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<RequestHead>,
+        out: &mut Vec<Event>,
+    ) {
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        if let Some(request) = self.requests.get(key)
+            && (request.head.is_some() || head.is_none())
+        {
+            self.counts.repeated += 1;
+            return;
+        }
+        if let Some(request) = self.begin_request(socket, exchange, head.as_ref(), out) {
+            request.head = head;
+        }
+    }
+
+    fn client_response(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<ResponseHead>,
+        out: &mut Vec<Event>,
+    ) {
+        let status = head.map(|head| head.status);
+        let ended = exchange.end.is_some();
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        if !self.requests.contains(key)
+            && self
+                .begin_request(socket, exchange.clone(), None, out)
+                .is_none()
+        {
+            return;
+        }
+        let Some(request) = self.requests.get_mut(key) else {
+            return;
+        };
+        if request.end.is_some() {
+            self.counts.repeated += 1;
+            return;
+        }
+        request.update(socket, exchange, status);
+        if ended {
+            self.connections.touch(socket);
+            self.connections.mark_ended(key);
+            self.request_ended(key, out);
+        }
+    }
+
+    /// The request `key`, made when it is new; `None` when it was told already or there is
+    /// no room.
+    fn begin_request(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<&RequestHead>,
+        out: &mut Vec<Event>,
+    ) -> Option<&mut OpenRequest> {
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        let index = exchange.index;
+        self.make_room();
+        let connection = self.connections.touch(socket)?;
+        if connection.ended.contains(index) {
+            self.counts.repeated += 1;
+            return None;
+        }
+        let tgid = connection.tgid;
+        let behind = connection.begin(index);
+        let fresh = !self.requests.contains(key);
+        let make = || Box::new(OpenRequest::new(socket, tgid, exchange, None));
+        let Some(request) = self.requests.get_or_insert_with(key, make) else {
+            self.connections.mark_ended(key);
+            return None;
+        };
+        if fresh {
+            self.counts.requests.begun += 1;
+        }
+        if let Some(head) = head
+            && request.line.is_none()
+        {
+            request.line = Some(self.lines.insert(key, head));
+        }
+        if let Some(index) = behind {
+            self.suspect_lost_end(Side::Client, Key { index, ..key }, out);
+        }
+        self.requests.get_mut(key).map(AsMut::as_mut)
+    }
+
+    fn upstream_request(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<RequestHead>,
+        out: &mut Vec<Event>,
+    ) {
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        if let Some(trial) = self.attempts.get_mut(key) {
+            self.counts.repeated += 1;
+            trial.head = trial.head.take().or(head);
+            return;
+        }
+        self.begin_attempt(socket, exchange, head, false, out);
+    }
+
+    fn upstream_response(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<ResponseHead>,
+        out: &mut Vec<Event>,
+    ) {
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        let end = exchange.end;
+        if !self.attempts.contains(key)
+            && !self.begin_attempt(socket, exchange.clone(), None, true, out)
+        {
+            return;
+        }
+        let Some(trial) = self.attempts.get_mut(key) else {
+            return;
+        };
+        trial.update(socket, exchange, head.as_ref());
+        if let Some(end) = end
+            && let Some(mut trial) = self.attempts.remove(key)
+        {
+            self.connections.mark_ended(key);
+            trial.finish(Finish::Exchange(end));
+            self.settle(trial, out);
+        }
+    }
+
+    /// `false` when the attempt was told already or there is no room.
+    fn begin_attempt(
+        &mut self,
+        socket: &Socket,
+        exchange: Exchange,
+        head: Option<RequestHead>,
+        late: bool,
+        out: &mut Vec<Event>,
+    ) -> bool {
+        let key = Key {
+            cookie: socket.cookie,
+            index: exchange.index,
+        };
+        self.make_room();
+        let Some(connection) = self.connections.touch(socket) else {
+            return false;
+        };
+        if connection.ended.contains(key.index) {
+            self.counts.repeated += 1;
+            return false;
+        }
+        let behind = connection.begin(key.index);
+        let mut trial = Box::new(Trial::of_exchange(socket, connection, exchange, head, late));
+        if !self.has_room_for_attempt() {
+            self.connections.mark_ended(key);
+            return false;
+        }
+        self.counts.attempts.begun += 1;
+        self.join(&mut trial, true);
+        self.attempts.insert(key, trial);
+        if let Some(index) = behind {
+            self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);
+        }
+        true
+    }
+
+    fn close(&mut self, socket: &Socket, out: &mut Vec<Event>) {
+        let Some(connection) = self.connections.get_mut(socket.cookie) else {
+            self.counts.repeated += u64::from(self.connections.is_closed(socket.cookie));
+            return;
+        };
+        connection.closed = true;
+        let (side, current) = (connection.side, connection.current);
+        self.tell_tcp(socket, out);
+        match current {
+            Some(index) => {
+                self.suspect_lost_end(
+                    side,
+                    Key {
+                        cookie: socket.cookie,
+                        index,
+                    },
+                    out,
+                );
+            }
+            None => self.connections.remove(socket.cookie),
+        }
+    }
+
+    fn tell_connect(
+        &self,
+        socket: &Socket,
+        upstream: Upstream,
+        finish: Finish,
+        out: &mut Vec<Event>,
+    ) {
+        let Some(proxy) = self.processes.proxy(socket.tgid) else {
+            return;
+        };
+        out.push(Event::Connect(ConnectDone {
+            proxy,
+            upstream,
+            result: connect_result(socket, finish),
+            seconds: seconds(socket.opened.unwrap_or(socket.time), socket.time),
+            syn_retransmits: socket.syns.saturating_sub(1),
+        }));
+    }
+
+    fn tell_reset(
+        &self,
+        socket: &Socket,
+        direction: ResetDirection,
+        phase: Phase,
+        out: &mut Vec<Event>,
+    ) {
+        if !is_outgoing(socket) {
+            return;
+        }
+        let connection = self.connections.get(socket.cookie);
+        let tgid = socket
+            .tgid
+            .or(connection.and_then(|connection| connection.tgid));
+        if let Some(proxy) = self.processes.proxy(tgid) {
+            let upstream = Upstream::Inet(socket.remote);
+            out.push(Event::Reset(ResetSeen {
+                proxy,
+                upstream,
+                direction,
+                phase,
+            }));
+        }
+    }
+
+    /// How TCP fares on an outgoing connection, since last told.
+    fn tell_tcp(&mut self, socket: &Socket, out: &mut Vec<Event>) {
+        if !is_outgoing(socket) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(socket.cookie) else {
+            return;
+        };
+        // Retransmissions before the first record of a connection taken up later belong to
+        // no time the core knows.
+        let before = connection.retransmits.unwrap_or(socket.retransmits);
+        connection.retransmits = Some(before.max(socket.retransmits));
+        let retransmits = socket.retransmits.saturating_sub(before);
+        if retransmits == 0 && socket.srtt_us.is_none() {
+            return;
+        }
+        let tgid = socket.tgid.or(connection.tgid);
+        if let Some(proxy) = self.processes.proxy(tgid) {
+            out.push(Event::Tcp(TcpSeen {
+                proxy,
+                upstream: Upstream::Inet(socket.remote),
+                retransmits,
+                rtt_seconds: socket.srtt_us.map(|us| f64::from(us) / 1e6),
+            }));
+        }
+    }
+
+    /// When the table is full, connections idle for a minute make room; at most once a
+    /// second, since it walks the table.
+    fn make_room(&mut self) {
+        if self.connections.is_full() && self.clock >= self.next_squeeze {
+            self.next_squeeze = self.clock.saturating_add(SECOND);
+            self.connections
+                .sweep(self.clock.saturating_sub(60 * SECOND));
+        }
+    }
+
+    fn has_room_for_attempt(&mut self) -> bool {
+        let room = self.attempts.len() + self.held < self.limits.attempts;
+        self.counts.attempts_refused += u64::from(!room);
+        room
+    }
+}
+
+fn is_outgoing(socket: &Socket) -> bool {
+    socket.side == Side::Upstream || socket.flags.active_open()
+}
+
+/// A name for a connect without a socket cookie, apart from all cookies, which the kernel
+/// counts up from 1 (`__sock_gen_cookie`, net/core/sock_diag.c).
+fn nameless(socket: &Socket, upstream: &Upstream) -> u64 {
+    let mut hasher = FxHasher::default();
+    (socket.tgid, socket.time, upstream).hash(&mut hasher);
+    hasher.finish() | 1 << 63
+}
+
+fn connect_result(socket: &Socket, finish: Finish) -> ConnectResult {
+    let by_errno = || match socket.errno {
+        None => ConnectResult::Established,
+        Some(errno::ECONNREFUSED) => ConnectResult::Refused,
+        Some(errno::ETIMEDOUT) => ConnectResult::TimeoutKernel,
+        Some(errno::ENETUNREACH | errno::EHOSTUNREACH) => ConnectResult::Unreachable,
+        Some(_) => ConnectResult::LocalError,
+    };
+    match finish {
+        Finish::Handshake(ConnectOutcome::Established) => ConnectResult::Established,
+        Finish::Handshake(ConnectOutcome::Reset) => ConnectResult::Refused,
+        Finish::Handshake(ConnectOutcome::ClosedByUs) if socket.flags.soft_error() => {
+            ConnectResult::Unreachable
+        }
+        Finish::Handshake(ConnectOutcome::ClosedByUs) => ConnectResult::TimeoutProxy,
+        Finish::Handshake(ConnectOutcome::KernelError) if socket.errno.is_none() => {
+            ConnectResult::LocalError
+        }
+        Finish::UnixCall if socket.errno == Some(errno::ENOENT) => ConnectResult::Refused,
+        _ => by_errno(),
+    }
+}

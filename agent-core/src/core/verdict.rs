@@ -1,0 +1,315 @@
+//! How attempts and requests come to their verdict, and are told.
+//!
+//! An attempt that is over waits for the end of its request, since what the client did and
+//! got is part of the evidence; a request that is over waits for its attempts, since
+//! HAProxy answers before it closes upstream (nginx and Envoy do it the other way round).
+
+use std::sync::Arc;
+
+use super::Core;
+use crate::attempt::{Trial, seconds};
+use crate::cause::rules::{Case, judge};
+use crate::cause::{Cause, Certainty, How};
+use crate::event::{Attempt, Event, Failure, Request};
+use crate::join;
+use crate::observation::{Nanos, Phase};
+use crate::request::{OpenRequest, Outcome};
+use crate::table::Key;
+
+/// A proxy that answers later than this after its last known attempt may have made another
+/// one that was not seen, ns.
+const PROMPT: Nanos = 100_000_000;
+
+impl Core {
+    /// Looks for the request `trial` belongs to; `open` when it is still under way.
+    pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
+        let found = join::find(trial, &self.requests, &self.lines);
+        self.counts.errands_unmatched += u64::from(found.errand_failed);
+        let Some(parent) = found.parent else { return };
+        let Some(request) = self.requests.get_mut(parent.key) else {
+            return;
+        };
+        request.tgid = request.tgid.or(trial.tgid);
+        trial.tgid = trial.tgid.or(request.tgid);
+        trial.adopt(parent, request.started);
+        if open {
+            request.open.push(trial.key);
+        }
+        if let Some(tgid) = trial.tgid
+            && parent.forwarding
+        {
+            self.processes.saw_forwarding(tgid);
+        }
+    }
+
+    /// An attempt is over: it goes to its request, is told, or waits for a request.
+    pub(super) fn settle(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
+        if trial.outcome.is_some() {
+            self.tell_alone(trial, out);
+            return;
+        }
+        if trial.parent.is_none() {
+            self.join(&mut trial, false);
+        }
+        let Some(parent) = trial.parent else {
+            self.without_request(trial, out);
+            return;
+        };
+        let Some(request) = self.requests.get_mut(parent.key) else {
+            // Its request was forgotten.
+            trial.parent = None;
+            self.without_request(trial, out);
+            return;
+        };
+        request.open.retain(|open| *open != trial.key);
+        let crowded_out = if request.tries.len() >= self.limits.attempts_per_request.max(1) {
+            // The last attempts are those that explain the answer.
+            Some(request.tries.remove(0))
+        } else {
+            None
+        };
+        request.tries.push(trial);
+        self.held += 1;
+        if let Some(oldest) = crowded_out {
+            self.held -= 1;
+            self.counts.attempts_crowded_out += 1;
+            self.tell_alone(oldest, out);
+        }
+        self.resolve_if_ready(parent.key, out);
+    }
+
+    /// A success needs no request to be judged; a failure waits for one to turn up, since
+    /// records of two CPUs may come in the wrong order.
+    fn without_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
+        if judge(&Case {
+            trial: &trial,
+            request: None,
+        })
+        .is_none()
+        {
+            self.tell_alone(trial, out);
+            return;
+        }
+        self.held += 1;
+        let due = self.clock.saturating_add(self.limits.grace);
+        if let Some(oldest) = self.orphans.push(due, trial) {
+            self.held -= 1;
+            self.tell_alone(oldest, out);
+        }
+    }
+
+    pub(super) fn request_ended(&mut self, key: Key, out: &mut Vec<Event>) {
+        if self.resolve_if_ready(key, out) {
+            return;
+        }
+        let due = self.clock.saturating_add(self.limits.grace);
+        if let Some(oldest) = self.waiting.push(due, key) {
+            self.resolve(oldest, out);
+        }
+    }
+
+    /// Resolves the request when it is over and nothing more can be expected: no attempt
+    /// is under way, and an error has an attempt that failed.
+    pub(super) fn resolve_if_ready(&mut self, key: Key, out: &mut Vec<Event>) -> bool {
+        let Some(request) = self.requests.get(key) else {
+            return false;
+        };
+        if request.end.is_none() || !request.open.is_empty() {
+            return false;
+        }
+        let outcome = request.outcome();
+        let answered = outcome.code.is_some_and(|code| code < 500);
+        let last = request
+            .tries
+            .iter()
+            .max_by_key(|trial| (trial.started, trial.key));
+        let explained = last.is_some_and(|trial| {
+            judge(&Case {
+                trial,
+                request: Some(&outcome),
+            })
+            .is_some()
+        });
+        if !answered && !explained {
+            return false;
+        }
+        self.resolve(key, out);
+        true
+    }
+
+    /// The verdict on a request that is over, and on its attempts.
+    pub(super) fn resolve(&mut self, key: Key, out: &mut Vec<Event>) {
+        let Some(mut request) = self.requests.remove(key) else {
+            return;
+        };
+        if let Some(line) = request.line {
+            self.lines.remove(key, line);
+        }
+        let outcome = request.outcome();
+        for open in &request.open {
+            if let Some(trial) = self.attempts.get_mut(*open) {
+                trial.outcome = Some(outcome);
+            }
+        }
+        let mut tries = std::mem::take(&mut request.tries);
+        self.held -= tries.len();
+        let end_lost = request.end.is_none_or(|(end, _)| end.is_none());
+        if end_lost && outcome.code.is_none() {
+            self.counts.requests.ends_lost += 1;
+            for mut trial in tries {
+                trial.parent = None;
+                self.tell_alone(trial, out);
+            }
+            return;
+        }
+        let Some(proxy) = self.processes.proxy(request.tgid) else {
+            self.counts.requests.foreign += 1;
+            self.counts.attempts.foreign += tries.len() as u64;
+            return;
+        };
+        tries.sort_by_key(|trial| (trial.started, trial.key));
+        let last = tries.len().saturating_sub(1);
+        let attempts: Vec<Arc<Attempt>> = tries
+            .into_iter()
+            .enumerate()
+            .map(|(at, trial)| {
+                let failure = judge(&Case {
+                    trial: &trial,
+                    request: Some(&outcome),
+                });
+                let masked = masked(failure, &outcome, at == last);
+                trial.into_attempt(proxy.clone(), failure, masked)
+            })
+            .collect();
+        let firm = self.is_firm(&request, &outcome, attempts.last());
+        let (error, error_attempt) = error_of(&request, &outcome, &attempts, firm);
+        self.counts.attempts.told += attempts.len() as u64;
+        self.counts.requests.told += 1;
+        out.extend(attempts.iter().cloned().map(Event::Attempt));
+        let OpenRequest {
+            client,
+            head,
+            started,
+            ..
+        } = *request;
+        let ended = outcome.ended.max(started);
+        out.push(Event::Request(Arc::new(Request {
+            proxy,
+            client,
+            cookie: key.cookie,
+            index: key.index,
+            head,
+            started,
+            ended,
+            seconds: seconds(started, ended),
+            code: outcome.code,
+            complete: outcome.complete,
+            client_left: outcome.client_gone.is_some(),
+            error,
+            error_attempt,
+            attempts,
+        })));
+    }
+
+    /// Tells an attempt by itself: its request is not known, or was told before.
+    pub(super) fn tell_alone(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
+        let Some(proxy) = self.processes.proxy(trial.tgid) else {
+            self.counts.attempts.foreign += 1;
+            return;
+        };
+        let outcome = trial.outcome.take();
+        let failure = judge(&Case {
+            trial: &trial,
+            request: outcome.as_ref(),
+        });
+        let masked = outcome
+            .as_ref()
+            .and_then(|outcome| masked(failure, outcome, true));
+        self.counts.attempts.told += 1;
+        self.counts.attempts_unmatched += u64::from(trial.parent.is_none());
+        out.push(Event::Attempt(trial.into_attempt(proxy, failure, masked)));
+    }
+
+    /// The attempt `key` is no longer under way and will not come to its request.
+    pub(super) fn no_longer_open(&mut self, request: Key, key: Key) {
+        if let Some(request) = self.requests.get_mut(request) {
+            request.open.retain(|open| *open != key);
+        }
+    }
+
+    /// The last attempt known is the last there was: nothing is known to be missing, none
+    /// is under way, and the answer followed it at once.
+    fn is_firm(
+        &self,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        last: Option<&Arc<Attempt>>,
+    ) -> bool {
+        let complete = self.lost_at.is_none_or(|lost| lost < request.started);
+        let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        complete
+            && request.open.is_empty()
+            && last.is_some_and(|last| answered.saturating_sub(last.ended) <= PROMPT)
+    }
+}
+
+/// Whether the request was rescued from this failure. A body that broke off under the last
+/// attempt was not: the client has its status, and a cut body.
+fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<bool> {
+    let failure = failure?;
+    let answered = outcome.code.is_some_and(|code| code < 500);
+    let reached_client = is_last && failure.phase == Phase::Body;
+    Some(answered && !reached_client && failure.cause != Cause::ClientAbort)
+}
+
+/// Why the client got 500 or more, or no answer: the cause of the last attempt, where that
+/// explains it. `firm` says whether it is known to be the last.
+fn error_of(
+    request: &OpenRequest,
+    outcome: &Outcome,
+    attempts: &[Arc<Attempt>],
+    firm: bool,
+) -> (Option<Failure>, Option<usize>) {
+    let is_error = match outcome.code {
+        Some(code) => code >= 500,
+        None => outcome.client_gone.is_none() && (request.was_asked() || !attempts.is_empty()),
+    };
+    if !is_error {
+        return (None, None);
+    }
+    let unattributed = Failure {
+        cause: Cause::Unattributed,
+        certainty: Certainty::Guess,
+        phase: Phase::Request,
+        how: How::None,
+    };
+    // An attempt that is still under way began after those that are over.
+    let Some(last) = attempts.last().filter(|_| request.open.is_empty()) else {
+        return (Some(unattributed), None);
+    };
+    let at = Some(attempts.len() - 1);
+    let Some(failure) = last.failure else {
+        // It succeeded: the error is the proxy's own, or of an attempt that was not seen.
+        return (
+            Some(Failure {
+                phase: Phase::Body,
+                ..unattributed
+            }),
+            at,
+        );
+    };
+    let same_status = failure.cause != Cause::UpstreamStatus || last.code == outcome.code;
+    let joined_firmly = last.join == crate::event::Join::Errand && firm;
+    let certainty = if joined_firmly && same_status {
+        failure.certainty
+    } else {
+        failure.certainty.lowered()
+    };
+    (
+        Some(Failure {
+            certainty,
+            ..failure
+        }),
+        at,
+    )
+}

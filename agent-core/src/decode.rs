@@ -1,0 +1,330 @@
+//! From the bytes of one ring record to a checked [`Observation`].
+//!
+//! In: a record as the kernel side wrote it ([`agent_wire::record`]). Out: an
+//! [`Observation`], or the reason why these bytes are none. Every kind, length and code is
+//! checked; head bytes are parsed by [`head`]. Any byte string is safe to hand in.
+
+pub mod head;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use agent_wire::limits::{HEAD_LARGE_BYTES, UNIX_PATH_BYTES};
+use agent_wire::plain::{self, Plain};
+use agent_wire::record::{self, Header, MessageHead, end, framing, kind, phase, side};
+
+use crate::observation::{
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
+    ResetDirection, Side, Socket, What,
+};
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Shorter than its kind needs.
+    #[error("record of kind {kind} has {have} bytes, needs {need}")]
+    Short {
+        /// The kind it claims, 0 when not even a header is there.
+        kind: u8,
+        /// Bytes there.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// No such kind.
+    #[error("no record kind {0}: agent and kernel object are of different builds")]
+    Kind(u8),
+    /// A code outside its range.
+    #[error("field {field} of a record of kind {kind} holds {value}")]
+    Code {
+        /// The kind of the record.
+        kind: u8,
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: u32,
+    },
+    /// A record about a socket without its cookie.
+    #[error("record of kind {0} names no socket")]
+    NoCookie(u8),
+    /// A record without a time.
+    #[error("record of kind {0} has no time")]
+    NoTime(u8),
+}
+
+/// Checks one record and types it.
+///
+/// # Errors
+/// [`DecodeError`] when the bytes are too short for their kind or a code is out of range.
+pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
+    let header: Header = take(0, bytes)?;
+    let what = match header.kind {
+        kind::CONNECT => connect(bytes)?,
+        kind::CONNECT_ERRNO => {
+            let record: record::Connect = take(header.kind, bytes)?;
+            What::ConnectErrno {
+                errand: errand(record.errand),
+            }
+        }
+        kind::UNIX_CONNECT => unix_connect(bytes)?,
+        kind::REQUEST => {
+            let (record, message, _) = message(bytes)?;
+            What::Request {
+                exchange: exchange(header.kind, &record.exchange)?,
+                head: head::request(message),
+            }
+        }
+        kind::RESPONSE => {
+            let (record, _, last) = message(bytes)?;
+            let not_http = Flags(header.flags).not_http();
+            What::Response {
+                exchange: exchange(header.kind, &record.exchange)?,
+                head: if not_http { None } else { head::response(last) },
+            }
+        }
+        kind::END => {
+            let record: record::End = take(header.kind, bytes)?;
+            let exchange = exchange(header.kind, &record.exchange)?;
+            if exchange.end.is_none() {
+                return Err(DecodeError::Code {
+                    kind: header.kind,
+                    field: "end",
+                    value: u32::from(end::OPEN),
+                });
+            }
+            What::End { exchange }
+        }
+        kind::CLOSE => {
+            take::<record::End>(header.kind, bytes)?;
+            What::Close
+        }
+        kind::RESET => reset(bytes)?,
+        other => return Err(DecodeError::Kind(other)),
+    };
+    Ok(Observation {
+        socket: socket(&header)?,
+        what,
+    })
+}
+
+fn take<T: Plain>(kind: u8, bytes: &[u8]) -> Result<T, DecodeError> {
+    plain::read(bytes).ok_or(DecodeError::Short {
+        kind,
+        have: bytes.len(),
+        need: size_of::<T>(),
+    })
+}
+
+fn socket(header: &Header) -> Result<Socket, DecodeError> {
+    let Header {
+        kind: record_kind,
+        side: record_side,
+        flags,
+        tgid,
+        time_ns,
+        cookie,
+        opened_ns,
+        local,
+        remote,
+        local_port,
+        remote_port,
+        errno,
+        syns,
+        retransmits,
+        srtt_us,
+    } = *header;
+    let socketless = matches!(record_kind, kind::CONNECT_ERRNO | kind::UNIX_CONNECT);
+    if cookie == 0 && !socketless {
+        return Err(DecodeError::NoCookie(record_kind));
+    }
+    Ok(Socket {
+        cookie,
+        time: seen(time_ns).ok_or(DecodeError::NoTime(record_kind))?,
+        side: match record_side {
+            side::UNKNOWN => Side::Unknown,
+            side::CLIENT => Side::Client,
+            side::UPSTREAM => Side::Upstream,
+            other => return Err(code(record_kind, "side", other)),
+        },
+        tgid: (tgid != 0).then_some(tgid),
+        opened: seen(opened_ns),
+        local: address(local, local_port),
+        remote: address(remote, remote_port),
+        errno: (errno != 0).then_some(errno),
+        syns,
+        retransmits,
+        srtt_us: (srtt_us != 0).then_some(srtt_us),
+        flags: Flags(flags),
+    })
+}
+
+fn connect(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Connect = take(kind::CONNECT, bytes)?;
+    let outcome = match record.outcome {
+        end::COMPLETE => ConnectOutcome::Established,
+        end::PEER_RESET => ConnectOutcome::Reset,
+        end::LOCAL_CLOSE | end::LOCAL_RESET => ConnectOutcome::ClosedByUs,
+        end::KERNEL_ERROR => ConnectOutcome::KernelError,
+        other => return Err(code(kind::CONNECT, "outcome", other)),
+    };
+    Ok(What::Connect {
+        outcome,
+        errand: errand(record.errand),
+    })
+}
+
+fn unix_connect(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::UnixConnect = take(kind::UNIX_CONNECT, bytes)?;
+    let length = usize::from(record.path_len);
+    if length > UNIX_PATH_BYTES {
+        return Err(DecodeError::Code {
+            kind: kind::UNIX_CONNECT,
+            field: "path_len",
+            value: u32::from(record.path_len),
+        });
+    }
+    let name = &record.path.bytes[..length];
+    // unix(7): an abstract name starts with NUL and has no terminator; a path has one.
+    let path = match name.split_first() {
+        Some((0, rest)) => format!("@{}", String::from_utf8_lossy(rest)),
+        _ => {
+            let end = name.iter().position(|byte| *byte == 0).unwrap_or(length);
+            String::from_utf8_lossy(&name[..end]).into_owned()
+        }
+    };
+    Ok(What::UnixConnect {
+        path,
+        errand: errand(record.errand),
+    })
+}
+
+fn reset(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Reset = take(kind::RESET, bytes)?;
+    Ok(What::Reset {
+        direction: match record.direction {
+            record::RESET_RECEIVED => ResetDirection::Received,
+            record::RESET_SENT => ResetDirection::Sent,
+            other => return Err(code(kind::RESET, "direction", other)),
+        },
+        phase: match record.phase {
+            phase::CONNECT => Phase::Connect,
+            phase::IDLE => Phase::Idle,
+            phase::REQUEST => Phase::Request,
+            phase::HEAD => Phase::Head,
+            phase::BODY => Phase::Body,
+            phase::OPAQUE => Phase::Opaque,
+            other => return Err(code(kind::RESET, "phase", other)),
+        },
+        reason: (record.reason != 0).then_some(record.reason),
+    })
+}
+
+/// The fixed part of a message record, its captured bytes, and those of the final head.
+fn message(bytes: &[u8]) -> Result<(MessageHead, &[u8], &[u8]), DecodeError> {
+    let record: MessageHead = take(bytes[0], bytes)?;
+    let captured = record.captured as usize;
+    let present = &bytes[size_of::<MessageHead>()..];
+    let wrong = |field, value| DecodeError::Code {
+        kind: record.header.kind,
+        field,
+        value,
+    };
+    let message = present
+        .get(..captured)
+        .filter(|_| captured <= HEAD_LARGE_BYTES)
+        .ok_or(wrong("captured", record.captured))?;
+    let last = message
+        .get(record.final_start as usize..)
+        .ok_or(wrong("final_start", record.final_start))?;
+    Ok((record, message, last))
+}
+
+fn exchange(record_kind: u8, wire: &record::Exchange) -> Result<Exchange, DecodeError> {
+    let record::Exchange {
+        index,
+        end: record_end,
+        framing: record_framing,
+        status,
+        request_ns,
+        request_last_ns,
+        first_byte_ns,
+        head_ns,
+        last_byte_ns,
+        idle_since_ns,
+        peer_fin_ns,
+        request_bytes,
+        request_acked,
+        response_bytes,
+        head_bytes,
+        request_head_bytes,
+        content_length,
+        errand: wire_errand,
+    } = *wire;
+    Ok(Exchange {
+        index,
+        end: match record_end {
+            end::OPEN => None,
+            end::COMPLETE => Some(End::Complete),
+            end::PEER_FIN => Some(End::PeerFin),
+            end::PEER_RESET => Some(End::PeerReset),
+            end::LOCAL_CLOSE => Some(End::LocalClose),
+            end::LOCAL_RESET => Some(End::LocalReset),
+            end::KERNEL_ERROR => Some(End::KernelError),
+            end::SUPERSEDED => Some(End::Superseded),
+            end::TUNNEL => Some(End::Tunnel),
+            other => return Err(code(record_kind, "end", other)),
+        },
+        framing: match record_framing {
+            framing::UNKNOWN => Framing::Unknown,
+            framing::NONE => Framing::None,
+            framing::LENGTH => Framing::Length(content_length),
+            framing::CHUNKED => Framing::Chunked,
+            framing::CLOSE => Framing::Close,
+            other => return Err(code(record_kind, "framing", other)),
+        },
+        status,
+        request: seen(request_ns),
+        request_last: seen(request_last_ns),
+        first_byte: seen(first_byte_ns),
+        head: seen(head_ns),
+        last_byte: seen(last_byte_ns),
+        idle_since: seen(idle_since_ns),
+        peer_fin: seen(peer_fin_ns),
+        request_bytes,
+        request_acked,
+        response_bytes,
+        head_bytes,
+        request_head_bytes,
+        errand: errand(wire_errand),
+    })
+}
+
+fn errand(wire: record::Errand) -> Option<Errand> {
+    let record::Errand {
+        cookie,
+        index,
+        age_us,
+    } = wire;
+    (cookie != 0).then_some(Errand {
+        cookie,
+        index,
+        age_us,
+    })
+}
+
+fn seen(time_ns: u64) -> Option<Nanos> {
+    (time_ns != 0).then_some(time_ns)
+}
+
+fn code(record_kind: u8, field: &'static str, value: u8) -> DecodeError {
+    DecodeError::Code {
+        kind: record_kind,
+        field,
+        value: u32::from(value),
+    }
+}
+
+/// IPv4 travels as a v4-mapped IPv6 address (RFC 4291, 2.5.5.2).
+fn address(bytes: [u8; 16], port: u16) -> SocketAddr {
+    let v6 = Ipv6Addr::from(bytes);
+    SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), port)
+}

@@ -1,0 +1,224 @@
+//! Which client request an attempt belongs to.
+//!
+//! In: the errand of the thread that connected or sent, and the request line. Out: a
+//! [`Parent`], or none. A join that could be wrong is not `firm`, and no verdict that needs
+//! it is called proof then.
+
+use std::hash::Hasher;
+
+use rustc_hash::{FxHashMap, FxHasher};
+
+use crate::attempt::Trial;
+use crate::event::Join;
+use crate::observation::{Nanos, RequestHead};
+use crate::request::OpenRequest;
+use crate::table::{Key, Table};
+
+/// Up to this age an errand is taken as the reason for what the thread did, us. Event loops
+/// read the client and go upstream 10 to 400 us apart (nginx, HAProxy, Envoy, kernel 6.18).
+/// Too small: a busy loop's own attempts are lost. Too large: the thread may have touched
+/// this client last without acting for it.
+const YOUNG_US: u32 = 20_000;
+
+/// By how much records of two CPUs may disagree about the time, ns.
+const SLACK: Nanos = 1_000_000;
+
+/// Requests with the same line that are listed one by one. With more, the line alone tells
+/// nothing.
+const SAME_LINE: usize = 64;
+
+/// The client request an attempt belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parent {
+    pub(crate) key: Key,
+    pub(crate) join: Join,
+    /// No other request could be meant.
+    pub(crate) firm: bool,
+    /// Joined by errand and request line: its process passes requests on.
+    pub(crate) forwarding: bool,
+}
+
+/// What came of looking for a parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) parent: Option<Parent>,
+    /// There was an errand, and it was of no use.
+    pub(crate) errand_failed: bool,
+}
+
+/// Open requests by request line.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    by_hash: FxHashMap<u64, Line>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    listed: Vec<Key>,
+    unlisted: usize,
+}
+
+impl Lines {
+    /// Lists a request; the hash is to be kept for [`Lines::remove`].
+    pub(crate) fn insert(&mut self, key: Key, head: &RequestHead) -> u64 {
+        let hash = hash(head);
+        let line = self.by_hash.entry(hash).or_default();
+        if line.listed.len() < SAME_LINE {
+            line.listed.push(key);
+        } else {
+            line.unlisted += 1;
+        }
+        hash
+    }
+
+    pub(crate) fn remove(&mut self, key: Key, hash: u64) {
+        let Some(line) = self.by_hash.get_mut(&hash) else {
+            return;
+        };
+        match line.listed.iter().position(|listed| *listed == key) {
+            Some(at) => {
+                line.listed.swap_remove(at);
+            }
+            None => line.unlisted = line.unlisted.saturating_sub(1),
+        }
+        if line.listed.is_empty() && line.unlisted == 0 {
+            self.by_hash.remove(&hash);
+        }
+    }
+
+    fn candidates(&self, head: &RequestHead) -> &[Key] {
+        match self.by_hash.get(&hash(head)) {
+            Some(line) if line.unlisted == 0 => &line.listed,
+            _ => &[],
+        }
+    }
+}
+
+/// Looks for the request that `trial` belongs to: by errand first, then by request line.
+pub(crate) fn find(trial: &Trial, requests: &Table<Key, Box<OpenRequest>>, lines: &Lines) -> Found {
+    let by_line = |wanted: Option<Key>| by_request_line(trial, requests, lines, wanted);
+    let Some(errand) = trial.errand else {
+        return Found {
+            parent: by_line(None),
+            errand_failed: false,
+        };
+    };
+    let key = Key {
+        cookie: errand.cookie,
+        index: errand.index,
+    };
+    let by_errand = requests.get(key).and_then(|request| {
+        let same_process = match (request.tgid, trial.tgid) {
+            (Some(client_side), Some(upstream_side)) => client_side == upstream_side,
+            _ => true,
+        };
+        if !same_process || !is_open_at(request, trial.errand_at) {
+            return None;
+        }
+        let parent = |firm| Parent {
+            key,
+            join: Join::Errand,
+            firm,
+            forwarding: false,
+        };
+        let young = errand.age_us <= YOUNG_US;
+        match (&trial.head, &request.head) {
+            (Some(sent), Some(asked)) if same_line(sent, asked) => {
+                if young && trial.own_errand {
+                    Some(Parent {
+                        forwarding: true,
+                        ..parent(true)
+                    })
+                } else {
+                    // The thread was elsewhere for a while: only when no other fits.
+                    by_line(Some(key)).map(|_| parent(false))
+                }
+            }
+            // The proxy rewrote the path, or one of the heads could not be read.
+            _ if trial.exchange.is_some() => (young && trial.own_errand).then(|| parent(false)),
+            // A connect has no request line.
+            _ if young => Some(parent(true)),
+            // A try again by timer (HAProxy, 1 s later): same request, same upstream.
+            _ => request
+                .tries
+                .iter()
+                .any(|earlier| earlier.upstream == trial.upstream)
+                .then(|| parent(false)),
+        }
+    });
+    match by_errand {
+        Some(parent) => Found {
+            parent: Some(parent),
+            errand_failed: false,
+        },
+        None => Found {
+            parent: by_line(None),
+            errand_failed: true,
+        },
+    }
+}
+
+/// The only open request with the same request line that is not being served already, or
+/// the one that carries the same ids; `wanted` must be that one.
+fn by_request_line(
+    trial: &Trial,
+    requests: &Table<Key, Box<OpenRequest>>,
+    lines: &Lines,
+    wanted: Option<Key>,
+) -> Option<Parent> {
+    let sent = trial.head.as_ref()?;
+    let tgid = trial.tgid?;
+    let at = trial
+        .exchange
+        .as_ref()
+        .and_then(|exchange| exchange.request)?;
+    let mut only = None;
+    let mut more = false;
+    let mut by_id = None;
+    let mut more_by_id = false;
+    for key in lines.candidates(sent) {
+        let Some(request) = requests.get(*key) else {
+            continue;
+        };
+        let Some(asked) = &request.head else { continue };
+        let fits = request.tgid.is_none_or(|owner| owner == tgid)
+            && request.started < at
+            && is_open_at(request, at)
+            && request.open.is_empty()
+            && same_line(sent, asked);
+        if !fits {
+            continue;
+        }
+        more |= only.replace(*key).is_some();
+        let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        if same(&sent.request_id, &asked.request_id) || same(&sent.trace_id, &asked.trace_id) {
+            more_by_id |= by_id.replace(*key).is_some();
+        }
+    }
+    let key = match (by_id, only) {
+        (Some(key), _) if !more_by_id => key,
+        (_, Some(key)) if !more => key,
+        _ => return None,
+    };
+    (wanted.is_none_or(|wanted| wanted == key)).then_some(Parent {
+        key,
+        join: Join::RequestLine,
+        firm: false,
+        forwarding: false,
+    })
+}
+
+fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
+    request.is_open_at(at) || request.is_open_at(at.saturating_add(SLACK))
+}
+
+fn same_line(one: &RequestHead, other: &RequestHead) -> bool {
+    one.path == other.path && one.method == other.method
+}
+
+fn hash(head: &RequestHead) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(head.path.as_bytes());
+    hasher.write(head.method.as_bytes());
+    hasher.finish()
+}

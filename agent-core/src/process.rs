@@ -1,0 +1,121 @@
+//! Processes: which of them are proxies.
+//!
+//! A process that the daemon calls known is a proxy. One that it does not know becomes a
+//! proxy by what it does: a request it sent upstream was joined, by the thread's errand and
+//! by its request line, to a request one of its clients had sent.
+
+use std::sync::Arc;
+
+use crate::event::Proxy;
+use crate::observation::Nanos;
+use crate::table::Table;
+
+/// What the daemon found out about a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Name for labels, from the executable or the configuration.
+    pub name: Arc<str>,
+    /// What the daemon makes of it.
+    pub kind: ProcessKind,
+}
+
+/// Whether a process is a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProcessKind {
+    /// It is one.
+    Known,
+    /// To be found out by what it does.
+    Unknown,
+    /// It is none, or not to be watched.
+    Excluded,
+}
+
+#[derive(Debug)]
+struct Process {
+    info: ProcessInfo,
+    acts_as_proxy: bool,
+    last_used: Nanos,
+}
+
+/// Every process the core was told of.
+#[derive(Debug)]
+pub(crate) struct Processes {
+    table: Table<u32, Process>,
+}
+
+impl Processes {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            table: Table::new(limit),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn refused(&self) -> u64 {
+        self.table.refused()
+    }
+
+    pub(crate) fn know(&mut self, tgid: u32, info: ProcessInfo, now: Nanos) {
+        let acts_as_proxy = self
+            .table
+            .get(tgid)
+            .is_some_and(|process| process.acts_as_proxy);
+        self.table.insert(
+            tgid,
+            Process {
+                info,
+                acts_as_proxy,
+                last_used: now,
+            },
+        );
+    }
+
+    pub(crate) fn forget(&mut self, tgid: u32) {
+        self.table.remove(tgid);
+    }
+
+    pub(crate) fn is_known(&self, tgid: u32) -> bool {
+        self.table.contains(tgid)
+    }
+
+    /// Marks the process as used at `now`; `true` when it is to be left alone.
+    pub(crate) fn is_excluded(&mut self, tgid: u32, now: Nanos) -> bool {
+        let Some(process) = self.table.get_mut(tgid) else {
+            return false;
+        };
+        process.last_used = process.last_used.max(now);
+        process.info.kind == ProcessKind::Excluded
+    }
+
+    /// The process was seen to pass a client's request on.
+    pub(crate) fn saw_forwarding(&mut self, tgid: u32) {
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.acts_as_proxy = true;
+        }
+    }
+
+    /// The process as a proxy; `None` when it is none, or not known.
+    pub(crate) fn proxy(&self, tgid: Option<u32>) -> Option<Proxy> {
+        let tgid = tgid?;
+        let process = self.table.get(tgid)?;
+        let proxy = match process.info.kind {
+            ProcessKind::Known => true,
+            ProcessKind::Unknown => process.acts_as_proxy,
+            ProcessKind::Excluded => false,
+        };
+        proxy.then(|| Proxy {
+            name: Arc::clone(&process.info.name),
+            tgid,
+        })
+    }
+
+    /// Forgets what was not used since `oldest` and did not prove to be a proxy. It is
+    /// asked for again when it comes back.
+    pub(crate) fn sweep(&mut self, oldest: Nanos) {
+        self.table
+            .retain(|_, process| process.acts_as_proxy || process.last_used >= oldest);
+    }
+}

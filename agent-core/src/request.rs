@@ -1,0 +1,161 @@
+//! What one client asked, while it is under way and until its verdict.
+//!
+//! In: the observations of one exchange on a client-side connection, and the attempts that
+//! were joined to it. Out: its [`Outcome`], which the rules need to judge its attempts.
+
+use std::net::SocketAddr;
+
+use crate::attempt::{Trial, request_whole};
+use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
+use crate::table::Key;
+
+/// A client's request.
+#[derive(Debug)]
+pub(crate) struct OpenRequest {
+    pub(crate) tgid: Option<u32>,
+    pub(crate) client: SocketAddr,
+    pub(crate) head: Option<RequestHead>,
+    /// Hash of its request line, as listed in [`crate::join::Lines`].
+    pub(crate) line: Option<u64>,
+    pub(crate) started: Nanos,
+    last_seen: Nanos,
+    pub(crate) exchange: Exchange,
+    code: Option<u16>,
+    flags: Flags,
+    /// How and when it ended; `None` inside when that was lost.
+    pub(crate) end: Option<(Option<End>, Nanos)>,
+    /// Attempts under way.
+    pub(crate) open: Vec<Key>,
+    /// Attempts over, waiting for this request's verdict.
+    #[expect(clippy::vec_box, reason = "an attempt moves here from its table: as a pointer")]
+    pub(crate) tries: Vec<Box<Trial>>,
+    /// It waits for a lost end already.
+    pub(crate) straggling: bool,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// Status code given.
+    pub(crate) code: Option<u16>,
+    /// The answer is complete by its framing.
+    pub(crate) complete: bool,
+    /// When the client's FIN or RST came, where that was before its answer was complete.
+    pub(crate) client_gone: Option<Nanos>,
+    /// First byte of the answer.
+    pub(crate) answer_began: Option<Nanos>,
+    /// Last byte of the answer, or the end without one.
+    pub(crate) ended: Nanos,
+}
+
+impl OpenRequest {
+    pub(crate) fn new(
+        socket: &Socket,
+        tgid: Option<u32>,
+        exchange: Exchange,
+        head: Option<RequestHead>,
+    ) -> Self {
+        Self {
+            tgid,
+            client: socket.remote,
+            head,
+            line: None,
+            started: exchange.request.unwrap_or(socket.time),
+            last_seen: socket.time,
+            exchange,
+            code: None,
+            flags: socket.flags,
+            end: None,
+            open: Vec::new(),
+            tries: Vec::new(),
+            straggling: false,
+        }
+    }
+
+    /// Takes in a later record of the same exchange.
+    pub(crate) fn update(&mut self, socket: &Socket, exchange: Exchange, status: Option<u16>) {
+        self.tgid = socket.tgid.or(self.tgid);
+        self.flags = Flags(self.flags.0 | socket.flags.0);
+        self.last_seen = self.last_seen.max(socket.time);
+        self.code = status
+            .or(self.code)
+            .or((exchange.status != 0).then_some(exchange.status));
+        if let Some(end) = exchange.end {
+            self.end = Some((Some(end), socket.time));
+        }
+        self.exchange = exchange;
+    }
+
+    pub(crate) fn last_seen(&self) -> Nanos {
+        self.last_seen
+    }
+
+    pub(crate) fn is_open_at(&self, time: Nanos) -> bool {
+        self.started <= time && self.end.is_none_or(|(_, ended)| ended >= time)
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        let exchange = &self.exchange;
+        let (end, noticed) = self.end.unwrap_or((None, self.last_seen));
+        let complete = self.is_complete(end);
+        // An answer to a client that was gone when it began went to nobody. A client may
+        // shut down its sending side and still read (RFC 9112, 9.6), so this is asked only
+        // of errors, and the rules never call it proof.
+        let fin = exchange.peer_fin.filter(|fin| {
+            !complete
+                || (self.code.is_some_and(|code| code >= 500)
+                    && exchange.first_byte.is_none_or(|began| *fin < began))
+        });
+        let cut = match end {
+            Some(End::PeerFin | End::PeerReset) if !complete => Some(noticed),
+            _ => None,
+        };
+        Outcome {
+            code: self.code,
+            complete,
+            client_gone: fin.or(cut),
+            answer_began: exchange.first_byte,
+            ended: if complete {
+                exchange.last_byte.unwrap_or(noticed)
+            } else {
+                noticed
+            },
+        }
+    }
+
+    /// The client asked for something whole. What is cut short before that (an idle or
+    /// slow client) is nobody's gateway error.
+    pub(crate) fn was_asked(&self) -> bool {
+        if self.flags.head_cut() {
+            return true;
+        }
+        match &self.head {
+            Some(head) if self.exchange.request_head_bytes > 0 => {
+                request_whole(head, &self.exchange) != Some(false)
+            }
+            _ => self.exchange.request_head_bytes > 0,
+        }
+    }
+
+    /// The answer is whole by its framing (RFC 9112, 6.3), seen from the server's end.
+    fn is_complete(&self, end: Option<End>) -> bool {
+        let exchange = &self.exchange;
+        match end {
+            Some(End::Complete | End::Tunnel) => true,
+            // The client sent its next request: it had its answer.
+            Some(End::Superseded) => self.code.is_some(),
+            Some(end) => match exchange.framing {
+                Framing::None => exchange.head.is_some(),
+                Framing::Length(length) => {
+                    let body = exchange
+                        .response_bytes
+                        .checked_sub(u64::from(exchange.head_bytes));
+                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
+                }
+                Framing::Close => end == End::LocalClose,
+                Framing::Chunked | Framing::Unknown => false,
+            },
+            None => false,
+        }
+    }
+}

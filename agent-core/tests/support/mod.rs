@@ -1,0 +1,390 @@
+//! Observations in a few words, and a core to feed them to.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_core::event::{Attempt, Event, Request};
+use agent_core::observation::{
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, RequestHead,
+    ResponseHead, Side, Socket, What,
+};
+use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
+use agent_wire::record::flag;
+
+/// Thread group of the proxy in most tests.
+pub const PROXY: u32 = 100;
+
+/// Milliseconds on the tests' clock, which does not start at 0.
+pub fn ms(at: f64) -> Nanos {
+    (1e12 + at * 1e6) as Nanos
+}
+
+/// A core that knows [`PROXY`] as a proxy named nginx.
+pub fn core() -> Core {
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "nginx", ProcessKind::Known);
+    core
+}
+
+pub fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
+    core.know_process(
+        tgid,
+        ProcessInfo {
+            name: Arc::from(name),
+            kind,
+        },
+    );
+}
+
+/// Everything told for `observations`, the end of the input included.
+pub fn told(core: &mut Core, observations: impl IntoIterator<Item = Observation>) -> Told {
+    let mut events = Vec::new();
+    for observation in observations {
+        core.observe(observation, &mut events);
+    }
+    core.finish(&mut events);
+    Told { events }
+}
+
+/// Events, with questions.
+pub struct Told {
+    pub events: Vec<Event>,
+}
+
+impl Told {
+    pub fn attempts(&self) -> Vec<Arc<Attempt>> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Attempt(attempt) => Some(Arc::clone(attempt)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn requests(&self) -> Vec<Arc<Request>> {
+        self.events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Request(request) => Some(Arc::clone(request)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn attempt(&self) -> Arc<Attempt> {
+        let attempts = self.attempts();
+        assert_eq!(attempts.len(), 1, "{:#?}", self.events);
+        Arc::clone(&attempts[0])
+    }
+
+    pub fn request(&self) -> Arc<Request> {
+        let requests = self.requests();
+        assert_eq!(requests.len(), 1, "{:#?}", self.events);
+        Arc::clone(&requests[0])
+    }
+}
+
+/// One socket of the tests' proxy.
+#[derive(Clone)]
+pub struct Sock {
+    pub socket: Socket,
+}
+
+/// A connection a client opened to the proxy at time 0.
+pub fn client(cookie: u64) -> Sock {
+    Sock::new(cookie, Side::Client, "10.0.0.9:40000", flag::SEEN_OPEN)
+}
+
+/// A connection the proxy opened to an upstream at time 0.
+pub fn upstream(cookie: u64) -> Sock {
+    let flags = flag::SEEN_OPEN | flag::ACTIVE_OPEN | flag::OWN_ERRAND;
+    Sock::new(cookie, Side::Upstream, "10.0.3.17:8080", flags)
+}
+
+impl Sock {
+    fn new(cookie: u64, side: Side, remote: &str, flags: u16) -> Self {
+        Self {
+            socket: Socket {
+                cookie,
+                time: ms(0.0),
+                side,
+                tgid: Some(PROXY),
+                opened: Some(ms(0.0)),
+                local: "10.0.0.1:80".parse().expect("address"),
+                remote: remote.parse().expect("address"),
+                errno: None,
+                syns: 1,
+                retransmits: 0,
+                srtt_us: Some(200),
+                flags: Flags(flags),
+            },
+        }
+    }
+
+    pub fn of(mut self, tgid: Option<u32>) -> Self {
+        self.socket.tgid = tgid;
+        self
+    }
+
+    pub fn opened(mut self, at: f64) -> Self {
+        self.socket.opened = Some(ms(at));
+        self
+    }
+
+    /// Open before the agent started.
+    pub fn picked_up(mut self) -> Self {
+        self.socket.opened = None;
+        self.socket.flags.0 &= !flag::SEEN_OPEN;
+        self
+    }
+
+    pub fn to(mut self, remote: &str) -> Self {
+        self.socket.remote = remote.parse::<SocketAddr>().expect("address");
+        self
+    }
+
+    pub fn flag(mut self, bits: u16) -> Self {
+        self.socket.flags.0 |= bits;
+        self
+    }
+
+    pub fn without_flag(mut self, bits: u16) -> Self {
+        self.socket.flags.0 &= !bits;
+        self
+    }
+
+    pub fn errno(mut self, errno: u16) -> Self {
+        self.socket.errno = Some(errno);
+        self
+    }
+
+    pub fn syns(mut self, syns: u16) -> Self {
+        self.socket.syns = syns;
+        self
+    }
+
+    pub fn retransmits(mut self, retransmits: u32) -> Self {
+        self.socket.retransmits = retransmits;
+        self
+    }
+
+    pub fn srtt_us(mut self, srtt_us: u32) -> Self {
+        self.socket.srtt_us = Some(srtt_us);
+        self
+    }
+
+    fn what(&self, at: f64, what: What) -> Observation {
+        Observation {
+            socket: Socket {
+                time: ms(at),
+                ..self.socket.clone()
+            },
+            what,
+        }
+    }
+
+    pub fn connect(&self, at: f64, outcome: ConnectOutcome, errand: Option<Errand>) -> Observation {
+        let mut seen = self.what(at, What::Connect { outcome, errand });
+        seen.socket.side = Side::Unknown;
+        seen
+    }
+
+    pub fn connect_errno(&self, at: f64, errand: Option<Errand>) -> Observation {
+        let mut seen = self.what(at, What::ConnectErrno { errand });
+        seen.socket.side = Side::Unknown;
+        seen.socket.cookie = 0;
+        seen
+    }
+
+    pub fn unix_connect(&self, at: f64, path: &str, errand: Option<Errand>) -> Observation {
+        let mut seen = self.what(
+            at,
+            What::UnixConnect {
+                path: path.into(),
+                errand,
+            },
+        );
+        seen.socket.side = Side::Unknown;
+        seen.socket.cookie = 0;
+        seen
+    }
+
+    /// A request; its time is that of its first byte.
+    pub fn request(&self, x: &Ex, method: &str, path: &str) -> Observation {
+        let mut exchange = x.exchange.clone();
+        exchange.end = None;
+        exchange.status = 0;
+        exchange.framing = Framing::Unknown;
+        exchange.first_byte = None;
+        exchange.head = None;
+        exchange.last_byte = None;
+        exchange.peer_fin = None;
+        exchange.response_bytes = 0;
+        exchange.head_bytes = 0;
+        exchange.request_acked = 0;
+        let time = exchange.request.expect("a request was sent");
+        let head = RequestHead {
+            method: method.into(),
+            path: path.into(),
+            host: Some("shop.example".into()),
+            ..RequestHead::default()
+        };
+        Observation {
+            socket: Socket {
+                time,
+                ..self.socket.clone()
+            },
+            what: What::Request {
+                exchange,
+                head: Some(head),
+            },
+        }
+    }
+
+    /// The response head, at the time it was complete.
+    pub fn response(&self, x: &Ex) -> Observation {
+        let mut exchange = x.exchange.clone();
+        let time = exchange
+            .head
+            .or(exchange.first_byte)
+            .expect("a response came");
+        if exchange.end != Some(End::Complete) || exchange.last_byte > exchange.head {
+            exchange.end = None;
+        }
+        let status = exchange.status;
+        let head = (status != 0).then(|| ResponseHead {
+            status,
+            ..ResponseHead::default()
+        });
+        Observation {
+            socket: Socket {
+                time,
+                ..self.socket.clone()
+            },
+            what: What::Response { exchange, head },
+        }
+    }
+
+    pub fn end(&self, at: f64, x: &Ex) -> Observation {
+        assert!(x.exchange.end.is_some(), "an END says how");
+        self.what(
+            at,
+            What::End {
+                exchange: x.exchange.clone(),
+            },
+        )
+    }
+
+    pub fn close(&self, at: f64) -> Observation {
+        self.what(at, What::Close)
+    }
+}
+
+/// One exchange.
+#[derive(Clone)]
+pub struct Ex {
+    pub exchange: Exchange,
+}
+
+/// Exchange `index`, its request of 100 bytes sent at `at` and acknowledged.
+pub fn sent(index: u32, at: f64) -> Ex {
+    Ex {
+        exchange: Exchange {
+            index,
+            end: None,
+            framing: Framing::Unknown,
+            status: 0,
+            request: Some(ms(at)),
+            request_last: Some(ms(at)),
+            first_byte: None,
+            head: None,
+            last_byte: None,
+            idle_since: None,
+            peer_fin: None,
+            request_bytes: 100,
+            request_acked: 100,
+            response_bytes: 0,
+            head_bytes: 0,
+            request_head_bytes: 100,
+            errand: None,
+        },
+    }
+}
+
+impl Ex {
+    pub fn acked(mut self, bytes: u64) -> Self {
+        self.exchange.request_acked = bytes;
+        self
+    }
+
+    pub fn idle_since(mut self, at: f64) -> Self {
+        self.exchange.idle_since = Some(ms(at));
+        self
+    }
+
+    /// On the errand of the client request `(cookie, index)`, touched `age_us` before.
+    pub fn errand(mut self, cookie: u64, index: u32, age_us: u32) -> Self {
+        self.exchange.errand = Some(Errand {
+            cookie,
+            index,
+            age_us,
+        });
+        self
+    }
+
+    /// A whole response of `status`: head and last byte at `at`.
+    pub fn answered(self, status: u16, at: f64) -> Self {
+        let mut this = self.head(status, at, Framing::Length(50)).body(50, at);
+        this.exchange.end = Some(End::Complete);
+        this
+    }
+
+    /// A response head of 200 bytes at `at`.
+    pub fn head(mut self, status: u16, at: f64, framing: Framing) -> Self {
+        self.exchange.status = status;
+        self.exchange.framing = framing;
+        self.exchange.first_byte = Some(ms(at));
+        self.exchange.head = Some(ms(at));
+        self.exchange.last_byte = Some(ms(at));
+        self.exchange.response_bytes = 200;
+        self.exchange.head_bytes = 200;
+        self
+    }
+
+    /// So many bytes of a head that is not complete.
+    pub fn partial_head(mut self, bytes: u64, at: f64) -> Self {
+        self.exchange.first_byte = Some(ms(at));
+        self.exchange.last_byte = Some(ms(at));
+        self.exchange.response_bytes = bytes;
+        self
+    }
+
+    /// `bytes` of body, the last at `at`.
+    pub fn body(mut self, bytes: u64, at: f64) -> Self {
+        self.exchange.response_bytes = 200 + bytes;
+        self.exchange.last_byte = Some(ms(at));
+        self
+    }
+
+    pub fn ended(mut self, end: End) -> Self {
+        self.exchange.end = Some(end);
+        self
+    }
+
+    pub fn peer_fin(mut self, at: f64) -> Self {
+        self.exchange.peer_fin = Some(ms(at));
+        self
+    }
+}
+
+/// The errand of client request `(cookie, 0)`, touched just before.
+pub fn errand(cookie: u64) -> Option<Errand> {
+    Some(Errand {
+        cookie,
+        index: 0,
+        age_us: 100,
+    })
+}
