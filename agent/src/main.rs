@@ -1,3 +1,7 @@
 //! The `why502` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent::commands::main()
+}

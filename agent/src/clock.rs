@@ -1,0 +1,91 @@
+//! Kernel time to wall time.
+//!
+//! In: nanoseconds of `CLOCK_MONOTONIC`, as every record carries them. Out: timestamps a
+//! person can compare with a log. The distance between both clocks moves (NTP slews, an
+//! administrator sets the time), so it is sampled again and again, never once.
+
+use std::mem::MaybeUninit;
+
+use agent_core::observation::Nanos;
+use jiff::Timestamp;
+
+/// How long a sampled distance is used, ns. Longer: times drift from the logs of others
+/// after the wall clock is set. Shorter: two clock reads more per round for nothing.
+const SAMPLE_AGE_NANOS: Nanos = 1_000_000_000;
+
+/// Now, in nanoseconds of `CLOCK_MONOTONIC`: what `bpf_ktime_get_ns` gives.
+pub fn monotonic() -> Nanos {
+    u64::try_from(read(libc::CLOCK_MONOTONIC)).unwrap_or(0)
+}
+
+/// Turns kernel time into wall time.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// Wall time less monotonic time, ns.
+    offset: i128,
+    sampled: Nanos,
+}
+
+impl WallClock {
+    /// Samples both clocks.
+    pub fn sample() -> Self {
+        let before = read(libc::CLOCK_MONOTONIC);
+        let wall = read(libc::CLOCK_REALTIME);
+        let after = read(libc::CLOCK_MONOTONIC);
+        let offset = wall - (before + after) / 2;
+        Self {
+            offset,
+            sampled: u64::try_from(after).unwrap_or(0),
+        }
+    }
+
+    /// Samples again when the last sample is older than a second.
+    pub fn refresh(&mut self, now: Nanos) {
+        if now.saturating_sub(self.sampled) >= SAMPLE_AGE_NANOS {
+            *self = Self::sample();
+        }
+    }
+
+    /// The wall time of a kernel time.
+    pub fn at(&self, time: Nanos) -> Timestamp {
+        Timestamp::from_nanosecond(i128::from(time) + self.offset).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+fn read(clock: libc::clockid_t) -> i128 {
+    let mut time = MaybeUninit::<libc::timespec>::zeroed();
+    // SAFETY: `time` is a timespec this call may write; zeroed, it is valid even when the
+    // call fails, which it cannot for the two clocks used here.
+    let time = unsafe {
+        libc::clock_gettime(clock, time.as_mut_ptr());
+        time.assume_init()
+    };
+    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{WallClock, monotonic};
+
+    #[test]
+    fn a_kernel_time_of_now_is_the_wall_time_of_now() {
+        let clock = WallClock::sample();
+
+        let distance = Timestamp::now().duration_since(clock.at(monotonic()));
+
+        assert!(distance.as_secs_f64().abs() < 0.5, "{distance:?}");
+    }
+
+    #[test]
+    fn a_distance_between_kernel_times_is_kept() {
+        let clock = WallClock::sample();
+
+        let distance = clock
+            .at(5_000_000_000)
+            .duration_since(clock.at(2_000_000_000));
+
+        assert_eq!(distance.as_secs(), 3);
+    }
+}

@@ -1,0 +1,77 @@
+//! The commands: what a person types, and what they get.
+
+mod doctor;
+mod run;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::metrics::reference;
+
+const ABOUT: &str = "Explains a proxy's 502, 503 and 504 answers with the kernel's evidence";
+
+const LONG_ABOUT: &str = "\
+why502 watches the sockets of nginx, HAProxy, Apache httpd, Envoy, Caddy, Traefik and Varnish \
+with eBPF and says why a client got 502, 503 or 504: which upstream, which cause, how sure. \
+Neither proxy nor upstream is touched, and no packet is changed.
+
+It serves Prometheus metrics and a stream of explained requests:
+
+  sudo why502 doctor                  what this kernel allows, and what to do about the rest
+  sudo why502 run                     watch this machine, serve 127.0.0.1:9502
+  why502 tail                         follow failed requests as they happen
+  curl http://127.0.0.1:9502/metrics  what Prometheus scrapes";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "why502", version, about = ABOUT, long_about = LONG_ABOUT)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch this machine and serve metrics and events
+    Run(Box<run::Arguments>),
+    /// Follow failed requests as they happen
+    Tail(tail::Arguments),
+    /// Say what this kernel and these rights allow, and what to do about the rest
+    Doctor(doctor::Arguments),
+    /// Print docs/metrics.md
+    #[command(hide = true)]
+    MetricsReference,
+}
+
+/// Runs the command given, and says how it went.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(arguments) => run::run(*arguments),
+        Command::Tail(arguments) => tail::run(&arguments),
+        Command::Doctor(arguments) => Ok(doctor::run(&arguments)),
+        Command::MetricsReference => print_reference(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("why502: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn print_reference() -> anyhow::Result<ExitCode> {
+    print!("{}", reference::markdown()?);
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

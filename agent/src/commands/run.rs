@@ -1,0 +1,345 @@
+//! `why502 run`: the daemon.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
+use crate::events::EventStream;
+use crate::exporter::{self, Service};
+use crate::kernel::{Options, ProbeLog, Probes};
+use crate::metrics::Metrics;
+use crate::pipeline::{self, Pipeline, Sinks};
+
+const LONG_ABOUT: &str = "\
+Watch this machine and serve metrics and events.
+
+Proxies are found by what they do: a process that takes requests and sends requests. Known \
+gateways (nginx, haproxy, httpd, envoy, caddy, traefik, varnishd, openresty, angie, tengine) are \
+known from the start.
+
+It needs root, or the capabilities BPF, PERFMON and NET_ADMIN. SIGTERM and SIGINT end it; \
+everything is detached from the kernel then, and also when it is killed.
+
+Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -. \
+A flag wins over the file; lists and tables are joined, and where both name the same key the flag \
+wins. --print-config shows what comes out of both.";
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo why502 run
+  sudo why502 run --listen 0.0.0.0:9502 --max-upstreams 200
+  sudo why502 run --proxy-name edge-proxy=edge --upstream-name 10.0.3.17:8080=orders
+  why502 run --config /etc/why502.toml --print-config
+
+A file:
+  listen = \"0.0.0.0:9502\"
+  exclude_processes = [\"curl\"]
+  [proxy_names]
+  edge-proxy = \"edge\"
+  [upstream_names]
+  \"10.0.3.17:8080\" = \"orders\"
+  \"unix:/run/app.sock\" = \"app\"";
+
+/// Flags of `run`.
+#[derive(Debug, Default, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the settings in force as TOML, and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Serve metrics and events here [default: 127.0.0.1:9502]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Watch only the processes in this cgroup v2 directory [default: the root, all processes]
+    #[arg(long, value_name = "DIRECTORY")]
+    cgroup: Option<PathBuf>,
+    /// Size of the ring buffer between kernel and daemon, a power of two [default: 8388608]
+    #[arg(long, value_name = "BYTES")]
+    ring_bytes: Option<u32>,
+    /// Upstreams with series of their own; the rest is upstream="other" [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    max_upstreams: Option<usize>,
+    /// Proxies with series of their own; the rest is proxy="other" [default: 64]
+    #[arg(long, value_name = "COUNT")]
+    max_proxies: Option<usize>,
+    /// Call this executable by this name in the label `proxy`, and take it for a proxy (repeatable)
+    #[arg(long = "proxy-name", value_name = "EXECUTABLE=LABEL", value_parser = pair)]
+    proxy_names: Vec<(String, String)>,
+    /// Call this upstream by this name in the label `upstream` (repeatable)
+    #[arg(long = "upstream-name", value_name = "ADDRESS=NAME", value_parser = pair)]
+    upstream_names: Vec<(String, String)>,
+    /// Take this executable for a proxy from the start (repeatable)
+    #[arg(long = "include-process", value_name = "EXECUTABLE")]
+    include_processes: Vec<String>,
+    /// Leave this executable alone (repeatable)
+    #[arg(long = "exclude-process", value_name = "EXECUTABLE")]
+    exclude_processes: Vec<String>,
+    /// How much the daemon logs [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// In which form the daemon logs [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Have the probes log as well; costs time on every packet [default: off]
+    #[arg(long, value_name = "LEVEL")]
+    probe_log: Option<ProbeLogLevel>,
+}
+
+/// Runs until a signal comes.
+pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let print = std::mem::take(&mut arguments.print_config);
+    let settings = arguments.settings()?;
+    if print {
+        print!(
+            "{}",
+            settings
+                .to_toml()
+                .context("the settings have no TOML form")?
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    start_log(settings.log_level, settings.log_format);
+    // One thread does it all but writing the metrics: the pipeline is one task, and the
+    // exporter only waits.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(serve(&settings))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let listener = exporter::listen(settings.listen).await?;
+    let probes = Probes::load(&options(settings))?;
+    for ability in probes
+        .capabilities()
+        .iter()
+        .filter(|ability| !ability.available)
+    {
+        let reason = ability
+            .reason
+            .as_deref()
+            .unwrap_or("the kernel does not say why");
+        tracing::warn!(
+            ability = ability.name,
+            reason,
+            "an ability is off; `why502 doctor` says more"
+        );
+    }
+
+    let Metrics {
+        registry,
+        traffic,
+        report,
+        entries: _,
+    } = Metrics::new(settings);
+    let stream = EventStream::new();
+    let turned_away = Arc::new(AtomicU64::new(0));
+    let ready = Arc::new(AtomicBool::new(true));
+    let (refresh, asks) = pipeline::refresh();
+    let service = Service {
+        registry,
+        stream: stream.clone(),
+        refresh,
+        ready: Arc::clone(&ready),
+        turned_away: Arc::clone(&turned_away),
+    };
+    let pipeline = Pipeline::new(
+        probes,
+        settings,
+        Sinks {
+            traffic,
+            report,
+            stream,
+            turned_away,
+        },
+    );
+    let address = listener.local_addr().unwrap_or(settings.listen);
+    let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events");
+
+    let stopped = async {
+        let name = stop.await;
+        tracing::info!(signal = name, "stopping: draining what is left");
+        ready.store(false, Ordering::Relaxed);
+        server.abort();
+    };
+    pipeline.run(asks, stopped).await;
+    tracing::info!("stopped; the probes are detached");
+    Ok(())
+}
+
+/// Ready when the process is asked to end; its value is the signal's name.
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn start_log(level: LogLevel, format: LogFormat) {
+    let filter = EnvFilter::new(level.directive());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(level >= LogLevel::Debug);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn options(settings: &Settings) -> Options {
+    let probe_log = settings.probe_log.map(|level| match level {
+        ProbeLogLevel::Error => ProbeLog::Error,
+        ProbeLogLevel::Warn => ProbeLog::Warn,
+        ProbeLogLevel::Info => ProbeLog::Info,
+        ProbeLogLevel::Debug => ProbeLog::Debug,
+    });
+    Options {
+        cgroup: settings.cgroup.clone(),
+        ring_bytes: settings.ring_bytes,
+        probe_log,
+    }
+}
+
+impl Arguments {
+    /// The file, and the flags over it. A flag added above must be dealt with here.
+    fn settings(self) -> Result<Settings, ConfigError> {
+        let Self {
+            config,
+            print_config: _,
+            listen,
+            cgroup,
+            ring_bytes,
+            max_upstreams,
+            max_proxies,
+            proxy_names,
+            upstream_names,
+            include_processes,
+            exclude_processes,
+            log_level,
+            log_format,
+            probe_log,
+        } = self;
+        let mut settings = match config {
+            Some(path) => Settings::read(&path)?,
+            None => Settings::default(),
+        };
+        settings.listen = listen.unwrap_or(settings.listen);
+        settings.cgroup = cgroup.or(settings.cgroup);
+        settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
+        settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
+        settings.max_proxies = max_proxies.unwrap_or(settings.max_proxies);
+        settings.proxy_names.extend(proxy_names);
+        settings.upstream_names.extend(upstream_names);
+        settings.include_processes.extend(include_processes);
+        settings.exclude_processes.extend(exclude_processes);
+        settings.log_level = log_level.unwrap_or(settings.log_level);
+        settings.log_format = log_format.unwrap_or(settings.log_format);
+        settings.probe_log = probe_log.or(settings.probe_log);
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// `key=value`. The last `=` parts them: a Unix path may hold one, a name may not.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("write it as key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::{Arguments, pair};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(line: &[&str]) -> Arguments {
+        Line::parse_from([&["run"], line].concat()).arguments
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let path = std::env::temp_dir().join(format!("why502-flags-{}.toml", std::process::id()));
+        fs::write(
+            &path,
+            "max_upstreams = 5\nmax_proxies = 6\nexclude_processes = [\"curl\"]\n[proxy_names]\na = \"file\"\nb = \"file\"\n",
+        )
+        .unwrap();
+        let line = [
+            "--config",
+            path.to_str().unwrap(),
+            "--max-upstreams",
+            "7",
+            "--proxy-name",
+            "a=flag",
+            "--exclude-process",
+            "wget",
+        ];
+
+        let settings = arguments(&line).settings().unwrap();
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!((settings.max_upstreams, settings.max_proxies), (7, 6));
+        assert_eq!(
+            (&*settings.proxy_names["a"], &*settings.proxy_names["b"]),
+            ("flag", "file")
+        );
+        assert_eq!(
+            settings.exclude_processes.iter().collect::<Vec<_>>(),
+            ["curl", "wget"]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = arguments(&["--config", "/nonexistent/why502.toml"])
+            .settings()
+            .unwrap_err()
+            .to_string();
+
+        assert!(error.contains("/nonexistent/why502.toml"), "{error}");
+    }
+
+    #[test]
+    fn pairs_part_at_the_last_equals_sign() {
+        assert_eq!(
+            pair("unix:/run/a=b.sock=app").unwrap(),
+            ("unix:/run/a=b.sock".into(), "app".into())
+        );
+        assert!(pair("orders").is_err());
+        assert!(pair("=orders").is_err());
+    }
+}

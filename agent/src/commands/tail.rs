@@ -1,0 +1,199 @@
+//! `why502 tail`: follows the event stream of a running agent.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::tz::TimeZone;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::DEFAULT_LISTEN;
+use crate::events::human;
+use crate::events::shape::Envelope;
+
+/// How long to wait for the agent to take the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Without a line for so long the agent is gone: it says that it is alive every 15 s.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// Longest line taken, bytes: an event with all its attempts is far below.
+const MAX_LINE_BYTES: usize = 1 << 20;
+
+const LONG_ABOUT: &str = "\
+Follow failed requests as they happen.
+
+Shown are gateway errors (a 5xx, or a connection closed instead of an answer), requests that \
+succeeded although an attempt failed (masked), and failed attempts whose request is not known. \
+--all shows every request. Needs no rights: it reads the event stream of a running agent.";
+
+const EXAMPLES: &str = "\
+Examples:
+  why502 tail
+  why502 tail --all
+  why502 tail --json | jq 'select(.cause == \"keepalive_race\")'
+  why502 tail --agent 10.0.0.7:9502";
+
+/// Flags of `tail`.
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// Where the agent listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    agent: SocketAddr,
+    /// Show every request, not only the failed ones
+    #[arg(long)]
+    all: bool,
+    /// Print the events as JSON, one a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Follows until the agent stops or the reader of the output is gone.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(follow(arguments))
+}
+
+async fn follow(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let agent = arguments.agent;
+    let mut body = ask(agent, arguments.all).await?.into_body();
+    let zone = TimeZone::system();
+    let mut lines = Lines::default();
+    loop {
+        let frame = timeout(SILENCE, body.frame()).await.map_err(|_| {
+            anyhow!(
+                "the agent at {agent} has said nothing for {} s",
+                SILENCE.as_secs()
+            )
+        })?;
+        let Some(frame) = frame else {
+            bail!("the agent at {agent} stopped")
+        };
+        let frame = frame.with_context(|| format!("the agent at {agent} closed the stream"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        lines.push(&data)?;
+        while let Some(line) = lines.next() {
+            if !print(&line, arguments.json, &zone)? {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+}
+
+async fn ask(agent: SocketAddr, all: bool) -> anyhow::Result<Response<Incoming>> {
+    let connection = timeout(CONNECT_TIMEOUT, TcpStream::connect(agent))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let connection = connection.map_err(|error| {
+        anyhow!("no agent answers at {agent} ({error}): start one with `sudo why502 run`, or name its address with --agent")
+    })?;
+    let (mut sender, conversation) = http1::handshake(TokioIo::new(connection))
+        .await
+        .with_context(|| format!("{agent} does not speak HTTP"))?;
+    tokio::spawn(conversation);
+    let target = if all {
+        "/api/v1/events?all=1"
+    } else {
+        "/api/v1/events"
+    };
+    let request = Request::get(target)
+        .header(HOST, agent.to_string())
+        .body(Empty::<Bytes>::new())?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .with_context(|| format!("what listens at {agent} is no why502 agent"))?;
+    match answer.status() {
+        StatusCode::OK => Ok(answer),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            bail!("the agent at {agent} has as many readers as it takes; close one")
+        }
+        status => bail!(
+            "what listens at {agent} answered {status}: it is no why502 agent, or an older one"
+        ),
+    }
+}
+
+/// Prints one line; `false` when nobody reads the output any more.
+fn print(line: &[u8], json: bool, zone: &TimeZone) -> anyhow::Result<bool> {
+    let text = if json {
+        line.to_vec()
+    } else {
+        match serde_json::from_slice::<Envelope>(line) {
+            Ok(envelope) => human::lines(&envelope, zone).into_bytes(),
+            // A newer agent may say things this program does not know.
+            Err(_) => Vec::new(),
+        }
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(&text).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write the output"),
+    }
+}
+
+/// Bytes to lines.
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, data: &[u8]) -> anyhow::Result<()> {
+        self.bytes.extend_from_slice(data);
+        if self.bytes.len() > MAX_LINE_BYTES && !self.bytes.contains(&b'\n') {
+            bail!("a line of more than {MAX_LINE_BYTES} bytes: this is no event stream of why502");
+        }
+        Ok(())
+    }
+
+    /// The next whole line, newline included.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let end = self.bytes.iter().position(|byte| *byte == b'\n')?;
+        let rest = self.bytes.split_off(end + 1);
+        Some(std::mem::replace(&mut self.bytes, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lines, MAX_LINE_BYTES};
+
+    #[test]
+    fn lines_come_whole_however_they_were_cut() {
+        let mut lines = Lines::default();
+        lines.push(b"{\"a\"").unwrap();
+        assert_eq!(lines.next(), None);
+
+        lines.push(b":1}\n{}\n{").unwrap();
+
+        assert_eq!(lines.next().unwrap(), b"{\"a\":1}\n");
+        assert_eq!(lines.next().unwrap(), b"{}\n");
+        assert_eq!(lines.next(), None);
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut lines = Lines::default();
+
+        assert!(lines.push(&vec![b'x'; MAX_LINE_BYTES + 1]).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! Settings of `why502 run`: what can be set, what it is when nobody says, what is refused.
+//!
+//! In: a TOML file and flags. Out: [`Settings`], checked. A setting has one name and one
+//! meaning in both; `ring_bytes` in the file is `--ring-bytes` as a flag, and a flag wins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use agent_wire::limits::DEFAULT_RING_BYTES;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::names;
+
+/// Where metrics are served when the operator says nothing. Loopback: what the agent knows
+/// (paths, hosts, addresses) is for the node's own scraper until someone decides otherwise.
+pub const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9502);
+
+/// Upstreams with series of their own. Too small: upstreams hide in `other`. Too large: an
+/// upstream costs up to about 40 series, and the scraper pays for each.
+const DEFAULT_MAX_UPSTREAMS: usize = 1000;
+
+/// Proxies with series of their own. Too small: proxies hide in `other`. Too large: a node
+/// that runs many unknown programs which speak HTTP fills the scraper with their names.
+const DEFAULT_MAX_PROXIES: usize = 64;
+
+/// A page, the least a ring buffer can be, bytes.
+const MIN_RING_BYTES: u32 = 4096;
+
+/// The most a ring buffer can be here, bytes: it is locked memory.
+const MAX_RING_BYTES: u32 = 1 << 30;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Address and port of metrics and events.
+    pub listen: SocketAddr,
+    /// The cgroup v2 directory whose processes are watched; the root of the mount when unset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+    /// Size of the ring buffer between kernel and daemon, bytes.
+    pub ring_bytes: u32,
+    /// How many upstreams have series of their own; the rest is `upstream="other"`.
+    pub max_upstreams: usize,
+    /// How many proxies have series of their own; the rest is `proxy="other"`.
+    pub max_proxies: usize,
+    /// How much the daemon logs.
+    pub log_level: LogLevel,
+    /// In which form.
+    pub log_format: LogFormat,
+    /// How much the kernel side logs; unset, its log calls are not even loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_log: Option<ProbeLogLevel>,
+    /// Executables that are proxies although nobody knows their name.
+    pub include_processes: BTreeSet<String>,
+    /// Executables to leave alone.
+    pub exclude_processes: BTreeSet<String>,
+    /// Executable name to the `proxy` label.
+    pub proxy_names: BTreeMap<String, String>,
+    /// Address of an upstream to the `upstream` label.
+    pub upstream_names: BTreeMap<String, String>,
+}
+
+/// How much the daemon logs.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What stops or degrades the agent.
+    Error,
+    /// What the operator should look at.
+    Warn,
+    /// Start, stop, what is watched.
+    Info,
+    /// Every decision of the daemon.
+    Debug,
+    /// Everything, other crates included.
+    Trace,
+}
+
+/// In which form the daemon logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much the kernel side logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ProbeLogLevel {
+    /// Errors.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And notes.
+    Info,
+    /// And every decision.
+    Debug,
+}
+
+/// Why settings were refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}; check the path given to --config")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what is expected; the source names line and key.
+    #[error("cannot use the configuration {path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value makes no sense.
+    #[error("{key} = {value}: {reason}")]
+    Invalid {
+        /// Which setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong, and what would do.
+        reason: &'static str,
+    },
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: DEFAULT_LISTEN,
+            cgroup: None,
+            ring_bytes: DEFAULT_RING_BYTES,
+            max_upstreams: DEFAULT_MAX_UPSTREAMS,
+            max_proxies: DEFAULT_MAX_PROXIES,
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+            probe_log: None,
+            include_processes: BTreeSet::new(),
+            exclude_processes: BTreeSet::new(),
+            proxy_names: BTreeMap::new(),
+            upstream_names: BTreeMap::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a file; what it does not set keeps its default.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, or has an unknown key (the message has its line).
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Reads TOML text.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn parse(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The settings as a file that would give them.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8 has no TOML form.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+
+    /// Refuses values that make no sense.
+    ///
+    /// # Errors
+    /// Names the setting, the value, and what would do.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self {
+            listen: _,
+            cgroup,
+            ring_bytes,
+            max_upstreams,
+            max_proxies,
+            log_level: _,
+            log_format: _,
+            probe_log: _,
+            include_processes,
+            exclude_processes,
+            proxy_names,
+            upstream_names,
+        } = self;
+
+        if !ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(ring_bytes)
+        {
+            return Err(invalid(
+                "ring_bytes",
+                ring_bytes,
+                "must be a power of two from 4096 to 1073741824, for example 8388608",
+            ));
+        }
+        if *max_upstreams == 0 {
+            return Err(invalid(
+                "max_upstreams",
+                max_upstreams,
+                "must be at least 1",
+            ));
+        }
+        if *max_proxies == 0 {
+            return Err(invalid("max_proxies", max_proxies, "must be at least 1"));
+        }
+        if let Some(path) = cgroup.as_ref().filter(|path| !path.is_absolute()) {
+            return Err(invalid(
+                "cgroup",
+                path.display(),
+                "must be an absolute path inside the cgroup v2 mount, for example /sys/fs/cgroup",
+            ));
+        }
+        for name in include_processes
+            .iter()
+            .chain(exclude_processes)
+            .chain(proxy_names.keys())
+        {
+            if name.is_empty() || name.contains('/') {
+                return Err(invalid(
+                    "executable name",
+                    name,
+                    "must be the file name of an executable without its folder, for example nginx",
+                ));
+            }
+        }
+        if let Some(name) = include_processes.intersection(exclude_processes).next() {
+            return Err(invalid(
+                "include_processes",
+                name,
+                "is in exclude_processes as well; keep it in one of them",
+            ));
+        }
+        if let Some((name, _)) = proxy_names.iter().find(|(_, label)| label.is_empty()) {
+            return Err(invalid("proxy_names", name, "has an empty label"));
+        }
+        for (address, name) in upstream_names {
+            if names::normalised(address).is_none() {
+                return Err(invalid(
+                    "upstream_names",
+                    address,
+                    "is not an upstream; write address:port, [address]:port or unix:/path",
+                ));
+            }
+            if name.is_empty() {
+                return Err(invalid("upstream_names", address, "has an empty name"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LogLevel {
+    /// The directive of this level for the log filter.
+    pub fn directive(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            // Debug is about this program; the HTTP and eBPF libraries stay at info.
+            Self::Debug => "info,agent=debug,agent_core=debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+fn invalid(key: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {
+    ConfigError::Invalid {
+        key,
+        value: value.to_string(),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LogFormat, ProbeLogLevel, Settings};
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        Settings::default().check().unwrap();
+    }
+
+    #[test]
+    fn printed_settings_read_back_as_they_were() {
+        let settings = Settings::parse(
+            "listen = \"0.0.0.0:9000\"\nring_bytes = 65536\nlog_format = \"json\"\nprobe_log = \"debug\"\n\
+             cgroup = \"/sys/fs/cgroup/web\"\nexclude_processes = [\"curl\"]\n\
+             [proxy_names]\n\"nginx-plus\" = \"nginx\"\n[upstream_names]\n\"10.0.3.17:8080\" = \"orders\"\n",
+        )
+        .unwrap();
+
+        let again = Settings::parse(&settings.to_toml().unwrap()).unwrap();
+
+        assert_eq!(again, settings);
+        assert_eq!(again.log_format, LogFormat::Json);
+        assert_eq!(again.probe_log, Some(ProbeLogLevel::Debug));
+        again.check().unwrap();
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_key_and_line() {
+        let error = Settings::parse("max_upstreams = 5\nmax_upstream = 5\n")
+            .unwrap_err()
+            .to_string();
+
+        assert!(error.contains("line 2"), "{error}");
+        assert!(error.contains("max_upstream`"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_an_error_with_its_line() {
+        let error = Settings::parse("\n\nlisten = \"nine\"\n")
+            .unwrap_err()
+            .to_string();
+
+        assert!(error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_with_what_would_do() {
+        for (text, words) in [
+            ("ring_bytes = 5000", "power of two"),
+            ("ring_bytes = 2048", "power of two"),
+            ("max_upstreams = 0", "at least 1"),
+            ("max_proxies = 0", "at least 1"),
+            ("cgroup = \"web\"", "absolute"),
+            ("include_processes = [\"/usr/bin/x\"]", "without its folder"),
+            (
+                "include_processes = [\"x\"]\nexclude_processes = [\"x\"]",
+                "one of them",
+            ),
+            ("[proxy_names]\nx = \"\"", "empty label"),
+            ("[upstream_names]\norders = \"x\"", "address:port"),
+            ("[upstream_names]\n\"10.0.0.1:80\" = \"\"", "empty name"),
+        ] {
+            let error = Settings::parse(text)
+                .unwrap()
+                .check()
+                .unwrap_err()
+                .to_string();
+
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}

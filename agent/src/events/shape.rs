@@ -1,0 +1,449 @@
+//! The JSON shape of events, version 1. Fields are only ever added; a field that changes
+//! its meaning makes version 2.
+//!
+//! Times of day are RFC 3339 in UTC with microseconds, durations are seconds, addresses are
+//! `address:port`, `[address]:port` or `unix:/path`. What is not known is null.
+
+use agent_core::event::{Attempt, Evidence, Failure, Join, Request};
+use agent_core::observation::RequestHead;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::WallClock;
+use crate::metrics::labels::Word;
+use crate::metrics::traffic::is_failed_attempt;
+use crate::names;
+
+/// Version of the shape.
+pub const VERSION: u8 = 1;
+
+/// A line of the stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`VERSION`].
+    pub v: u8,
+    /// What it says.
+    #[serde(flatten)]
+    pub line: Line,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Line {
+    /// The stream begins.
+    Hello {
+        /// Of the agent.
+        version: String,
+        /// Whether everything comes, or only trouble.
+        all: bool,
+    },
+    /// Nothing was to be told for a while.
+    Alive {
+        /// When this was sent.
+        time: String,
+    },
+    /// This reader was too slow.
+    Lost {
+        /// How many events it missed.
+        events: u64,
+    },
+    /// A client's request is over.
+    Request(Box<RequestShape>),
+    /// An attempt is over whose request is not known.
+    Attempt(Box<LoneAttemptShape>),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestShape {
+    /// First request byte.
+    pub time: String,
+    /// Who answered.
+    pub proxy: ProxyShape,
+    /// Who asked.
+    pub client: String,
+    /// Method.
+    pub method: Option<String>,
+    /// Path, without its query.
+    pub path: Option<String>,
+    /// Host.
+    pub host: Option<String>,
+    /// Status code given; null when the client got no answer.
+    pub code: Option<u16>,
+    /// Why it is a gateway error; null when it is none.
+    pub cause: Option<String>,
+    /// How sure that is.
+    pub certainty: Option<String>,
+    /// How the attempt of the error (else the last attempt) was joined; null without one.
+    pub join: Option<String>,
+    /// Part of the attempt in which it failed.
+    pub phase: Option<String>,
+    /// By what it failed.
+    pub how: Option<String>,
+    /// An attempt failed and the request is no gateway error all the same.
+    pub masked: bool,
+    /// Upstream of the attempt of the error, else of the last attempt.
+    pub upstream: Option<String>,
+    /// First request byte to last response byte.
+    pub request_seconds: f64,
+    /// The answer is complete.
+    pub complete: bool,
+    /// The client left before it was.
+    pub client_left: bool,
+    /// `x-request-id` or like it.
+    pub request_id: Option<String>,
+    /// W3C trace id.
+    pub trace_id: Option<String>,
+    /// Cookie of the client's socket.
+    pub cookie: u64,
+    /// Number of the request on it.
+    pub index: u32,
+    /// In order of start.
+    pub attempts: Vec<AttemptShape>,
+}
+
+/// An attempt whose request is not known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoneAttemptShape {
+    /// Its start.
+    pub time: String,
+    /// Who tried.
+    pub proxy: ProxyShape,
+    /// Method, as sent upstream.
+    pub method: Option<String>,
+    /// Path, without its query.
+    pub path: Option<String>,
+    /// Host.
+    pub host: Option<String>,
+    /// `x-request-id` or like it.
+    pub request_id: Option<String>,
+    /// W3C trace id.
+    pub trace_id: Option<String>,
+    /// The attempt.
+    #[serde(flatten)]
+    pub attempt: AttemptShape,
+}
+
+/// A proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyShape {
+    /// As in the label.
+    pub name: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// An attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptShape {
+    /// Whom.
+    pub upstream: String,
+    /// How it was joined to its request.
+    pub join: String,
+    /// On a connection that had carried an exchange.
+    pub reused: Option<bool>,
+    /// How long that connection had been idle.
+    pub idle_seconds: Option<f64>,
+    /// Why it failed; null when it did not.
+    pub cause: Option<String>,
+    /// How sure that is.
+    pub certainty: Option<String>,
+    /// Part of the attempt in which it failed.
+    pub phase: Option<String>,
+    /// By what it failed.
+    pub how: Option<String>,
+    /// Status code the upstream answered.
+    pub code: Option<u16>,
+    /// SYN to established.
+    pub connect_seconds: Option<f64>,
+    /// Last request byte to first response byte.
+    pub first_byte_seconds: Option<f64>,
+    /// Start to complete response head.
+    pub header_seconds: Option<f64>,
+    /// Start to last response byte, or to the failure.
+    pub duration_seconds: f64,
+    /// Its end.
+    pub ended: String,
+    /// Cookie of the upstream socket.
+    pub cookie: u64,
+    /// Number of the exchange on it.
+    pub index: u32,
+    /// The numbers behind it.
+    pub evidence: EvidenceShape,
+}
+
+/// The numbers behind an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceShape {
+    /// errno, where the kernel gave one.
+    pub errno: Option<u16>,
+    /// SYNs sent.
+    pub syns: u16,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Request bytes sent.
+    pub request_bytes: u64,
+    /// Of these acknowledged.
+    pub request_acked: u64,
+    /// Response bytes received.
+    pub response_bytes: u64,
+    /// Content-Length of the response.
+    pub content_length: Option<u64>,
+    /// The RST had the ACK flag; null without RST.
+    pub reset_had_ack: Option<bool>,
+    /// Smoothed round-trip time, microseconds.
+    pub srtt_us: Option<u32>,
+}
+
+impl Envelope {
+    /// A line of this version.
+    pub fn new(line: Line) -> Self {
+        Self { v: VERSION, line }
+    }
+
+    /// The line as JSON with its newline.
+    ///
+    /// # Errors
+    /// None in practice: every shape has a JSON form.
+    pub fn to_line(&self) -> Result<Bytes, serde_json::Error> {
+        let mut json = serde_json::to_vec(self)?;
+        json.push(b'\n');
+        Ok(Bytes::from(json))
+    }
+}
+
+impl RequestShape {
+    /// A request as it is told.
+    pub fn new(request: &Request, clock: &WallClock) -> Self {
+        let Request {
+            proxy,
+            client,
+            cookie,
+            index,
+            head,
+            started,
+            ended: _,
+            seconds,
+            code,
+            complete,
+            client_left,
+            error,
+            error_attempt,
+            attempts,
+        } = request;
+        let told = error_attempt
+            .and_then(|at| attempts.get(at))
+            .or(attempts.last());
+        let HeadShape {
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+        } = HeadShape::new(head.as_ref());
+        let FailureShape {
+            cause,
+            certainty,
+            phase,
+            how,
+        } = FailureShape::new(*error);
+        Self {
+            time: rfc3339(*started, clock),
+            proxy: ProxyShape::new(proxy),
+            client: client.to_string(),
+            method,
+            path,
+            host,
+            code: *code,
+            cause,
+            certainty,
+            join: told.map(|attempt| word(attempt.join)),
+            phase,
+            how,
+            masked: is_masked(request),
+            upstream: told.map(|attempt| names::address(&attempt.upstream)),
+            request_seconds: *seconds,
+            complete: *complete,
+            client_left: *client_left,
+            request_id,
+            trace_id,
+            cookie: *cookie,
+            index: *index,
+            attempts: attempts
+                .iter()
+                .map(|attempt| AttemptShape::new(attempt, clock))
+                .collect(),
+        }
+    }
+}
+
+impl LoneAttemptShape {
+    /// An attempt as it is told without its request.
+    pub fn new(attempt: &Attempt, clock: &WallClock) -> Self {
+        let HeadShape {
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+        } = HeadShape::new(attempt.head.as_ref());
+        Self {
+            time: rfc3339(attempt.started, clock),
+            proxy: ProxyShape::new(&attempt.proxy),
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+            attempt: AttemptShape::new(attempt, clock),
+        }
+    }
+}
+
+impl ProxyShape {
+    fn new(proxy: &agent_core::event::Proxy) -> Self {
+        Self {
+            name: proxy.name.to_string(),
+            pid: proxy.tgid,
+        }
+    }
+}
+
+impl AttemptShape {
+    fn new(attempt: &Attempt, clock: &WallClock) -> Self {
+        let Attempt {
+            proxy: _,
+            upstream,
+            cookie,
+            index,
+            join,
+            head: _,
+            started: _,
+            ended,
+            reused,
+            idle_seconds,
+            connect_seconds,
+            first_byte_seconds,
+            header_seconds,
+            response_seconds,
+            code,
+            failure,
+            masked: _,
+            evidence,
+        } = attempt;
+        let FailureShape {
+            cause,
+            certainty,
+            phase,
+            how,
+        } = FailureShape::new(*failure);
+        Self {
+            upstream: names::address(upstream),
+            join: word(*join),
+            reused: *reused,
+            idle_seconds: *idle_seconds,
+            cause,
+            certainty,
+            phase,
+            how,
+            code: *code,
+            connect_seconds: *connect_seconds,
+            first_byte_seconds: *first_byte_seconds,
+            header_seconds: *header_seconds,
+            duration_seconds: *response_seconds,
+            ended: rfc3339(*ended, clock),
+            cookie: *cookie,
+            index: *index,
+            evidence: EvidenceShape::new(evidence),
+        }
+    }
+}
+
+impl EvidenceShape {
+    fn new(evidence: &Evidence) -> Self {
+        let Evidence {
+            errno,
+            syns,
+            retransmits,
+            request_bytes,
+            request_acked,
+            response_bytes,
+            content_length,
+            reset_had_ack,
+            srtt_us,
+        } = evidence;
+        Self {
+            errno: *errno,
+            syns: *syns,
+            retransmits: *retransmits,
+            request_bytes: *request_bytes,
+            request_acked: *request_acked,
+            response_bytes: *response_bytes,
+            content_length: *content_length,
+            reset_had_ack: *reset_had_ack,
+            srtt_us: *srtt_us,
+        }
+    }
+}
+
+/// An attempt failed, and the client was not given an error for it.
+pub fn is_masked(request: &Request) -> bool {
+    request.error.is_none()
+        && request.attempts.iter().any(|attempt| {
+            attempt
+                .failure
+                .is_some_and(|failure| is_failed_attempt(failure.cause))
+        })
+}
+
+/// The attempt is told by itself: no request will tell it.
+pub fn is_alone(attempt: &Attempt) -> bool {
+    attempt.join == Join::None
+}
+
+struct HeadShape {
+    method: Option<String>,
+    path: Option<String>,
+    host: Option<String>,
+    request_id: Option<String>,
+    trace_id: Option<String>,
+}
+
+impl HeadShape {
+    fn new(head: Option<&RequestHead>) -> Self {
+        Self {
+            method: head.map(|head| head.method.clone()),
+            path: head.map(|head| head.path.clone()),
+            host: head.and_then(|head| head.host.clone()),
+            request_id: head.and_then(|head| head.request_id.clone()),
+            trace_id: head.and_then(|head| head.trace_id.clone()),
+        }
+    }
+}
+
+struct FailureShape {
+    cause: Option<String>,
+    certainty: Option<String>,
+    phase: Option<String>,
+    how: Option<String>,
+}
+
+impl FailureShape {
+    fn new(failure: Option<Failure>) -> Self {
+        Self {
+            cause: failure.map(|failure| word(failure.cause)),
+            certainty: failure.map(|failure| word(failure.certainty)),
+            phase: failure.map(|failure| word(failure.phase)),
+            how: failure.map(|failure| word(failure.how)),
+        }
+    }
+}
+
+fn word(value: impl Into<Word>) -> String {
+    value.into().as_str().to_owned()
+}
+
+fn rfc3339(time: u64, clock: &WallClock) -> String {
+    format!("{:.6}", clock.at(time))
+}

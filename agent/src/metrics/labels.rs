@@ -1,0 +1,216 @@
+//! Label values and label sets.
+//!
+//! Every closed set of values is an enum somewhere; here each gets its word, once, and the
+//! compiler says where a new one must be named. Open sets (`proxy`, `upstream`) are strings
+//! that [`super::traffic`] bounds before they get here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use agent_core::cause::{Cause, Certainty, How};
+use agent_core::event::{ConnectResult, Join};
+use agent_core::observation::{Phase, ResetDirection};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+
+/// A value from a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Word(&'static str);
+
+/// A status code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// One that HTTP has a class for, 100 to 599.
+    Status(u16),
+    /// Any other number: a peer may send what it likes, the label set stays small.
+    Other,
+    /// No answer was given.
+    None,
+}
+
+/// A label set with the names of its labels.
+pub trait Labels:
+    EncodeLabelSet + Clone + Eq + std::hash::Hash + Send + Sync + fmt::Debug + 'static
+{
+    /// In the order in which they are written.
+    const NAMES: &'static [&'static str];
+}
+
+/// Declares a label set and lists its names for the reference.
+macro_rules! label_set {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub(super) struct $name {
+            $(pub(super) $field: $kind,)*
+        }
+
+        impl Labels for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+        }
+    };
+}
+
+label_set! {
+    /// One proxy.
+    ProxySet { proxy: Arc<str> }
+}
+label_set! {
+    /// Answers of a proxy.
+    ProxyCodeSet { proxy: Arc<str>, code: Code }
+}
+label_set! {
+    /// Errors of a proxy.
+    ErrorSet { proxy: Arc<str>, code: Code, cause: Word, upstream: Arc<str>, certainty: Word }
+}
+label_set! {
+    /// One upstream of a proxy.
+    TargetSet { proxy: Arc<str>, upstream: Arc<str> }
+}
+label_set! {
+    /// Answers of an upstream.
+    TargetCodeSet { proxy: Arc<str>, upstream: Arc<str>, code: Code }
+}
+label_set! {
+    /// Failed attempts.
+    FailureSet { proxy: Arc<str>, upstream: Arc<str>, cause: Word, phase: Word, masked: Word }
+}
+label_set! {
+    /// Idle times.
+    IdleSet { proxy: Arc<str>, upstream: Arc<str>, raced: bool }
+}
+label_set! {
+    /// Resets.
+    ResetSet { proxy: Arc<str>, upstream: Arc<str>, direction: Word, phase: Word }
+}
+label_set! {
+    /// SYN timeouts.
+    SynTimeoutSet { proxy: Arc<str>, upstream: Arc<str>, gave_up: Word }
+}
+label_set! {
+    /// Active opens.
+    ConnectSet { proxy: Arc<str>, upstream: Arc<str>, result: Word }
+}
+label_set! {
+    /// A kind of thing.
+    KindSet { kind: Word }
+}
+label_set! {
+    /// How attempts are joined.
+    JoinSet { join: Word }
+}
+label_set! {
+    /// A label that overflowed.
+    LabelNameSet { label: Word }
+}
+
+impl Word {
+    /// A word that is not the name of an enum's value.
+    pub(super) const fn new(word: &'static str) -> Self {
+        Self(word)
+    }
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl EncodeLabelValue for Word {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        EncodeLabelValue::encode(&self.0, encoder)
+    }
+}
+
+impl EncodeLabelValue for Code {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Status(code) => EncodeLabelValue::encode(code, encoder),
+            Self::Other => EncodeLabelValue::encode(&"other", encoder),
+            Self::None => EncodeLabelValue::encode(&"none", encoder),
+        }
+    }
+}
+
+impl From<Option<u16>> for Code {
+    fn from(code: Option<u16>) -> Self {
+        match code {
+            None => Self::None,
+            Some(code @ 100..=599) => Self::Status(code),
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+impl From<Cause> for Word {
+    fn from(cause: Cause) -> Self {
+        Self(cause.label())
+    }
+}
+
+impl From<Certainty> for Word {
+    fn from(certainty: Certainty) -> Self {
+        Self(certainty.label())
+    }
+}
+
+impl From<How> for Word {
+    fn from(how: How) -> Self {
+        Self(how.label())
+    }
+}
+
+impl From<Phase> for Word {
+    fn from(phase: Phase) -> Self {
+        Self(match phase {
+            Phase::Connect => "connect",
+            Phase::Idle => "idle",
+            Phase::Request => "request",
+            Phase::Head => "head",
+            Phase::Body => "body",
+            Phase::Opaque => "opaque",
+        })
+    }
+}
+
+impl From<Join> for Word {
+    fn from(join: Join) -> Self {
+        Self(match join {
+            Join::Errand => "errand",
+            Join::RequestLine => "request_line",
+            Join::None => "none",
+        })
+    }
+}
+
+impl From<ResetDirection> for Word {
+    fn from(direction: ResetDirection) -> Self {
+        Self(match direction {
+            ResetDirection::Received => "received",
+            ResetDirection::Sent => "sent",
+        })
+    }
+}
+
+impl From<ConnectResult> for Word {
+    fn from(result: ConnectResult) -> Self {
+        Self(match result {
+            ConnectResult::Established => "established",
+            ConnectResult::Refused => "refused",
+            ConnectResult::TimeoutProxy => "timeout_proxy",
+            ConnectResult::TimeoutKernel => "timeout_kernel",
+            ConnectResult::Unreachable => "unreachable",
+            ConnectResult::LocalError => "local_error",
+        })
+    }
+}
+
+/// Whether the client's request still succeeded; `unknown` when its request is not known.
+impl From<Option<bool>> for Word {
+    fn from(masked: Option<bool>) -> Self {
+        Self(match masked {
+            Some(true) => "true",
+            Some(false) => "false",
+            None => "unknown",
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! What the agent knows about itself at one moment, so that emitted, drained and lost
+//! records can be added up. [`super::own`] turns it into series.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent_wire::record::kind;
+
+/// The state of the agent at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Ability and whether it is there.
+    pub capabilities: Vec<(&'static str, bool)>,
+    /// The kernel side's counters, [`agent_wire::tally::SLOTS`] of them; empty before the first look.
+    pub tallies: Vec<u64>,
+    /// Records that came out of the ring.
+    pub records: RecordCounts,
+    /// What the core says.
+    pub core: CoreCounts,
+    /// Cost of each program.
+    pub programs: Vec<Program>,
+    /// Use of each map.
+    pub maps: Vec<Map>,
+    /// Event stream and HTTP server.
+    pub service: ServiceCounts,
+}
+
+/// Records by kind; the last slot is for a kind that is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordCounts {
+    /// Taken out of the ring.
+    pub drained: [u64; kind::COUNT + 1],
+    /// Of these, turned into observations.
+    pub decoded: [u64; kind::COUNT + 1],
+    /// Of these, refused.
+    pub refused: u64,
+}
+
+/// The core's counters, by label value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoreCounts {
+    /// What is in its tables now.
+    pub tracked: Vec<(&'static str, u64)>,
+    /// What it lost.
+    pub losses: Vec<(&'static str, u64)>,
+    /// What it left aside on purpose.
+    pub skips: Vec<(&'static str, u64)>,
+    /// What it could not join.
+    pub unmatched: Vec<(&'static str, u64)>,
+    /// What became of requests and attempts.
+    pub fates: Vec<(&'static str, Fates)>,
+}
+
+/// How many of the exchanges of one side begun had which fate.
+pub type Fates = [(&'static str, u64); 5];
+
+/// Counters of what serves HTTP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// Readers of the event stream now.
+    pub subscribers: u64,
+    /// Events that slow readers missed.
+    pub lagged: u64,
+    /// Connections turned away at the bound.
+    pub turned_away: u64,
+}
+
+/// Cost of a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// For how long altogether, seconds.
+    pub seconds: f64,
+    /// Instructions the verifier looked at.
+    pub verified_instructions: Option<u32>,
+}
+
+/// Use of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Its name.
+    pub name: String,
+    /// Entries in it now.
+    pub entries: Option<u64>,
+    /// Entries it can hold.
+    pub max_entries: u64,
+    /// Memory it takes, bytes.
+    pub bytes: Option<u64>,
+}
+
+/// The snapshot the next scrape shows.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    snapshot: Arc<Mutex<Snapshot>>,
+}
+
+impl Report {
+    /// Replaces the snapshot.
+    pub fn set(&self, snapshot: Snapshot) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    /// The snapshot.
+    pub fn get(&self) -> Snapshot {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl RecordCounts {
+    /// Slot of a record's kind.
+    pub fn slot(record_kind: Option<u8>) -> usize {
+        record_kind
+            .map(usize::from)
+            .filter(|slot| *slot < kind::COUNT)
+            .unwrap_or(kind::COUNT)
+    }
+}

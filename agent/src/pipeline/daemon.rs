@@ -1,0 +1,284 @@
+//! One record after the other: decode, identify, observe, count, tell.
+
+use std::time::Duration;
+
+use agent_core::decode::decode;
+use agent_core::event::Event;
+use agent_core::observation::Nanos;
+use agent_core::{Core, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
+use agent_wire::record::kind;
+
+use crate::clock::{WallClock, monotonic};
+use crate::config::Settings;
+use crate::events::EventStream;
+use crate::events::shape::{Line, LoneAttemptShape, RequestShape, is_alone, is_masked};
+use crate::metrics::report::{CoreCounts, Fates, RecordCounts};
+use crate::metrics::traffic::{Traffic, UnderWay, is_failed_attempt};
+use crate::processes::{Identity, Look, Processes, Standing};
+
+/// How often quiet processes are forgotten, ns.
+const FORGET_EVERY_NANOS: Nanos = 10_000_000_000;
+
+/// How often a refused record is logged at most, ns; every one is counted.
+const LOG_EVERY_NANOS: Nanos = 10_000_000_000;
+
+/// Everything but the source of records.
+#[derive(Debug)]
+pub(super) struct Daemon {
+    core: Core,
+    processes: Processes,
+    sink: Sink,
+    records: RecordCounts,
+    /// Scratch for the core's events.
+    events: Vec<Event>,
+    /// Processes to leave alone, or not any more.
+    process_changes: Vec<(u32, bool)>,
+    forgot: Nanos,
+    logged: Nanos,
+}
+
+/// Where events go.
+#[derive(Debug)]
+struct Sink {
+    traffic: Traffic,
+    stream: EventStream,
+    clock: WallClock,
+}
+
+impl Daemon {
+    pub(super) fn new(settings: &Settings, traffic: Traffic, stream: EventStream) -> Self {
+        Self {
+            core: Core::new(Limits::default()),
+            processes: Processes::new(settings),
+            sink: Sink {
+                traffic,
+                stream,
+                clock: WallClock::sample(),
+            },
+            records: RecordCounts::default(),
+            events: Vec::new(),
+            process_changes: Vec::new(),
+            forgot: monotonic(),
+            logged: 0,
+        }
+    }
+
+    /// Takes one record.
+    pub(super) fn record(&mut self, bytes: &[u8], now: Nanos) {
+        let slot = RecordCounts::slot(bytes.first().copied());
+        self.records.drained[slot] += 1;
+        let observation = match decode(bytes) {
+            Ok(observation) => observation,
+            Err(error) => {
+                self.records.refused += 1;
+                self.core.records_lost();
+                if self.logged == 0 || now.saturating_sub(self.logged) >= LOG_EVERY_NANOS {
+                    self.logged = now;
+                    tracing::warn!(%error, refused = self.records.refused, "a record was refused");
+                }
+                return;
+            }
+        };
+        self.records.decoded[slot] += 1;
+        if let Some(tgid) = observation.socket.tgid {
+            self.identify(tgid, now);
+        }
+        self.core.observe(observation, &mut self.events);
+        self.tell(now);
+    }
+
+    /// Lets time pass.
+    pub(super) fn advance(&mut self, now: Nanos) {
+        self.sink.clock.refresh(now);
+        self.core.advance(now, &mut self.events);
+        self.tell(now);
+        if now.saturating_sub(self.forgot) >= FORGET_EVERY_NANOS {
+            self.forgot = now;
+            for tgid in self.processes.forget_quiet(now) {
+                self.core.forget_process(tgid);
+                self.process_changes.push((tgid, false));
+            }
+        }
+    }
+
+    /// Ends what is under way.
+    pub(super) fn finish(&mut self, now: Nanos) {
+        self.core.finish(&mut self.events);
+        self.tell(now);
+    }
+
+    /// Brings the gauges of attempts under way up to date.
+    pub(super) fn show_under_way(&mut self, now: Nanos) {
+        let Self { core, sink, .. } = self;
+        let under_way = core.outstanding().map(|one| {
+            let Outstanding {
+                proxy,
+                upstream,
+                count,
+                oldest,
+            } = one;
+            UnderWay {
+                proxy: proxy.name,
+                upstream,
+                requests: u64::try_from(count).unwrap_or(u64::MAX),
+                oldest_seconds: Duration::from_nanos(now.saturating_sub(oldest)).as_secs_f64(),
+            }
+        });
+        sink.traffic.set_under_way(under_way, now);
+    }
+
+    /// What the source must learn: a process and whether to leave it alone.
+    pub(super) fn take_process_changes(&mut self) -> Vec<(u32, bool)> {
+        std::mem::take(&mut self.process_changes)
+    }
+
+    /// Records so far.
+    pub(super) fn records(&self) -> RecordCounts {
+        self.records
+    }
+
+    /// The event stream.
+    pub(super) fn stream(&self) -> &EventStream {
+        &self.sink.stream
+    }
+
+    /// What the core holds, lost and left aside.
+    pub(super) fn core(&self) -> CoreCounts {
+        core_counts(self.core.stats())
+    }
+
+    /// The ring was full: what is under way may lack something.
+    pub(super) fn records_lost(&mut self) {
+        self.core.records_lost();
+    }
+
+    fn identify(&mut self, tgid: u32, now: Nanos) {
+        match self.processes.look(tgid, now) {
+            Look::Fresh => {}
+            Look::Same(identity) => self.core.know_process(tgid, info(identity)),
+            Look::New(identity) => {
+                self.process_changes
+                    .push((tgid, identity.standing == Standing::Excluded));
+                self.core.forget_process(tgid);
+                self.core.know_process(tgid, info(identity));
+            }
+        }
+    }
+
+    fn tell(&mut self, now: Nanos) {
+        let Self { sink, events, .. } = self;
+        for event in events.drain(..) {
+            sink.traffic.record(&event, now);
+            sink.send(&event);
+        }
+    }
+}
+
+impl Sink {
+    /// Sends what readers of the stream want to see.
+    fn send(&self, event: &Event) {
+        match event {
+            Event::Request(request) => {
+                let trouble = request.error.is_some() || is_masked(request);
+                if self.stream.is_wanted(trouble) {
+                    let shape = RequestShape::new(request, &self.clock);
+                    self.stream.send(trouble, Line::Request(Box::new(shape)));
+                }
+            }
+            Event::Attempt(attempt) if is_alone(attempt) => {
+                let trouble = attempt
+                    .failure
+                    .is_some_and(|failure| is_failed_attempt(failure.cause));
+                if self.stream.is_wanted(trouble) {
+                    let shape = LoneAttemptShape::new(attempt, &self.clock);
+                    self.stream.send(trouble, Line::Attempt(Box::new(shape)));
+                }
+            }
+            Event::Attempt(_) | Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+        }
+    }
+}
+
+fn info(identity: Identity) -> ProcessInfo {
+    let Identity { name, standing } = identity;
+    let kind = match standing {
+        Standing::Gateway => ProcessKind::Known,
+        Standing::Undecided => ProcessKind::Unknown,
+        Standing::Excluded => ProcessKind::Excluded,
+    };
+    ProcessInfo { name, kind }
+}
+
+/// The core's counters under their label values. A counter added there must be named here.
+fn core_counts(stats: Stats) -> CoreCounts {
+    let Stats {
+        connections,
+        requests,
+        attempts,
+        processes,
+        observations: _,
+        repeated,
+        connections_refused,
+        requests_refused,
+        attempts_refused,
+        attempts_crowded_out,
+        processes_refused,
+        connections_swept,
+        attempts_unmatched,
+        errands_unmatched,
+        request_ledger,
+        attempt_ledger,
+    } = stats;
+    let gauge = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    CoreCounts {
+        tracked: vec![
+            ("connections", gauge(connections)),
+            ("requests", gauge(requests)),
+            ("attempts", gauge(attempts)),
+            ("processes", gauge(processes)),
+        ],
+        losses: vec![
+            ("connections_refused", connections_refused),
+            ("requests_refused", requests_refused),
+            ("attempts_refused", attempts_refused),
+            ("attempts_crowded_out", attempts_crowded_out),
+            ("processes_refused", processes_refused),
+            ("request_ends_lost", request_ledger.ends_lost),
+            ("attempt_ends_lost", attempt_ledger.ends_lost),
+            ("requests_swept", request_ledger.swept),
+            ("attempts_swept", attempt_ledger.swept),
+        ],
+        skips: vec![
+            ("repeated", repeated),
+            ("connections_swept", connections_swept),
+        ],
+        unmatched: vec![
+            ("attempts", attempts_unmatched),
+            ("errands", errands_unmatched),
+        ],
+        fates: vec![
+            ("request", fates(request_ledger)),
+            ("attempt", fates(attempt_ledger)),
+        ],
+    }
+}
+
+fn fates(ledger: Ledger) -> Fates {
+    let Ledger {
+        begun,
+        told,
+        foreign,
+        ends_lost,
+        swept,
+    } = ledger;
+    [
+        ("begun", begun),
+        ("told", told),
+        ("foreign", foreign),
+        ("end_lost", ends_lost),
+        ("swept", swept),
+    ]
+}
+
+// A record's first byte is its kind; the counts are by kind.
+const _: () = assert!(kind::COUNT < 256);

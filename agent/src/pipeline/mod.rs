@@ -1,0 +1,241 @@
+//! The one task that owns probes and core.
+//!
+//! In: records. Out: series, lines of the event stream, the agent's own state. A round
+//! drains the ring, decodes, tells the core who the processes are, counts what the core
+//! tells, and lets the core's time pass. Records in are records decoded plus records
+//! refused, at every moment.
+
+mod daemon;
+mod source;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use agent_core::observation::Nanos;
+use agent_wire::record::kind;
+use agent_wire::tally;
+use tokio::sync::{mpsc, oneshot};
+
+use self::daemon::Daemon;
+pub use self::source::Source;
+use crate::clock;
+use crate::config::Settings;
+use crate::events::EventStream;
+use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
+use crate::metrics::traffic::Traffic;
+
+/// Longest time between two rounds. Longer: errors are told later, and a burst needs a
+/// larger ring. Shorter: the agent wakes more often for nothing.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// How often the probes' loss counters are looked at, ns. Longer than the core's grace: a
+/// verdict could be called proof although its evidence was lost. Shorter: system calls.
+const LOSS_LOOK_NANOS: Nanos = 100_000_000;
+
+/// Scrapes that may wait for a round at once; as many as the exporter lets in.
+const MAX_WAITING_SCRAPES: usize = 64;
+
+/// Asks the pipeline for an up-to-date registry; clones ask the same pipeline.
+#[derive(Clone, Debug)]
+pub struct Refresh {
+    asks: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+/// The pipeline's end of [`Refresh`].
+#[derive(Debug)]
+pub struct RefreshAsks {
+    asks: mpsc::Receiver<oneshot::Sender<()>>,
+}
+
+/// Where the pipeline puts what it finds out.
+#[derive(Debug)]
+pub struct Sinks {
+    /// Series.
+    pub traffic: Traffic,
+    /// The agent's own state.
+    pub report: Report,
+    /// Lines.
+    pub stream: EventStream,
+    /// Connections the exporter turned away.
+    pub turned_away: Arc<AtomicU64>,
+}
+
+/// Records to everything else.
+#[derive(Debug)]
+pub struct Pipeline<S> {
+    source: S,
+    daemon: Daemon,
+    report: Report,
+    losses: LossWatch,
+    turned_away: Arc<AtomicU64>,
+}
+
+/// Notices when the ring was full, so that the core claims no proof from what is missing.
+#[derive(Debug, Default)]
+struct LossWatch {
+    looked: Nanos,
+    lost: u64,
+}
+
+/// A pair of ends.
+pub fn refresh() -> (Refresh, RefreshAsks) {
+    let (sender, receiver) = mpsc::channel(MAX_WAITING_SCRAPES);
+    (Refresh { asks: sender }, RefreshAsks { asks: receiver })
+}
+
+impl Refresh {
+    /// Returns when the registry shows everything that was in the ring at the call, or when
+    /// the pipeline is gone.
+    pub async fn now(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.asks.send(done).await.is_ok() {
+            // An error says that the pipeline ended: the registry is final then.
+            let _ = wait.await;
+        }
+    }
+}
+
+impl<S: Source> Pipeline<S> {
+    /// Nothing drained yet. The agent's own process is left alone.
+    pub fn new(mut source: S, settings: &Settings, sinks: Sinks) -> Self {
+        let Sinks {
+            traffic,
+            report,
+            stream,
+            turned_away,
+        } = sinks;
+        if let Err(error) = source.ignore_process(std::process::id()) {
+            tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
+        }
+        let daemon = Daemon::new(settings, traffic, stream);
+        let pipeline = Self {
+            source,
+            daemon,
+            report,
+            losses: LossWatch::default(),
+            turned_away,
+        };
+        pipeline.report();
+        pipeline
+    }
+
+    /// Runs rounds until `stop` is ready, then drains and finishes.
+    pub async fn run(mut self, mut asks: RefreshAsks, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        loop {
+            let mut asked = None;
+            let stopped = tokio::select! {
+                () = self.source.wait(ROUND) => false,
+                Some(ask) = asks.asks.recv() => {
+                    asked = Some(ask);
+                    false
+                }
+                () = &mut stop => true,
+            };
+            if stopped {
+                break;
+            }
+            self.round();
+            if let Some(first) = asked {
+                self.daemon.show_under_way(clock::monotonic());
+                self.report();
+                let more = std::iter::from_fn(|| asks.asks.try_recv().ok());
+                for ask in [first].into_iter().chain(more) {
+                    // The scrape that asked may have gone.
+                    let _ = ask.send(());
+                }
+            }
+        }
+        self.round();
+        self.daemon.finish(clock::monotonic());
+        self.report();
+    }
+
+    fn round(&mut self) {
+        // Taken before the drain: what happened before it is in the ring by now.
+        let now = clock::monotonic();
+        let Self {
+            source,
+            daemon,
+            losses,
+            ..
+        } = self;
+        source.drain(|record| daemon.record(record, now));
+        if losses.grew(source, now) {
+            daemon.records_lost();
+        }
+        daemon.advance(now);
+        for (tgid, leave_alone) in daemon.take_process_changes() {
+            if !leave_alone {
+                source.watch_process(tgid);
+            } else if let Err(error) = source.ignore_process(tgid) {
+                tracing::warn!(tgid, %error, "an excluded process is still watched by the probes");
+            }
+        }
+    }
+
+    fn report(&self) {
+        let Self {
+            source,
+            daemon,
+            report,
+            losses: _,
+            turned_away,
+        } = self;
+        let tallies = source.tallies().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the probes' counters cannot be read");
+            report.get().tallies
+        });
+        let programs = source.programs().into_iter().map(|cost| Program {
+            name: cost.name,
+            runs: cost.runs,
+            seconds: Duration::from_nanos(cost.nanos).as_secs_f64(),
+            verified_instructions: cost.verified_instructions,
+        });
+        let maps = source.maps().into_iter().map(|map| Map {
+            name: map.name,
+            entries: map.entries,
+            max_entries: map.max_entries,
+            bytes: map.bytes,
+        });
+        let stream = daemon.stream();
+        let abilities = source
+            .capabilities()
+            .iter()
+            .map(|ability| (ability.name, ability.available));
+        report.set(Snapshot {
+            capabilities: abilities.collect(),
+            tallies,
+            records: daemon.records(),
+            core: daemon.core(),
+            programs: programs.collect(),
+            maps: maps.collect(),
+            service: ServiceCounts {
+                subscribers: u64::try_from(stream.readers()).unwrap_or(u64::MAX),
+                lagged: stream.lagged(),
+                turned_away: turned_away.load(Ordering::Relaxed),
+            },
+        });
+    }
+}
+
+impl LossWatch {
+    /// Whether records were lost since the last look.
+    fn grew(&mut self, source: &impl Source, now: Nanos) -> bool {
+        if now.saturating_sub(self.looked) < LOSS_LOOK_NANOS {
+            return false;
+        }
+        self.looked = now;
+        let Ok(tallies) = source.tallies() else {
+            return false;
+        };
+        let first = usize::try_from(tally::RING_FULL).unwrap_or(usize::MAX);
+        let lost = tallies.iter().skip(first).take(kind::COUNT).sum();
+        let grew = lost > self.lost;
+        self.lost = lost;
+        grew
+    }
+}

@@ -1,0 +1,389 @@
+//! Which process is which proxy.
+//!
+//! In: thread group ids from records, and `/proc`. Out: what the core should know of each:
+//! the `proxy` label and whether it is a gateway by name. Identities are kept, bounded, and
+//! checked again by the start time of the process, because ids are used again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agent_core::observation::Nanos;
+
+use crate::config::Settings;
+
+/// Processes remembered at once. Too small: processes are looked up over and over. Too
+/// large: memory, about 100 bytes each.
+const MAX_PROCESSES: usize = 8192;
+
+/// How long an identity is used before `/proc` is asked again, ns. Longer: a new process
+/// with an old id keeps the old name for so long. Shorter: more reads of `/proc`.
+const RECHECK_NANOS: Nanos = 1_000_000_000;
+
+/// How long a process that said nothing is remembered, ns.
+const FORGET_NANOS: Nanos = 120_000_000_000;
+
+/// Longest label taken from an executable name, bytes.
+const MAX_LABEL_BYTES: usize = 64;
+
+/// Label of a process whose name cannot be read: it has ended, or `/proc` hides it.
+const NAMELESS: &str = "unknown";
+
+/// Executables of gateways, and their label.
+const GATEWAYS: [(&str, &str); 14] = [
+    ("nginx", "nginx"),
+    ("nginx-debug", "nginx"),
+    ("haproxy", "haproxy"),
+    ("apache2", "httpd"),
+    ("httpd", "httpd"),
+    ("envoy", "envoy"),
+    ("envoy-static", "envoy"),
+    ("caddy", "caddy"),
+    ("traefik", "traefik"),
+    ("varnishd", "varnish"),
+    // The thread name of Varnish's child, for when its executable cannot be read.
+    ("cache-main", "varnish"),
+    ("openresty", "openresty"),
+    ("angie", "angie"),
+    ("tengine", "tengine"),
+];
+
+/// What is known of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The `proxy` label.
+    pub name: Arc<str>,
+    /// Whether it is a gateway.
+    pub standing: Standing,
+}
+
+/// Whether a process is a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// By its name, or because the operator says so.
+    Gateway,
+    /// Not by its name; its behaviour decides.
+    Undecided,
+    /// The operator wants it left alone.
+    Excluded,
+}
+
+/// What a look at a process gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Looked at a moment ago.
+    Fresh,
+    /// Still the process it was; the core may have forgotten it.
+    Same(Identity),
+    /// A process not seen before, or another one under the same id.
+    New(Identity),
+}
+
+/// The processes seen.
+#[derive(Debug)]
+pub struct Processes {
+    rules: Rules,
+    proc: PathBuf,
+    known: HashMap<u32, Known>,
+}
+
+#[derive(Debug)]
+struct Rules {
+    labels: BTreeMap<String, String>,
+    include: BTreeSet<String>,
+    exclude: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Ticks since boot, field 22 of proc_pid_stat(5); `None` when it had ended already.
+    start: Option<u64>,
+    identity: Identity,
+    checked: Nanos,
+    seen: Nanos,
+}
+
+impl Processes {
+    /// No process yet; names as the settings say.
+    pub fn new(settings: &Settings) -> Self {
+        Self::under(settings, PathBuf::from("/proc"))
+    }
+
+    fn under(settings: &Settings, proc: PathBuf) -> Self {
+        let rules = Rules {
+            labels: settings.proxy_names.clone(),
+            include: settings.include_processes.clone(),
+            exclude: settings.exclude_processes.clone(),
+        };
+        Self {
+            rules,
+            proc,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Looks at the process a record names.
+    pub fn look(&mut self, tgid: u32, now: Nanos) -> Look {
+        if let Some(known) = self.known.get_mut(&tgid) {
+            known.seen = now;
+            if now.saturating_sub(known.checked) < RECHECK_NANOS {
+                return Look::Fresh;
+            }
+            known.checked = now;
+            let start = start_ticks(&self.proc, tgid);
+            // Ended: what it was still holds for the records it left behind.
+            if start.is_none() || start == known.start {
+                return Look::Same(known.identity.clone());
+            }
+        }
+        if self.known.len() >= MAX_PROCESSES {
+            self.make_room();
+        }
+        let identity = self.identify(tgid);
+        let start = start_ticks(&self.proc, tgid);
+        self.known.insert(
+            tgid,
+            Known {
+                start,
+                identity: identity.clone(),
+                checked: now,
+                seen: now,
+            },
+        );
+        Look::New(identity)
+    }
+
+    /// Drops those that said nothing for long, and tells which.
+    pub fn forget_quiet(&mut self, now: Nanos) -> Vec<u32> {
+        let quiet: Vec<u32> = self
+            .known
+            .iter()
+            .filter(|(_, known)| now.saturating_sub(known.seen) >= FORGET_NANOS)
+            .map(|(tgid, _)| *tgid)
+            .collect();
+        for tgid in &quiet {
+            self.known.remove(tgid);
+        }
+        quiet
+    }
+
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// None is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Drops the one that was quiet longest.
+    fn make_room(&mut self) {
+        if let Some(tgid) = self
+            .known
+            .iter()
+            .min_by_key(|(_, known)| known.seen)
+            .map(|(tgid, _)| *tgid)
+        {
+            self.known.remove(&tgid);
+        }
+    }
+
+    fn identify(&self, tgid: u32) -> Identity {
+        match self.executable(tgid) {
+            Some(executable) => self.rules.identity(&executable),
+            None => Identity {
+                name: Arc::from(NAMELESS),
+                standing: Standing::Undecided,
+            },
+        }
+    }
+
+    /// File name of the executable, else the name the kernel keeps.
+    fn executable(&self, tgid: u32) -> Option<String> {
+        let folder = self.proc.join(tgid.to_string());
+        if let Ok(target) = fs::read_link(folder.join("exe")) {
+            let name = target.file_name()?.to_string_lossy().into_owned();
+            // An upgraded binary: the kernel says so in the link's text, proc_pid_exe(5).
+            return Some(
+                name.strip_suffix(" (deleted)")
+                    .map(str::to_owned)
+                    .unwrap_or(name),
+            );
+        }
+        let name = fs::read_to_string(folder.join("comm")).ok()?;
+        Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
+    }
+}
+
+impl Rules {
+    fn identity(&self, executable: &str) -> Identity {
+        let known = GATEWAYS
+            .iter()
+            .find(|(name, _)| *name == executable)
+            .map(|(_, label)| *label);
+        let name = match self.labels.get(executable) {
+            Some(label) => label.as_str(),
+            None => known.unwrap_or(executable),
+        };
+        let standing = if self.exclude.contains(executable) {
+            Standing::Excluded
+        } else if known.is_some()
+            || self.include.contains(executable)
+            || self.labels.contains_key(executable)
+        {
+            Standing::Gateway
+        } else {
+            Standing::Undecided
+        };
+        Identity {
+            name: Arc::from(cut(name)),
+            standing,
+        }
+    }
+}
+
+fn cut(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_LABEL_BYTES)]
+}
+
+/// Start time of a process; `None` when it has ended.
+fn start_ticks(proc: &std::path::Path, tgid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(proc.join(tgid.to_string()).join("stat")).ok()?;
+    // The second field is the name in parentheses and may hold anything, a ')' included.
+    let rest = stat.get(stat.rfind(')')? + 2..)?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
+
+    use super::{FORGET_NANOS, Identity, Look, Processes, RECHECK_NANOS, Standing};
+    use crate::config::Settings;
+
+    struct Proc(PathBuf);
+
+    impl Proc {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("why502-proc-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn process(&self, tgid: u32, exe: Option<&str>, comm: &str, start: u64) {
+            let folder = self.0.join(tgid.to_string());
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).unwrap();
+            if let Some(exe) = exe {
+                symlink(Path::new(exe), folder.join("exe")).unwrap();
+            }
+            fs::write(folder.join("comm"), format!("{comm}\n")).unwrap();
+            let stat = format!(
+                "{tgid} ({comm}) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {start} 999 1"
+            );
+            fs::write(folder.join("stat"), stat).unwrap();
+        }
+    }
+
+    impl Drop for Proc {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn settings(text: &str) -> Settings {
+        Settings::parse(text).unwrap()
+    }
+
+    fn identity(look: Look) -> Identity {
+        match look {
+            Look::New(identity) => identity,
+            Look::Fresh | Look::Same(_) => panic!("expected a new process"),
+        }
+    }
+
+    #[test]
+    fn gateways_are_known_by_their_executable() {
+        let proc = Proc::new("known");
+        proc.process(10, Some("/usr/sbin/apache2"), "apache2", 1);
+        proc.process(11, Some("/usr/sbin/nginx (deleted)"), "nginx", 1);
+        proc.process(12, None, "cache-main", 1);
+        proc.process(13, Some("/usr/bin/node"), "MainThread", 1);
+        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+
+        let found: Vec<_> = [10, 11, 12, 13, 14]
+            .map(|tgid| identity(processes.look(tgid, 1)))
+            .into_iter()
+            .map(|identity| (identity.name.to_string(), identity.standing))
+            .collect();
+
+        assert_eq!(
+            found,
+            [
+                ("httpd".to_owned(), Standing::Gateway),
+                ("nginx".to_owned(), Standing::Gateway),
+                ("varnish".to_owned(), Standing::Gateway),
+                ("node".to_owned(), Standing::Undecided),
+                ("unknown".to_owned(), Standing::Undecided),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_operator_names_includes_and_excludes() {
+        let proc = Proc::new("rules");
+        proc.process(10, Some("/opt/edge-proxy"), "edge-proxy", 1);
+        proc.process(11, Some("/usr/sbin/nginx"), "nginx", 1);
+        proc.process(12, Some("/opt/gateway"), "gateway", 1);
+        let settings = settings(
+            "include_processes = [\"gateway\"]\nexclude_processes = [\"nginx\"]\n[proxy_names]\nedge-proxy = \"edge\"\n",
+        );
+        let mut processes = Processes::under(&settings, proc.0.clone());
+
+        let edge = identity(processes.look(10, 1));
+
+        assert_eq!((&*edge.name, edge.standing), ("edge", Standing::Gateway));
+        assert_eq!(identity(processes.look(11, 1)).standing, Standing::Excluded);
+        assert_eq!(identity(processes.look(12, 1)).standing, Standing::Gateway);
+    }
+
+    #[test]
+    fn an_id_used_again_is_a_new_process() {
+        let proc = Proc::new("again");
+        proc.process(10, Some("/usr/sbin/nginx"), "nginx", 100);
+        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+        identity(processes.look(10, 1));
+        proc.process(10, Some("/usr/bin/node"), "node", 200);
+
+        assert_eq!(processes.look(10, 2), Look::Fresh);
+        assert_eq!(
+            &*identity(processes.look(10, 1 + RECHECK_NANOS)).name,
+            "node"
+        );
+    }
+
+    #[test]
+    fn an_ended_process_keeps_its_name_until_it_is_quiet_for_long() {
+        let proc = Proc::new("ended");
+        proc.process(10, Some("/usr/sbin/nginx"), "nginx", 100);
+        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+        identity(processes.look(10, 1));
+        fs::remove_dir_all(proc.0.join("10")).unwrap();
+
+        assert!(matches!(
+            processes.look(10, 1 + RECHECK_NANOS),
+            Look::Same(_)
+        ));
+        assert_eq!(processes.forget_quiet(2 + RECHECK_NANOS), Vec::<u32>::new());
+        assert_eq!(
+            processes.forget_quiet(1 + RECHECK_NANOS + FORGET_NANOS),
+            [10]
+        );
+        assert!(processes.is_empty());
+    }
+}
