@@ -1,33 +1,15 @@
 //! What the kernel says a process and its eBPF programs have used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
 
-use crate::host::command;
+use crate::host::bpf::Program;
 
 /// USER_HZ: the unit of the times in /proc/PID/stat, the same on every Linux of this
 /// architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// An eBPF program and what it has used since it was loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Program {
-    /// Id in the kernel.
-    pub(super) id: u32,
-    /// Name, cut by the kernel at 15 bytes.
-    #[serde(default)]
-    pub(super) name: String,
-    /// Time in it, ns; counted only while statistics are on.
-    #[serde(default)]
-    pub(super) run_time_ns: u64,
-    /// How often it ran.
-    #[serde(default)]
-    pub(super) run_cnt: u64,
-}
 
 /// User and system time of these processes, seconds; one that is gone counts nothing.
 pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
@@ -45,22 +27,6 @@ pub(super) fn peak_rss_bytes(pid: u32) -> Result<u64> {
     parse_peak(&text).with_context(|| format!("{path} has no VmHWM"))
 }
 
-/// The eBPF programs that a process holds open.
-pub(super) fn programs(pid: u32) -> Result<Vec<Program>> {
-    let ids = program_ids(pid)?;
-    if ids.is_empty() {
-        bail!("process {pid} holds no eBPF program");
-    }
-    let mut bpftool = Command::new("bpftool");
-    let text = command::output(bpftool.args(["--json", "prog", "show"]))?;
-    let all: Vec<Program> =
-        serde_json::from_str(&text).context("bpftool's list of programs is not as expected")?;
-    Ok(all
-        .into_iter()
-        .filter(|program| ids.contains(&program.id))
-        .collect())
-}
-
 /// What each program used between two readings.
 pub(super) fn difference(before: &[Program], after: &[Program]) -> Vec<Program> {
     let earlier: BTreeMap<u32, &Program> = before.iter().map(|p| (p.id, p)).collect();
@@ -76,23 +42,6 @@ pub(super) fn difference(before: &[Program], after: &[Program]) -> Vec<Program> 
         }
     };
     after.iter().map(used).collect()
-}
-
-fn program_ids(pid: u32) -> Result<BTreeSet<u32>> {
-    let folder = format!("/proc/{pid}/fdinfo");
-    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?;
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
-    Ok(texts.filter_map(|text| parse_program_id(&text)).collect())
-}
-
-/// Both a program's and a link's fdinfo have the line.
-fn parse_program_id(fdinfo: &str) -> Option<u32> {
-    fdinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("prog_id:"))?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// utime and stime are fields 14 and 15, counted after the name, which may hold blanks and
@@ -145,14 +94,5 @@ mod tests {
             &[program(1, 400, 12), program(2, 7, 1)],
         );
         assert_eq!(used, [program(1, 300, 2), program(2, 7, 1)]);
-    }
-
-    #[test]
-    fn the_program_id_is_read_from_fdinfo() {
-        assert_eq!(
-            parse_program_id("pos:\t0\nprog_type:\t8\nprog_id:\t42\n"),
-            Some(42)
-        );
-        assert_eq!(parse_program_id("pos:\t0\n"), None);
     }
 }

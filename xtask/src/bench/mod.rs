@@ -18,7 +18,7 @@ use clap::Args;
 
 use crate::agent::Agent;
 use crate::host::scratch::Scratch;
-use crate::host::{apt, interrupt, kernel, net, root};
+use crate::host::{apt, bpf, interrupt, kernel, net, root};
 use crate::{build, cli, setup};
 use proxy::Proxy;
 use report::{Measured, Pair, Probes, Report, Setting};
@@ -144,9 +144,9 @@ fn with_agent(agent: &Path, load: &wrk::Load, proxy: &Proxy) -> Result<Measured>
 fn probes(agent: &Path, load: &wrk::Load) -> Result<Probes> {
     let running = Agent::start(agent, net::free_address()?, &quiet())?;
     let _stats = kernel::BpfStats::enable()?;
-    let before = cost::programs(running.pid())?;
+    let before = bpf::programs_of(running.pid())?;
     let result = load.run()?;
-    let after = cost::programs(running.pid())?;
+    let after = bpf::programs_of(running.pid())?;
     stop_if_asked()?;
     if result.requests == 0 {
         bail!("wrk completed no request");

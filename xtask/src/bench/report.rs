@@ -9,8 +9,8 @@ use std::process::Command;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::cost::Program;
 use super::wrk::{Load, Loaded};
+use crate::host::bpf::Program;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]

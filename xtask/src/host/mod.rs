@@ -2,6 +2,7 @@
 //! installed, and how to run a program without leaving it behind.
 
 pub(crate) mod apt;
+pub(crate) mod bpf;
 pub(crate) mod child;
 pub(crate) mod command;
 pub(crate) mod interrupt;
@@ -9,6 +10,7 @@ pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod nginx;
 pub(crate) mod scratch;
+pub(crate) mod void;
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -24,13 +24,6 @@ impl Scratch {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Writes a file into it and says where that is.
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
-    }
 }
 
 impl Drop for Scratch {
