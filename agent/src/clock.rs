@@ -39,6 +39,12 @@ impl WallClock {
         }
     }
 
+    /// A distance for tests, ns.
+    #[cfg(test)]
+    pub(crate) fn fixed(offset: i128) -> Self {
+        Self { offset, sampled: 0 }
+    }
+
     /// Samples again when the last sample is older than a second.
     pub fn refresh(&mut self, now: Nanos) {
         if now.saturating_sub(self.sampled) >= SAMPLE_AGE_NANOS {

@@ -16,3 +16,5 @@ pub mod metrics;
 pub mod names;
 pub mod pipeline;
 pub mod processes;
+#[cfg(test)]
+mod samples;

@@ -44,35 +44,8 @@ fn request_lines(out: &mut String, request: &RequestShape, zone: &TimeZone) -> s
     match (&request.cause, &request.certainty) {
         (Some(cause), Some(certainty)) => writeln!(out, " {cause} ({certainty})")?,
         (Some(cause), None) => writeln!(out, " {cause}")?,
-        (None, _) if request.masked => {
-            let failed: Vec<&AttemptShape> = request
-                .attempts
-                .iter()
-                .filter(|attempt| is_failure(attempt))
-                .collect();
-            let lost: f64 = failed.iter().map(|attempt| attempt.duration_seconds).sum();
-            let what: Vec<String> = failed
-                .iter()
-                .map(|attempt| {
-                    format!(
-                        "{} {}",
-                        attempt.cause.as_deref().unwrap_or("?"),
-                        attempt.upstream
-                    )
-                })
-                .collect();
-            let plural = if failed.len() == 1 {
-                "attempt"
-            } else {
-                "attempts"
-            };
-            writeln!(
-                out,
-                " masked: {} failed {plural}, {}, {} lost",
-                failed.len(),
-                what.join(", "),
-                duration(lost)
-            )?;
+        (None, _) if request.attempts.iter().any(is_failure) => {
+            writeln!(out, " {}", failures_words(request))?;
         }
         (None, _) => writeln!(out, " {}", duration(request.request_seconds))?,
     }
@@ -84,6 +57,38 @@ fn request_lines(out: &mut String, request: &RequestShape, zone: &TimeZone) -> s
         writeln!(out, "{INDENT}{}", attempt_words(attempt))?;
     }
     Ok(())
+}
+
+/// What failed although the client got no 5xx.
+fn failures_words(request: &RequestShape) -> String {
+    let failed: Vec<&AttemptShape> = request
+        .attempts
+        .iter()
+        .filter(|attempt| is_failure(attempt))
+        .collect();
+    let lost: f64 = failed.iter().map(|attempt| attempt.duration_seconds).sum();
+    let what: Vec<String> = failed
+        .iter()
+        .map(|attempt| {
+            format!(
+                "{} {}",
+                attempt.cause.as_deref().unwrap_or("?"),
+                attempt.upstream
+            )
+        })
+        .collect();
+    let outcome = if request.masked {
+        "masked"
+    } else {
+        "not masked"
+    };
+    let plural = if failed.len() == 1 {
+        "attempt"
+    } else {
+        "attempts"
+    };
+    let (count, what, lost) = (failed.len(), what.join(", "), duration(lost));
+    format!("{outcome}: {count} failed {plural}, {what}, {lost} lost")
 }
 
 fn lone_lines(out: &mut String, lone: &LoneAttemptShape, zone: &TimeZone) -> std::fmt::Result {
@@ -105,7 +110,7 @@ fn lone_lines(out: &mut String, lone: &LoneAttemptShape, zone: &TimeZone) -> std
     };
     writeln!(
         out,
-        "{}  {}  {method:<4} {path:<18} → upstream {result}, its request is not known",
+        "{}  {}  {method:<4} {path:<18} → upstream {result}, without its request",
         time_of_day(time, zone),
         proxy.name
     )?;
@@ -199,5 +204,56 @@ fn duration(seconds: f64) -> String {
         format!("{:.1} ms", seconds * 1000.0)
     } else {
         format!("{seconds:.3} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::lines;
+    use crate::clock::WallClock;
+    use crate::events::shape::{Envelope, Line, RequestShape};
+    use crate::samples::{failed_attempt, good_attempt, request};
+
+    fn told(request: &agent_core::event::Request) -> String {
+        let shape = RequestShape::new(request, &WallClock::fixed(0));
+        lines(
+            &Envelope::new(Line::Request(Box::new(shape))),
+            &TimeZone::UTC,
+        )
+    }
+
+    #[test]
+    fn an_error_tells_its_cause_and_the_evidence() {
+        assert_eq!(
+            told(&request(Some(502), vec![failed_attempt()])),
+            "00:00:01.999  nginx  POST /api/orders        → client 502    keepalive_race (proof)\n\
+             \u{20}             upstream 10.0.3.17:8080, reused connection, idle 5.002 s, \
+             the upstream reset after 41.0 ms (phase request), \
+             412 bytes sent, 0 acknowledged, 0 bytes received\n"
+        );
+    }
+
+    #[test]
+    fn a_masked_failure_tells_what_it_cost() {
+        let mut failed = failed_attempt();
+        failed.masked = Some(true);
+
+        let told = told(&request(Some(200), vec![failed, good_attempt()]));
+
+        assert!(
+            told.contains("→ client 200    masked: 1 failed attempt, keepalive_race 10.0.3.17:8080, 41.0 ms lost\n"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn signs_of_life_are_not_shown() {
+        let envelope = Envelope::new(Line::Alive {
+            time: String::new(),
+        });
+
+        assert_eq!(lines(&envelope, &TimeZone::UTC), "");
     }
 }

@@ -4,7 +4,7 @@
 //! Times of day are RFC 3339 in UTC with microseconds, durations are seconds, addresses are
 //! `address:port`, `[address]:port` or `unix:/path`. What is not known is null.
 
-use agent_core::event::{Attempt, Evidence, Failure, Join, Request};
+use agent_core::event::{Attempt, Evidence, Failure, Request};
 use agent_core::observation::RequestHead;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,8 @@ pub enum Line {
     },
     /// A client's request is over.
     Request(Box<RequestShape>),
-    /// An attempt is over whose request is not known.
+    /// An attempt is over that no request tells: its request is not known, or was told
+    /// before.
     Attempt(Box<LoneAttemptShape>),
 }
 
@@ -81,7 +82,7 @@ pub struct RequestShape {
     pub phase: Option<String>,
     /// By what it failed.
     pub how: Option<String>,
-    /// An attempt failed and the request is no gateway error all the same.
+    /// An attempt failed, and the request succeeded all the same.
     pub masked: bool,
     /// Upstream of the attempt of the error, else of the last attempt.
     pub upstream: Option<String>,
@@ -103,7 +104,7 @@ pub struct RequestShape {
     pub attempts: Vec<AttemptShape>,
 }
 
-/// An attempt whose request is not known.
+/// An attempt that no request tells.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoneAttemptShape {
     /// Its start.
@@ -153,6 +154,9 @@ pub struct AttemptShape {
     pub phase: Option<String>,
     /// By what it failed.
     pub how: Option<String>,
+    /// It failed, and its request succeeded all the same; null when it did not fail, or its
+    /// request is not known.
+    pub masked: Option<bool>,
     /// Status code the upstream answered.
     pub code: Option<u16>,
     /// SYN to established.
@@ -329,7 +333,7 @@ impl AttemptShape {
             response_seconds,
             code,
             failure,
-            masked: _,
+            masked,
             evidence,
         } = attempt;
         let FailureShape {
@@ -347,6 +351,7 @@ impl AttemptShape {
             certainty,
             phase,
             how,
+            masked: *masked,
             code: *code,
             connect_seconds: *connect_seconds,
             first_byte_seconds: *first_byte_seconds,
@@ -387,19 +392,24 @@ impl EvidenceShape {
     }
 }
 
-/// An attempt failed, and the client was not given an error for it.
-pub fn is_masked(request: &Request) -> bool {
-    request.error.is_none()
-        && request.attempts.iter().any(|attempt| {
-            attempt
-                .failure
-                .is_some_and(|failure| is_failed_attempt(failure.cause))
-        })
+/// A gateway error, or an attempt failed.
+pub fn is_trouble(request: &Request) -> bool {
+    request.error.is_some() || request.attempts.iter().any(|attempt| has_failed(attempt))
 }
 
-/// The attempt is told by itself: no request will tell it.
-pub fn is_alone(attempt: &Attempt) -> bool {
-    attempt.join == Join::None
+/// The attempt failed, by a fault that is not the client's.
+pub fn has_failed(attempt: &Attempt) -> bool {
+    attempt
+        .failure
+        .is_some_and(|failure| is_failed_attempt(failure.cause))
+}
+
+/// An attempt failed, and the request succeeded all the same.
+fn is_masked(request: &Request) -> bool {
+    request
+        .attempts
+        .iter()
+        .any(|attempt| attempt.masked == Some(true) && has_failed(attempt))
 }
 
 struct HeadShape {
@@ -446,4 +456,131 @@ fn word(value: impl Into<Word>) -> String {
 
 fn rfc3339(time: u64, clock: &WallClock) -> String {
     format!("{:.6}", clock.at(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::{Envelope, Line, LoneAttemptShape, RequestShape};
+    use crate::clock::WallClock;
+    use crate::samples::{failed_attempt, good_attempt, request};
+
+    const REQUEST: &str = r#"{
+    "v": 1,
+    "type": "request",
+    "time": "2023-11-14T22:13:21.999000Z",
+    "proxy": {"name": "nginx", "pid": 4242},
+    "client": "192.0.2.9:51000",
+    "method": "POST",
+    "path": "/api/orders",
+    "host": "shop.example",
+    "code": 502,
+    "cause": "keepalive_race",
+    "certainty": "proof",
+    "join": "errand",
+    "phase": "request",
+    "how": "rst",
+    "masked": false,
+    "upstream": "10.0.3.17:8080",
+    "request_seconds": 0.043,
+    "complete": true,
+    "client_left": false,
+    "request_id": "r-1",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "cookie": 66,
+    "index": 0,
+    "attempts": [{
+        "upstream": "10.0.3.17:8080",
+        "join": "errand",
+        "reused": true,
+        "idle_seconds": 5.002,
+        "cause": "keepalive_race",
+        "certainty": "proof",
+        "phase": "request",
+        "how": "rst",
+        "masked": false,
+        "code": null,
+        "connect_seconds": null,
+        "first_byte_seconds": null,
+        "header_seconds": null,
+        "duration_seconds": 0.041,
+        "ended": "2023-11-14T22:13:22.041000Z",
+        "cookie": 77,
+        "index": 3,
+        "evidence": {
+            "errno": null,
+            "syns": 1,
+            "retransmits": 0,
+            "request_bytes": 412,
+            "request_acked": 0,
+            "response_bytes": 0,
+            "content_length": null,
+            "reset_had_ack": false,
+            "srtt_us": 250
+        }
+    }]
+}"#;
+
+    fn value(line: Line) -> Value {
+        let json = Envelope::new(line).to_line().unwrap();
+        assert_eq!(json.last(), Some(&b'\n'));
+        serde_json::from_slice(&json).unwrap()
+    }
+
+    #[test]
+    fn a_request_has_this_shape() {
+        let clock = WallClock::fixed(1_700_000_000_000_000_000);
+        let shape = RequestShape::new(&request(Some(502), vec![failed_attempt()]), &clock);
+
+        let value = value(Line::Request(Box::new(shape)));
+
+        let expected: Value = serde_json::from_str(REQUEST).unwrap();
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_masked_failure_is_no_error_and_is_told_as_masked() {
+        let mut failed = failed_attempt();
+        failed.masked = Some(true);
+        let request = request(Some(200), vec![failed, good_attempt()]);
+
+        let shape = RequestShape::new(&request, &WallClock::fixed(0));
+
+        assert!(super::is_trouble(&request));
+        assert!(shape.masked);
+        assert_eq!((shape.code, shape.cause), (Some(200), None));
+        assert_eq!(shape.attempts.len(), 2);
+    }
+
+    #[test]
+    fn a_success_is_no_trouble() {
+        assert!(!super::is_trouble(&request(
+            Some(200),
+            vec![good_attempt()]
+        )));
+    }
+
+    #[test]
+    fn a_lone_attempt_is_flat() {
+        let shape = LoneAttemptShape::new(&failed_attempt(), &WallClock::fixed(0));
+
+        let value = value(Line::Attempt(Box::new(shape)));
+
+        assert_eq!(value["type"], "attempt");
+        assert_eq!(value["time"], "1970-01-01T00:00:02.000000Z");
+        assert_eq!(value["method"], "POST");
+        assert_eq!(value["cause"], "keepalive_race");
+        assert_eq!(value["evidence"]["request_bytes"], 412);
+    }
+
+    #[test]
+    fn a_line_reads_back_as_it_was_written() {
+        let shape = RequestShape::new(&request(None, vec![failed_attempt()]), &WallClock::fixed(0));
+        let envelope = Envelope::new(Line::Request(Box::new(shape)));
+
+        let again: Envelope = serde_json::from_slice(&envelope.to_line().unwrap()).unwrap();
+
+        assert_eq!(again, envelope);
+    }
 }

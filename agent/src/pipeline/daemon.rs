@@ -1,9 +1,10 @@
 //! One record after the other: decode, identify, observe, count, tell.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decode::decode;
-use agent_core::event::Event;
+use agent_core::event::{Attempt, Event, Request};
 use agent_core::observation::Nanos;
 use agent_core::{Core, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
@@ -11,9 +12,9 @@ use agent_wire::record::kind;
 use crate::clock::{WallClock, monotonic};
 use crate::config::Settings;
 use crate::events::EventStream;
-use crate::events::shape::{Line, LoneAttemptShape, RequestShape, is_alone, is_masked};
+use crate::events::shape::{Line, LoneAttemptShape, RequestShape, has_failed, is_trouble};
 use crate::metrics::report::{CoreCounts, Fates, RecordCounts};
-use crate::metrics::traffic::{Traffic, UnderWay, is_failed_attempt};
+use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
 
 /// How often quiet processes are forgotten, ns.
@@ -167,34 +168,54 @@ impl Daemon {
 
     fn tell(&mut self, now: Nanos) {
         let Self { sink, events, .. } = self;
-        for event in events.drain(..) {
-            sink.traffic.record(&event, now);
-            sink.send(&event);
+        for event in events.iter() {
+            sink.traffic.record(event, now);
         }
+        if sink.stream.is_wanted(true) {
+            sink.send(events);
+        }
+        events.clear();
     }
 }
 
 impl Sink {
-    /// Sends what readers of the stream want to see.
-    fn send(&self, event: &Event) {
-        match event {
-            Event::Request(request) => {
-                let trouble = request.error.is_some() || is_masked(request);
-                if self.stream.is_wanted(trouble) {
-                    let shape = RequestShape::new(request, &self.clock);
-                    self.stream.send(trouble, Line::Request(Box::new(shape)));
+    /// Sends what readers of the stream want to see. A request comes right behind its
+    /// attempts and tells them; the others are told by themselves.
+    fn send(&self, events: &[Event]) {
+        let mut untold: Vec<&Arc<Attempt>> = Vec::new();
+        for event in events {
+            match event {
+                Event::Attempt(attempt) => untold.push(attempt),
+                Event::Request(request) => {
+                    untold.retain(|attempt| {
+                        !request
+                            .attempts
+                            .iter()
+                            .any(|told| Arc::ptr_eq(told, attempt))
+                    });
+                    self.send_request(request);
                 }
+                Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
             }
-            Event::Attempt(attempt) if is_alone(attempt) => {
-                let trouble = attempt
-                    .failure
-                    .is_some_and(|failure| is_failed_attempt(failure.cause));
-                if self.stream.is_wanted(trouble) {
-                    let shape = LoneAttemptShape::new(attempt, &self.clock);
-                    self.stream.send(trouble, Line::Attempt(Box::new(shape)));
-                }
-            }
-            Event::Attempt(_) | Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+        }
+        for attempt in untold {
+            self.send_attempt(attempt);
+        }
+    }
+
+    fn send_request(&self, request: &Request) {
+        let trouble = is_trouble(request);
+        if self.stream.is_wanted(trouble) {
+            let shape = RequestShape::new(request, &self.clock);
+            self.stream.send(trouble, Line::Request(Box::new(shape)));
+        }
+    }
+
+    fn send_attempt(&self, attempt: &Attempt) {
+        let trouble = has_failed(attempt);
+        if self.stream.is_wanted(trouble) {
+            let shape = LoneAttemptShape::new(attempt, &self.clock);
+            self.stream.send(trouble, Line::Attempt(Box::new(shape)));
         }
     }
 }
