@@ -2,8 +2,8 @@
 //!
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
-//! is in [`observe`], how attempts and requests come to their verdict in [`verdict`], and
-//! what happens by the mere passing of time in [`time`].
+//! is in `observe`, how attempts and requests come to their verdict in `verdict`, and
+//! what happens by the mere passing of time in `time`.
 
 mod observe;
 mod time;

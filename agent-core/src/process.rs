@@ -101,21 +101,27 @@ impl Processes {
     pub(crate) fn proxy(&self, tgid: Option<u32>) -> Option<Proxy> {
         let tgid = tgid?;
         let process = self.table.get(tgid)?;
-        let proxy = match process.info.kind {
-            ProcessKind::Known => true,
-            ProcessKind::Unknown => process.acts_as_proxy,
-            ProcessKind::Excluded => false,
-        };
-        proxy.then(|| Proxy {
+        process.is_proxy().then(|| Proxy {
             name: Arc::clone(&process.info.name),
             tgid,
         })
     }
 
-    /// Forgets what was not used since `oldest` and did not prove to be a proxy. It is
-    /// asked for again when it comes back.
+    /// Forgets what was not used since `oldest`; proxies only when the table is full. What
+    /// comes back is asked for again.
     pub(crate) fn sweep(&mut self, oldest: Nanos) {
+        let full = self.table.is_full();
         self.table
-            .retain(|_, process| process.acts_as_proxy || process.last_used >= oldest);
+            .retain(|_, process| (process.is_proxy() && !full) || process.last_used >= oldest);
+    }
+}
+
+impl Process {
+    fn is_proxy(&self) -> bool {
+        match self.info.kind {
+            ProcessKind::Known => true,
+            ProcessKind::Unknown => self.acts_as_proxy,
+            ProcessKind::Excluded => false,
+        }
     }
 }

@@ -27,7 +27,10 @@ pub(crate) struct OpenRequest {
     /// Attempts under way.
     pub(crate) open: Vec<Key>,
     /// Attempts over, waiting for this request's verdict.
-    #[expect(clippy::vec_box, reason = "an attempt moves here from its table: as a pointer")]
+    #[expect(
+        clippy::vec_box,
+        reason = "an attempt moves here from its table: as a pointer"
+    )]
     pub(crate) tries: Vec<Box<Trial>>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,

@@ -14,21 +14,21 @@ use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
 
 /// Thread group of the proxy in most tests.
-pub const PROXY: u32 = 100;
+pub(crate) const PROXY: u32 = 100;
 
 /// Milliseconds on the tests' clock, which does not start at 0.
-pub fn ms(at: f64) -> Nanos {
+pub(crate) fn ms(at: f64) -> Nanos {
     (1e12 + at * 1e6) as Nanos
 }
 
 /// A core that knows [`PROXY`] as a proxy named nginx.
-pub fn core() -> Core {
+pub(crate) fn core() -> Core {
     let mut core = Core::new(Limits::default());
     know(&mut core, PROXY, "nginx", ProcessKind::Known);
     core
 }
 
-pub fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
+pub(crate) fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
     core.know_process(
         tgid,
         ProcessInfo {
@@ -39,7 +39,7 @@ pub fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
 }
 
 /// Everything told for `observations`, the end of the input included.
-pub fn told(core: &mut Core, observations: impl IntoIterator<Item = Observation>) -> Told {
+pub(crate) fn told(core: &mut Core, observations: impl IntoIterator<Item = Observation>) -> Told {
     let mut events = Vec::new();
     for observation in observations {
         core.observe(observation, &mut events);
@@ -49,12 +49,12 @@ pub fn told(core: &mut Core, observations: impl IntoIterator<Item = Observation>
 }
 
 /// Events, with questions.
-pub struct Told {
-    pub events: Vec<Event>,
+pub(crate) struct Told {
+    pub(crate) events: Vec<Event>,
 }
 
 impl Told {
-    pub fn attempts(&self) -> Vec<Arc<Attempt>> {
+    pub(crate) fn attempts(&self) -> Vec<Arc<Attempt>> {
         self.events
             .iter()
             .filter_map(|event| match event {
@@ -64,7 +64,7 @@ impl Told {
             .collect()
     }
 
-    pub fn requests(&self) -> Vec<Arc<Request>> {
+    pub(crate) fn requests(&self) -> Vec<Arc<Request>> {
         self.events
             .iter()
             .filter_map(|event| match event {
@@ -74,13 +74,13 @@ impl Told {
             .collect()
     }
 
-    pub fn attempt(&self) -> Arc<Attempt> {
+    pub(crate) fn attempt(&self) -> Arc<Attempt> {
         let attempts = self.attempts();
         assert_eq!(attempts.len(), 1, "{:#?}", self.events);
         Arc::clone(&attempts[0])
     }
 
-    pub fn request(&self) -> Arc<Request> {
+    pub(crate) fn request(&self) -> Arc<Request> {
         let requests = self.requests();
         assert_eq!(requests.len(), 1, "{:#?}", self.events);
         Arc::clone(&requests[0])
@@ -89,17 +89,17 @@ impl Told {
 
 /// One socket of the tests' proxy.
 #[derive(Clone)]
-pub struct Sock {
-    pub socket: Socket,
+pub(crate) struct Sock {
+    pub(crate) socket: Socket,
 }
 
 /// A connection a client opened to the proxy at time 0.
-pub fn client(cookie: u64) -> Sock {
+pub(crate) fn client(cookie: u64) -> Sock {
     Sock::new(cookie, Side::Client, "10.0.0.9:40000", flag::SEEN_OPEN)
 }
 
 /// A connection the proxy opened to an upstream at time 0.
-pub fn upstream(cookie: u64) -> Sock {
+pub(crate) fn upstream(cookie: u64) -> Sock {
     let flags = flag::SEEN_OPEN | flag::ACTIVE_OPEN | flag::OWN_ERRAND;
     Sock::new(cookie, Side::Upstream, "10.0.3.17:8080", flags)
 }
@@ -124,54 +124,54 @@ impl Sock {
         }
     }
 
-    pub fn of(mut self, tgid: Option<u32>) -> Self {
+    pub(crate) fn of(mut self, tgid: Option<u32>) -> Self {
         self.socket.tgid = tgid;
         self
     }
 
-    pub fn opened(mut self, at: f64) -> Self {
+    pub(crate) fn opened(mut self, at: f64) -> Self {
         self.socket.opened = Some(ms(at));
         self
     }
 
     /// Open before the agent started.
-    pub fn picked_up(mut self) -> Self {
+    pub(crate) fn picked_up(mut self) -> Self {
         self.socket.opened = None;
         self.socket.flags.0 &= !flag::SEEN_OPEN;
         self
     }
 
-    pub fn to(mut self, remote: &str) -> Self {
+    pub(crate) fn to(mut self, remote: &str) -> Self {
         self.socket.remote = remote.parse::<SocketAddr>().expect("address");
         self
     }
 
-    pub fn flag(mut self, bits: u16) -> Self {
+    pub(crate) fn flag(mut self, bits: u16) -> Self {
         self.socket.flags.0 |= bits;
         self
     }
 
-    pub fn without_flag(mut self, bits: u16) -> Self {
+    pub(crate) fn without_flag(mut self, bits: u16) -> Self {
         self.socket.flags.0 &= !bits;
         self
     }
 
-    pub fn errno(mut self, errno: u16) -> Self {
+    pub(crate) fn errno(mut self, errno: u16) -> Self {
         self.socket.errno = Some(errno);
         self
     }
 
-    pub fn syns(mut self, syns: u16) -> Self {
+    pub(crate) fn syns(mut self, syns: u16) -> Self {
         self.socket.syns = syns;
         self
     }
 
-    pub fn retransmits(mut self, retransmits: u32) -> Self {
+    pub(crate) fn retransmits(mut self, retransmits: u32) -> Self {
         self.socket.retransmits = retransmits;
         self
     }
 
-    pub fn srtt_us(mut self, srtt_us: u32) -> Self {
+    pub(crate) fn srtt_us(mut self, srtt_us: u32) -> Self {
         self.socket.srtt_us = Some(srtt_us);
         self
     }
@@ -186,20 +186,25 @@ impl Sock {
         }
     }
 
-    pub fn connect(&self, at: f64, outcome: ConnectOutcome, errand: Option<Errand>) -> Observation {
+    pub(crate) fn connect(
+        &self,
+        at: f64,
+        outcome: ConnectOutcome,
+        errand: Option<Errand>,
+    ) -> Observation {
         let mut seen = self.what(at, What::Connect { outcome, errand });
         seen.socket.side = Side::Unknown;
         seen
     }
 
-    pub fn connect_errno(&self, at: f64, errand: Option<Errand>) -> Observation {
+    pub(crate) fn connect_errno(&self, at: f64, errand: Option<Errand>) -> Observation {
         let mut seen = self.what(at, What::ConnectErrno { errand });
         seen.socket.side = Side::Unknown;
         seen.socket.cookie = 0;
         seen
     }
 
-    pub fn unix_connect(&self, at: f64, path: &str, errand: Option<Errand>) -> Observation {
+    pub(crate) fn unix_connect(&self, at: f64, path: &str, errand: Option<Errand>) -> Observation {
         let mut seen = self.what(
             at,
             What::UnixConnect {
@@ -213,7 +218,7 @@ impl Sock {
     }
 
     /// A request; its time is that of its first byte.
-    pub fn request(&self, x: &Ex, method: &str, path: &str) -> Observation {
+    pub(crate) fn request(&self, x: &Ex, method: &str, path: &str) -> Observation {
         let mut exchange = x.exchange.clone();
         exchange.end = None;
         exchange.status = 0;
@@ -245,7 +250,7 @@ impl Sock {
     }
 
     /// The response head, at the time it was complete.
-    pub fn response(&self, x: &Ex) -> Observation {
+    pub(crate) fn response(&self, x: &Ex) -> Observation {
         let mut exchange = x.exchange.clone();
         let time = exchange
             .head
@@ -268,7 +273,7 @@ impl Sock {
         }
     }
 
-    pub fn end(&self, at: f64, x: &Ex) -> Observation {
+    pub(crate) fn end(&self, at: f64, x: &Ex) -> Observation {
         assert!(x.exchange.end.is_some(), "an END says how");
         self.what(
             at,
@@ -278,19 +283,19 @@ impl Sock {
         )
     }
 
-    pub fn close(&self, at: f64) -> Observation {
+    pub(crate) fn close(&self, at: f64) -> Observation {
         self.what(at, What::Close)
     }
 }
 
 /// One exchange.
 #[derive(Clone)]
-pub struct Ex {
-    pub exchange: Exchange,
+pub(crate) struct Ex {
+    pub(crate) exchange: Exchange,
 }
 
 /// Exchange `index`, its request of 100 bytes sent at `at` and acknowledged.
-pub fn sent(index: u32, at: f64) -> Ex {
+pub(crate) fn sent(index: u32, at: f64) -> Ex {
     Ex {
         exchange: Exchange {
             index,
@@ -315,18 +320,18 @@ pub fn sent(index: u32, at: f64) -> Ex {
 }
 
 impl Ex {
-    pub fn acked(mut self, bytes: u64) -> Self {
+    pub(crate) fn acked(mut self, bytes: u64) -> Self {
         self.exchange.request_acked = bytes;
         self
     }
 
-    pub fn idle_since(mut self, at: f64) -> Self {
+    pub(crate) fn idle_since(mut self, at: f64) -> Self {
         self.exchange.idle_since = Some(ms(at));
         self
     }
 
     /// On the errand of the client request `(cookie, index)`, touched `age_us` before.
-    pub fn errand(mut self, cookie: u64, index: u32, age_us: u32) -> Self {
+    pub(crate) fn errand(mut self, cookie: u64, index: u32, age_us: u32) -> Self {
         self.exchange.errand = Some(Errand {
             cookie,
             index,
@@ -336,14 +341,14 @@ impl Ex {
     }
 
     /// A whole response of `status`: head and last byte at `at`.
-    pub fn answered(self, status: u16, at: f64) -> Self {
+    pub(crate) fn answered(self, status: u16, at: f64) -> Self {
         let mut this = self.head(status, at, Framing::Length(50)).body(50, at);
         this.exchange.end = Some(End::Complete);
         this
     }
 
     /// A response head of 200 bytes at `at`.
-    pub fn head(mut self, status: u16, at: f64, framing: Framing) -> Self {
+    pub(crate) fn head(mut self, status: u16, at: f64, framing: Framing) -> Self {
         self.exchange.status = status;
         self.exchange.framing = framing;
         self.exchange.first_byte = Some(ms(at));
@@ -355,7 +360,7 @@ impl Ex {
     }
 
     /// So many bytes of a head that is not complete.
-    pub fn partial_head(mut self, bytes: u64, at: f64) -> Self {
+    pub(crate) fn partial_head(mut self, bytes: u64, at: f64) -> Self {
         self.exchange.first_byte = Some(ms(at));
         self.exchange.last_byte = Some(ms(at));
         self.exchange.response_bytes = bytes;
@@ -363,25 +368,25 @@ impl Ex {
     }
 
     /// `bytes` of body, the last at `at`.
-    pub fn body(mut self, bytes: u64, at: f64) -> Self {
+    pub(crate) fn body(mut self, bytes: u64, at: f64) -> Self {
         self.exchange.response_bytes = 200 + bytes;
         self.exchange.last_byte = Some(ms(at));
         self
     }
 
-    pub fn ended(mut self, end: End) -> Self {
+    pub(crate) fn ended(mut self, end: End) -> Self {
         self.exchange.end = Some(end);
         self
     }
 
-    pub fn peer_fin(mut self, at: f64) -> Self {
+    pub(crate) fn peer_fin(mut self, at: f64) -> Self {
         self.exchange.peer_fin = Some(ms(at));
         self
     }
 }
 
 /// The errand of client request `(cookie, 0)`, touched just before.
-pub fn errand(cookie: u64) -> Option<Errand> {
+pub(crate) fn errand(cookie: u64) -> Option<Errand> {
     Some(Errand {
         cookie,
         index: 0,

@@ -1,0 +1,289 @@
+//! Ring records: what is accepted, what is refused, what heads tell.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+use agent_core::decode::{DecodeError, decode, head};
+use agent_core::observation::{ConnectOutcome, End, Framing, Side, What};
+use agent_wire::plain::{Plain, bytes_of};
+use agent_wire::record::{
+    Connect, End as EndRecord, Errand, Exchange, Header, MessageHead, Path, Reset, UnixConnect,
+    end, flag, framing, kind, phase, side,
+};
+
+fn header(kind: u8) -> Header {
+    let mut v4 = [0; 16];
+    v4[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 3, 17]);
+    Header {
+        kind,
+        side: side::UPSTREAM,
+        flags: flag::SEEN_OPEN,
+        tgid: 7,
+        time_ns: 50,
+        cookie: 9,
+        opened_ns: 40,
+        local: v4,
+        remote: v4,
+        local_port: 4711,
+        remote_port: 8080,
+        ..Header::default()
+    }
+}
+
+fn message(kind: u8, exchange: Exchange, text: &[u8], final_start: u32) -> Vec<u8> {
+    let record = MessageHead {
+        header: header(kind),
+        exchange,
+        captured: u32::try_from(text.len()).expect("short"),
+        final_start,
+    };
+    [bytes_of(&record), text, &[0; 64]].concat()
+}
+
+fn with<T: Plain>(record: T, change: impl Fn(&mut T)) -> Vec<u8> {
+    let mut record = record;
+    change(&mut record);
+    bytes_of(&record).to_vec()
+}
+
+#[test]
+fn a_request_record_gives_the_socket_the_exchange_and_the_head() {
+    let exchange = Exchange {
+        index: 2,
+        request_ns: 45,
+        request_bytes: 60,
+        errand: Errand {
+            cookie: 1,
+            index: 0,
+            age_us: 30,
+        },
+        ..Exchange::default()
+    };
+    let text = b"GET /orders?id=7 HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let seen = decode(&message(kind::REQUEST, exchange, text, 0)).expect("a record");
+    assert_eq!(
+        seen.socket.remote,
+        "10.0.3.17:8080".parse().expect("address")
+    );
+    assert_eq!(
+        (seen.socket.side, seen.socket.tgid),
+        (Side::Upstream, Some(7))
+    );
+    let What::Request { exchange, head } = seen.what else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(
+        (exchange.index, exchange.request, exchange.first_byte),
+        (2, Some(45), None)
+    );
+    assert_eq!(exchange.errand.expect("an errand").cookie, 1);
+    let head = head.expect("a head");
+    assert_eq!(
+        (&*head.method, &*head.path, head.host.as_deref()),
+        ("GET", "/orders", Some("shop"))
+    );
+}
+
+#[test]
+fn a_response_record_is_read_from_its_final_head() {
+    let text = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nServer: app\r\n\r\n";
+    let exchange = Exchange {
+        end: end::COMPLETE,
+        framing: framing::LENGTH,
+        content_length: 12,
+        ..Exchange::default()
+    };
+    let seen = decode(&message(kind::RESPONSE, exchange, text, 28)).expect("a record");
+    let What::Response { exchange, head } = seen.what else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(
+        (exchange.end, exchange.framing),
+        (Some(End::Complete), Framing::Length(12))
+    );
+    let head = head.expect("a head");
+    assert_eq!((head.status, head.server.as_deref()), (200, Some("app")));
+}
+
+#[test]
+fn every_code_out_of_range_is_refused() {
+    let connect = Connect {
+        header: header(kind::CONNECT),
+        outcome: end::COMPLETE,
+        ..Connect::default()
+    };
+    let ended = EndRecord {
+        header: header(kind::END),
+        exchange: Exchange {
+            end: end::PEER_FIN,
+            ..Exchange::default()
+        },
+    };
+    let reset = Reset {
+        header: header(kind::RESET),
+        direction: 1,
+        ..Reset::default()
+    };
+    let unix = UnixConnect {
+        header: header(kind::UNIX_CONNECT),
+        ..UnixConnect::default()
+    };
+    let accepted = [
+        bytes_of(&connect),
+        bytes_of(&ended),
+        bytes_of(&reset),
+        bytes_of(&unix),
+    ];
+    for bytes in accepted {
+        decode(bytes).expect("valid before the change");
+        assert!(matches!(
+            decode(&bytes[..bytes.len() - 1]),
+            Err(DecodeError::Short { .. })
+        ));
+    }
+    let refused = [
+        with(connect, |record| record.header.kind = 0),
+        with(connect, |record| record.header.kind = kind::COUNT as u8),
+        with(connect, |record| record.header.side = 3),
+        with(connect, |record| record.header.cookie = 0),
+        with(connect, |record| record.header.time_ns = 0),
+        with(connect, |record| record.outcome = end::OPEN),
+        with(ended, |record| record.exchange.end = end::OPEN),
+        with(ended, |record| record.exchange.end = end::COUNT),
+        with(ended, |record| record.exchange.framing = framing::COUNT),
+        with(reset, |record| record.phase = phase::COUNT),
+        with(reset, |record| record.direction = 3),
+        with(unix, |record| record.path_len = 109),
+        message(
+            kind::RESPONSE,
+            Exchange::default(),
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            20,
+        ),
+        bytes_of(&MessageHead {
+            header: header(kind::REQUEST),
+            captured: 1,
+            ..MessageHead::default()
+        })
+        .to_vec(),
+        bytes_of(&MessageHead {
+            header: header(kind::REQUEST),
+            captured: u32::MAX,
+            ..MessageHead::default()
+        })
+        .to_vec(),
+        Vec::new(),
+    ];
+    for (at, bytes) in refused.iter().enumerate() {
+        assert!(decode(bytes).is_err(), "{at}: {:?}", decode(bytes));
+    }
+}
+
+#[test]
+fn connect_outcomes_are_told_apart() {
+    let outcomes = [
+        (end::COMPLETE, ConnectOutcome::Established),
+        (end::PEER_RESET, ConnectOutcome::Reset),
+        (end::LOCAL_CLOSE, ConnectOutcome::ClosedByUs),
+        (end::LOCAL_RESET, ConnectOutcome::ClosedByUs),
+        (end::KERNEL_ERROR, ConnectOutcome::KernelError),
+    ];
+    for (code, expected) in outcomes {
+        let record = Connect {
+            header: header(kind::CONNECT),
+            outcome: code,
+            ..Connect::default()
+        };
+        let seen = decode(bytes_of(&record)).expect("a record");
+        assert!(
+            matches!(seen.what, What::Connect { outcome, errand: None } if outcome == expected)
+        );
+    }
+}
+
+#[test]
+fn a_unix_path_ends_at_its_nul_and_an_abstract_name_shows_it() {
+    for (name, shown) in [
+        (&b"/run/app.sock\0"[..], "/run/app.sock"),
+        (b"\0app", "@app"),
+    ] {
+        let mut path = Path::default();
+        path.bytes[..name.len()].copy_from_slice(name);
+        let record = UnixConnect {
+            header: Header {
+                cookie: 0,
+                ..header(kind::UNIX_CONNECT)
+            },
+            path_len: name.len() as u16,
+            path,
+            ..UnixConnect::default()
+        };
+        let seen = decode(bytes_of(&record)).expect("a record");
+        assert!(
+            matches!(&seen.what, What::UnixConnect { path, .. } if path == shown),
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
+fn a_request_head_gives_ids_and_framing() {
+    let head = head::request(
+        b"POST http://me:pw@shop.example/pay?card=1#x HTTP/1.1\r\nhost: other\r\n\
+          X-Correlation-Id: second\r\nX-Request-Id: first\r\nContent-Length: 12\r\n\
+          Transfer-Encoding: gzip, Chunked\r\n\
+          traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n",
+    )
+    .expect("a head");
+    assert_eq!((&*head.method, &*head.path), ("POST", "/pay"));
+    assert_eq!(head.host.as_deref(), Some("shop.example"));
+    assert_eq!(head.request_id.as_deref(), Some("first"));
+    assert_eq!(
+        head.trace_id.as_deref(),
+        Some("4bf92f3577b34da6a3ce929d0e0e4736")
+    );
+    assert_eq!((head.content_length, head.chunked), (Some(12), true));
+}
+
+#[test]
+fn a_cut_or_broken_request_head_gives_what_came_before() {
+    let cut = head::request(b"GET /a HTTP/1.1\r\nHost: shop\r\nCoo").expect("cut");
+    assert_eq!((&*cut.path, cut.host.as_deref()), ("/a", Some("shop")));
+    let broken =
+        head::request(b"GET /a HTTP/1.1\r\nHost: shop\r\nb\x01d: 1\r\n\r\n").expect("broken");
+    assert_eq!(
+        (&*broken.path, broken.host.as_deref()),
+        ("/a", Some("shop"))
+    );
+    let long = [b"GET /".as_slice(), &[b'x'; 2000]].concat();
+    assert_eq!(head::request(&long).expect("long").path.len(), 512);
+    let many = [
+        "GET /a HTTP/1.1\r\nHost: shop\r\n",
+        &"A: b\r\n".repeat(200),
+        "\r\n",
+    ]
+    .concat();
+    assert_eq!(
+        head::request(many.as_bytes())
+            .expect("many")
+            .host
+            .as_deref(),
+        Some("shop")
+    );
+    let bytes = head::request(b"GET /\xff\xfe?q HTTP/1.1\r\n\r\n").expect("not UTF-8");
+    assert_eq!(bytes.path, "/\u{fffd}\u{fffd}");
+    assert_eq!(head::request(b"\x16\x03\x01\x02\x00"), None);
+    assert_eq!(head::request(b""), None);
+}
+
+#[test]
+fn a_cut_or_broken_response_head_gives_its_status() {
+    assert_eq!(
+        head::response(b"HTTP/1.1 502 Bad").expect("cut").status,
+        502
+    );
+    let broken = head::response(b"HTTP/1.1 200 OK\r\nb\x01d: 1\r\n\r\n").expect("broken");
+    assert_eq!((broken.status, broken.malformed), (200, true));
+    let lenient =
+        head::response(b"HTTP/1.1 200 OK\r\nX : 1\r\nY: 1\r\n 2\r\n\r\n").expect("lenient");
+    assert!(!lenient.malformed, "proxies pass it on");
+    assert_eq!(head::response(b"SSH-2.0-OpenSSH_9.2\r\n"), None);
+}

@@ -1,0 +1,204 @@
+//! Which attempt belongs to which request, and which process is a proxy.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use agent_core::cause::Certainty;
+use agent_core::event::Join;
+use agent_core::observation::{ConnectOutcome, End, Observation};
+use agent_core::{Core, Limits, ProcessKind};
+use agent_wire::record::flag;
+use support::{Ex, PROXY, client, core, errand, know, sent, told, upstream};
+
+/// A refusal-free exchange on upstream connection `cookie` for `path`, sent at `at`.
+fn served(cookie: u64, at: f64, path: &str, x: Ex) -> Vec<Observation> {
+    let u = upstream(cookie).opened(at);
+    let x = x.answered(200, at + 5.0);
+    vec![u.request(&x, "GET", path), u.response(&x)]
+}
+
+#[test]
+fn of_two_requests_with_one_line_the_errand_tells_which_is_meant() {
+    let (a, b) = (client(1), client(2));
+    let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+    let mut seen = vec![a.request(&xa, "GET", "/"), b.request(&xb, "GET", "/")];
+    seen.extend(served(10, 1.5, "/", sent(0, 1.5).errand(2, 0, 200)));
+    seen.push(a.response(&xa.answered(200, 8.0)));
+    seen.push(b.response(&xb.answered(200, 8.0)));
+    let told = told(&mut core(), seen);
+    let owner = told
+        .requests()
+        .into_iter()
+        .find(|request| !request.attempts.is_empty());
+    assert_eq!(owner.expect("joined").cookie, 2);
+}
+
+#[test]
+fn without_an_errand_the_only_request_with_the_same_line_is_meant() {
+    let (a, b) = (client(1), client(2));
+    let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+    let mut seen = vec![a.request(&xa, "GET", "/a"), b.request(&xb, "GET", "/b")];
+    seen.extend(served(10, 1.5, "/b", sent(0, 1.5)));
+    seen.push(b.response(&xb.answered(200, 8.0)));
+    let told = told(&mut core(), seen);
+    assert_eq!(told.request().attempts.len(), 1);
+    assert_eq!(told.attempt().join, Join::RequestLine);
+}
+
+#[test]
+fn without_an_errand_two_requests_with_the_same_line_are_left_alone() {
+    let (a, b) = (client(1), client(2));
+    let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+    let mut seen = vec![a.request(&xa, "GET", "/"), b.request(&xb, "GET", "/")];
+    seen.extend(served(10, 1.5, "/", sent(0, 1.5)));
+    let mut core = core();
+    let told = told(&mut core, seen);
+    assert_eq!(told.attempt().join, Join::None);
+    assert_eq!(told.attempt().masked, None);
+    assert_eq!(core.stats().attempts_unmatched, 1);
+}
+
+#[test]
+fn an_errand_of_another_process_is_of_no_use() {
+    let c = client(1).of(Some(77));
+    let mut core = core();
+    let x = sent(0, 1.0);
+    let mut seen = vec![c.request(&x, "GET", "/")];
+    seen.extend(served(10, 1.5, "/", sent(0, 1.5).errand(1, 0, 100)));
+    assert_eq!(told(&mut core, seen).attempt().join, Join::None);
+    assert!(core.stats().errands_unmatched > 0);
+}
+
+#[test]
+fn a_rewritten_path_joins_only_while_the_errand_is_fresh() {
+    for (age_us, join) in [(300, Join::Errand), (900_000, Join::None)] {
+        let (c, x) = (client(1), sent(0, 1.0));
+        let mut seen = vec![c.request(&x, "GET", "/public")];
+        seen.extend(served(
+            10,
+            1.5,
+            "/internal",
+            sent(0, 1.5).errand(1, 0, age_us),
+        ));
+        seen.push(c.response(&x.answered(200, 8.0)));
+        assert_eq!(told(&mut core(), seen).attempt().join, join, "{age_us}");
+    }
+}
+
+#[test]
+fn a_join_by_request_line_makes_an_error_less_sure() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0).acked(0).ended(End::PeerFin);
+    let seen = [
+        c.request(&asked, "GET", "/"),
+        u.request(&x, "GET", "/"),
+        u.end(3.0, &x),
+        c.response(&asked.answered(502, 3.2)),
+    ];
+    let request = told(&mut core(), seen).request();
+    assert_eq!(request.attempts[0].join, Join::RequestLine);
+    assert_eq!(request.error.expect("502").certainty, Certainty::Strong);
+}
+
+#[test]
+fn tries_again_by_timer_belong_to_the_request_of_the_first() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&asked, "GET", "/")];
+    for attempt in 0..4u32 {
+        let at = 1.2 + 1000.0 * f64::from(attempt);
+        let mut reason = errand(1);
+        if let Some(errand) = &mut reason {
+            errand.age_us = 200 + 1_000_000 * attempt;
+        }
+        let u = upstream(10 + u64::from(attempt)).opened(at);
+        seen.push(u.connect(at + 0.1, ConnectOutcome::Reset, reason));
+    }
+    seen.push(c.response(&asked.answered(503, 3001.5)));
+    let request = told(&mut core(), seen).request();
+    assert_eq!(request.attempts.len(), 4);
+    assert_eq!(request.error_attempt, Some(3));
+}
+
+#[test]
+fn the_first_request_of_a_client_may_come_without_its_process() {
+    let c = client(1);
+    let x = sent(0, 1.0);
+    let mut seen = vec![c.clone().of(None).request(&x, "GET", "/")];
+    seen.extend(served(10, 1.5, "/", sent(0, 1.5).errand(1, 0, 100)));
+    seen.push(c.response(&x.answered(200, 8.0)));
+    let told = told(&mut core(), seen);
+    assert_eq!(told.request().proxy.tgid, PROXY);
+    assert_eq!(told.attempt().join, Join::Errand);
+}
+
+#[test]
+fn an_unknown_process_that_passes_a_request_on_becomes_a_proxy() {
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "edge", ProcessKind::Unknown);
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "GET", "/")];
+    seen.extend(served(10, 1.5, "/", sent(0, 1.5).errand(1, 0, 100)));
+    seen.push(c.response(&x.answered(200, 8.0)));
+    assert_eq!(&*told(&mut core, seen).request().proxy.name, "edge");
+}
+
+#[test]
+fn an_application_server_is_no_proxy() {
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "node", ProcessKind::Unknown);
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "GET", "/")];
+    // It calls another service meanwhile, with another request line.
+    seen.extend(served(
+        10,
+        1.5,
+        "/v1/charge",
+        sent(0, 1.5).errand(1, 0, 100),
+    ));
+    seen.push(c.response(&x.answered(500, 8.0)));
+    assert_eq!(told(&mut core, seen).requests().len(), 0);
+    assert_eq!(core.stats().request_ledger.foreign, 1);
+}
+
+#[test]
+fn an_excluded_process_is_left_alone() {
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "nginx", ProcessKind::Excluded);
+    let (c, x) = (client(1), sent(0, 1.0));
+    let seen = [
+        c.request(&x, "GET", "/"),
+        c.response(&x.clone().answered(502, 8.0)),
+    ];
+    assert_eq!(told(&mut core, seen).events.len(), 0);
+    assert_eq!(core.stats().requests, 0);
+}
+
+#[test]
+fn a_thread_that_does_not_own_the_socket_has_no_say_in_a_rewritten_path() {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let u = upstream(10).opened(1.5).without_flag(flag::OWN_ERRAND);
+    let y = sent(0, 1.5).errand(1, 0, 100).answered(200, 5.0);
+    let seen = [
+        c.request(&x, "GET", "/public"),
+        u.request(&y, "GET", "/internal"),
+        u.response(&y),
+    ];
+    assert_eq!(told(&mut core(), seen).attempt().join, Join::None);
+}
+
+#[test]
+fn a_connection_opened_ahead_counts_from_its_request() {
+    let (c, asked) = (client(1), sent(0, 500.0));
+    let u = upstream(10).opened(1.5);
+    let x = sent(0, 500.5).errand(1, 0, 100).answered(200, 510.5);
+    let seen = [
+        c.request(&asked, "GET", "/"),
+        u.request(&x, "GET", "/"),
+        u.response(&x),
+        c.response(&asked.answered(200, 511.0)),
+    ];
+    let attempt = told(&mut core(), seen).attempt();
+    assert!((attempt.response_seconds - 0.010).abs() < 1e-9);
+    assert_eq!(attempt.reused, Some(false));
+}

@@ -1,0 +1,259 @@
+//! Records that are late, doubled or lost; silence; bounds.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use agent_core::cause::{Cause, Certainty};
+use agent_core::event::{Event, Upstream};
+use agent_core::observation::{ConnectOutcome, End, Observation, Phase, ResetDirection, What};
+use agent_core::{Core, Limits, ProcessKind};
+use support::{PROXY, client, core, errand, know, ms, sent, told, upstream};
+
+/// A request refused upstream and answered with 502.
+fn refused() -> Vec<Observation> {
+    let (c, x) = (client(1), sent(0, 1.0));
+    vec![
+        c.request(&x, "GET", "/"),
+        upstream(2)
+            .opened(1.2)
+            .connect(1.4, ConnectOutcome::Reset, errand(1)),
+        c.response(&x.answered(502, 1.6)),
+    ]
+}
+
+#[test]
+fn an_error_without_an_attempt_is_told_after_the_grace() {
+    let mut core = core();
+    let mut out = Vec::new();
+    let (c, x) = (client(1), sent(0, 1.0));
+    core.observe(c.request(&x, "GET", "/"), &mut out);
+    core.observe(c.response(&x.answered(502, 2.0)), &mut out);
+    core.advance(ms(200.0), &mut out);
+    assert_eq!(out.len(), 0, "an attempt may still turn up");
+    core.advance(ms(260.0), &mut out);
+    assert_eq!(out.len(), 1);
+}
+
+#[test]
+fn an_attempt_that_never_ends_does_not_hold_its_request_up() {
+    let mut core = core();
+    let mut out = Vec::new();
+    let (c, x) = (client(1), sent(0, 1.0));
+    let (u, y) = (upstream(2).opened(1.5), sent(0, 2.0).errand(1, 0, 100));
+    core.observe(c.request(&x, "GET", "/"), &mut out);
+    core.observe(u.request(&y, "GET", "/"), &mut out);
+    core.observe(c.response(&x.clone().answered(504, 5000.0)), &mut out);
+    core.advance(ms(5300.0), &mut out);
+    assert!(matches!(&out[..], [Event::Request(request)] if request.attempts.is_empty()));
+    out.clear();
+    core.observe(u.end(9000.0, &y.ended(End::LocalClose)), &mut out);
+    let attempt = match &out[..] {
+        [Event::Tcp(_), Event::Attempt(attempt)] => attempt,
+        other => panic!("{other:#?}"),
+    };
+    assert_eq!(attempt.masked, Some(false), "its request is remembered");
+}
+
+#[test]
+fn every_record_may_come_twice() {
+    let mut core = core();
+    let doubled = refused().into_iter().flat_map(|seen| [seen.clone(), seen]);
+    let told = told(&mut core, doubled);
+    assert_eq!(told.requests().len(), 1);
+    assert_eq!(told.attempts().len(), 1);
+    assert!(core.stats().repeated >= 3);
+}
+
+#[test]
+fn a_late_record_of_a_connection_that_is_gone_tells_nothing_again() {
+    let mut core = core();
+    let c = client(1);
+    let x = sent(0, 1.0).answered(200, 2.0);
+    let mut seen = vec![c.request(&x, "GET", "/"), c.response(&x), c.close(3.0)];
+    seen.push(c.response(&x));
+    seen.push(c.request(&x, "GET", "/"));
+    assert_eq!(told(&mut core, seen).requests().len(), 1);
+}
+
+#[test]
+fn a_request_whose_first_record_was_lost_is_told_from_its_end() {
+    let mut seen = refused();
+    seen.remove(0);
+    let request = told(&mut core(), seen).request();
+    assert_eq!((request.code, request.head.as_ref()), (Some(502), None));
+    assert_eq!(request.started, ms(1.0));
+}
+
+#[test]
+fn an_exchange_whose_end_was_lost_without_a_status_is_counted_and_not_told() {
+    let mut core = core();
+    let c = client(1);
+    let seen = [c.request(&sent(0, 1.0), "GET", "/"), c.close(9.0)];
+    assert_eq!(told(&mut core, seen).requests().len(), 0);
+    assert_eq!(core.stats().request_ledger.ends_lost, 1);
+    assert_eq!(core.stats().connections, 0);
+}
+
+#[test]
+fn the_next_request_on_a_connection_gives_the_one_before_up() {
+    let mut core = core();
+    let mut out = Vec::new();
+    let u = upstream(2).opened(0.5);
+    core.observe(u.request(&sent(0, 1.0), "GET", "/"), &mut out);
+    core.observe(
+        u.request(&sent(1, 50.0).idle_since(40.0), "GET", "/"),
+        &mut out,
+    );
+    core.advance(ms(400.0), &mut out);
+    assert_eq!(core.stats().attempts, 1);
+    assert_eq!(core.stats().attempt_ledger.ends_lost, 1);
+}
+
+#[test]
+fn known_losses_make_errors_less_sure() {
+    let mut core = core();
+    let mut out = Vec::new();
+    for (at, seen) in refused().into_iter().enumerate() {
+        if at == 2 {
+            core.records_lost();
+        }
+        core.observe(seen, &mut out);
+    }
+    let request = support::Told { events: out }.request();
+    let error = request.error.expect("502");
+    assert_eq!(
+        (error.cause, error.certainty),
+        (Cause::ConnectRefused, Certainty::Strong)
+    );
+}
+
+#[test]
+fn an_answer_long_after_the_last_known_attempt_is_not_surely_its_doing() {
+    let mut seen = refused();
+    seen[2] = client(1).response(&sent(0, 1.0).answered(502, 61_000.0));
+    let request = told(&mut core(), seen).request();
+    assert_eq!(request.error.expect("502").certainty, Certainty::Strong);
+}
+
+#[test]
+fn an_idle_connection_is_swept_and_taken_up_again_without_error() {
+    let mut core = core();
+    let mut out = Vec::new();
+    let u = upstream(2).opened(0.5);
+    let first = sent(0, 1.0).answered(200, 2.0);
+    core.observe(u.request(&first, "GET", "/"), &mut out);
+    core.observe(u.response(&first), &mut out);
+    assert_eq!(core.stats().connections, 1);
+    core.advance(ms(700_000.0), &mut out);
+    assert_eq!(
+        (core.stats().connections, core.stats().connections_swept),
+        (0, 1)
+    );
+    out.clear();
+    let second = sent(1, 700_001.0).idle_since(2.0).answered(200, 700_002.0);
+    core.observe(u.request(&second, "GET", "/"), &mut out);
+    core.observe(u.response(&second), &mut out);
+    let attempt = support::Told { events: out }.attempt();
+    assert_eq!((attempt.reused, attempt.failure), (Some(true), None));
+}
+
+#[test]
+fn a_long_request_is_swept_late_and_still_told_at_its_end() {
+    let mut core = core();
+    let mut out = Vec::new();
+    let u = upstream(2).opened(0.5);
+    let x = sent(0, 1.0);
+    core.observe(u.request(&x, "GET", "/"), &mut out);
+    core.advance(ms(1_800_000.0), &mut out);
+    assert_eq!(core.stats().attempts, 1, "half an hour is not stuck");
+    core.advance(ms(7_200_000.0), &mut out);
+    assert_eq!(
+        (core.stats().attempts, core.stats().attempt_ledger.swept),
+        (0, 1)
+    );
+    core.observe(u.response(&x.answered(200, 7_300_000.0)), &mut out);
+    assert_eq!(support::Told { events: out }.attempt().code, Some(200));
+}
+
+#[test]
+fn tables_stay_within_their_bounds_and_count_what_they_refuse() {
+    let limits = Limits {
+        connections: 4,
+        requests: 2,
+        attempts: 3,
+        attempts_per_request: 2,
+        closed: 8,
+        ..Limits::default()
+    };
+    let mut core = Core::new(limits);
+    know(&mut core, PROXY, "nginx", ProcessKind::Known);
+    let mut out = Vec::new();
+    for cookie in 1..=10 {
+        core.observe(client(cookie).request(&sent(0, 1.0), "GET", "/"), &mut out);
+        let u = upstream(100 + cookie).opened(1.2);
+        core.observe(u.connect(1.3, ConnectOutcome::Reset, errand(1)), &mut out);
+        let stats = core.stats();
+        assert!(stats.connections <= 4 && stats.requests <= 2 && stats.attempts <= 3);
+    }
+    let stats = core.stats();
+    assert!(stats.requests_refused > 0 && stats.connections_refused > 0);
+    assert!(stats.attempts_crowded_out > 0);
+}
+
+#[test]
+fn outstanding_requests_are_summed_by_proxy_and_upstream() {
+    let mut core = core();
+    let mut out = Vec::new();
+    for (cookie, at) in [(2, 5.0), (3, 4.0)] {
+        let u = upstream(cookie).opened(at);
+        core.observe(u.request(&sent(0, at), "GET", "/"), &mut out);
+    }
+    let sums: Vec<_> = core.outstanding().collect();
+    assert_eq!(sums.len(), 1);
+    assert_eq!((sums[0].count, sums[0].oldest), (2, ms(4.0)));
+    assert_eq!(
+        sums[0].upstream,
+        Upstream::Inet("10.0.3.17:8080".parse().expect("address"))
+    );
+}
+
+#[test]
+fn resets_and_retransmissions_of_outgoing_connections_are_told() {
+    let mut core = core();
+    let u = upstream(2).opened(0.5);
+    let mut reset = u.close(9.0);
+    reset.what = What::Reset {
+        direction: ResetDirection::Received,
+        phase: Phase::Idle,
+        reason: None,
+    };
+    let seen = [
+        u.connect(0.7, ConnectOutcome::Established, None),
+        reset,
+        u.clone().retransmits(3).close(9.1),
+    ];
+    let told = told(&mut core, seen);
+    assert!(
+        told.events
+            .iter()
+            .any(|event| matches!(event, Event::Reset(_)))
+    );
+    assert!(told.events.iter().any(|event| matches!(
+        event,
+        Event::Tcp(tcp) if tcp.retransmits == 3 && tcp.rtt_seconds == Some(0.0002)
+    )));
+    assert_eq!(core.stats().connections, 0);
+}
+
+#[test]
+fn a_tunnel_succeeds_at_its_head() {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut x = x.answered(101, 2.0);
+    x.exchange.end = Some(End::Tunnel);
+    let seen = [c.request(&x, "GET", "/socket"), c.end(2.0, &x)];
+    let request = told(&mut core(), seen).request();
+    assert_eq!(
+        (request.code, request.complete, request.error),
+        (Some(101), true, None)
+    );
+}
