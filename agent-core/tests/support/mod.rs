@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
+pub(crate) mod scenario;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
