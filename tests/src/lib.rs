@@ -1,8 +1,25 @@
 //! End-to-end tests of why502: what they are made of.
 //!
 //! The product is judged by what real proxies write into their own logs and what the kernel
-//! counts, on traffic that goes wrong in known ways. This library holds the parts: upstreams
-//! that misbehave ([`misbehave`]). It knows nothing of how the agent works, only what it
-//! promises to print.
+//! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
+//! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs, clients ([`load`]),
+//! namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), and the
+//! [`agent`] as a process. It knows nothing of how the agent works, only what it promises to
+//! print.
+#![expect(
+    clippy::expect_used,
+    reason = "test support: a part that cannot be made ends the test with a sentence"
+)]
 
+pub mod agent;
+pub mod http;
+pub mod kernel;
+pub mod load;
 pub mod misbehave;
+pub mod netns;
+pub mod nginx;
+pub mod ports;
+pub mod process;
+pub mod stage;
+pub mod upstreams;
+pub mod wait;

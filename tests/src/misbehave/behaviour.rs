@@ -188,9 +188,8 @@ impl FromStr for Behaviour {
             }
         }
         // `by` may stand before or after what it belongs to.
-        match &mut behaviour.fault {
-            Some(Fault::HeadCut(_, by) | Fault::Cut(_, by)) => *by = ending,
-            _ => {}
+        if let Some(Fault::HeadCut(_, by) | Fault::Cut(_, by)) = &mut behaviour.fault {
+            *by = ending;
         }
         Ok(behaviour)
     }

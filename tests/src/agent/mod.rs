@@ -1,0 +1,216 @@
+//! The agent as a process: started, scraped, listened to, stopped.
+//!
+//! In: flags. Out: metrics and events as it prints them. Nothing here links to the agent's
+//! code, so what is tested is what is shipped.
+
+pub mod events;
+pub mod metrics;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::ports;
+use crate::process::{Running, command, need_root};
+use crate::wait::eventually;
+use events::Line;
+use metrics::Metrics;
+
+/// Loading and verifying all programs may take this long on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+/// What the agent is asked for to get the text form.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    process: Running,
+    folder: TempDir,
+    /// Where it serves.
+    pub address: SocketAddr,
+}
+
+/// The stream of events, read in the background.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    lines: Arc<Mutex<Vec<Line>>>,
+}
+
+/// Where the agent's binary is: `WHY502_BIN`, else the release build, else the debug build.
+#[track_caller]
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("WHY502_BIN") {
+        return PathBuf::from(path);
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+    ["release", "debug"]
+        .iter()
+        .map(|profile| target.join(profile).join("why502"))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| {
+            panic!(
+                "no why502 in {}/release or {}/debug: run `cargo xtask build` first, or name it in WHY502_BIN",
+                target.display(),
+                target.display()
+            )
+        })
+}
+
+impl Agent {
+    /// Starts it with these flags besides `--listen`, and waits until it is ready.
+    #[track_caller]
+    pub fn start(flags: &[&str]) -> Self {
+        need_root();
+        let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
+        let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
+        let mut command = command(&binary().to_string_lossy(), None);
+        command
+            .args(["run", "--listen", &address.to_string()])
+            .args(flags);
+        command.stderr(stderr);
+        let mut agent = Self {
+            process: Running::start("why502", &mut command),
+            folder,
+            address,
+        };
+        eventually(START, "the agent is ready", || {
+            if let Some(status) = agent.process.ended() {
+                panic!("the agent ended with {status} at its start");
+            }
+            match http::get(address, "/readyz", "*/*") {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                Ok(answer) => Err(format!("/readyz answers {}", answer.status)),
+                Err(error) => Err(format!("/readyz: {error}")),
+            }
+        });
+        agent
+    }
+
+    /// Runs it to its end with all its flags given: for what it refuses.
+    #[track_caller]
+    pub fn refused(command: &mut Command) -> (ExitStatus, String) {
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+        (
+            output.status,
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Its memory, bytes.
+    #[track_caller]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a running process has a status");
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+            .expect("a running process has a VmRSS")
+            * 1024
+    }
+
+    /// Its metrics now.
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.metrics_text())
+    }
+
+    /// Its metrics now, as it prints them.
+    #[track_caller]
+    pub fn metrics_text(&self) -> String {
+        let answer = http::get(self.address, "/metrics", OPEN_METRICS)
+            .unwrap_or_else(|error| panic!("/metrics: {error}"));
+        assert_eq!(answer.status, 200, "/metrics answers");
+        String::from_utf8(answer.body).expect("metrics are text")
+    }
+
+    /// Listens to its events from now on.
+    #[track_caller]
+    pub fn events(&self) -> Events {
+        let stream = http::open(self.address, "/api/v1/events?all=1", "*/*", None)
+            .unwrap_or_else(|error| panic!("/api/v1/events: {error}"));
+        assert_eq!(stream.status, 200, "/api/v1/events answers");
+        let events = Events::default();
+        let lines = Arc::clone(&events.lines);
+        // Ends with the stream, which ends with the agent.
+        std::thread::spawn(move || {
+            for text in BufReader::new(stream).lines().map_while(Result::ok) {
+                if !text.trim().is_empty() {
+                    let line = Line::parse(&text);
+                    lines
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(line);
+                }
+            }
+        });
+        events
+    }
+
+    /// Waits until two looks at the metrics, a second apart, agree: all that happened is told.
+    #[track_caller]
+    pub fn settled(&self, within: Duration) -> Metrics {
+        let mut before = self.metrics();
+        eventually(within, "the agent's counters come to rest", || {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = self.metrics();
+            let moved = now.moved_since(&before);
+            before = now.clone();
+            match moved {
+                None => Ok(now),
+                Some(what) => Err(what),
+            }
+        })
+    }
+
+    /// Stops it and gives how it ended.
+    pub fn stop(mut self, signal: Signal) -> Option<ExitStatus> {
+        self.process.stop(signal)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines
+                .get(lines.len().saturating_sub(20)..)
+                .unwrap_or_default();
+            eprintln!("the agent's last words:\n{}", last.join("\n"));
+        }
+    }
+}
+
+impl Events {
+    /// All so far.
+    pub fn so_far(&self) -> Vec<Line> {
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

@@ -1,0 +1,179 @@
+//! Network namespaces of a test's own, joined to the host by a veth pair.
+//!
+//! In: nothing. Out: names, addresses, and ways to run programs and closures inside. All of
+//! it goes when dropped; deleting the namespace takes the pair along.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::fd::AsFd;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::output_of;
+
+/// Numbers namespaces within this process.
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+/// A namespace with `lo` up.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+}
+
+/// Two ends of a veth pair, by addresses.
+#[derive(Debug)]
+pub struct Veth {
+    /// Name of the interface at the near end.
+    pub near_interface: String,
+    /// IPv4 address of the near end.
+    pub near: IpAddr,
+    /// IPv4 address of the far end.
+    pub far: IpAddr,
+    /// IPv6 address of the near end.
+    pub near6: IpAddr,
+    /// IPv6 address of the far end.
+    pub far6: IpAddr,
+}
+
+impl Netns {
+    /// Makes a namespace of its own name.
+    #[track_caller]
+    pub fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("e2e-{}-{number}", std::process::id());
+        output_of(Command::new("ip").args(["netns", "add", &name]));
+        let netns = Self { name };
+        netns.ip("link set lo up");
+        netns
+    }
+
+    /// Where the kernel shows it.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// Runs `ip` inside.
+    #[track_caller]
+    pub fn ip(&self, words: &str) -> String {
+        output_of(
+            Command::new("ip")
+                .args(["-n", &self.name])
+                .args(words.split_whitespace()),
+        )
+    }
+
+    /// Joins the host (`near`) to this namespace (far end), or `near` to it when given.
+    ///
+    /// Addresses are from 198.18.0.0/15, the range for tests of networks (RFC 2544), and
+    /// from the unique local fd00::/8; each pair has its own.
+    #[track_caller]
+    pub fn join(&self, near: Option<&Self>) -> Veth {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let [high, low] = number.to_be_bytes();
+        let process = std::process::id();
+        let [.., third, fourth] = process.to_be_bytes();
+        // Four addresses a pair; pairs of one process are neighbours.
+        let base =
+            (u32::from(third) << 16 | u32::from(fourth) << 8 | u32::from(low) << 2) & 0x1_ffff;
+        let address = |host: u32| {
+            IpAddr::V4(Ipv4Addr::from_bits(
+                Ipv4Addr::new(198, 18, 0, 0).to_bits() | base | host,
+            ))
+        };
+        let address6 = |host: u16| {
+            IpAddr::V6(Ipv6Addr::new(
+                0xfd02,
+                u16::from_be_bytes([third, fourth]),
+                u16::from_be_bytes([high, low]),
+                0,
+                0,
+                0,
+                0,
+                host,
+            ))
+        };
+        let near_interface = format!("w{process}n{number}");
+        let far_interface = format!("w{process}f{number}");
+        let on_near = |words: String| match near {
+            Some(near) => near.ip(&words),
+            None => output_of(Command::new("ip").args(words.split_whitespace())),
+        };
+        on_near(format!(
+            "link add {near_interface} type veth peer name {far_interface} netns {}",
+            self.name
+        ));
+        let veth = Veth {
+            near_interface: near_interface.clone(),
+            near: address(1),
+            far: address(2),
+            near6: address6(1),
+            far6: address6(2),
+        };
+        on_near(format!("addr add {}/30 dev {near_interface}", veth.near));
+        on_near(format!(
+            "addr add {}/64 dev {near_interface} nodad",
+            veth.near6
+        ));
+        on_near(format!("link set {near_interface} up"));
+        self.ip(&format!("addr add {}/30 dev {far_interface}", veth.far));
+        self.ip(&format!(
+            "addr add {}/64 dev {far_interface} nodad",
+            veth.far6
+        ));
+        self.ip(&format!("link set {far_interface} up"));
+        veth
+    }
+
+    /// Drops what arrives here for TCP port `port`, without a word to the sender.
+    #[track_caller]
+    pub fn swallow(&self, port: u16) {
+        let path = self.path();
+        let rules = format!(
+            "table inet e2e {{\n chain input {{\n type filter hook input priority 0;\n \
+             tcp dport {port} drop\n }}\n }}\n"
+        );
+        output_of(
+            Command::new("nsenter")
+                .arg(format!("--net={}", path.display()))
+                .args(["nft", &rules]),
+        );
+    }
+
+    /// Runs a closure on a thread inside.
+    #[track_caller]
+    pub fn run<T: Send + 'static>(
+        &self,
+        inside: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let path = self.path();
+        let netns = File::open(&path)
+            .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()));
+        std::thread::spawn(move || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("root may enter a network namespace");
+            inside()
+        })
+    }
+}
+
+impl Default for Netns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        // Not `output_of`: a panic while panicking would end the whole test run.
+        let deleted = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+        if !deleted.is_ok_and(|status| status.success()) {
+            eprintln!("network namespace {} is left over", self.name);
+        }
+    }
+}

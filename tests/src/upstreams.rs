@@ -1,0 +1,60 @@
+//! Runs [`crate::misbehave`] as a process of its own, as real upstreams are: a test that both
+//! answered and asked would itself look like a proxy.
+
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::netns::Netns;
+use crate::process::{Running, built, command};
+
+/// Upstream servers in one process.
+#[derive(Debug)]
+pub struct Upstreams {
+    process: Running,
+    /// Where they listen, in the order in which they were ordered.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Upstreams {
+    /// Starts one server for each of `ports` (`9001`, `0=reset`, `0=ok,idle=1000`; 0 is any
+    /// free port) and waits until all listen.
+    #[track_caller]
+    pub fn start(ip: IpAddr, ports: &[&str], netns: Option<&Netns>) -> Self {
+        let program = built("misbehave");
+        let mut command = command(&program.to_string_lossy(), netns);
+        command.args(["--bind", &ip.to_string()]);
+        for port in ports {
+            command.args(["--port", port]);
+        }
+        command.stdout(Stdio::piped());
+        let mut process = Running::start("misbehave", &mut command);
+        let stdout = process.child().stdout.take().expect("stdout is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let addresses = ports
+            .iter()
+            .map(|port| {
+                let line = lines.next().and_then(Result::ok).unwrap_or_default();
+                line.split(' ')
+                    .nth(1)
+                    .and_then(|address| address.parse().ok())
+                    .unwrap_or_else(|| {
+                        panic!("misbehave --port {port} on {ip} is not ready: {line}")
+                    })
+            })
+            .collect();
+        Self { process, addresses }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.process.stop(Signal::KILL);
+    }
+}
