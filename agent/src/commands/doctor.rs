@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::kernel::{self, Options};
+use crate::kernel::{self, Capability, Options};
 
 /// Everything works.
 const EXIT_GOOD: u8 = 0;
@@ -20,6 +20,9 @@ const CAPABILITIES: [(u32, &str); 3] =
     [(39, "CAP_BPF"), (38, "CAP_PERFMON"), (12, "CAP_NET_ADMIN")];
 /// The bit that stood for all of them before 5.8, and still does.
 const CAP_SYS_ADMIN: u32 = 21;
+
+/// The ability without which nothing is seen.
+const NEEDED: &str = "packets";
 
 const LONG_ABOUT: &str = "\
 Say what this kernel and these rights allow, and what to do about the rest.
@@ -181,21 +184,27 @@ fn abilities(arguments: &Arguments) -> Vec<Finding> {
         ..Options::default()
     };
     match kernel::survey(&options) {
-        Ok(abilities) => abilities
-            .into_iter()
-            .map(|ability| {
-                if ability.available {
-                    good(ability.name, "on")
-                } else {
-                    let reason = ability
-                        .reason
-                        .as_deref()
-                        .unwrap_or("the kernel does not say why");
-                    off(ability.name, format!("off: {reason}"))
-                }
-            })
-            .collect(),
+        Ok(abilities) => abilities.into_iter().map(ability).collect(),
         Err(error) => vec![broken("probes", error.to_string())],
+    }
+}
+
+fn ability(ability: Capability) -> Finding {
+    let Capability {
+        name,
+        purpose,
+        available,
+        reason,
+    } = ability;
+    if available {
+        return good(name, purpose);
+    }
+    let reason = reason.as_deref().unwrap_or("the kernel does not say why");
+    let words = format!("{purpose}: off, {reason}");
+    if name == NEEDED {
+        broken(name, words)
+    } else {
+        off(name, words)
     }
 }
 
@@ -275,7 +284,10 @@ fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::{State, broken, effective, good, mount_of, off, rights_from, table, verdict};
+    use super::{
+        Capability, State, ability, broken, effective, good, mount_of, off, rights_from, table,
+        verdict,
+    };
 
     #[test]
     fn the_exit_code_is_that_of_the_worst_finding() {
@@ -310,6 +322,21 @@ mod tests {
             Some("/sys/fs/cgroup")
         );
         assert_eq!(mount_of(mounts, "tracefs"), None);
+    }
+
+    #[test]
+    fn the_one_needed_ability_is_no_degradation() {
+        let without = |name| {
+            ability(Capability {
+                name,
+                purpose: "p",
+                available: false,
+                reason: None,
+            })
+        };
+
+        assert_eq!(without("packets").state, State::Broken);
+        assert_eq!(without("tcp_retransmit").state, State::Off);
     }
 
     #[test]

@@ -146,3 +146,179 @@ async fn converse(connection: TcpStream, service: Arc<Service>) {
         tracing::debug!(%error, "a connection to the exporter ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+
+    use flate2::read::GzDecoder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::{ListenError, MAX_CONNECTIONS, Service, listen, serve};
+    use crate::config::Settings;
+    use crate::events::EventStream;
+    use crate::events::shape::Line;
+    use crate::metrics::Metrics;
+    use crate::pipeline::refresh;
+
+    struct Server {
+        address: SocketAddr,
+        stream: EventStream,
+        turned_away: Arc<AtomicU64>,
+    }
+
+    async fn server() -> Server {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = EventStream::new();
+        let turned_away = Arc::new(AtomicU64::new(0));
+        // Without a pipeline behind it a refresh returns at once.
+        let (refresh, _) = refresh();
+        let service = Service {
+            registry: Metrics::new(&Settings::default()).registry,
+            stream: stream.clone(),
+            refresh,
+            ready: Arc::new(AtomicBool::new(true)),
+            turned_away: Arc::clone(&turned_away),
+        };
+        tokio::spawn(serve(listener, Arc::new(service)));
+        Server {
+            address,
+            stream,
+            turned_away,
+        }
+    }
+
+    async fn ask(address: SocketAddr, head: &str) -> (String, Vec<u8>) {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection
+            .write_all(format!("{head}\r\nHost: x\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).await.unwrap();
+        let end = answer
+            .windows(4)
+            .position(|bytes| bytes == b"\r\n\r\n")
+            .unwrap();
+        let body = answer.split_off(end + 4);
+        (String::from_utf8(answer).unwrap(), body)
+    }
+
+    #[tokio::test]
+    async fn each_path_answers() {
+        let Server { address, .. } = server().await;
+
+        for (line, status) in [
+            ("GET / HTTP/1.1", "200"),
+            ("GET /healthz HTTP/1.1", "200"),
+            ("GET /readyz HTTP/1.1", "200"),
+            ("GET /metrics HTTP/1.1", "200"),
+            ("GET /nothing HTTP/1.1", "404"),
+            ("POST /metrics HTTP/1.1", "405"),
+        ] {
+            let (head, _) = ask(address, line).await;
+
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{line}: {head}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_come_in_the_format_and_encoding_asked_for() {
+        let Server { address, .. } = server().await;
+
+        let (head, body) = ask(address, "GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip").await;
+        assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+        assert!(head.contains("content-encoding: gzip"), "{head}");
+        let mut text = String::new();
+        GzDecoder::new(&*body).read_to_string(&mut text).unwrap();
+        assert!(
+            text.contains("# TYPE why502_agent_build_info gauge\n"),
+            "{text}"
+        );
+
+        let accept = "Accept: application/openmetrics-text;version=1.0.0";
+        let (head, body) = ask(address, &format!("GET /metrics HTTP/1.1\r\n{accept}")).await;
+        assert!(
+            head.contains("application/openmetrics-text; version=1.0.0"),
+            "{head}"
+        );
+        assert!(body.ends_with(b"# EOF\n"));
+
+        let accept = "Accept: application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+        let (head, body) = ask(address, &format!("GET /metrics HTTP/1.1\r\n{accept}")).await;
+        assert!(head.contains("application/vnd.google.protobuf"), "{head}");
+        assert!(!body.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_event_stream_greets_and_then_tells() {
+        let Server {
+            address, stream, ..
+        } = server().await;
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection
+            .write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut seen = String::new();
+        let mut buffer = [0; 4096];
+
+        while !seen.contains("\"type\":\"lost\",\"events\":9}") {
+            if seen.contains("\"type\":\"hello\"") && stream.is_wanted(true) {
+                stream.send(true, Line::Lost { events: 9 });
+            }
+            let count = connection.read(&mut buffer).await.unwrap();
+            assert_ne!(count, 0, "ended after {seen}");
+            seen.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+        }
+
+        assert!(seen.contains("application/x-ndjson"), "{seen}");
+        assert!(
+            seen.contains("{\"v\":1,\"type\":\"hello\",\"version\":\""),
+            "{seen}"
+        );
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_are_turned_away_and_counted() {
+        let Server {
+            address,
+            turned_away,
+            ..
+        } = server().await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut one_more = TcpStream::connect(address).await.unwrap();
+
+        let mut byte = [0];
+        // Closed, or reset when the server closed before it read anything.
+        let closed = matches!(one_more.read(&mut byte).await, Ok(0) | Err(_));
+
+        assert!(closed);
+        assert_eq!(turned_away.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_said_in_one_sentence() {
+        let Server { address, .. } = server().await;
+
+        let error = listen(address).await.unwrap_err();
+
+        assert!(matches!(error, ListenError::InUse { .. }));
+        let words = error.to_string();
+        assert!(
+            words.contains("already in use") && words.contains("--listen"),
+            "{words}"
+        );
+    }
+}

@@ -239,3 +239,196 @@ impl LossWatch {
         grew
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use agent_wire::plain::bytes_of;
+    use agent_wire::record::{Connect, End, Header, kind};
+    use agent_wire::tally::SLOTS;
+    use tokio::sync::oneshot;
+
+    use super::{Pipeline, Sinks, Source, refresh};
+    use crate::config::Settings;
+    use crate::events::EventStream;
+    use crate::kernel::{Capability, KernelError, MapUse, ProgramCost};
+    use crate::metrics::Metrics;
+    use crate::metrics::report::{RecordCounts, Report};
+
+    /// Records that wait, and what was asked to be ignored.
+    #[derive(Default)]
+    struct Fake {
+        records: VecDeque<Vec<u8>>,
+        ignored: Vec<u32>,
+    }
+
+    impl Source for Fake {
+        async fn wait(&self, _: Duration) {
+            tokio::task::yield_now().await;
+        }
+
+        fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+            let count = self.records.len();
+            self.records.drain(..).for_each(|record| each(&record));
+            count
+        }
+
+        fn tallies(&self) -> Result<Vec<u64>, KernelError> {
+            Ok(vec![0; SLOTS as usize])
+        }
+
+        fn programs(&self) -> Vec<ProgramCost> {
+            vec![ProgramCost {
+                name: "state_changed".to_owned(),
+                runs: 3,
+                nanos: 1_500_000_000,
+                verified_instructions: Some(9),
+            }]
+        }
+
+        fn maps(&self) -> Vec<MapUse> {
+            Vec::new()
+        }
+
+        fn capabilities(&self) -> &[Capability] {
+            &[]
+        }
+
+        fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
+            self.ignored.push(tgid);
+            Ok(())
+        }
+
+        fn watch_process(&mut self, tgid: u32) {
+            self.ignored.retain(|other| *other != tgid);
+        }
+    }
+
+    fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Report) {
+        let Metrics {
+            traffic, report, ..
+        } = Metrics::new(settings);
+        let sinks = Sinks {
+            traffic,
+            report: report.clone(),
+            stream: EventStream::new(),
+            turned_away: Arc::default(),
+        };
+        let source = Fake {
+            records: records.into(),
+            ignored: Vec::new(),
+        };
+        (Pipeline::new(source, settings, sinks), report)
+    }
+
+    fn header(kind: u8, tgid: u32) -> Header {
+        Header {
+            kind,
+            tgid,
+            time_ns: 5,
+            cookie: 1,
+            ..Header::default()
+        }
+    }
+
+    fn close(tgid: u32) -> Vec<u8> {
+        bytes_of(&End {
+            header: header(kind::CLOSE, tgid),
+            ..End::default()
+        })
+        .to_vec()
+    }
+
+    #[tokio::test]
+    async fn records_drained_are_records_decoded_plus_records_refused() {
+        let refused_connect = Connect {
+            header: header(kind::CONNECT, 0),
+            outcome: 99,
+            ..Connect::default()
+        };
+        let records = vec![
+            close(0),
+            bytes_of(&refused_connect).to_vec(),
+            vec![kind::CLOSE, 0, 0],
+            vec![250; 400],
+            Vec::new(),
+        ];
+        let (pipeline, report) = pipeline(records, &Settings::default());
+        let (ask, asks) = refresh();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = async {
+            pipeline
+                .run(asks, async {
+                    let _ = stopped.await;
+                })
+                .await;
+        };
+        let scrape = async {
+            ask.now().await;
+            let counts = report.get().records;
+            stop.send(()).unwrap();
+            counts
+        };
+
+        let (
+            (),
+            RecordCounts {
+                drained,
+                decoded,
+                refused,
+            },
+        ) = tokio::join!(running, scrape);
+
+        assert_eq!(drained.iter().sum::<u64>(), 5);
+        assert_eq!(decoded.iter().sum::<u64>(), 1);
+        assert_eq!(refused, 4);
+        assert_eq!(
+            (
+                drained[usize::from(kind::CLOSE)],
+                decoded[usize::from(kind::CLOSE)]
+            ),
+            (2, 1)
+        );
+        assert_eq!(
+            drained[kind::COUNT],
+            2,
+            "kinds that are none have a slot of their own"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_waits_at_the_stop_is_drained_before_the_end() {
+        let (pipeline, report) = pipeline(vec![close(0)], &Settings::default());
+        let (_ask, asks) = refresh();
+
+        pipeline.run(asks, std::future::ready(())).await;
+
+        assert_eq!(report.get().records.decoded.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn the_agent_leaves_itself_and_excluded_processes_alone() {
+        let myself = std::process::id();
+        let name = std::env::current_exe().unwrap();
+        let name = name.file_name().unwrap().to_str().unwrap();
+        let settings = Settings::parse(&format!("exclude_processes = [\"{name}\"]")).unwrap();
+        let (mut pipeline, _) = pipeline(vec![close(myself)], &settings);
+        assert_eq!(pipeline.source.ignored, [myself]);
+
+        pipeline.round();
+
+        assert_eq!(pipeline.source.ignored, [myself, myself]);
+    }
+
+    #[test]
+    fn the_cost_of_programs_is_reported_in_seconds() {
+        let (_, report) = pipeline(Vec::new(), &Settings::default());
+
+        let program = report.get().programs.remove(0);
+
+        assert_eq!((program.runs, program.seconds), (3, 1.5));
+    }
+}
