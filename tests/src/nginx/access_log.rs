@@ -98,9 +98,11 @@ impl LoggedAttempt {
         self.upstream.parse::<std::net::SocketAddr>().is_ok() || self.upstream.starts_with("unix:")
     }
 
-    /// The status the upstream itself gave: a head was parsed.
+    /// The status the upstream itself gave: a head was parsed, and it was HTTP.
     pub fn answered(&self) -> Option<u16> {
-        self.header_seconds.and(self.status)
+        self.header_seconds
+            .and(self.status)
+            .filter(|status| *status >= 100)
     }
 }
 
