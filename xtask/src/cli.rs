@@ -1,5 +1,6 @@
 //! The command line: which task, with which options. Decides nothing itself.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -44,18 +45,19 @@ enum BenchTask {
 }
 
 impl Cli {
-    /// Runs the task that was asked for.
-    pub(crate) fn dispatch(self) -> Result<()> {
+    /// Runs the task that was asked for. A task that has told its own failure gives a code.
+    pub(crate) fn dispatch(self) -> Result<ExitCode> {
         match self.task {
-            Task::Setup(options) => setup::run(&options),
-            Task::Build(options) => build::run(&options),
-            Task::Run(options) => run::run(&options),
-            Task::Test(options) => test::run(&options),
-            Task::Tidy => tidy::run(),
+            Task::Setup(options) => setup::run(&options)?,
+            Task::Build(options) => build::run(&options)?,
+            Task::Run(options) => run::run(&options)?,
+            Task::Test(options) => return test::run(&options),
+            Task::Tidy => tidy::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),
-            }) => bench::run(&options),
+            }) => bench::run(&options)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -23,7 +23,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     match cli::Cli::parse().dispatch() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -92,14 +92,14 @@ struct Outcome {
     error: Option<anyhow::Error>,
 }
 
-/// Runs the steps; an error when any failed.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Runs the steps; a failing exit code when any failed.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let Options { only, list } = options;
     if *list {
         for Step { name, what, .. } in &STEPS {
             println!("{name:<12} {what}");
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let chosen = choose(only)?;
     interrupt::listen()?;
@@ -121,11 +121,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             bail!("interrupted during {}", step.name);
         }
     }
-    conclude(&outcomes)
+    Ok(conclude(&outcomes))
 }
 
-fn conclude(outcomes: &[Outcome]) -> Result<()> {
+/// Says what failed and why, above the table; the count comes last.
+fn conclude(outcomes: &[Outcome]) -> ExitCode {
     println!();
+    for Outcome { step, error, .. } in outcomes {
+        if let Some(error) = error {
+            println!("{}: {error:#}", step.name);
+        }
+    }
     for Outcome {
         step,
         seconds,
@@ -135,20 +141,16 @@ fn conclude(outcomes: &[Outcome]) -> Result<()> {
         let word = if error.is_some() { "FAILED" } else { "ok" };
         println!("{:<12} {word:<6} {seconds:8.1} s  {}", step.name, step.what);
     }
-    let failed: Vec<&str> = outcomes
+    let failed = outcomes
         .iter()
-        .filter(|o| o.error.is_some())
-        .map(|o| o.step.name)
-        .collect();
-    println!(
-        "{} passed, {} failed",
-        outcomes.len() - failed.len(),
-        failed.len()
-    );
-    if !failed.is_empty() {
-        bail!("failed: {}", failed.join(", "));
+        .filter(|outcome| outcome.error.is_some())
+        .count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    Ok(())
 }
 
 fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
@@ -260,8 +262,14 @@ mod tests {
 
     #[test]
     fn one_failing_step_fails_the_run() {
-        assert!(conclude(&[outcome(false), outcome(false)]).is_ok());
-        assert!(conclude(&[outcome(false), outcome(true)]).is_err());
+        assert_eq!(
+            conclude(&[outcome(false), outcome(false)]),
+            ExitCode::SUCCESS
+        );
+        assert_eq!(
+            conclude(&[outcome(false), outcome(true)]),
+            ExitCode::FAILURE
+        );
     }
 
     #[test]
