@@ -1,6 +1,6 @@
 //! The HTTP server: metrics, health, the event stream.
 //!
-//! In: connections on one address. Out: answers ([`routes`]). Everything is bounded: the
+//! In: connections on one address. Out: answers (`routes`). Everything is bounded: the
 //! number of connections, the time to send a head, the time to take an answer, the number
 //! of stream readers. The port is taken before any probe is loaded, so that a port in use
 //! costs nothing. It is plain hyper: five fixed paths need no router, and the limits above

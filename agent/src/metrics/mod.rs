@@ -1,11 +1,11 @@
 //! Metrics: families, handles, exposition.
 //!
 //! In: the core's events ([`traffic`]) and the agent's own state ([`report`]). Out: the
-//! registry as bytes ([`exposition`]) and its description ([`reference`]). Names and labels
+//! registry as bytes ([`exposition`]) and its description ([`mod@reference`]). Names and labels
 //! are the public interface; they change only with a "Breaking" line in the changelog.
 //!
-//! Families are registered once ([`families`]); labels are resolved once per proxy and
-//! upstream ([`handles`]); an event then touches plain counters.
+//! Families are registered once (`families`); labels are resolved once per proxy and
+//! upstream (`handles`); an event then touches plain counters.
 
 mod buckets;
 mod catalogue;

@@ -1,5 +1,5 @@
 //! What the agent knows about itself at one moment, so that emitted, drained and lost
-//! records can be added up. [`super::own`] turns it into series.
+//! records can be added up. `own` turns it into series.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
