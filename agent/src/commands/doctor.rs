@@ -24,20 +24,21 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// The ability without which nothing is seen.
 const NEEDED: &str = "packets";
 
-const LONG_ABOUT: &str = "\
+/// What `--help` says first.
+pub(super) const LONG_ABOUT: &str = "\
 Say what this kernel and these rights allow, and what to do about the rest.
 
 The probes are loaded to see what the kernel takes, and nothing stays attached. Exit code: 0 when \
 all is well, 1 when `why502 run` works with abilities off, 2 when it cannot work.";
 
-const EXAMPLES: &str = "\
+/// What `--help` says last.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   sudo why502 doctor
   sudo why502 doctor --cgroup /sys/fs/cgroup/system.slice";
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Look at this cgroup v2 directory, as `run` would
     #[arg(long, value_name = "DIRECTORY")]

@@ -35,10 +35,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch this machine and serve metrics and events
+    #[command(long_about = run::LONG_ABOUT, after_long_help = run::EXAMPLES)]
     Run(Box<run::Arguments>),
     /// Follow failed requests as they happen
+    #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::EXAMPLES)]
     Tail(tail::Arguments),
     /// Say what this kernel and these rights allow, and what to do about the rest
+    #[command(long_about = doctor::LONG_ABOUT, after_long_help = doctor::EXAMPLES)]
     Doctor(doctor::Arguments),
     /// Print docs/metrics.md
     #[command(hide = true)]
@@ -54,9 +57,24 @@ pub fn main() -> ExitCode {
         Command::MetricsReference => print_reference(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("why502: {error:#}");
+        eprintln!("why502: {}", words(&error));
         ExitCode::FAILURE
     })
+}
+
+/// The error and its causes. A cause that the message above it already quotes is left out.
+fn words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.trim_end();
+        if words.is_empty() {
+            words.push_str(cause);
+        } else if !words.contains(cause) {
+            words.push_str(": ");
+            words.push_str(cause);
+        }
+    }
+    words
 }
 
 fn print_reference() -> anyhow::Result<ExitCode> {
@@ -68,7 +86,17 @@ fn print_reference() -> anyhow::Result<ExitCode> {
 mod tests {
     use clap::CommandFactory;
 
-    use super::Cli;
+    use super::{Cli, words};
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = anyhow::anyhow!("no such file");
+        let quoted = inner
+            .context("cannot read x: no such file")
+            .context("cannot start");
+
+        assert_eq!(words(&quoted), "cannot start: cannot read x: no such file");
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -19,7 +19,8 @@ use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
 
-const LONG_ABOUT: &str = "\
+/// What `--help` says first.
+pub(super) const LONG_ABOUT: &str = "\
 Watch this machine and serve metrics and events.
 
 Proxies are found by what they do: a process that takes requests and sends requests. Known \
@@ -33,7 +34,8 @@ Every setting can stand in a TOML file (--config) under the name of its flag, wi
 A flag wins over the file; lists and tables are joined, and where both name the same key the flag \
 wins. --print-config shows what comes out of both.";
 
-const EXAMPLES: &str = "\
+/// What `--help` says last.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   sudo why502 run
   sudo why502 run --listen 0.0.0.0:9502 --max-upstreams 200
@@ -51,7 +53,6 @@ A file:
 
 /// Flags of `run`.
 #[derive(Debug, Default, Args)]
-#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]

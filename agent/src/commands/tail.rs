@@ -31,14 +31,16 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// Longest line taken, bytes: an event with all its attempts is far below.
 const MAX_LINE_BYTES: usize = 1 << 20;
 
-const LONG_ABOUT: &str = "\
+/// What `--help` says first.
+pub(super) const LONG_ABOUT: &str = "\
 Follow failed requests as they happen.
 
 Shown are gateway errors (a 5xx, or a connection closed instead of an answer), requests that \
 succeeded although an attempt failed (masked), and failed attempts whose request is not known. \
 --all shows every request. Needs no rights: it reads the event stream of a running agent.";
 
-const EXAMPLES: &str = "\
+/// What `--help` says last.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   why502 tail
   why502 tail --all
@@ -47,7 +49,6 @@ Examples:
 
 /// Flags of `tail`.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_long_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// Where the agent listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
