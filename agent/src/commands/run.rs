@@ -30,9 +30,9 @@ known from the start.
 It needs root, or the capabilities BPF, PERFMON and NET_ADMIN. SIGTERM and SIGINT end it; \
 everything is detached from the kernel then, and also when it is killed.
 
-Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -. \
-A flag wins over the file; lists and tables are joined, and where both name the same key the flag \
-wins. --print-config shows what comes out of both.";
+Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -; \
+one that can be repeated is a list or a table there, in the plural. A flag wins over the file; lists \
+and tables are joined, and where both name the same key the flag wins. --print-config shows what comes out of both.";
 
 /// What `--help` says last.
 pub(super) const EXAMPLES: &str = "\

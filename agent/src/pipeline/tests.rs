@@ -1,0 +1,336 @@
+//! The pipeline fed with records made by hand.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_wire::plain::bytes_of;
+use agent_wire::record::{
+    Connect, End, Errand, Exchange, Header, MessageHead, end, flag, framing, kind, side,
+};
+use agent_wire::tally::SLOTS;
+use tokio::sync::oneshot;
+
+use super::{Pipeline, Sinks, Source, refresh};
+use crate::clock;
+use crate::config::Settings;
+use crate::events::{EventStream, Interest};
+use crate::kernel::{Capability, KernelError, MapUse, ProgramCost};
+use crate::metrics::Metrics;
+use crate::metrics::exposition::Format;
+use crate::metrics::report::{RecordCounts, Report};
+
+/// Records that wait, and what was asked to be ignored.
+#[derive(Default)]
+struct Fake {
+    records: VecDeque<Vec<u8>>,
+    ignored: Vec<u32>,
+}
+
+impl Source for Fake {
+    async fn wait(&self, _: Duration) {
+        tokio::task::yield_now().await;
+    }
+
+    fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+        let count = self.records.len();
+        self.records.drain(..).for_each(|record| each(&record));
+        count
+    }
+
+    fn tallies(&self) -> Result<Vec<u64>, KernelError> {
+        Ok(vec![0; SLOTS as usize])
+    }
+
+    fn programs(&self) -> Vec<ProgramCost> {
+        vec![ProgramCost {
+            name: "state_changed".to_owned(),
+            runs: 3,
+            nanos: 1_500_000_000,
+            verified_instructions: Some(9),
+        }]
+    }
+
+    fn maps(&self) -> Vec<MapUse> {
+        Vec::new()
+    }
+
+    fn capabilities(&self) -> &[Capability] {
+        &[]
+    }
+
+    fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
+        self.ignored.push(tgid);
+        Ok(())
+    }
+
+    fn watch_process(&mut self, tgid: u32) {
+        self.ignored.retain(|other| *other != tgid);
+    }
+}
+
+fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Report) {
+    let Metrics {
+        traffic, report, ..
+    } = Metrics::new(settings);
+    let sinks = Sinks {
+        traffic,
+        report: report.clone(),
+        stream: EventStream::new(),
+        turned_away: Arc::default(),
+    };
+    let source = Fake {
+        records: records.into(),
+        ignored: Vec::new(),
+    };
+    (Pipeline::new(source, settings, sinks), report)
+}
+
+fn header(kind: u8, tgid: u32) -> Header {
+    Header {
+        kind,
+        tgid,
+        time_ns: 5,
+        cookie: 1,
+        ..Header::default()
+    }
+}
+
+fn close(tgid: u32) -> Vec<u8> {
+    bytes_of(&End {
+        header: header(kind::CLOSE, tgid),
+        ..End::default()
+    })
+    .to_vec()
+}
+
+#[tokio::test]
+async fn records_drained_are_records_decoded_plus_records_refused() {
+    let refused_connect = Connect {
+        header: header(kind::CONNECT, 0),
+        outcome: 99,
+        ..Connect::default()
+    };
+    let records = vec![
+        close(0),
+        bytes_of(&refused_connect).to_vec(),
+        vec![kind::CLOSE, 0, 0],
+        vec![250; 400],
+        Vec::new(),
+    ];
+    let (pipeline, report) = pipeline(records, &Settings::default());
+    let (ask, asks) = refresh();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = async {
+        pipeline
+            .run(asks, async {
+                let _ = stopped.await;
+            })
+            .await;
+    };
+    let scrape = async {
+        ask.now().await;
+        let counts = report.get().records;
+        stop.send(()).unwrap();
+        counts
+    };
+
+    let (
+        (),
+        RecordCounts {
+            drained,
+            decoded,
+            refused,
+        },
+    ) = tokio::join!(running, scrape);
+
+    assert_eq!(drained.iter().sum::<u64>(), 5);
+    assert_eq!(decoded.iter().sum::<u64>(), 1);
+    assert_eq!(refused, 4);
+    assert_eq!(
+        (
+            drained[usize::from(kind::CLOSE)],
+            decoded[usize::from(kind::CLOSE)]
+        ),
+        (2, 1)
+    );
+    assert_eq!(
+        drained[kind::COUNT],
+        2,
+        "kinds that are none have a slot of their own"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_at_the_stop_is_drained_before_the_end() {
+    let (pipeline, report) = pipeline(vec![close(0)], &Settings::default());
+    let (_ask, asks) = refresh();
+
+    pipeline.run(asks, std::future::ready(())).await;
+
+    assert_eq!(report.get().records.decoded.iter().sum::<u64>(), 1);
+}
+
+#[test]
+fn the_agent_leaves_itself_and_excluded_processes_alone() {
+    let myself = std::process::id();
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    let settings = Settings::parse(&format!("exclude_processes = [\"{name}\"]")).unwrap();
+    let (mut pipeline, _) = pipeline(vec![close(myself)], &settings);
+    assert_eq!(pipeline.source.ignored, [myself]);
+
+    pipeline.round();
+
+    assert_eq!(pipeline.source.ignored, [myself, myself]);
+}
+
+#[test]
+fn the_cost_of_programs_is_reported_in_seconds() {
+    let (_, report) = pipeline(Vec::new(), &Settings::default());
+
+    let program = report.get().programs.remove(0);
+
+    assert_eq!((program.runs, program.seconds), (3, 1.5));
+}
+
+/// A client asks, the proxy's connect is refused, the client gets a 502.
+fn refused_connect_and_502(tgid: u32) -> Vec<Vec<u8>> {
+    const CLIENT: u64 = 10;
+    const MS: u64 = 1_000_000;
+    let start = clock::monotonic() - 50 * MS;
+    let address = |last: u8| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
+    let client = Header {
+        side: side::CLIENT,
+        flags: flag::SEEN_OPEN,
+        tgid,
+        cookie: CLIENT,
+        opened_ns: start,
+        local: address(1),
+        remote: address(9),
+        local_port: 80,
+        remote_port: 40_000,
+        ..Header::default()
+    };
+    let message = |kind: u8, at: u64, exchange: Exchange, head: &[u8]| {
+        let captured = u32::try_from(head.len()).unwrap();
+        let header = Header {
+            kind,
+            time_ns: start + at * MS,
+            ..client
+        };
+        let record = MessageHead {
+            header,
+            exchange,
+            captured,
+            final_start: 0,
+        };
+        [bytes_of(&record), head].concat()
+    };
+    let asked = b"GET /report?secret=1 HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+    let answered = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n";
+    let begun = Exchange {
+        request_ns: start + MS,
+        request_last_ns: start + MS,
+        request_bytes: asked.len() as u64,
+        request_head_bytes: u32::try_from(asked.len()).unwrap(),
+        ..Exchange::default()
+    };
+    let done = Exchange {
+        end: end::COMPLETE,
+        framing: framing::NONE,
+        status: 502,
+        first_byte_ns: start + 5 * MS,
+        head_ns: start + 5 * MS,
+        last_byte_ns: start + 5 * MS,
+        response_bytes: answered.len() as u64,
+        head_bytes: u32::try_from(answered.len()).unwrap(),
+        ..begun
+    };
+    let connect = Connect {
+        header: Header {
+            kind: kind::CONNECT,
+            side: side::UPSTREAM,
+            flags: flag::SEEN_OPEN | flag::ACTIVE_OPEN | flag::OWN_ERRAND,
+            time_ns: start + 4 * MS,
+            opened_ns: start + 3 * MS,
+            cookie: 20,
+            remote: address(17),
+            remote_port: 8080,
+            syns: 1,
+            errno: 111,
+            ..client
+        },
+        errand: Errand {
+            cookie: CLIENT,
+            index: 0,
+            age_us: 2000,
+        },
+        outcome: end::PEER_RESET,
+        ..Connect::default()
+    };
+    vec![
+        message(kind::REQUEST, 1, begun, asked),
+        bytes_of(&connect).to_vec(),
+        message(kind::RESPONSE, 5, done, answered),
+    ]
+}
+
+#[tokio::test]
+async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap().to_owned();
+    let settings = Settings::parse(&format!("[proxy_names]\n\"{name}\" = \"nginx\"")).unwrap();
+    let Metrics {
+        registry,
+        traffic,
+        report,
+        ..
+    } = Metrics::new(&settings);
+    let stream = EventStream::new();
+    let mut reader = stream.subscribe(Interest::Trouble);
+    let sinks = Sinks {
+        traffic,
+        report,
+        stream,
+        turned_away: Arc::default(),
+    };
+    let records = refused_connect_and_502(std::process::id());
+    let source = Fake {
+        records: records.into(),
+        ignored: Vec::new(),
+    };
+    let (_ask, asks) = refresh();
+
+    Pipeline::new(source, &settings, sinks)
+        .run(asks, std::future::ready(()))
+        .await;
+
+    let text = String::from_utf8(Format::Text.write(&registry).unwrap()).unwrap();
+    for series in [
+        "why502_gateway_responses_total{proxy=\"nginx\",code=\"502\"} 1",
+        "why502_gateway_errors_total{proxy=\"nginx\",code=\"502\",cause=\"connect_refused\",\
+         upstream=\"10.0.0.17:8080\",certainty=\"proof\"} 1",
+        "why502_upstream_failures_total{proxy=\"nginx\",upstream=\"10.0.0.17:8080\",\
+         cause=\"connect_refused\",phase=\"connect\",masked=\"false\"} 1",
+        "why502_tcp_connects_total{proxy=\"nginx\",upstream=\"10.0.0.17:8080\",result=\"refused\"} 1",
+    ] {
+        assert!(text.contains(series), "{series} is not in\n{text}");
+    }
+    let line = reader.next().await.unwrap();
+    let event: serde_json::Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!(event["type"], "request");
+    assert_eq!(event["cause"], "connect_refused");
+    assert_eq!(event["path"], "/report");
+    assert_eq!(event["upstream"], "10.0.0.17:8080");
+    assert_eq!(event["join"], "errand");
+    assert!(
+        !String::from_utf8_lossy(&line).contains("secret"),
+        "the query stays inside"
+    );
+    assert_eq!(
+        reader.next().await,
+        None,
+        "the attempt is told with its request only"
+    );
+}
