@@ -1,6 +1,6 @@
 //! Why an attempt failed, or why a request got its 5xx.
 //!
-//! The names and their labels are here; the evidence each needs is in [`rules`], in the
+//! The names and their labels are here; the evidence each needs is in `rules`, in the
 //! order in which it is asked for.
 
 pub(crate) mod rules;

@@ -181,12 +181,16 @@ impl Connections {
     /// A connect without a socket of its own, or one that failed: `false` when the same
     /// was seen before.
     pub(crate) fn first_of_its_kind(&mut self, cookie: u64) -> bool {
-        if self.memories.contains_key(&cookie) {
+        let (mut ended, told) = match (self.table.get(cookie), self.memories.get(&cookie)) {
+            (Some(connection), _) => (connection.ended, connection.connect_told),
+            (None, Some(memory)) => (memory.ended, memory.connect_told),
+            (None, None) => (Ended::default(), false),
+        };
+        if told || ended.contains(0) {
             return false;
         }
-        self.table.remove(cookie);
-        let mut ended = Ended::default();
         ended.insert(0);
+        self.table.remove(cookie);
         self.remember(cookie, ended, true, true);
         true
     }

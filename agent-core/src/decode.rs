@@ -8,7 +8,7 @@ pub mod head;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use agent_wire::limits::{HEAD_LARGE_BYTES, UNIX_PATH_BYTES};
+use agent_wire::limits::{HEAD_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
 use agent_wire::record::{self, Header, MessageHead, end, framing, kind, phase, side};
 
@@ -230,7 +230,7 @@ fn message(bytes: &[u8]) -> Result<(MessageHead, &[u8], &[u8]), DecodeError> {
     };
     let message = present
         .get(..captured)
-        .filter(|_| captured <= HEAD_LARGE_BYTES)
+        .filter(|_| captured <= HEAD_BYTES)
         .ok_or(wrong("captured", record.captured))?;
     let last = message
         .get(record.final_start as usize..)

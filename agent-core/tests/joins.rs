@@ -1,5 +1,4 @@
 //! Which attempt belongs to which request, and which process is a proxy.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,5 +1,4 @@
 //! Records that are late, doubled or lost; silence; bounds.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,5 +1,4 @@
 //! What holds for any traffic, in any order, with any loss.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

@@ -103,7 +103,7 @@ impl Core {
             connection.established = Some(socket.time);
             connection.connect_errand =
                 errand.map(|errand| errand_at_start(errand, started, socket.time));
-        } else if !self.connections.first_of_its_kind(socket.cookie) {
+        } else if !self.is_first_failure(socket.cookie) {
             self.counts.repeated += 1;
             return;
         }
@@ -138,7 +138,7 @@ impl Core {
         } else {
             socket.cookie
         };
-        if !self.connections.first_of_its_kind(name) {
+        if !self.is_first_failure(name) {
             self.counts.repeated += 1;
             return;
         }
@@ -146,6 +146,12 @@ impl Core {
         if socket.errno.is_some() {
             self.failed_connect(socket, upstream, errand, finish, out);
         }
+    }
+
+    /// A connect that failed is its connection's attempt 0, told once.
+    fn is_first_failure(&mut self, cookie: u64) -> bool {
+        !self.attempts.contains(Key { cookie, index: 0 })
+            && self.connections.first_of_its_kind(cookie)
     }
 
     fn failed_connect(
