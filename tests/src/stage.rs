@@ -101,3 +101,29 @@ server {{
 }}"
     )
 }
+
+/// An `http` block with one listener and one upstream that is kept alive, for tests that need
+/// no more. Paths, WebSockets and timeouts are as in the stage.
+pub fn plain(listen: &[String], upstream: SocketAddr) -> String {
+    let listen: String = listen
+        .iter()
+        .map(|listen| format!("listen {listen};"))
+        .collect();
+    format!(
+        "proxy_http_version 1.1;
+proxy_connect_timeout 1s;
+proxy_read_timeout 2s;
+keepalive_requests 1000000;
+keepalive_timeout 300s;
+map $http_upgrade $connection_header {{ '' ''; default upgrade; }}
+upstream app {{ server {upstream} max_fails=0; keepalive 64; }}
+server {{
+    {listen}
+    location / {{
+        proxy_pass http://app;
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection $connection_header;
+    }}
+}}"
+    )
+}

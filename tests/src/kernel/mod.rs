@@ -3,7 +3,7 @@
 pub mod capture;
 pub mod pcap;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use crate::netns::Netns;
@@ -41,48 +41,42 @@ pub fn grown(name: &str, before: &Counters, after: &Counters) -> u64 {
     value(after) - value(before)
 }
 
-/// Names of the BPF programs and links of a process.
+/// A BPF program, link or map by its kind and id.
+pub type BpfObject = (&'static str, u64);
+
+/// The BPF objects that a process holds open.
 #[track_caller]
-pub fn bpf_objects_of(pid: u32) -> Vec<String> {
-    let mut found = Vec::new();
-    for what in ["prog", "link", "map"] {
-        let printed = output_of(Command::new("bpftool").args(["-j", what, "show"]));
-        let objects: Vec<serde_json::Value> =
-            serde_json::from_str(&printed).expect("bpftool prints JSON");
-        for object in objects {
-            let of_pid = object
-                .get("pids")
-                .and_then(|pids| pids.as_array())
-                .is_some_and(|pids| {
-                    pids.iter().any(|holder| {
-                        holder.get("pid").and_then(serde_json::Value::as_u64) == Some(pid.into())
-                    })
-                });
-            if of_pid {
-                found.push(format!("{what} {object}"));
-            }
-        }
-    }
-    found
+pub fn bpf_objects_of(pid: u32) -> BTreeSet<BpfObject> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let files =
+        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("cannot read {folder}: {error}"));
+    files
+        .filter_map(|file| std::fs::read_to_string(file.ok()?.path()).ok())
+        .filter_map(|info| {
+            // A link's info names its program too: the first of these is what the file is.
+            let of = |kind| {
+                let value = info
+                    .lines()
+                    .find_map(|line| line.strip_prefix(&format!("{kind}_id:")))?;
+                Some((kind, value.trim().parse().ok()?))
+            };
+            of("link").or_else(|| of("map")).or_else(|| of("prog"))
+        })
+        .collect()
 }
 
-/// Ids of all BPF programs, links and maps of the system, each with its name.
+/// All BPF objects of the system.
 #[track_caller]
-pub fn bpf_objects() -> BTreeMap<(String, u64), String> {
-    let mut found = BTreeMap::new();
-    for what in ["prog", "link", "map"] {
-        let printed = output_of(Command::new("bpftool").args(["-j", what, "show"]));
+pub fn bpf_objects() -> BTreeSet<BpfObject> {
+    let mut found = BTreeSet::new();
+    for kind in ["prog", "link", "map"] {
+        let printed = output_of(Command::new("bpftool").args(["-j", kind, "show"]));
         let objects: Vec<serde_json::Value> =
             serde_json::from_str(&printed).expect("bpftool prints JSON");
-        for object in objects {
-            let id = object.get("id").and_then(serde_json::Value::as_u64);
-            let name = ["name", "type", "attach_type"]
-                .iter()
-                .filter_map(|key| object.get(key)?.as_str())
-                .collect::<Vec<_>>()
-                .join(" ");
-            found.insert((what.to_owned(), id.unwrap_or_default()), name);
-        }
+        let ids = objects
+            .iter()
+            .filter_map(|object| object.get("id")?.as_u64());
+        found.extend(ids.map(|id| (kind, id)));
     }
     found
 }
