@@ -5,7 +5,7 @@ mod support;
 
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{ConnectResult, Event, Failure, Join, Upstream};
-use agent_core::observation::{ConnectOutcome, End, Framing, Observation, Phase};
+use agent_core::observation::{ConnectOutcome, End, Framing, Observation, Phase, What};
 use agent_wire::record::flag;
 use support::{Ex, Sock, Told, client, core, errand, sent, told, upstream};
 
@@ -592,4 +592,54 @@ fn an_idle_client_that_is_cut_off_before_it_asked_is_no_error() {
         ],
     );
     assert_eq!(told.request().error, None);
+}
+
+#[test]
+fn a_head_that_stalls_is_a_timeout_whatever_the_status() {
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0)
+        .errand(1, 0, 100)
+        .partial_head(30, 3.0)
+        .ended(End::LocalClose);
+    for code in [502, 504] {
+        assert_eq!(
+            error(&exchange_of(attempt_of(&u, &x, 5002.0), code, 5002.2)),
+            (
+                Cause::ResponseTimeout,
+                Certainty::Proof,
+                Phase::Head,
+                How::Timeout
+            )
+        );
+    }
+}
+
+#[test]
+fn a_proxy_that_has_what_it_needs_may_close_early() {
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0)
+        .errand(1, 0, 100)
+        .head(200, 3.0, Framing::Length(9000));
+    let told = exchange_of(attempt_of(&u, &x.ended(End::LocalClose), 3.1), 200, 3.2);
+    assert_eq!(told.attempt().failure, None);
+}
+
+#[test]
+fn a_malformed_head_is_invalid_only_when_the_proxy_did_not_pass_it_on() {
+    for (code, expected) in [(200, None), (502, Some(Cause::InvalidResponse))] {
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).answered(200, 9.0);
+        let mut attempt = attempt_of(&u, &x, 9.0);
+        if let What::Response {
+            head: Some(head), ..
+        } = &mut attempt[1].what
+        {
+            head.malformed = true;
+        }
+        let told = exchange_of(attempt, code, 9.5);
+        assert_eq!(
+            told.attempt().failure.map(|failure| failure.cause),
+            expected
+        );
+    }
 }

@@ -256,3 +256,20 @@ fn a_tunnel_succeeds_at_its_head() {
         (Some(101), true, None)
     );
 }
+
+#[test]
+fn an_exchange_superseded_before_any_answer_is_not_told() {
+    let mut core = core();
+    let (c, u) = (client(1), upstream(2).opened(0.5));
+    let x = sent(0, 1.0).ended(End::Superseded);
+    let seen = [
+        c.request(&x, "GET", "/"),
+        c.end(5.0, &x),
+        u.request(&x, "GET", "/"),
+        u.end(5.0, &x),
+    ];
+    let told = told(&mut core, seen);
+    assert_eq!((told.requests().len(), told.attempts().len()), (0, 0));
+    assert_eq!(core.stats().request_ledger.ends_lost, 1);
+    assert_eq!(core.stats().attempt_ledger.ends_lost, 1);
+}

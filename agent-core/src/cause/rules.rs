@@ -257,8 +257,8 @@ fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
 }
 
 /// The first bytes of the response are not HTTP/1, its head breaks the grammar and the
-/// proxy did not pass it on, or the proxy itself closed after the head began and told its
-/// client 502.
+/// proxy did not pass it on, or the proxy itself closed at once after the head began and
+/// told its client 502.
 fn invalid_response(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let closed_by = match trial.ended_by() {
@@ -274,21 +274,21 @@ fn invalid_response(case: &Case<'_>) -> Option<Failure> {
             closed_by,
         );
     }
-    let given = case.request.map(|request| request.code);
+    let answered = case.request.filter(|request| request.client_gone.is_none());
+    let given = answered.map(|request| request.code);
     let refused = given.is_some_and(|given| given != trial.code() && given.is_none_or(is_5xx));
     if trial.malformed && refused {
         let sure = case.sure(true).lowered();
         return failure(Cause::InvalidResponse, sure, Phase::Head, closed_by);
     }
-    let local = trial.ended_by() == EndedBy::Local;
-    if local && trial.response_began() && !trial.is_complete() && given == Some(Some(502)) {
-        // A proxy whose word for a read timeout is 502 (Apache) looks the same after silence.
-        let sure = if case.silence() >= SILENCE {
-            Certainty::Guess
-        } else {
+    // After silence it is a timer: Apache's word for that is 502 as well.
+    let at_once = trial.ended_by() == EndedBy::Local && case.silence() < SILENCE;
+    if at_once && trial.response_began() && !trial.is_complete() && given == Some(Some(502)) {
+        let sure = if case.is_firm() {
             Certainty::Strong
+        } else {
+            Certainty::Guess
         };
-        let sure = if case.is_firm() { sure } else { sure.lowered() };
         return failure(Cause::InvalidResponse, sure, case.phase(), How::None);
     }
     None

@@ -10,7 +10,7 @@ use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
 use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{
-    ConnectOutcome, Errand, Exchange, Observation, Phase, RequestHead, ResetDirection,
+    ConnectOutcome, End, Errand, Exchange, Observation, Phase, RequestHead, ResetDirection,
     ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
@@ -310,7 +310,10 @@ impl Core {
             return;
         };
         trial.update(socket, exchange, head.as_ref());
-        if let Some(end) = end
+        if end == Some(End::Superseded) && !trial.response_began() {
+            // Whatever became of it was not seen.
+            self.end_was_lost(Side::Upstream, key, out);
+        } else if let Some(end) = end
             && let Some(mut trial) = self.attempts.remove(key)
         {
             self.connections.mark_ended(key);

@@ -58,7 +58,7 @@ impl Core {
 
     /// The end did not come. With a status the exchange is told as far as it went; without
     /// one nothing is known, and nothing is told.
-    fn end_was_lost(&mut self, side: Side, key: Key, out: &mut Vec<Event>) {
+    pub(super) fn end_was_lost(&mut self, side: Side, key: Key, out: &mut Vec<Event>) {
         match side {
             Side::Client => {
                 let Some(request) = self.requests.get_mut(key) else {

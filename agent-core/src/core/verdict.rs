@@ -12,7 +12,7 @@ use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Request};
 use crate::join;
-use crate::observation::{Nanos, Phase};
+use crate::observation::{End, Nanos, Phase};
 use crate::request::{OpenRequest, Outcome};
 use crate::table::Key;
 
@@ -153,7 +153,8 @@ impl Core {
         }
         let mut tries = std::mem::take(&mut request.tries);
         self.held -= tries.len();
-        let end_lost = request.end.is_none_or(|(end, _)| end.is_none());
+        let seen_end = request.end.and_then(|(end, _)| end);
+        let end_lost = matches!(seen_end, None | Some(End::Superseded));
         if end_lost && outcome.code.is_none() {
             self.counts.requests.ends_lost += 1;
             for mut trial in tries {
