@@ -1,13 +1,13 @@
 //! Bounds shared by kernel side and daemon.
 
-/// Bytes of a message head that fit the small record. Too small: common heads take the
-/// large record and fill the ring sooner. Too large: every exchange pays for the space.
-pub const HEAD_SMALL_BYTES: usize = 512;
+/// Bytes of a message head that are read at most; a multiple of eight. Too small: framing
+/// fields late in a long head are missed, and the end of the body is then known only from
+/// the next message or the close. Too large: the verifier's work grows with it.
+pub const HEAD_BYTES: usize = 2048;
 
-/// Bytes of a message head that are read at most. Too small: framing fields late in a
-/// long head are missed, and the end of the body is then known only from the next message
-/// or the close. Too large: verifier work and socket storage grow with it.
-pub const HEAD_LARGE_BYTES: usize = 4096;
+/// Bytes behind a head in the kernel side's scratch space that carry nothing: the scanner
+/// reads whole words past the end of a line. Too small: the verifier refuses the scanner.
+pub const HEAD_SLACK_BYTES: usize = 64;
 
 /// Bytes of a Unix socket path, as `sun_path` in `sockaddr_un` (unix(7)).
 pub const UNIX_PATH_BYTES: usize = 108;

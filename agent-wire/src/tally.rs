@@ -21,7 +21,7 @@ impl Tally {
     pub const STORAGE_FAILED: Self = Self(REST);
     /// Loss: too many threads inside `connect(2)` at once.
     pub const CONNECTING_FULL: Self = Self(REST + 1);
-    /// Loss: a head was longer than `HEAD_LARGE_BYTES`; its end was not found.
+    /// Loss: a head was longer than `HEAD_BYTES`; its end was not found.
     pub const HEAD_TOO_LONG: Self = Self(REST + 2);
     /// Loss: a head had more than one hole from reordering; part of it was not read.
     pub const HEAD_REORDERED: Self = Self(REST + 3);
@@ -37,13 +37,15 @@ impl Tally {
     pub const RETRANSMITTED: Self = Self(REST + 8);
     /// Loss: packet headers could not be read.
     pub const HEADERS_UNREADABLE: Self = Self(REST + 9);
+    /// Loss: every scratch space of the CPU was taken by interrupted probes.
+    pub const SCRATCH_BUSY: Self = Self(REST + 10);
 }
 
 /// Number of slots.
-pub const SLOTS: u32 = REST + 10;
+pub const SLOTS: u32 = REST + 11;
 
 /// Every skip and loss with its metric label; `true` marks a loss.
-pub const NAMED: [(Tally, &str, bool); 10] = [
+pub const NAMED: [(Tally, &str, bool); 11] = [
     (Tally::STORAGE_FAILED, "storage_failed", true),
     (Tally::CONNECTING_FULL, "connecting_full", true),
     (Tally::HEAD_TOO_LONG, "head_too_long", true),
@@ -54,6 +56,7 @@ pub const NAMED: [(Tally, &str, bool); 10] = [
     (Tally::PIPELINED, "pipelined", false),
     (Tally::RETRANSMITTED, "retransmitted", false),
     (Tally::HEADERS_UNREADABLE, "headers_unreadable", true),
+    (Tally::SCRATCH_BUSY, "scratch_busy", true),
 ];
 
 /// The metric label of a record kind; `None` for a kind that is not one.

@@ -1,1 +1,268 @@
-//! The only room that names aya: load, attach, drain.
+//! The only room that names aya: load, attach, drain, and what the kernel says of the cost.
+//!
+//! In: [`Options`]. Out: raw records ([`Probes::drain`]), tallies, capabilities. A program
+//! the kernel refuses switches one ability off and says why; only the packet programs, the
+//! ring and the cgroup are needed to run at all. Dropping [`Probes`] detaches everything,
+//! and so does the kernel when the process dies: links are held by descriptors, nothing is
+//! pinned.
+//!
+//! Reading order: [`catalog`] (which programs there are and what each is for), this file,
+//! [`cgroup`], [`survey`](fn@survey).
+
+mod catalog;
+mod cgroup;
+mod costs;
+mod survey;
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_wire::limits::DEFAULT_RING_BYTES;
+use agent_wire::tally::SLOTS;
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::{Btf, Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use tokio::io::unix::AsyncFd;
+
+pub use catalog::Capability;
+pub use costs::{MapUse, ProgramCost};
+pub use survey::survey;
+
+/// The probes, built by `cargo xtask build`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
+
+/// Smallest ring the kernel takes: one page.
+pub const MIN_RING_BYTES: u32 = 4096;
+
+/// How the probes are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// cgroup v2 directory to watch; `None` finds the root of the mounted hierarchy.
+    pub cgroup: Option<PathBuf>,
+    /// Ring buffer size, bytes: a power of two, at least [`MIN_RING_BYTES`].
+    pub ring_bytes: u32,
+    /// Log lines of the probes; `None` leaves no trace of them in the loaded programs.
+    pub probe_log: Option<ProbeLog>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cgroup: None, ring_bytes: DEFAULT_RING_BYTES, probe_log: None }
+    }
+}
+
+/// Level of the probes' own log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeLog {
+    /// Errors only.
+    Error,
+    /// And warnings.
+    Warn,
+    /// And what happened to connections.
+    Info,
+    /// And everything.
+    Debug,
+}
+
+/// Why the probes cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Not allowed.
+    #[error(
+        "loading the probes needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run as root (sudo why502 run), or see `why502 doctor`"
+    )]
+    NotPermitted,
+    /// No cgroup v2.
+    #[error(
+        "no cgroup v2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or name it with --cgroup"
+    )]
+    NoCgroup,
+    /// The cgroup cannot be opened.
+    #[error("cannot open cgroup {}: {source}", path.display())]
+    Cgroup {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The path is not a cgroup v2 directory.
+    #[error("{} is not a cgroup v2 directory (it has no cgroup.procs of a cgroup2 mount)", path.display())]
+    NotCgroup2 {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The ring size is not usable.
+    #[error("ring size {0} is not a power of two of at least {MIN_RING_BYTES} bytes")]
+    RingBytes(u32),
+    /// No BTF.
+    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}")]
+    NoBtf(aya::BtfError),
+    /// The object did not load.
+    #[error("cannot load the probes: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// A map is missing or of the wrong type: agent and object do not match.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: aya::maps::MapError,
+    },
+    /// A needed program was refused.
+    #[error("the kernel refuses the program {name}: {reason}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// Descriptor registration failed.
+    #[error("cannot watch the ring: {0}")]
+    Watch(std::io::Error),
+}
+
+/// The loaded, attached probes. Dropping detaches them.
+pub struct Probes {
+    ebpf: Ebpf,
+    ring: AsyncFd<RingBuf<MapData>>,
+    tallies: PerCpuArray<MapData, u64>,
+    ignored: HashMap<MapData, u32, u8>,
+    capabilities: Vec<Capability>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Probes {
+    /// Loads and attaches. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`KernelError`], each with what to do about it. A program that only one ability
+    /// needs is not an error: see [`Probes::capabilities`].
+    pub fn load(options: &Options) -> Result<Self, KernelError> {
+        let mut ebpf = load_object(options)?;
+        let cgroup = cgroup::open(options.cgroup.as_deref())?;
+        let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
+        let capabilities = catalog::attach_all(&mut ebpf, &btf, cgroup.as_fd())?;
+        let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
+        // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
+        // which is what `register` asks of its I/O object.
+        let ring = unsafe { AsyncFd::register(ring) };
+        let logger = options.probe_log.and_then(|_| EbpfLogger::init(&mut ebpf).ok());
+        Ok(Self {
+            ring: ring.map_err(|error| KernelError::Watch(error.into()))?,
+            tallies: take_map(&mut ebpf, "TALLIES")?,
+            ignored: take_map(&mut ebpf, "IGNORED")?,
+            capabilities,
+            logger,
+            ebpf,
+        })
+    }
+
+    /// What is on and what is off.
+    pub fn capabilities(&self) -> &[Capability] {
+        &self.capabilities
+    }
+
+    /// Waits until the ring fills faster than it is drained, at most `at_most`.
+    pub async fn wait(&self, at_most: Duration) {
+        let filling = async {
+            if let Ok(mut guard) = self.ring.readable().await {
+                guard.clear_ready();
+            }
+        };
+        // The time running out is the usual case: the probes wake nobody for a record.
+        let _ = tokio::time::timeout(at_most, filling).await;
+    }
+
+    /// Hands every waiting record to `each`, oldest first; how many there were.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+        let ring = self.ring.get_mut();
+        let mut count = 0;
+        while let Some(record) = ring.next() {
+            each(&record);
+            count += 1;
+        }
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        count
+    }
+
+    /// The kernel side's counters, summed over CPUs; index by [`agent_wire::tally`].
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn tallies(&self) -> Result<Vec<u64>, KernelError> {
+        (0..SLOTS)
+            .map(|slot| {
+                let values = self
+                    .tallies
+                    .get(&slot, 0)
+                    .map_err(|source| KernelError::Map { name: "TALLIES", source })?;
+                Ok(values.iter().sum())
+            })
+            .collect()
+    }
+
+    /// Runs, time and verifier work of each program.
+    pub fn programs(&self) -> Vec<ProgramCost> {
+        costs::programs(&self.ebpf)
+    }
+
+    /// Size and use of each map.
+    pub fn maps(&self) -> Vec<MapUse> {
+        costs::maps(&self.ebpf)
+    }
+
+    /// Asks the kernel side to leave the sockets of a process alone (those it opens or
+    /// first reads from now on).
+    ///
+    /// # Errors
+    /// The list is full.
+    pub fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
+        self.ignored.insert(tgid, 1, 0).map_err(|source| KernelError::Map { name: "IGNORED", source })
+    }
+
+    /// Takes [`Probes::ignore_process`] back.
+    pub fn watch_process(&mut self, tgid: u32) {
+        // Not on the list is what was wanted.
+        let _ = self.ignored.remove(&tgid);
+    }
+}
+
+fn load_object(options: &Options) -> Result<Ebpf, KernelError> {
+    if options.ring_bytes < MIN_RING_BYTES || !options.ring_bytes.is_power_of_two() {
+        return Err(KernelError::RingBytes(options.ring_bytes));
+    }
+    let level = options.probe_log.map_or(0u8, |level| level as u8 + 1);
+    EbpfLoader::new()
+        .map_max_entries("RING", options.ring_bytes)
+        .override_global("AYA_LOG_LEVEL", &level, false)
+        .load(OBJECT)
+        .map_err(|error| if is_not_permitted(&error) { KernelError::NotPermitted } else { error.into() })
+}
+
+fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(KernelError::Map {
+        name,
+        source: aya::maps::MapError::InvalidName { name: name.to_owned() },
+    })?;
+    T::try_from(map).map_err(|source| KernelError::Map { name, source })
+}
+
+/// True when an error chain ends in EPERM or EACCES.
+fn is_not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}

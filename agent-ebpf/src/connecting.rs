@@ -1,0 +1,240 @@
+//! What `connect(2)` says: where to, and the errors that never become a packet.
+//!
+//! An asynchronous failure is seen on the socket ([`crate::lifecycle`]); the ones told here
+//! are those the call itself returns: no route, no free port, no permission, and every
+//! failure of a Unix socket.
+
+use agent_wire::limits::{CONNECTING_THREADS, IGNORED_PROCESSES, UNIX_PATH_BYTES};
+use agent_wire::record::{Connect, Header, Path, UnixConnect, end, flag, kind};
+use agent_wire::tally::Tally;
+use aya_ebpf::btf_maps::{HashMap, LruHashMap};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TracePointContext;
+
+use crate::errand;
+use crate::flow::Flow;
+use crate::kernel;
+use crate::output;
+use crate::packet;
+use crate::tallies;
+
+/// Threads inside `connect(2)`.
+#[btf_map]
+static CONNECTING: HashMap<u64, Connecting, { CONNECTING_THREADS as usize }> = HashMap::new();
+
+/// The stream socket each thread made last, by task: `connect(2)` does not tell a stream
+/// from a datagram, and resolvers connect datagram sockets to unreachable addresses daily.
+#[btf_map]
+static MADE: LruHashMap<u64, Made, { CONNECTING_THREADS as usize }> = LruHashMap::new();
+
+/// Processes to leave alone; written by the daemon.
+#[btf_map]
+static IGNORED: HashMap<u32, u8, { IGNORED_PROCESSES as usize }> = HashMap::new();
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u64 = 1;
+const SOCK_TYPE_MASK: u64 = 0xf;
+
+const EINTR: i64 = 4;
+const EAGAIN: i64 = 11;
+const EISCONN: i64 = 106;
+const EALREADY: i64 = 114;
+const EINPROGRESS: i64 = 115;
+
+/// `sys_enter_socket`: `type` is the second argument.
+const SOCKET_TYPE: usize = 24;
+/// `sys_enter_connect`: descriptor, address, length.
+const CONNECT_FD: usize = 16;
+const CONNECT_ADDRESS: usize = 24;
+const CONNECT_LENGTH: usize = 32;
+/// `sys_exit_*`: the return value.
+const RETURNED: usize = 16;
+
+/// A `connect(2)` under way.
+#[repr(C)]
+struct Connecting {
+    started_ns: u64,
+    /// Socket that reached SYN_SENT in this call.
+    cookie: u64,
+    family: u16,
+    port: u16,
+    /// The call left SYN_SENT again without a packet.
+    silent: u8,
+    stream: u8,
+    path_len: u16,
+    address: [u8; 16],
+    path: [u8; UNIX_PATH_BYTES],
+    reserved: [u8; 4],
+}
+
+/// A socket just made.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Made {
+    stream: u32,
+    fd: i32,
+}
+
+/// The daemon asked to leave this process alone.
+#[inline(always)]
+pub(crate) fn is_ignored(tgid: u32) -> bool {
+    IGNORED.get_ptr(tgid).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn socket_enter(ctx: &TracePointContext) {
+    let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) else { return };
+    let stream = u32::from(socket_type & SOCK_TYPE_MASK == SOCK_STREAM);
+    let _ = MADE.insert(kernel::task(), Made { stream, fd: -1 }, 0);
+}
+
+#[inline(always)]
+pub(crate) fn socket_exit(ctx: &TracePointContext) {
+    let Some(fd) = kernel::field::<i64>(ctx, RETURNED) else { return };
+    if let Some(made) = MADE.get_ptr_mut(kernel::task()) {
+        kernel::value(made).fd = fd as i32;
+    }
+}
+
+#[inline(always)]
+pub(crate) fn connect_enter(ctx: &TracePointContext) {
+    let Some(from) = kernel::field::<u64>(ctx, CONNECT_ADDRESS) else { return };
+    let Some(length) = kernel::field::<u64>(ctx, CONNECT_LENGTH) else { return };
+    let Some(fd) = kernel::field::<u64>(ctx, CONNECT_FD) else { return };
+    let mut start = [0u8; 8];
+    if !kernel::read_user(from, &mut start, 8) {
+        return;
+    }
+    let family = u16::from_ne_bytes([start[0], start[1]]);
+    if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
+        return;
+    }
+    if is_ignored(kernel::tgid()) {
+        return;
+    }
+    let task = kernel::task();
+    let stream = match MADE.get_ptr_mut(task) {
+        Some(made) => {
+            let made = kernel::value(made);
+            let stream = u8::from(made.stream == 1 && made.fd == fd as i32);
+            let _ = MADE.remove(task);
+            stream
+        }
+        None => 0,
+    };
+    let mut entry = Connecting {
+        started_ns: kernel::now(),
+        cookie: 0,
+        family,
+        port: u16::from_be_bytes([start[2], start[3]]),
+        silent: 0,
+        stream,
+        path_len: 0,
+        address: [0; 16],
+        path: [0; UNIX_PATH_BYTES],
+        reserved: [0; 4],
+    };
+    if family == AF_INET {
+        packet::map_v4([start[4], start[5], start[6], start[7]], &mut entry.address);
+    } else if family == AF_INET6 {
+        kernel::read_user(from + 8, &mut entry.address, 16);
+    } else if length > 2 {
+        let path_bytes = if length - 2 > UNIX_PATH_BYTES as u64 { UNIX_PATH_BYTES as u64 } else { length - 2 };
+        let path_bytes = (path_bytes as u32) & 0x7f;
+        if path_bytes <= UNIX_PATH_BYTES as u32 {
+            kernel::read_user(from + 2, &mut entry.path, path_bytes);
+            entry.path_len = path_bytes as u16;
+        }
+    }
+    if CONNECTING.insert(task, entry, 0).is_err() {
+        tallies::count(Tally::CONNECTING_FULL);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn connect_exit(ctx: &TracePointContext) {
+    let task = kernel::task();
+    let Some(entry) = CONNECTING.get_ptr_mut(task) else { return };
+    let entry = kernel::value(entry);
+    if let Some(returned) = kernel::field::<i64>(ctx, RETURNED) {
+        returned_from_connect(entry, -returned);
+    }
+    let _ = CONNECTING.remove(task);
+}
+
+#[inline(always)]
+fn returned_from_connect(entry: &Connecting, errno: i64) {
+    if entry.stream == 0 || errno == EINPROGRESS || errno == EALREADY || errno == EINTR || errno == EISCONN {
+        return;
+    }
+    let now = kernel::now();
+    if entry.family == AF_UNIX {
+        output::emit(&UnixConnect {
+            header: header(kind::UNIX_CONNECT, entry, errno, now),
+            errand: errand::current(now),
+            path_len: entry.path_len,
+            reserved: [0; 6],
+            path: Path { bytes: entry.path, reserved: [0; 4] },
+        }, kind::UNIX_CONNECT);
+        return;
+    }
+    let told_on_socket = entry.cookie != 0 && entry.silent == 0;
+    if errno == 0 || errno == EAGAIN || told_on_socket {
+        return;
+    }
+    output::emit(&Connect {
+        header: header(kind::CONNECT_ERRNO, entry, errno, now),
+        errand: errand::current(now),
+        outcome: end::KERNEL_ERROR,
+        reserved: [0; 7],
+    }, kind::CONNECT_ERRNO);
+}
+
+#[inline(always)]
+fn header(record_kind: u8, entry: &Connecting, errno: i64, now: u64) -> Header {
+    Header {
+        kind: record_kind,
+        flags: flag::ACTIVE_OPEN | flag::SEEN_OPEN | flag::OWN_ERRAND,
+        tgid: kernel::tgid(),
+        time_ns: now,
+        cookie: entry.cookie,
+        opened_ns: entry.started_ns,
+        remote: entry.address,
+        remote_port: entry.port,
+        errno: errno as u16,
+        ..Header::default()
+    }
+}
+
+/// `flow` entered SYN_SENT inside this thread's `connect(2)`: take the address from there.
+#[inline(always)]
+pub(crate) fn syn_sent(flow: &mut Flow) {
+    if let Some(entry) = CONNECTING.get_ptr_mut(kernel::task()) {
+        let entry = kernel::value(entry);
+        entry.cookie = flow.header.cookie;
+        flow.header.remote = entry.address;
+        flow.header.remote_port = entry.port;
+    }
+}
+
+/// `flow` left SYN_SENT. True when it did so inside `connect(2)` without a packet: then
+/// the return value tells the failure.
+#[inline(always)]
+pub(crate) fn failed_in_call(flow: &Flow) -> bool {
+    if flow.header.syns != 0 {
+        return false;
+    }
+    match CONNECTING.get_ptr_mut(kernel::task()) {
+        Some(entry) => {
+            let entry = kernel::value(entry);
+            let ours = entry.cookie == flow.header.cookie;
+            if ours {
+                entry.silent = 1;
+            }
+            ours
+        }
+        None => false,
+    }
+}

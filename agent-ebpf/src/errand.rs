@@ -1,0 +1,104 @@
+//! Whom a thread works for: the client request it touched last.
+//!
+//! A proxy reads a request and, in the same thread, connects or writes to an upstream.
+//! `tcp:tcp_rcv_space_adjust` fires in `tcp_recvmsg`, in the reading thread, so the last
+//! client socket read by the thread that begins an attempt is the attempt's parent. A
+//! thread that reads or closes an upstream socket works for that socket's request again:
+//! that joins the retry after a failure.
+//!
+//! One slot a thread, found by a hash of its task pointer and checked against it: two
+//! threads that share a slot forget each other's errand, they never take it over.
+
+use core::ffi::c_void;
+
+use agent_wire::limits::ERRAND_SLOTS;
+use agent_wire::record::{Errand, flag};
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::macros::btf_map;
+
+use crate::flow::{Flow, phase};
+use crate::kernel::{self, Sock};
+use crate::connecting;
+
+#[btf_map]
+static ERRANDS: Array<Slot, { ERRAND_SLOTS as usize }> = Array::new();
+
+/// A thread's errand.
+#[repr(C)]
+pub(crate) struct Slot {
+    task: u64,
+    cookie: u64,
+    since_ns: u64,
+    index: u32,
+    reserved: u32,
+}
+
+/// The errand of the running thread; zero when it has none.
+#[inline(always)]
+pub(crate) fn current(now: u64) -> Errand {
+    let task = kernel::task();
+    let Some(slot) = slot(task) else { return Errand::default() };
+    if slot.task != task || slot.cookie == 0 {
+        return Errand::default();
+    }
+    let age_us = now.saturating_sub(slot.since_ns) / 1000;
+    let age_us = if age_us > u64::from(u32::MAX) { u32::MAX } else { age_us as u32 };
+    Errand { cookie: slot.cookie, index: slot.index, age_us }
+}
+
+/// The running thread works for `cookie`'s request number `index` from now on.
+#[inline(always)]
+pub(crate) fn begin(cookie: u64, index: u32) {
+    let task = kernel::task();
+    if let Some(slot) = slot(task) {
+        slot.task = 0;
+        slot.cookie = cookie;
+        slot.index = index;
+        slot.since_ns = kernel::now();
+        slot.task = task;
+    }
+}
+
+/// A thread copied data from `sk` to itself.
+#[inline(always)]
+pub(crate) fn data_read(sk: *const c_void) {
+    let Some(sk) = Sock::from_arg(sk) else { return };
+    let Some(flow) = Flow::of(sk) else { return };
+    if flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN) {
+        return;
+    }
+    let task = kernel::task();
+    if flow.task != task {
+        flow.task = task;
+        let tgid = kernel::tgid();
+        if flow.header.tgid != tgid {
+            flow.header.tgid = tgid;
+            if connecting::is_ignored(tgid) {
+                flow.ignored = 1;
+                flow.phase = phase::OPAQUE;
+            }
+        }
+    }
+    touched(flow);
+}
+
+/// The running thread acted on `flow`: it is on that flow's errand.
+#[inline(always)]
+pub(crate) fn touched(flow: &Flow) {
+    if flow.is_upstream_side() || flow.has(flag::ACTIVE_OPEN) {
+        let errand = flow.exchange.errand;
+        if errand.cookie != 0 {
+            begin(errand.cookie, errand.index);
+        }
+    } else {
+        // An accepted socket that is not HTTP (TLS, say) counts too: an attempt made for it
+        // must not be joined to the plain request this thread read before.
+        begin(flow.header.cookie, flow.exchange.index);
+    }
+}
+
+#[inline(always)]
+fn slot(task: u64) -> Option<&'static mut Slot> {
+    let hash = (task >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
+    ERRANDS.get_ptr_mut((hash as u32) & (ERRAND_SLOTS - 1)).map(kernel::value)
+}

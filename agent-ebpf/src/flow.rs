@@ -1,0 +1,186 @@
+//! What is remembered of one socket. Lives in the socket's own storage and dies with it:
+//! nothing to evict, nothing to leak.
+//!
+//! Packets of the two directions may be handled at once on two CPUs, without a lock: a
+//! lock would forbid every helper call in between. Each field is written by one direction
+//! in one phase of the exchange, and HTTP orders the phases; a field that both touch
+//! (tallies of bytes while an upload is answered early) may lose an update, never more.
+
+use agent_wire::record::{Exchange, Header, flag, side};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::btf_map;
+
+use crate::kernel;
+use crate::scan::Scan;
+use crate::segment::Payload;
+use crate::tallies;
+
+#[btf_map]
+static FLOWS: SkStorage<Flow> = SkStorage::new();
+
+/// Where the HTTP exchange on a socket stands. Ordered: `>= TUNNEL` means "look away".
+pub(crate) mod phase {
+    /// No HTTP message seen yet.
+    pub(crate) const UNKNOWN: u8 = 0;
+    /// Between exchanges.
+    pub(crate) const IDLE: u8 = 1;
+    /// Request head begun, not complete.
+    pub(crate) const REQUEST_HEAD: u8 = 2;
+    /// Request head complete; body, or waiting for the response.
+    pub(crate) const REQUEST: u8 = 3;
+    /// Response head begun, not complete.
+    pub(crate) const RESPONSE_HEAD: u8 = 4;
+    /// Response head complete, body not.
+    pub(crate) const RESPONSE_BODY: u8 = 5;
+    /// A tunnel (101, CONNECT).
+    pub(crate) const TUNNEL: u8 = 6;
+    /// Not HTTP/1.
+    pub(crate) const OPAQUE: u8 = 7;
+}
+
+/// What the request's method means for the response.
+pub(crate) mod method {
+    /// Anything else.
+    pub(crate) const OTHER: u8 = 0;
+    /// HEAD: the response has no body.
+    pub(crate) const HEAD: u8 = 1;
+    /// CONNECT: 2xx makes a tunnel.
+    pub(crate) const CONNECT: u8 = 2;
+}
+
+/// Segments that may pass on a connection seen from its start before it is given up as
+/// not HTTP. More than one: a server may speak first, a PROXY line may come first.
+const TRIES_FROM_OPEN: u16 = 4;
+/// The same for a connection picked up in the middle of a body.
+const TRIES_PICKED_UP: u16 = 4096;
+
+/// One direction of the byte stream.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    /// Last eight bytes seen, the newest in the low byte; kept for chunked bodies only.
+    pub(crate) tail: u64,
+    /// Sequence number after the last byte seen.
+    pub(crate) end: u32,
+    /// `end` is meaningful.
+    pub(crate) known: u32,
+}
+
+/// One socket.
+#[repr(C)]
+pub(crate) struct Flow {
+    pub(crate) header: Header,
+    pub(crate) exchange: Exchange,
+    pub(crate) sent: Stream,
+    pub(crate) received: Stream,
+    /// What the scanner found in the head at hand.
+    pub(crate) scan: Scan,
+    /// Request bytes by its framing, head included; `u64::MAX` when not known.
+    pub(crate) request_total: u64,
+    /// Thread that opened or last read this socket (its `task_struct` address, as a name).
+    pub(crate) task: u64,
+    /// End of the last exchange, ns.
+    pub(crate) idle_since_ns: u64,
+    /// Tail of the segment that came out of order while a head was awaited.
+    pub(crate) ahead_tail: u64,
+    /// Its end.
+    pub(crate) ahead_end: u32,
+    /// How many such segments.
+    pub(crate) ahead: u32,
+    /// The bytes at hand.
+    pub(crate) at: Payload,
+    /// The scratch space at hand.
+    pub(crate) space: u32,
+    /// The time at hand, ns.
+    pub(crate) now_ns: u64,
+    /// Highest acknowledgement received.
+    pub(crate) acked: u32,
+    /// Sequence number of the request's first byte.
+    pub(crate) request_seq: u32,
+    /// Segments left before the flow is given up as not HTTP.
+    pub(crate) tries: u16,
+    /// One of [`phase`].
+    pub(crate) phase: u8,
+    /// One of [`method`].
+    pub(crate) method: u8,
+    /// Owner asked to be left alone.
+    pub(crate) ignored: u8,
+    /// The handshake is under way.
+    pub(crate) connecting: u8,
+    /// The state is CLOSE and the reason is not known yet.
+    pub(crate) closing: u8,
+    /// The CLOSE record is out.
+    pub(crate) closed: u8,
+    /// First response byte of the final head is still to come (after an interim head).
+    pub(crate) awaiting_final: u8,
+    /// Head bytes are being gathered in [`crate::http1`]'s partial storage.
+    pub(crate) gathering: u8,
+    pub(crate) reserved: [u8; 6],
+}
+
+impl Flow {
+    /// The flow of `sk`, if it has one.
+    #[inline(always)]
+    pub(crate) fn of(sk: kernel::Sock) -> Option<&'static mut Self> {
+        kernel::storage_get(&FLOWS, sk)
+    }
+
+    /// The flow of `sk`, made when it has none: `seen_open` tells whether from its start.
+    #[inline(always)]
+    pub(crate) fn open(sk: kernel::Sock, cookie: u64, seen_open: bool) -> Option<&'static mut Self> {
+        let Some(flow) = kernel::storage_get_or_create(&FLOWS, sk) else {
+            tallies::count(agent_wire::tally::Tally::STORAGE_FAILED);
+            return None;
+        };
+        if flow.header.cookie == 0 {
+            flow.header.cookie = cookie;
+            if seen_open {
+                flow.header.opened_ns = kernel::now();
+                flow.header.flags = flag::SEEN_OPEN;
+                flow.tries = TRIES_FROM_OPEN;
+            } else {
+                flow.tries = TRIES_PICKED_UP;
+            }
+        }
+        Some(flow)
+    }
+
+    /// Requests leave here.
+    #[inline(always)]
+    pub(crate) fn is_upstream_side(&self) -> bool {
+        self.header.side == side::UPSTREAM
+    }
+
+    /// Requests arrive here.
+    #[inline(always)]
+    pub(crate) fn is_client_side(&self) -> bool {
+        self.header.side == side::CLIENT
+    }
+
+    /// A request is under way.
+    #[inline(always)]
+    pub(crate) fn in_exchange(&self) -> bool {
+        self.phase >= phase::REQUEST_HEAD && self.phase <= phase::RESPONSE_BODY
+    }
+
+    /// Its opening, end and resets are worth a record.
+    #[inline(always)]
+    pub(crate) fn is_told(&self) -> bool {
+        self.ignored == 0 && (self.has(flag::ACTIVE_OPEN) || self.header.side != side::UNKNOWN)
+    }
+
+    #[inline(always)]
+    pub(crate) fn has(&self, bit: u16) -> bool {
+        self.header.flags & bit != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(&mut self, bit: u16) {
+        self.header.flags |= bit;
+    }
+
+    #[inline(always)]
+    pub(crate) fn clear(&mut self, bit: u16) {
+        self.header.flags &= !bit;
+    }
+}

@@ -1,0 +1,299 @@
+//! The one file with `unsafe`: kernel memory and helpers behind safe names.
+//!
+//! Why each is sound is said once here: helpers are called with pointers the verifier
+//! has checked; map values are plain integers, valid for any bytes; a value reached
+//! through socket storage lives as long as the program run (RCU), and every type in a map
+//! is `repr(C)` and zero-initialised by the kernel.
+#![expect(unsafe_code, reason = "the fence: nothing else in this crate is unsafe")]
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
+};
+use aya_ebpf::maps::RingBuf;
+use aya_ebpf::programs::{SkBuffContext, TracePointContext};
+
+/// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets), never null.
+#[derive(Clone, Copy)]
+pub(crate) struct Sock(*mut c_void);
+
+impl Sock {
+    /// From a tracepoint argument.
+    #[inline(always)]
+    pub(crate) fn from_arg(sk: *const c_void) -> Option<Self> {
+        if sk.is_null() { None } else { Some(Self(sk.cast_mut())) }
+    }
+
+    /// The full socket of a packet; `None` for request and time-wait sockets.
+    #[inline(always)]
+    pub(crate) fn of_packet(ctx: &SkBuffContext) -> Option<Self> {
+        // SAFETY: see the top of the file.
+        let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: as above.
+        let full = unsafe { bpf_sk_fullsock(sk) };
+        if full.is_null() { None } else { Some(Self(full.cast())) }
+    }
+
+    /// Smoothed round-trip time, us (packets only: a tracepoint's socket is of another
+    /// type to the verifier). 0 when not measured.
+    #[inline(always)]
+    pub(crate) fn srtt_us(self) -> u32 {
+        // SAFETY: see the top of the file.
+        let tcp = unsafe { bpf_tcp_sock(self.0.cast::<bpf_sock>()) };
+        if tcp.is_null() {
+            return 0;
+        }
+        // tcp_sock keeps the value times eight.
+        // SAFETY: as above.
+        unsafe { (*tcp).srtt_us >> 3 }
+    }
+
+    /// Socket cookie (tracepoints only).
+    #[inline(always)]
+    pub(crate) fn cookie(self) -> u64 {
+        // SAFETY: see the top of the file.
+        unsafe { bpf_get_socket_cookie(self.0) }
+    }
+}
+
+/// Socket cookie of a packet's socket.
+#[inline(always)]
+pub(crate) fn packet_cookie(ctx: &SkBuffContext) -> u64 {
+    // SAFETY: see the top of the file.
+    unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) }
+}
+
+/// `CLOCK_MONOTONIC`, ns.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: see the top of the file.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Address of the running `task_struct`: a name for the thread, never dereferenced. There
+/// is no thread id for packet programs before 6.12; this is there on every kernel.
+#[inline(always)]
+pub(crate) fn task() -> u64 {
+    // SAFETY: see the top of the file.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Thread group of the running thread (tracepoints only).
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    // SAFETY: see the top of the file.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// The value in `map` for `sk`.
+#[inline(always)]
+pub(crate) fn storage_get<T>(map: &'static SkStorage<T>, sk: Sock) -> Option<&'static mut T> {
+    storage(map, sk, 0)
+}
+
+/// The value in `map` for `sk`, zeroed when new; `None` when memory is short.
+#[inline(always)]
+pub(crate) fn storage_get_or_create<T>(map: &'static SkStorage<T>, sk: Sock) -> Option<&'static mut T> {
+    storage(map, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
+}
+
+#[inline(always)]
+fn storage<T>(map: &'static SkStorage<T>, sk: Sock, flags: u64) -> Option<&'static mut T> {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    // SAFETY: see the top of the file.
+    let value = unsafe { bpf_sk_storage_get(map, sk.0, core::ptr::null_mut(), flags) };
+    // SAFETY: as above.
+    unsafe { value.cast::<T>().as_mut() }
+}
+
+/// Copies `len` packet bytes at `offset` into `to`; the caller keeps `1 <= len <= N`.
+#[inline(always)]
+pub(crate) fn load<const N: usize>(ctx: &SkBuffContext, offset: u32, to: &mut [u8; N], len: u32) -> bool {
+    // SAFETY: see the top of the file.
+    unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
+}
+
+/// Eight packet bytes at `offset`, the first in the low byte.
+#[inline(always)]
+pub(crate) fn load_u64(ctx: &SkBuffContext, offset: u32) -> Option<u64> {
+    let mut bytes = [0u8; 8];
+    if load(ctx, offset, &mut bytes, 8) { Some(u64::from_le_bytes(bytes)) } else { None }
+}
+
+/// One packet byte at `offset`.
+#[inline(always)]
+pub(crate) fn load_u8(ctx: &SkBuffContext, offset: u32) -> Option<u8> {
+    let mut byte = [0u8; 1];
+    if load(ctx, offset, &mut byte, 1) { Some(byte[0]) } else { None }
+}
+
+/// Bounds of the linear part of a packet.
+#[inline(always)]
+pub(crate) fn linear(ctx: &SkBuffContext) -> (usize, usize) {
+    // SAFETY: see the top of the file.
+    unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) }
+}
+
+/// Reads a `T` of the linear part; the caller has compared `address + size_of::<T>()`
+/// with the end, and the verifier checks that it has.
+#[inline(always)]
+pub(crate) fn linear_read<T: Copy>(address: usize) -> T {
+    // SAFETY: see the top of the file; packets may lie unaligned.
+    unsafe { (address as *const T).read_unaligned() }
+}
+
+/// Reads a field of a classic tracepoint.
+#[inline(always)]
+pub(crate) fn field<T>(ctx: &TracePointContext, offset: usize) -> Option<T> {
+    // SAFETY: see the top of the file.
+    unsafe { ctx.read_at(offset) }.ok()
+}
+
+/// Copies `len` bytes of user memory; the caller keeps `len <= N`.
+#[inline(always)]
+pub(crate) fn read_user<const N: usize>(from: u64, to: &mut [u8; N], len: u32) -> bool {
+    // SAFETY: see the top of the file.
+    unsafe { bpf_probe_read_user(to.as_mut_ptr().cast(), len, from as *const c_void) == 0 }
+}
+
+/// Adds one to a per-CPU value. Atomic, because a packet program in interrupt context may
+/// run in the middle of one in process context; Rust has no atomic add for this target.
+#[inline(always)]
+pub(crate) fn increment(pointer: *mut u64) {
+    add(value(pointer), 1);
+}
+
+/// The value behind a map pointer.
+#[inline(always)]
+pub(crate) fn value<T>(pointer: *mut T) -> &'static mut T {
+    // SAFETY: see the top of the file; the pointer comes from a map lookup that succeeded.
+    unsafe { &mut *pointer }
+}
+
+/// A read the compiler cannot reason about. The verifier forgets what it knew of the
+/// value as well, which lets it see that two ways through a loop are the same.
+#[inline(always)]
+pub(crate) fn opaque<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is readable.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+/// A write the compiler cannot keep in a register instead: see [`opaque`].
+#[inline(always)]
+pub(crate) fn store<T: Copy>(to: &mut T, value: T) {
+    // SAFETY: a reference is writable.
+    unsafe { core::ptr::write_volatile(to, value) };
+}
+
+/// Eight bytes at `at` of `bytes`, aligned or not; the caller keeps `at + 8 <= N`. The
+/// compiler would read an unaligned word byte by byte; the kernels we run on need not.
+#[inline(always)]
+pub(crate) fn word<const N: usize>(bytes: &[u8; N], at: u32) -> u64 {
+    let value: u64;
+    // SAFETY: see the top of the file; the verifier checks the bound.
+    unsafe {
+        let from = bytes.as_ptr().add(at as usize);
+        core::arch::asm!(
+            "{value} = *(u64 *)({from} + 0)",
+            value = out(reg) value,
+            from = in(reg) from,
+            options(nostack, readonly),
+        );
+    }
+    value
+}
+
+/// 0 for 0, else 1, without a branch: the verifier would walk both ways of one.
+#[inline(always)]
+pub(crate) fn not_zero(value: u64) -> u64 {
+    let result: u64;
+    // SAFETY: registers only.
+    unsafe {
+        core::arch::asm!(
+            "{result} = -{result}",
+            "{result} |= {value}",
+            "{result} >>= 63",
+            value = in(reg) value,
+            result = inout(reg) value => result,
+            options(nostack, pure, nomem),
+        );
+    }
+    result
+}
+
+/// Adds to a shared word; atomic as [`increment`].
+#[inline(always)]
+pub(crate) fn add(value: &mut u64, by: i64) {
+    // SAFETY: see the top of the file; one aligned word is changed.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({value} + 0) += {by}",
+            value = in(reg) core::ptr::from_mut(value),
+            by = in(reg) by,
+            options(nostack),
+        );
+    }
+}
+
+/// Copies the first `LEN` bytes of `from` into `to`.
+#[inline(always)]
+pub(crate) fn copy<const LEN: usize, const N: usize, const M: usize>(from: &[u8; N], to: &mut [u8; M]) {
+    const { assert!(LEN <= N && LEN <= M) };
+    // SAFETY: see the top of the file; both are at least `LEN` long.
+    unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), LEN as u32, from.as_ptr().cast()) };
+}
+
+/// The byte at `at` of `bytes`; the caller keeps `at < N`.
+#[inline(always)]
+pub(crate) fn byte<const N: usize>(bytes: &[u8; N], at: u32) -> u8 {
+    // SAFETY: see the top of the file; the verifier checks the bound.
+    unsafe { *bytes.as_ptr().add(at as usize) }
+}
+
+/// Copies `len` packet bytes at `offset` to `at` in `to`; false when `len` is 0 or more
+/// than `MAX`. The caller keeps `at + MAX <= N`.
+#[inline(always)]
+pub(crate) fn load_at<const MAX: usize, const N: usize>(
+    ctx: &SkBuffContext,
+    offset: u32,
+    to: &mut [u8; N],
+    at: u32,
+    len: u32,
+) -> bool {
+    // As 64 bits and read anew: of a 32-bit value the compiler compares a zero-extended
+    // copy, and the verifier learns nothing of the original ("R4 invalid zero-sized read").
+    let len = opaque(&u64::from(len));
+    if len == 0 || len > MAX as u64 {
+        return false;
+    }
+    // SAFETY: see the top of the file; the verifier checks the bound.
+    let to = unsafe { to.as_mut_ptr().add(at as usize) };
+    // SAFETY: as above.
+    unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.cast(), len as u32) == 0 }
+}
+
+/// Ring memory as a `T`: what was there before is a valid `T` too, for every record is
+/// made of integers. The caller writes what the reader will read.
+#[inline(always)]
+pub(crate) fn assume_mut<T>(slot: &mut MaybeUninit<T>) -> &mut T {
+    // SAFETY: see the top of the file and above.
+    unsafe { slot.assume_init_mut() }
+}
+
+/// Copies the first `len` bytes of `record` into the ring; the caller keeps
+/// `len <= size_of::<T>()`.
+#[inline(always)]
+pub(crate) fn ring_output<T>(ring: &'static RingBuf, record: &T, len: u32, flags: u64) -> bool {
+    let ring = core::ptr::from_ref(ring).cast_mut().cast();
+    let record = core::ptr::from_ref(record).cast_mut().cast();
+    // SAFETY: see the top of the file; the map definition is what the helper takes.
+    unsafe { bpf_ringbuf_output(ring, record, u64::from(len), flags) == 0 }
+}

@@ -1,0 +1,286 @@
+//! What TCP says of a socket: opened, reset, failed, closed.
+//!
+//! A socket enters CLOSE before or after the hook that says why, by kernel version and by
+//! reason (`tcp_done_with_error` reports after CLOSE since 6.11, `tcp_close` resets after
+//! it, `tcp_reset` is told before it). So CLOSE without a known reason waits for the next
+//! hook; `tcp_destroy_sock` always comes.
+
+use core::ffi::c_void;
+
+use agent_wire::record::{
+    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind, phase as told_phase,
+};
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TracePointContext;
+
+use crate::connecting;
+use crate::errand;
+use crate::flow::{Flow, phase};
+use crate::http1;
+use crate::kernel::{self, Sock};
+use crate::output;
+
+/// `include/net/tcp_states.h`
+mod state {
+    pub(super) const ESTABLISHED: i32 = 1;
+    pub(super) const SYN_SENT: i32 = 2;
+    pub(super) const SYN_RECV: i32 = 3;
+    pub(super) const FIN_WAIT1: i32 = 4;
+    pub(super) const CLOSE: i32 = 7;
+    pub(super) const CLOSE_WAIT: i32 = 8;
+    pub(super) const LAST_ACK: i32 = 9;
+}
+
+/// The errno of `sock:inet_sk_error_report`, from the classic tracepoint to the typed one,
+/// which runs right after it on the same CPU.
+#[repr(C)]
+struct Reported {
+    source: u16,
+    destination: u16,
+    error: u32,
+}
+
+#[btf_map]
+static REPORTED: PerCpuArray<Reported, 1> = PerCpuArray::new();
+
+/// `sock:inet_sk_error_report`: error, sport, dport.
+const ERROR: usize = 8;
+const SOURCE: usize = 12;
+const DESTINATION: usize = 14;
+
+#[inline(always)]
+pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
+    let Some(sk) = Sock::from_arg(sk) else { return };
+    if old == state::CLOSE && new == state::SYN_SENT {
+        opening(sk);
+        return;
+    }
+    if old == state::SYN_RECV && new == state::ESTABLISHED {
+        let _ = Flow::open(sk, sk.cookie(), true);
+        return;
+    }
+    let Some(flow) = Flow::of(sk) else { return };
+    if new == state::CLOSE {
+        entered_close(flow);
+    } else if old == state::SYN_SENT && new == state::ESTABLISHED {
+        connected(flow, end::COMPLETE);
+    } else if new == state::CLOSE_WAIT {
+        peer_closed(flow);
+    } else if new == state::FIN_WAIT1 || new == state::LAST_ACK {
+        local_closed(flow);
+    }
+}
+
+#[inline(always)]
+fn opening(sk: Sock) {
+    let Some(flow) = Flow::open(sk, sk.cookie(), true) else { return };
+    let now = kernel::now();
+    flow.set(flag::ACTIVE_OPEN | flag::OWN_ERRAND);
+    flow.connecting = 1;
+    flow.header.opened_ns = now;
+    flow.header.tgid = kernel::tgid();
+    flow.task = kernel::task();
+    flow.exchange.errand = errand::current(now);
+    if connecting::is_ignored(flow.header.tgid) {
+        flow.ignored = 1;
+        flow.phase = phase::OPAQUE;
+    }
+    connecting::syn_sent(flow);
+}
+
+/// The handshake is decided.
+#[inline(always)]
+fn connected(flow: &mut Flow, outcome: u8) {
+    flow.connecting = 0;
+    if flow.ignored != 0 {
+        return;
+    }
+    flow.header.kind = kind::CONNECT;
+    flow.header.time_ns = kernel::now();
+    output::emit(&Connect { header: flow.header, errand: flow.exchange.errand, outcome, reserved: [0; 7] }, kind::CONNECT);
+}
+
+/// The peer's FIN was taken in.
+#[inline(always)]
+fn peer_closed(flow: &mut Flow) {
+    let now = kernel::now();
+    flow.set(flag::PEER_FIN | flag::PEER_CLOSED_FIRST);
+    if !flow.in_exchange() {
+        return;
+    }
+    if flow.is_client_side() {
+        // A client may shut down its sending side and still read: only noted.
+        flow.exchange.peer_fin_ns = now;
+    } else {
+        flow.exchange.peer_fin_ns = now;
+        http1::finish(flow, end::PEER_FIN, now);
+    }
+}
+
+/// This end closed or shut down.
+#[inline(always)]
+fn local_closed(flow: &mut Flow) {
+    flow.set(flag::LOCAL_FIN);
+    if flow.task == kernel::task() {
+        errand::touched(flow);
+    }
+    if flow.in_exchange() && flow.is_upstream_side() {
+        http1::finish(flow, end::LOCAL_CLOSE, kernel::now());
+    }
+}
+
+/// The client side's FIN left, behind every byte of the answer.
+#[inline(always)]
+pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
+    if !flow.in_exchange() {
+        return;
+    }
+    let until_close = flow.phase == phase::RESPONSE_BODY && flow.exchange.framing == framing::CLOSE;
+    let how = if until_close { end::COMPLETE } else { end::LOCAL_CLOSE };
+    http1::finish(flow, how, kernel::now());
+}
+
+#[inline(always)]
+fn entered_close(flow: &mut Flow) {
+    if flow.closed != 0 {
+        return;
+    }
+    if flow.connecting != 0 && connecting::failed_in_call(flow) {
+        flow.connecting = 0;
+        flow.closed = 1;
+        return;
+    }
+    let idle = flow.connecting == 0 && !flow.in_exchange();
+    let known = flag::PEER_RESET | flag::LOCAL_RESET;
+    if idle || flow.header.flags & known != 0 || flow.header.errno != 0 {
+        closed(flow);
+    } else {
+        flow.closing = 1;
+    }
+}
+
+/// The connection is gone and everything that will be known of why is known.
+#[inline(always)]
+fn closed(flow: &mut Flow) {
+    if flow.closed != 0 {
+        return;
+    }
+    flow.closed = 1;
+    flow.closing = 0;
+    let how = if flow.has(flag::PEER_RESET) {
+        end::PEER_RESET
+    } else if flow.has(flag::LOCAL_RESET) {
+        end::LOCAL_RESET
+    } else if flow.header.errno != 0 {
+        end::KERNEL_ERROR
+    } else {
+        end::LOCAL_CLOSE
+    };
+    if flow.connecting != 0 {
+        connected(flow, how);
+    }
+    let now = kernel::now();
+    if flow.in_exchange() {
+        http1::finish(flow, how, now);
+    }
+    if flow.is_told() {
+        flow.header.kind = kind::CLOSE;
+        flow.header.time_ns = now;
+        output::emit(&End { header: flow.header, exchange: Exchange::default() }, kind::CLOSE);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn reset_received(sk: *const c_void) {
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    reset(flow, RESET_RECEIVED);
+    flow.set(flag::PEER_RESET);
+}
+
+#[inline(always)]
+pub(crate) fn reset_sent(sk: *const c_void) {
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    reset(flow, RESET_SENT);
+    if !flow.has(flag::PEER_RESET) {
+        flow.set(flag::LOCAL_RESET);
+    }
+    if flow.task == kernel::task() {
+        errand::touched(flow);
+    }
+    if flow.closing != 0 {
+        closed(flow);
+    }
+}
+
+#[inline(always)]
+fn reset(flow: &mut Flow, direction: u8) {
+    if !flow.is_told() {
+        return;
+    }
+    let told = if flow.connecting != 0 {
+        told_phase::CONNECT
+    } else {
+        match flow.phase {
+            phase::REQUEST_HEAD | phase::REQUEST => told_phase::REQUEST,
+            phase::RESPONSE_HEAD => told_phase::HEAD,
+            phase::RESPONSE_BODY => told_phase::BODY,
+            phase::TUNNEL | phase::OPAQUE => told_phase::OPAQUE,
+            _ => told_phase::IDLE,
+        }
+    };
+    flow.header.kind = kind::RESET;
+    flow.header.time_ns = kernel::now();
+    output::emit(&Reset { header: flow.header, phase: told, direction, reason: 0, reserved: 0 }, kind::RESET);
+}
+
+#[inline(always)]
+pub(crate) fn retransmitted(sk: *const c_void) {
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    if flow.connecting == 0 {
+        flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn error_number(ctx: &TracePointContext) {
+    let (Some(error), Some(source), Some(destination)) = (
+        kernel::field::<u32>(ctx, ERROR),
+        kernel::field::<u16>(ctx, SOURCE),
+        kernel::field::<u16>(ctx, DESTINATION),
+    ) else {
+        return;
+    };
+    if let Some(slot) = REPORTED.get_ptr_mut(0) {
+        *kernel::value(slot) = Reported { source, destination, error };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn error_reported(sk: *const c_void) {
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    let Some(slot) = REPORTED.get_ptr_mut(0) else { return };
+    let reported = kernel::value(slot);
+    let ours = reported.destination == flow.header.remote_port
+        && (flow.header.local_port == 0 || reported.source == flow.header.local_port);
+    if !ours {
+        return;
+    }
+    if reported.error == 0 {
+        flow.set(flag::SOFT_ERROR);
+        return;
+    }
+    flow.header.errno = reported.error as u16;
+    if flow.closing != 0 {
+        closed(flow);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn destroyed(sk: *const c_void) {
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    if flow.task == kernel::task() {
+        errand::touched(flow);
+    }
+    closed(flow);
+}

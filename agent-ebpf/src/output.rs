@@ -1,0 +1,87 @@
+//! Records into the ring.
+//!
+//! The reader polls, so a record does not wake it: a wake-up costs the proxy's CPU more
+//! than the record. Only a ring that fills faster than the reader polls wakes it.
+
+use agent_wire::limits::DEFAULT_RING_BYTES;
+use agent_wire::plain::Plain;
+use agent_wire::record::{End, kind};
+use aya_ebpf::bindings::{
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
+};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::RingBuf;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
+
+use crate::flow::Flow;
+use crate::kernel;
+use crate::tallies;
+
+/// The daemon sets the size when it loads.
+#[map]
+static RING: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
+
+/// Part of the ring, as a divisor, that may fill before the reader is woken.
+const WAKE_AT_PART: u64 = 8;
+
+/// Puts a record into the ring, or counts that it was full.
+#[inline(always)]
+pub(crate) fn emit<T: Plain + 'static>(record: &T, record_kind: u8) {
+    match RING.reserve::<T>(0) {
+        Some(mut entry) => {
+            entry.write(*record);
+            submit(entry, record_kind);
+        }
+        None => tallies::ring_full(record_kind),
+    }
+}
+
+/// Puts a record into the ring that `fill` writes in place: every field of it.
+#[inline(always)]
+pub(crate) fn emit_with<T: Plain + 'static>(record_kind: u8, fill: impl FnOnce(&mut T)) {
+    match RING.reserve::<T>(0) {
+        Some(mut entry) => {
+            fill(kernel::assume_mut(&mut entry));
+            submit(entry, record_kind);
+        }
+        None => tallies::ring_full(record_kind),
+    }
+}
+
+#[inline(always)]
+fn submit<T>(entry: RingBufEntry<T>, record_kind: u8) {
+    tallies::emitted(record_kind);
+    entry.submit(flags());
+}
+
+/// Copies the first `len` bytes of a record that was built elsewhere.
+#[inline(always)]
+pub(crate) fn copy<T>(record: &T, len: u32, record_kind: u8) {
+    if kernel::ring_output(&RING, record, len, flags()) {
+        tallies::emitted(record_kind);
+    } else {
+        tallies::ring_full(record_kind);
+    }
+}
+
+/// The exchange ended and no RESPONSE record says so.
+#[inline(always)]
+pub(crate) fn end(flow: &mut Flow, now: u64) {
+    flow.header.kind = kind::END;
+    flow.header.time_ns = now;
+    emit_with(kind::END, |record: &mut End| {
+        record.header = flow.header;
+        record.exchange = flow.exchange;
+    });
+}
+
+#[inline(always)]
+fn flags() -> u64 {
+    let waiting = RING.query(u64::from(BPF_RB_AVAIL_DATA));
+    let size = RING.query(u64::from(BPF_RB_RING_SIZE));
+    if waiting > size / WAKE_AT_PART {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}

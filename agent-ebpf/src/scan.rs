@@ -1,0 +1,202 @@
+//! Finds the end of a head and the fields that frame its body.
+//!
+//! In: head bytes, gathered in one place. Out: a [`Scan`]. Eight bytes at a time: only a
+//! word that holds a line feed is looked at closer, so a head of 300 bytes costs some 40
+//! short steps. It recognises, it does not parse: that is the daemon's, from a copy.
+//!
+//! What the loop finds is kept in map memory, not in registers: the verifier forgets what
+//! it knew of such values, sees that two ways through a step are the same, and walks each
+//! step once.
+
+use agent_wire::limits::HEAD_BYTES;
+
+use crate::kernel::{self, byte, not_zero, store, word};
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const SEVENS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+const LINE_FEEDS: u64 = ONES * b'\n' as u64;
+const LOWER: u64 = 0x2020_2020_2020_2020;
+
+/// Line feeds looked at in one word: what header lines of at least four bytes can have.
+/// The verifier holds the branches not yet walked of every step at once and allows 8,192
+/// ("The sequence of 8193 jumps is too complex"), so each step has few.
+const LINE_FEEDS_A_WORD: u32 = 2;
+/// Bytes of a Content-Length value looked at: blanks and the digits of 64 bits.
+const LENGTH_BYTES: u32 = 23;
+
+/// Bits of [`Scan::found`].
+pub(crate) mod found {
+    /// A Content-Length field.
+    pub(crate) const LENGTH: u32 = 1 << 0;
+    /// A Transfer-Encoding field.
+    pub(crate) const CHUNKED: u32 = 1 << 1;
+}
+
+/// What was found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Scan {
+    pub(crate) content_length: u64,
+    /// Where the final head starts: interim (1xx) responses before it are skipped.
+    pub(crate) start: u32,
+    /// Where the body starts; 0 while the head is not complete.
+    pub(crate) end: u32,
+    /// Bits of [`found`].
+    pub(crate) found: u32,
+    /// Status code of a response, else 0.
+    pub(crate) status: u32,
+    /// Where the value of Content-Length starts, 0 for none.
+    pub(crate) length_at: u32,
+    /// In: how many bytes to look at.
+    pub(crate) len: u32,
+    /// In: not 0 for a response.
+    pub(crate) is_response: u32,
+    pub(crate) reserved: u32,
+}
+
+/// "HTTP/1." in the first seven bytes of a little-endian word.
+pub(crate) const HTTP_1: u64 = u64::from_le_bytes(*b"HTTP/1.\0");
+/// Selects seven bytes.
+pub(crate) const SEVEN_BYTES: u64 = 0x00ff_ffff_ffff_ffff;
+
+/// Scans the first `scan.len` bytes of `bytes`. The array is
+/// longer than [`HEAD_BYTES`] by what a step may look ahead.
+///
+/// The length is read anew at each use: a comparison would teach the verifier its range,
+/// another one on each way through a step, and no two states would be the same.
+#[inline(never)]
+pub(crate) fn scan<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
+    store(&mut scan.content_length, 0);
+    store(&mut scan.start, 0);
+    store(&mut scan.end, 0);
+    store(&mut scan.found, 0);
+    store(&mut scan.status, 0);
+    store(&mut scan.length_at, 0);
+    let mut at = 0u32;
+    while at < HEAD_BYTES as u32 {
+        if at >= kernel::opaque(&scan.len) {
+            return;
+        }
+        // The high bit of each byte that is a line feed, exactly.
+        let mixed = word(bytes, at) ^ LINE_FEEDS;
+        let mut hits = !(((mixed & SEVENS) + SEVENS) | mixed | SEVENS);
+        let mut left = LINE_FEEDS_A_WORD;
+        while left > 0 {
+            if hits == 0 {
+                break;
+            }
+            // The index of the lowest set byte: its lower bits as ones, counted by bytes.
+            let below = (hits & hits.wrapping_neg()).wrapping_sub(1);
+            let index = ((below & ONES).wrapping_mul(ONES) >> 56) & 7;
+            hits &= hits - 1;
+            if ends_head(bytes, at + index as u32 + 1, scan) {
+                return;
+            }
+            left -= 1;
+        }
+        at += 8;
+    }
+}
+
+/// Looks at the line that starts at `line`. True when the final head ends with it.
+///
+/// The fields are compared without a branch: what they are is kept in masks.
+#[inline(always)]
+fn ends_head<const N: usize>(bytes: &[u8; N], line: u32, scan: &mut Scan) -> bool {
+    let eight = word(bytes, line);
+    if eight & 0xff == u64::from(b'\n') {
+        return head_end(bytes, line + 1, scan);
+    }
+    if eight & 0xffff == u64::from(u16::from_le_bytes(*b"\r\n")) {
+        return head_end(bytes, line + 2, scan);
+    }
+    let next = word(bytes, line + 8);
+    let is_other = not_zero((eight | LOWER) ^ CONTENT | (next & SEVEN_BYTES | LOWER) ^ LENGTH) as u32;
+    let keep = is_other.wrapping_neg();
+    let length_at = (kernel::opaque(&scan.length_at) & keep) | ((line + 15) & !keep);
+    store(&mut scan.length_at, length_at);
+    // A message with Transfer-Encoding ends as its chunks do. (A response whose last
+    // coding is not chunked ends with the connection; nobody sends that.)
+    let is_other = not_zero((eight | LOWER) ^ TRANSFER | (next | LOWER) ^ ENCODING) as u32;
+    let found = kernel::opaque(&scan.found) | ((is_other ^ 1) * found::CHUNKED);
+    store(&mut scan.found, found);
+    false
+}
+
+const SWITCHING: u64 = u32::from_le_bytes(*b"101\0") as u64;
+const CONTENT: u64 = u64::from_le_bytes(*b"content-") | LOWER;
+const LENGTH: u64 = u64::from_le_bytes(*b"length:\0") | LOWER;
+const TRANSFER: u64 = u64::from_le_bytes(*b"transfer") | LOWER;
+const ENCODING: u64 = u64::from_le_bytes(*b"-encodin") | LOWER;
+
+/// A head ends at `end`. False when it is interim: the final one follows.
+#[inline(always)]
+fn head_end<const N: usize>(bytes: &[u8; N], end: u32, scan: &mut Scan) -> bool {
+    if end > kernel::opaque(&scan.len) {
+        return false;
+    }
+    if kernel::opaque(&scan.is_response) != 0 {
+        let start = kernel::opaque(&scan.start);
+        if start >= HEAD_BYTES as u32 {
+            return false;
+        }
+        let code = word(bytes, start + 9) & 0x00ff_ffff;
+        if code & 0xff == u64::from(b'1') && code != SWITCHING {
+            store(&mut scan.start, end);
+            store(&mut scan.found, 0);
+            store(&mut scan.length_at, 0);
+            return false;
+        }
+    }
+    store(&mut scan.end, end);
+    true
+}
+
+/// Reads the numbers of a complete head: status code and Content-Length.
+#[inline(always)]
+pub(crate) fn numbers<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
+    let start = kernel::opaque(&scan.start);
+    if kernel::opaque(&scan.is_response) != 0 && start < HEAD_BYTES as u32 {
+        scan.status = status(bytes, start);
+    }
+    content_length(bytes, scan);
+}
+
+/// The status code of the response head at `start`, 0 when it has none.
+#[inline(always)]
+fn status<const N: usize>(bytes: &[u8; N], start: u32) -> u32 {
+    let hundreds = u32::from(byte(bytes, start + 9)).wrapping_sub(u32::from(b'0'));
+    let tens = u32::from(byte(bytes, start + 10)).wrapping_sub(u32::from(b'0'));
+    let ones = u32::from(byte(bytes, start + 11)).wrapping_sub(u32::from(b'0'));
+    if hundreds > 9 || tens > 9 || ones > 9 {
+        return 0;
+    }
+    hundreds * 100 + tens * 10 + ones
+}
+
+/// Reads the Content-Length value, if a field was found.
+#[inline(always)]
+fn content_length<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
+    let at = kernel::opaque(&scan.length_at);
+    if at == 0 || at >= HEAD_BYTES as u32 {
+        return;
+    }
+    let mut value = 0u64;
+    let mut digits = 0u32;
+    let mut step = 0u32;
+    while step < LENGTH_BYTES {
+        let next = u32::from(byte(bytes, at + step));
+        let digit = next.wrapping_sub(u32::from(b'0'));
+        if digit <= 9 {
+            value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+            digits += 1;
+        } else if digits > 0 || (next != u32::from(b' ') && next != u32::from(b'\t')) {
+            break;
+        }
+        step += 1;
+    }
+    if digits > 0 {
+        scan.content_length = value;
+        scan.found |= found::LENGTH;
+    }
+}

@@ -1,0 +1,60 @@
+//! Space to gather and scan a head in, larger than the stack.
+//!
+//! Each CPU has a few. A probe may be interrupted on its CPU by another (a packet in
+//! interrupt context, or a task that preempts), so a space is taken before use: whoever
+//! finds its own mark alone on it owns it. Marks are added atomically, so two probes never
+//! both find theirs alone.
+
+use agent_wire::limits::{HEAD_BYTES, HEAD_SLACK_BYTES};
+use agent_wire::record::MessageHead;
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
+
+use crate::kernel;
+
+/// Bytes appended at a time to a head that comes in pieces.
+pub(crate) const APPEND_BYTES: usize = 1024;
+
+/// Spaces of one CPU: one in process context, one in interrupt context, and two for tasks
+/// preempted in the middle.
+const SPACES: usize = 4;
+
+#[btf_map]
+static SPACE: PerCpuArray<Space, SPACES> = PerCpuArray::new();
+
+/// A record in the making. The record comes first, so that it can be told from here.
+#[repr(C)]
+pub(crate) struct Space {
+    pub(crate) fixed: MessageHead,
+    pub(crate) bytes: [u8; HEAD_BYTES + APPEND_BYTES + HEAD_SLACK_BYTES],
+    marks: u64,
+}
+
+/// The number of a space of this CPU that nobody else uses, to be given back; one that
+/// does not exist when all are in use.
+#[inline(always)]
+pub(crate) fn take() -> u32 {
+    let mut index = 0;
+    while index < SPACES as u32 {
+        let Some(space) = space(index) else { return SPACES as u32 };
+        kernel::add(&mut space.marks, 1);
+        if kernel::opaque(&space.marks) == 1 {
+            return index;
+        }
+        kernel::add(&mut space.marks, -1);
+        index += 1;
+    }
+    SPACES as u32
+}
+
+/// The space by its number.
+#[inline(always)]
+pub(crate) fn space(index: u32) -> Option<&'static mut Space> {
+    SPACE.get_ptr_mut(index).map(kernel::value)
+}
+
+/// Ends the use of a space.
+#[inline(always)]
+pub(crate) fn give_back(space: &mut Space) {
+    kernel::add(&mut space.marks, -1);
+}

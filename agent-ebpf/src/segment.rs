@@ -1,0 +1,168 @@
+//! A TCP segment on a socket: what of it is new, and who should look at it.
+//!
+//! Goes in: every packet of every TCP socket on the host, so the ways out come early:
+//! not TCP, no flow and no payload, a flow that is not HTTP.
+
+use agent_wire::record::flag;
+use agent_wire::tally::Tally;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::flow::{Flow, phase};
+use crate::http1;
+use crate::kernel::{self, Sock};
+use crate::lifecycle;
+use crate::packet::{self, ACK, FIN, RST, SYN, Segment};
+use crate::tallies;
+
+/// Segments out of order that may wait for the start of a head. More: the stream is taken
+/// up where it is.
+const AHEAD_LIMIT: u32 = 64;
+
+/// New bytes of a segment.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Payload {
+    /// Where they start in the packet.
+    pub(crate) offset: u32,
+    /// How many.
+    pub(crate) len: u32,
+    /// Sequence number of the first.
+    pub(crate) seq: u32,
+}
+
+/// A segment leaves.
+#[inline(always)]
+pub(crate) fn sent(ctx: &SkBuffContext) {
+    let Some(segment) = packet::parse(ctx) else { return };
+    let Some((flow, sk)) = flow_of(ctx, &segment) else { return };
+    if segment.flags & SYN != 0 {
+        flow.header.syns = flow.header.syns.wrapping_add(1);
+        flow.sent.end = segment.seq.wrapping_add(1);
+        flow.sent.known = 1;
+    }
+    if flow.header.local_port == 0 {
+        flow.header.local_port = segment.source;
+        flow.header.remote_port = segment.destination;
+        let header = &mut flow.header;
+        packet::addresses(ctx, &segment, &mut header.local, &mut header.remote);
+    }
+    if flow.phase >= phase::TUNNEL {
+        return;
+    }
+    if segment.len > 0 {
+        if let Some(payload) = new_bytes(ctx, flow, &segment, true) {
+            http1::bytes(ctx, flow, sk, payload, true);
+        }
+    }
+    // A proxy that closes with the answer still queued is in FIN_WAIT1 long before its last
+    // byte leaves: on the client side the FIN packet, not the state, ends the exchange.
+    if segment.flags & FIN != 0 && flow.is_client_side() {
+        lifecycle::client_side_fin_sent(flow);
+    }
+}
+
+/// A segment arrives.
+#[inline(always)]
+pub(crate) fn received(ctx: &SkBuffContext) {
+    let Some(segment) = packet::parse(ctx) else { return };
+    let Some((flow, sk)) = flow_of(ctx, &segment) else { return };
+    if flow.header.local_port == 0 {
+        flow.header.local_port = segment.destination;
+        flow.header.remote_port = segment.source;
+        let header = &mut flow.header;
+        packet::addresses(ctx, &segment, &mut header.remote, &mut header.local);
+    }
+    if segment.flags & RST != 0 {
+        if segment.flags & ACK != 0 {
+            flow.set(flag::RESET_HAD_ACK);
+        } else {
+            flow.clear(flag::RESET_HAD_ACK);
+        }
+    }
+    if flow.phase >= phase::TUNNEL {
+        return;
+    }
+    if segment.flags & ACK != 0 {
+        flow.acked = segment.ack;
+    }
+    if segment.flags & SYN != 0 {
+        flow.received.end = segment.seq.wrapping_add(1);
+        flow.received.known = 1;
+    }
+    if segment.len > 0 {
+        if let Some(payload) = new_bytes(ctx, flow, &segment, false) {
+            http1::bytes(ctx, flow, sk, payload, false);
+        }
+    }
+}
+
+/// The flow of the packet's socket. A socket without one is picked up at its next payload:
+/// it was there before the agent.
+#[inline(always)]
+fn flow_of(ctx: &SkBuffContext, segment: &Segment) -> Option<(&'static mut Flow, Sock)> {
+    let sk = Sock::of_packet(ctx)?;
+    if let Some(flow) = Flow::of(sk) {
+        return Some((flow, sk));
+    }
+    if segment.len == 0 || segment.flags & (SYN | RST) != 0 {
+        return None;
+    }
+    let flow = Flow::open(sk, kernel::packet_cookie(ctx), false)?;
+    Some((flow, sk))
+}
+
+/// What of the segment was not seen before.
+///
+/// `end` follows the stream without a hole while a head is awaited or read: heads need
+/// their bytes in order. In a body only the highest byte counts, a hole fills itself.
+#[inline(always)]
+fn new_bytes(ctx: &SkBuffContext, flow: &mut Flow, segment: &Segment, sent: bool) -> Option<Payload> {
+    let end = segment.seq.wrapping_add(segment.len);
+    let ordered = !sent && order_matters(flow);
+    let stream = if sent { &mut flow.sent } else { &mut flow.received };
+    if stream.known == 0 {
+        stream.known = 1;
+        stream.end = segment.seq;
+    }
+    let was = stream.end;
+    if end.wrapping_sub(was) as i32 <= 0 {
+        tallies::count(Tally::RETRANSMITTED);
+        return None;
+    }
+    let gap = segment.seq.wrapping_sub(was) as i32;
+    if gap > 0 && ordered {
+        if flow.ahead < AHEAD_LIMIT {
+            flow.ahead += 1;
+            if flow.ahead == 1 || end.wrapping_sub(flow.ahead_end) as i32 > 0 {
+                flow.ahead_end = end;
+                flow.ahead_tail = if segment.len >= 8 {
+                    kernel::load_u64(ctx, segment.offset + segment.len - 8).unwrap_or(0).swap_bytes()
+                } else {
+                    0
+                };
+            }
+            return None;
+        }
+        flow.set(flag::HEAD_CUT);
+        tallies::count(Tally::HEAD_REORDERED);
+    }
+    let stream = if sent { &mut flow.sent } else { &mut flow.received };
+    stream.end = end;
+    if gap < 0 {
+        let seen = was.wrapping_sub(segment.seq);
+        return Some(Payload { offset: segment.offset + seen, len: segment.len - seen, seq: was });
+    }
+    Some(Payload { offset: segment.offset, len: segment.len, seq: segment.seq })
+}
+
+/// True when received bytes are part of a head, or may start one.
+#[inline(always)]
+fn order_matters(flow: &Flow) -> bool {
+    match flow.phase {
+        phase::UNKNOWN => flow.header.opened_ns != 0,
+        phase::IDLE => true,
+        phase::REQUEST_HEAD => flow.is_client_side(),
+        phase::REQUEST | phase::RESPONSE_HEAD => flow.is_upstream_side(),
+        _ => false,
+    }
+}

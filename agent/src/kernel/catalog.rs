@@ -1,0 +1,265 @@
+//! The programs: what each is for, what is lost without it, and how it is attached.
+
+use std::os::fd::BorrowedFd;
+
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, TracePoint,
+};
+use aya::{Btf, Ebpf};
+
+use super::KernelError;
+
+/// One ability and whether this kernel gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Label value of `why502_agent_capability`.
+    pub name: &'static str,
+    /// What it is good for, in a few words.
+    pub purpose: &'static str,
+    /// It is on.
+    pub available: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug)]
+enum Hook {
+    /// At the cgroup.
+    Packets(CgroupSkbAttachType),
+    /// A BTF-typed tracepoint.
+    Typed(&'static str),
+    /// A classic tracepoint: category, name.
+    Classic(&'static str, &'static str),
+}
+
+struct Entry {
+    program: &'static str,
+    capability: &'static str,
+    purpose: &'static str,
+    hook: Hook,
+    /// Nothing works without it.
+    needed: bool,
+}
+
+/// In the order they are attached. `error_number` before `error_reported`: the kernel runs
+/// the probes of one tracepoint in this order, and the second reads what the first left.
+/// The packet programs come last, so that no socket is picked up as "already open" that
+/// the state tracepoint would have seen open.
+const CATALOG: [Entry; 13] = [
+    Entry {
+        program: "state_changed",
+        capability: "tcp_state",
+        purpose: "connects, connect failures and closes",
+        hook: Hook::Typed("inet_sock_set_state"),
+        needed: false,
+    },
+    Entry {
+        program: "reset_received",
+        capability: "tcp_receive_reset",
+        purpose: "resets received",
+        hook: Hook::Typed("tcp_receive_reset"),
+        needed: false,
+    },
+    Entry {
+        program: "reset_sent",
+        capability: "tcp_send_reset",
+        purpose: "resets sent",
+        hook: Hook::Typed("tcp_send_reset"),
+        needed: false,
+    },
+    Entry {
+        program: "retransmitted",
+        capability: "tcp_retransmit",
+        purpose: "retransmitted segments",
+        hook: Hook::Typed("tcp_retransmit_skb"),
+        needed: false,
+    },
+    Entry {
+        program: "error_number",
+        capability: "socket_errno",
+        purpose: "which error the kernel gave up with",
+        hook: Hook::Classic("sock", "inet_sk_error_report"),
+        needed: false,
+    },
+    Entry {
+        program: "error_reported",
+        capability: "socket_error",
+        purpose: "errors of connecting and established sockets",
+        hook: Hook::Typed("inet_sk_error_report"),
+        needed: false,
+    },
+    Entry {
+        program: "destroyed",
+        capability: "tcp_destroy",
+        purpose: "ends of failed sockets",
+        hook: Hook::Typed("tcp_destroy_sock"),
+        needed: false,
+    },
+    Entry {
+        program: "data_read",
+        capability: "reader_join",
+        purpose: "which thread reads which client, the strongest join of attempt and request",
+        hook: Hook::Typed("tcp_rcv_space_adjust"),
+        needed: false,
+    },
+    Entry {
+        program: "socket_enter",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_enter_socket"),
+        needed: false,
+    },
+    Entry {
+        program: "socket_exit",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_exit_socket"),
+        needed: false,
+    },
+    Entry {
+        program: "connect_enter",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_enter_connect"),
+        needed: false,
+    },
+    Entry {
+        program: "connect_exit",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_exit_connect"),
+        needed: false,
+    },
+    Entry {
+        program: "packet_out",
+        capability: "packets",
+        purpose: "HTTP messages, timings and status codes",
+        hook: Hook::Packets(CgroupSkbAttachType::Egress),
+        needed: true,
+    },
+];
+
+/// The other direction; apart only because it shares a capability and must be last.
+const LAST: Entry = Entry {
+    program: "packet_in",
+    capability: "packets",
+    purpose: "HTTP messages, timings and status codes",
+    hook: Hook::Packets(CgroupSkbAttachType::Ingress),
+    needed: true,
+};
+
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    CATALOG.iter().chain(std::iter::once(&LAST))
+}
+
+/// Loads and attaches every program.
+///
+/// # Errors
+/// A program that is needed was refused.
+pub(super) fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    cgroup: BorrowedFd<'_>,
+) -> Result<Vec<Capability>, KernelError> {
+    collect(|entry| attach(ebpf, btf, cgroup, entry))
+}
+
+/// Loads every program and attaches none: the verifier's word without a trace.
+///
+/// # Errors
+/// None; needed programs are reported like the others.
+pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Capability> {
+    let mut capabilities: Vec<Capability> = Vec::new();
+    for entry in entries() {
+        record(&mut capabilities, entry, load(ebpf, btf, entry).err());
+    }
+    capabilities
+}
+
+fn collect(
+    mut attach: impl FnMut(&Entry) -> Result<(), ProgramError>,
+) -> Result<Vec<Capability>, KernelError> {
+    let mut capabilities: Vec<Capability> = Vec::new();
+    for entry in entries() {
+        let refused = attach(entry).err();
+        if let (Some(error), true) = (&refused, entry.needed) {
+            return Err(KernelError::Program { name: entry.program, reason: first_lines(error) });
+        }
+        record(&mut capabilities, entry, refused);
+    }
+    Ok(capabilities)
+}
+
+/// An ability is on when all of its programs are.
+fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<ProgramError>) {
+    let at = match capabilities.iter().position(|c| c.name == entry.capability) {
+        Some(at) => at,
+        None => {
+            capabilities.push(Capability {
+                name: entry.capability,
+                purpose: entry.purpose,
+                available: true,
+                reason: None,
+            });
+            capabilities.len() - 1
+        }
+    };
+    if let Some(error) = refused {
+        capabilities[at].available = false;
+        capabilities[at].reason = Some(first_lines(&error));
+    }
+}
+
+fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
+    match entry.hook {
+        Hook::Packets(_) => program::<CgroupSkb>(ebpf, entry)?.load(),
+        Hook::Typed(tracepoint) => program::<BtfTracePoint>(ebpf, entry)?.load(tracepoint, btf),
+        Hook::Classic(..) => program::<TracePoint>(ebpf, entry)?.load(),
+    }
+}
+
+fn attach(ebpf: &mut Ebpf, btf: &Btf, cgroup: BorrowedFd<'_>, entry: &Entry) -> Result<(), ProgramError> {
+    load(ebpf, btf, entry)?;
+    match entry.hook {
+        // A cgroup bpf_link always stacks with others; AllowMultiple is for the older way.
+        Hook::Packets(direction) => {
+            program::<CgroupSkb>(ebpf, entry)?.attach(cgroup, direction, CgroupAttachMode::Single).map(drop)
+        }
+        Hook::Typed(_) => program::<BtfTracePoint>(ebpf, entry)?.attach().map(drop),
+        Hook::Classic(category, name) => {
+            program::<TracePoint>(ebpf, entry)?.attach(category, name).map(drop)
+        }
+    }
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, entry: &Entry) -> Result<&'a mut T, ProgramError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(entry.program).ok_or(ProgramError::UnexpectedProgramType)?.try_into()
+}
+
+/// The error and its causes in one line; of a verifier log only its end says why.
+fn first_lines(error: &dyn std::error::Error) -> String {
+    const KEPT_BYTES: usize = 600;
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.len() <= KEPT_BYTES {
+        return text;
+    }
+    let mut start = text.len() - KEPT_BYTES;
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    format!("... {}", &text[start..])
+}

@@ -1,0 +1,86 @@
+//! Where the cgroup v2 hierarchy is.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use super::KernelError;
+
+/// Magic number of cgroup2 in `statfs(2)` (`include/uapi/linux/magic.h`).
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// Opens the cgroup to attach to: `named`, or the root of the mounted v2 hierarchy.
+///
+/// # Errors
+/// Nothing is mounted, or the path is not a cgroup v2 directory that can be opened.
+pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
+    let path = match named {
+        Some(path) => path.to_path_buf(),
+        None => find_root().ok_or(KernelError::NoCgroup)?,
+    };
+    let file = File::open(&path).map_err(|source| KernelError::Cgroup { path: path.clone(), source })?;
+    if !is_cgroup2(&file) {
+        return Err(KernelError::NotCgroup2 { path });
+    }
+    Ok(file)
+}
+
+/// The mount point of the v2 hierarchy. A bind mount of a part of it (a container's view)
+/// comes second to a mount of the whole.
+pub(super) fn find_root() -> Option<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    find_root_in(&mountinfo)
+}
+
+fn find_root_in(mountinfo: &str) -> Option<PathBuf> {
+    let mut partial = None;
+    for line in mountinfo.lines() {
+        // proc(5): id parent major:minor root mount-point options [fields] - type source
+        let Some((front, back)) = line.split_once(" - ") else { continue };
+        if back.split(' ').next() != Some("cgroup2") {
+            continue;
+        }
+        let mut fields = front.split(' ').skip(3);
+        let (Some(root), Some(mount_point)) = (fields.next(), fields.next()) else { continue };
+        let path = PathBuf::from(mount_point);
+        if root == "/" {
+            return Some(path);
+        }
+        partial.get_or_insert(path);
+    }
+    partial
+}
+
+fn is_cgroup2(file: &File) -> bool {
+    use std::os::fd::AsRawFd;
+    let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open and the buffer is of the type the call fills.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    if result != 0 {
+        return false;
+    }
+    // SAFETY: the call succeeded, so it filled the buffer.
+    unsafe { stat.assume_init() }.f_type == CGROUP2_SUPER_MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hybrid_layout_has_its_root_at_unified() {
+        let text = "31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                    40 31 0:36 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        assert_eq!(find_root_in(text), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn the_whole_hierarchy_is_preferred_to_a_part() {
+        let text = "1 0 0:1 /kubepods/x /part rw - cgroup2 none rw\n2 0 0:1 / /whole rw - cgroup2 none rw\n";
+        assert_eq!(find_root_in(text), Some(PathBuf::from("/whole")));
+    }
+
+    #[test]
+    fn without_cgroup2_there_is_no_root() {
+        assert_eq!(find_root_in("1 0 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+    }
+}
