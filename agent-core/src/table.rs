@@ -135,13 +135,14 @@ impl<T> Deadlines<T> {
 /// `next - 64` are taken as ended, the 64 below `next` are remembered one by one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ended {
-    next: u32,
+    /// Wider than an index, which may be the largest there is.
+    next: u64,
     window: u64,
 }
 
 impl Ended {
     pub(crate) fn contains(self, index: u32) -> bool {
-        match self.next.checked_sub(index) {
+        match self.next.checked_sub(u64::from(index)) {
             None | Some(0) => false,
             Some(back @ 1..=64) => self.window & (1 << (back - 1)) != 0,
             Some(_) => true,
@@ -149,16 +150,15 @@ impl Ended {
     }
 
     pub(crate) fn insert(&mut self, index: u32) {
+        let index = u64::from(index);
         match self.next.checked_sub(index) {
             Some(back @ 1..=64) => self.window |= 1 << (back - 1),
             Some(65..) => {}
             None | Some(0) => {
-                let Some(next) = index.checked_add(1) else {
-                    return;
-                };
-                let shift = next - self.next;
-                self.window = self.window.checked_shl(shift).unwrap_or(0) | 1;
-                self.next = next;
+                let shift = index + 1 - self.next;
+                let kept = if shift < 64 { self.window << shift } else { 0 };
+                self.window = kept | 1;
+                self.next = index + 1;
             }
         }
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn ended_remembers_each_index_whatever_the_order() {
         let mut ended = Ended::default();
-        for index in [5, 3, 70, 69, u32::MAX - 1] {
+        for index in [5, 3, 70, 69, u32::MAX - 1, u32::MAX] {
             assert!(!ended.contains(index), "{index}");
             ended.insert(index);
             assert!(ended.contains(index), "{index}");
