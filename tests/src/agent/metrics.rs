@@ -40,7 +40,7 @@ impl Metrics {
 
     /// Sum of all samples of a name whose labels include `with`.
     pub fn sum(&self, name: &str, with: &[(&str, &str)]) -> f64 {
-        self.of(name, with).map(|(_, value)| value).sum()
+        self.of(name, with).fold(0.0, |sum, (_, value)| sum + value)
     }
 
     /// Sums of a name by the values of some labels; sums of 0 are left out.
