@@ -124,18 +124,6 @@ impl Nginx {
         &self.workers
     }
 
-    /// Stops and continues a worker's clock: what arrives meanwhile waits in its sockets.
-    pub fn while_worker_sleeps<T>(&self, act: impl FnOnce() -> T) -> T {
-        for worker in &self.workers {
-            signal(*worker, Signal::STOP);
-        }
-        let outcome = act();
-        for worker in &self.workers {
-            signal(*worker, Signal::CONT);
-        }
-        outcome
-    }
-
     /// Path of a file in its folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -189,6 +177,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
+        // A test may have stopped them.
         for worker in &self.workers {
             signal(*worker, Signal::CONT);
         }
