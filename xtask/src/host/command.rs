@@ -1,6 +1,6 @@
 //! Running a program to its end: loudly, quietly, or with a limit of time.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -12,10 +12,8 @@ use anyhow::{Context, Result, bail};
 /// the end of a short program is seen late.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Variables that cargo and rustup set for their children and that would steer a compiler
-/// chosen by us to another toolchain or other flags.
-const INHERITED: [&str; 8] = [
-    "RUSTUP_TOOLCHAIN",
+/// Variables that would give a build of ours another compiler or other flags.
+const INHERITED: [&str; 7] = [
     "RUSTC",
     "RUSTC_WRAPPER",
     "RUSTC_WORKSPACE_WRAPPER",
@@ -25,9 +23,23 @@ const INHERITED: [&str; 8] = [
     "CARGO_BUILD_TARGET",
 ];
 
-/// `program` without the environment that cargo passes down.
+/// `program` without what cargo and rustup set for their children: another toolchain than
+/// ours.
 pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
+    command.env_remove("RUSTUP_TOOLCHAIN");
+    for name in INHERITED {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The cargo that runs this task, without flags meant for this workspace.
+///
+/// rustup's choice of toolchain is kept: without it, the toolchain file of a package that is
+/// built would count, and rustup would change the user's toolchains to please it.
+pub(crate) fn cargo_for_tools() -> Command {
+    let mut command = Command::new(own_cargo());
     for name in INHERITED {
         command.env_remove(name);
     }
@@ -36,8 +48,7 @@ pub(crate) fn bare(program: impl AsRef<OsStr>) -> Command {
 
 /// The cargo that runs this task, in the checkout.
 pub(crate) fn cargo() -> Command {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = Command::new(own_cargo());
     command.current_dir(super::root());
     command
 }
@@ -114,11 +125,15 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
 }
 
 /// `path` put before the current `PATH`.
-pub(crate) fn path_with(folder: &Path) -> Result<std::ffi::OsString> {
+pub(crate) fn path_with(folder: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(folder.to_path_buf()).chain(std::env::split_paths(&path));
     std::env::join_paths(folders)
         .with_context(|| format!("{} cannot stand in PATH", folder.display()))
+}
+
+fn own_cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 fn ensure(status: ExitStatus, command: &Command) -> Result<()> {

@@ -57,7 +57,7 @@ fn build(home: &Path, llvm: &Llvm) -> Result<()> {
         home.join("bin").display()
     );
     let library = llvm.prefix.join("lib");
-    let mut cargo = command::bare(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = command::cargo_for_tools();
     cargo
         .env("LLVM_PREFIX", &llvm.prefix)
         .env("RUSTFLAGS", format!("-L {}", library.display()))
