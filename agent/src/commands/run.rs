@@ -126,6 +126,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
     let probes = Probes::load(&options(settings))?;
+    give_back_memory();
     for ability in probes
         .capabilities()
         .iter()
@@ -182,6 +183,16 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     pipeline.run(asks, stopped).await;
     tracing::info!("stopped; the probes are detached");
     Ok(())
+}
+
+/// Loading reads all types of the kernel, tens of megabytes that are free by now and that
+/// glibc would keep for later.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim only returns free memory to the kernel; it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Ready when the process is asked to end; its value is the signal's name.
