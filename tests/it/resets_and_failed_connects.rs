@@ -360,6 +360,13 @@ fn a_race_with_the_upstreams_idle_timeout_is_proven() {
         fin.time < request.time && fin.acknowledgment == request.sequence,
         "it was a race"
     );
+    let answered_by = between(&segments, None, None).find(|segment| {
+        segment.from == racing && segment.time >= request.time && segment.is_reset()
+    });
+    assert!(
+        answered_by.is_some_and(|reset| !reset.has_ack()),
+        "the kernel of the upstream knows the connection no more: {answered_by:?}"
+    );
     let told = eventually(TELL, "the failed request is told", || {
         let found = events.so_far().into_iter().find_map(|line| match line {
             Line::Request(request) if request.path.as_deref() == Some("/racing/2/ok") => {

@@ -27,6 +27,7 @@ fn nothing_was_lost() {
         .metrics
         .by("why502_agent_losses_total", &[], &["stage", "what"]);
     assert!(lost.is_empty(), "losses: {lost:?}");
+    assert_eq!(RUN.missed, 0, "events missed by a slow reader");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub(crate) struct Run {
     pub(crate) told: BTreeMap<String, Vec<Request>>,
     /// The agent's events of attempts without a request.
     pub(crate) lone_attempts: Vec<String>,
+    /// Events that the stream says were missed.
+    pub(crate) missed: u64,
     /// The agent's metrics.
     pub(crate) metrics: Metrics,
 }
@@ -75,6 +77,7 @@ impl Run {
 
         let mut told: BTreeMap<String, Vec<Request>> = BTreeMap::new();
         let mut lone_attempts = Vec::new();
+        let mut missed = 0;
         for line in lines {
             match line {
                 Line::Request(request) if request.proxy.name == "nginx" => told
@@ -84,6 +87,7 @@ impl Run {
                 Line::Attempt(attempt) if attempt.proxy.name == "nginx" => {
                     lone_attempts.push(format!("{attempt:?}"));
                 }
+                Line::Lost { events } => missed += events,
                 Line::Request(_) | Line::Attempt(_) | Line::Other => {}
             }
         }
@@ -103,6 +107,7 @@ impl Run {
             errors: by_path,
             told,
             lone_attempts,
+            missed,
             metrics,
         }
     }

@@ -14,7 +14,12 @@ pub enum Line {
     Request(Box<Request>),
     /// An attempt whose request is not known.
     Attempt(Box<LoneAttempt>),
-    /// Something of a later version.
+    /// This reader was too slow and missed so many.
+    Lost {
+        /// How many.
+        events: u64,
+    },
+    /// What is no event: the beginning of the stream, a sign of life.
     #[serde(other)]
     Other,
 }

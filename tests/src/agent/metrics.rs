@@ -12,8 +12,6 @@ pub type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     samples: BTreeMap<(String, Labels), f64>,
-    /// Exemplars by the sample they hang on: their labels as printed.
-    pub exemplars: BTreeMap<(String, Labels), String>,
 }
 
 impl Metrics {
@@ -26,13 +24,8 @@ impl Metrics {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
         {
             let sample = sample(line);
-            let (name, labels, value, exemplar) =
+            let (name, labels, value) =
                 sample.unwrap_or_else(|| panic!("no sample of OpenMetrics: {line}"));
-            if let Some(exemplar) = exemplar {
-                metrics
-                    .exemplars
-                    .insert((name.clone(), labels.clone()), exemplar);
-            }
             metrics.samples.insert((name, labels), value);
         }
         metrics
@@ -62,18 +55,6 @@ impl Metrics {
             .filter(|(_, sum)| *sum != 0.0)
             .map(|(key, sum)| (key, sum as u64))
             .collect()
-    }
-
-    /// Whether there is any sample of a name.
-    pub fn has(&self, name: &str) -> bool {
-        self.of(name, &[]).next().is_some()
-    }
-
-    /// Names of all samples.
-    pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.samples.keys().map(|(name, _)| name.as_str()).collect();
-        names.dedup();
-        names
     }
 
     /// Samples of a name whose labels include `with`.
@@ -108,12 +89,8 @@ impl Metrics {
     }
 }
 
-/// Name, labels, value, exemplar.
-fn sample(line: &str) -> Option<(String, Labels, f64, Option<String>)> {
-    let (line, exemplar) = match line.split_once(" # ") {
-        Some((line, exemplar)) => (line, Some(exemplar.to_owned())),
-        None => (line, None),
-    };
+/// Name, labels, value.
+fn sample(line: &str) -> Option<(String, Labels, f64)> {
     let name_end = line.find(['{', ' '])?;
     let (name, rest) = line.split_at(name_end);
     let (labels, rest) = match rest.strip_prefix('{') {
@@ -121,7 +98,7 @@ fn sample(line: &str) -> Option<(String, Labels, f64, Option<String>)> {
         None => (Labels::new(), rest),
     };
     let value = rest.split_whitespace().next()?.parse().ok()?;
-    Some((name.to_owned(), labels, value, exemplar))
+    Some((name.to_owned(), labels, value))
 }
 
 /// Labels up to the closing brace, and what follows it.
@@ -171,6 +148,5 @@ mod tests {
         );
         assert_eq!(metrics.sum("a_total", &[("proxy", "a\"b,}")]), 1.0);
         assert_eq!(metrics.sum("up", &[]), 1.0);
-        assert_eq!(metrics.exemplars.len(), 1);
     }
 }

@@ -119,14 +119,6 @@ impl Client {
         Ok((self.stream.take().context("it was connected")?, answer))
     }
 
-    /// Connects if it is not, and asks nothing.
-    ///
-    /// # Errors
-    /// The connection fails.
-    pub async fn connect(&mut self) -> Result<()> {
-        self.connected().await.map(|_| ())
-    }
-
     /// Closes the connection.
     pub fn close(&mut self) {
         self.stream = None;

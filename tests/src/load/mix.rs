@@ -263,15 +263,6 @@ pub static CASES: &[Case] = &[
 ];
 
 impl Case {
-    /// The case of this name.
-    #[track_caller]
-    pub fn named(name: &str) -> &'static Self {
-        CASES
-            .iter()
-            .find(|case| case.name == name)
-            .unwrap_or_else(|| panic!("no case is called {name}"))
-    }
-
     /// An order of this case.
     pub fn order(&'static self, rng: &mut Rng, run: u64, number: usize) -> Planned {
         let Shape {
