@@ -104,19 +104,19 @@ pub(crate) fn install(names: &[&str], purpose: &str) -> Result<()> {
         .args(names)
         .env("DEBIAN_FRONTEND", "noninteractive");
     command::run_within(&mut apt, LIMIT)?;
-    keep_from_boot(names);
-    Ok(())
+    keep_from_boot(names)
 }
 
 /// A daemon that we have just installed would start at the next boot: switch that off.
-fn keep_from_boot(installed: &[&str]) {
+/// `update-rc.d` is on every Debian and does it for systemd as well.
+fn keep_from_boot(installed: &[&str]) -> Result<()> {
     for (package, unit) in UNITS {
-        if installed.contains(&package) && which("systemctl").is_some() {
-            println!("{unit} stays off at boot: systemctl disable {unit}");
-            // Without systemd as the first process this may fail, and nothing starts either.
-            let _ = command::probe(Command::new("systemctl").args(["disable", unit]));
+        if installed.contains(&package) {
+            println!("{unit} stays off at boot: update-rc.d {unit} disable");
+            command::run(Command::new("update-rc.d").args([unit, "disable"]))?;
         }
     }
+    Ok(())
 }
 
 /// `apt-get update`, only when apt does not know one of the packages yet.
