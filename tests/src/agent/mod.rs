@@ -42,7 +42,7 @@ pub struct Agent {
 /// The stream of events, read in the background.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    lines: Arc<Mutex<Vec<Line>>>,
+    lines: Arc<Mutex<Vec<(String, Line)>>>,
 }
 
 /// Where the agent's binary is: `WHY502_BIN`, else the release build, else the debug build.
@@ -163,7 +163,7 @@ impl Agent {
                     lines
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .push(line);
+                        .push((text, line));
                 }
             }
         });
@@ -208,9 +208,16 @@ impl Drop for Agent {
 impl Events {
     /// All so far.
     pub fn so_far(&self) -> Vec<Line> {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.each(|(_, line)| line.clone())
+    }
+
+    /// All so far, as printed.
+    pub fn text(&self) -> String {
+        self.each(|(text, _)| text.clone()).join("\n")
+    }
+
+    fn each<T>(&self, take: impl FnMut(&(String, Line)) -> T) -> Vec<T> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(take).collect()
     }
 }
