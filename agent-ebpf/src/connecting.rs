@@ -141,16 +141,23 @@ pub(crate) fn connect_enter(ctx: &TracePointContext) {
     } else if family == AF_INET6 {
         kernel::read_user(from + 8, &mut entry.address, 16);
     } else if length > 2 {
-        let path_bytes = if length - 2 > UNIX_PATH_BYTES as u64 { UNIX_PATH_BYTES as u64 } else { length - 2 };
-        let path_bytes = (path_bytes as u32) & 0x7f;
-        if path_bytes <= UNIX_PATH_BYTES as u32 {
-            kernel::read_user(from + 2, &mut entry.path, path_bytes);
-            entry.path_len = path_bytes as u16;
-        }
+        entry.path_len = read_path(from + 2, length - 2, &mut entry.path);
     }
     if CONNECTING.insert(task, entry, 0).is_err() {
         tallies::count(Tally::CONNECTING_FULL);
     }
+}
+
+/// Reads `sun_path`; how many bytes of it count (unix(7)): a path ends with its first zero
+/// byte, an abstract name starts with one and has the length given.
+#[inline(always)]
+fn read_path(from: u64, length: u64, path: &mut [u8; UNIX_PATH_BYTES]) -> u16 {
+    let copied = kernel::read_user_str(from, path);
+    if copied > 1 {
+        return (copied - 1) as u16;
+    }
+    let length = if length > UNIX_PATH_BYTES as u64 { UNIX_PATH_BYTES as u64 } else { length };
+    if kernel::read_user(from, path, length as u32) { length as u16 } else { 0 }
 }
 
 #[inline(always)]

@@ -226,19 +226,18 @@ fn head(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u
         cut(flow, awaits_response(flow));
         return;
     };
-    // By way of map memory: the verifier forgets what it knew of each, and walks the
-    // scanner once instead of once for every way that leads to it.
+    // By way of map memory, read anew at each use: the verifier forgets what it knew of
+    // each, and walks the scanner once instead of once for every way that leads to it.
     flow.at = payload;
     flow.now_ns = now;
-    let payload = kernel::opaque(&flow.at);
-    let now = kernel::opaque(&flow.now_ns);
-    head_in(ctx, flow, sk, payload, now, space);
+    head_in(ctx, flow, sk, space);
     scratch::give_back(space);
 }
 
 #[inline(always)]
-fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u64, space: &mut Space) {
+fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, space: &mut Space) {
     if flow.gathering == 0 {
+        let payload = kernel::opaque(&flow.at);
         let len = if payload.len > HEAD_BYTES as u32 { HEAD_BYTES as u32 } else { payload.len };
         if !kernel::load_at::<HEAD_BYTES, _>(ctx, payload.offset, &mut space.bytes, 0, len) {
             tallies::count(Tally::HEADERS_UNREADABLE);
@@ -251,13 +250,15 @@ fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now
             kernel::copy::<HEAD_BYTES, _, _>(&gathered.bytes, &mut space.bytes);
             space.fixed.captured = gathered.filled as u32;
         }
-        append(ctx, space, payload);
+        append(ctx, space, kernel::opaque(&flow.at));
     }
     flow.scan.len = space.fixed.captured;
     flow.scan.is_response = u32::from(awaits_response(flow));
     if is_http(&space.bytes, flow) {
-        scan::scan(&space.bytes, &mut flow.scan);
+        scan::scan(&space.bytes, &mut space.lines, &mut flow.scan);
     }
+    let payload = kernel::opaque(&flow.at);
+    let now = kernel::opaque(&flow.now_ns);
     let not_http = flow.has(flag::NOT_HTTP);
     let done = kernel::opaque(&flow.scan.end) != 0 || not_http;
     let is_response = awaits_response(flow);

@@ -13,7 +13,7 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
+    bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
 };
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{SkBuffContext, TracePointContext};
@@ -157,11 +157,26 @@ pub(crate) fn field<T>(ctx: &TracePointContext, offset: usize) -> Option<T> {
     unsafe { ctx.read_at(offset) }.ok()
 }
 
-/// Copies `len` bytes of user memory; the caller keeps `len <= N`.
+/// Copies `len` bytes of user memory; false when `len` is more than `N`.
 #[inline(always)]
 pub(crate) fn read_user<const N: usize>(from: u64, to: &mut [u8; N], len: u32) -> bool {
+    let len = opaque(&u64::from(len));
+    if len > N as u64 {
+        return false;
+    }
     // SAFETY: see the top of the file.
-    unsafe { bpf_probe_read_user(to.as_mut_ptr().cast(), len, from as *const c_void) == 0 }
+    unsafe { bpf_probe_read_user(to.as_mut_ptr().cast(), len as u32, from as *const c_void) == 0 }
+}
+
+/// Copies a zero-terminated string of user memory; its length with the zero byte, 0 when
+/// it cannot be read.
+#[inline(always)]
+pub(crate) fn read_user_str<const N: usize>(from: u64, to: &mut [u8; N]) -> u64 {
+    // SAFETY: see the top of the file.
+    let copied = unsafe {
+        bpf_probe_read_user_str(to.as_mut_ptr().cast(), N as u32, from as *const c_void)
+    };
+    if copied > 0 { copied as u64 } else { 0 }
 }
 
 /// Adds one to a per-CPU value. Atomic, because a packet program in interrupt context may

@@ -11,6 +11,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 
 use crate::kernel;
+use crate::scan::Lines;
 
 /// Bytes appended at a time to a head that comes in pieces.
 pub(crate) const APPEND_BYTES: usize = 1024;
@@ -27,6 +28,7 @@ static SPACE: PerCpuArray<Space, SPACES> = PerCpuArray::new();
 pub(crate) struct Space {
     pub(crate) fixed: MessageHead,
     pub(crate) bytes: [u8; HEAD_BYTES + APPEND_BYTES + HEAD_SLACK_BYTES],
+    pub(crate) lines: Lines,
     marks: u64,
 }
 
