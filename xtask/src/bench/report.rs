@@ -192,9 +192,9 @@ impl Report {
 
 Written by `cargo xtask bench overhead`; every run is in `overhead.csv` and `overhead.json`.
 
-Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}. One nginx worker as proxy with a CPU of its
-own, one as upstream and wrk with {connections} connections on the next; keep-alive on both
-sides, answers of about 100 bytes. {} pairs of {seconds_per_run} s, order alternating. The
+Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}. One nginx worker as proxy, one
+as upstream, wrk with {connections} connections; keep-alive on both sides, answers of about
+100 bytes, everything on this host. {} pairs of {seconds_per_run} s, order alternating. The
 proxy's worker was busy {:.0} % of the time (median) without the agent.
 
 | | without | with |

@@ -41,16 +41,7 @@ impl Load {
             connections,
             time,
         } = self;
-        let several = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-        // The client shares the second CPU with the upstream; see `proxy`.
-        let mut wrk = if several {
-            Command::new("taskset")
-        } else {
-            Command::new("wrk")
-        };
-        if several {
-            wrk.args(["-c", "1", "wrk"]);
-        }
+        let mut wrk = Command::new("wrk");
         wrk.args(["-t1", "--latency"])
             .arg(format!("-c{connections}"))
             .arg(format!("-d{}s", time.as_secs().max(1)))
