@@ -85,14 +85,18 @@ pub(crate) fn is_ignored(tgid: u32) -> bool {
 
 #[inline(always)]
 pub(crate) fn socket_enter(ctx: &TracePointContext) {
-    let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) else { return };
+    let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) else {
+        return;
+    };
     let stream = u32::from(socket_type & SOCK_TYPE_MASK == SOCK_STREAM);
     let _ = MADE.insert(kernel::task(), Made { stream, fd: -1 }, 0);
 }
 
 #[inline(always)]
 pub(crate) fn socket_exit(ctx: &TracePointContext) {
-    let Some(fd) = kernel::field::<i64>(ctx, RETURNED) else { return };
+    let Some(fd) = kernel::field::<i64>(ctx, RETURNED) else {
+        return;
+    };
     if let Some(made) = MADE.get_ptr_mut(kernel::task()) {
         kernel::value(made).fd = fd as i32;
     }
@@ -100,9 +104,15 @@ pub(crate) fn socket_exit(ctx: &TracePointContext) {
 
 #[inline(always)]
 pub(crate) fn connect_enter(ctx: &TracePointContext) {
-    let Some(from) = kernel::field::<u64>(ctx, CONNECT_ADDRESS) else { return };
-    let Some(length) = kernel::field::<u64>(ctx, CONNECT_LENGTH) else { return };
-    let Some(fd) = kernel::field::<u64>(ctx, CONNECT_FD) else { return };
+    let Some(from) = kernel::field::<u64>(ctx, CONNECT_ADDRESS) else {
+        return;
+    };
+    let Some(length) = kernel::field::<u64>(ctx, CONNECT_LENGTH) else {
+        return;
+    };
+    let Some(fd) = kernel::field::<u64>(ctx, CONNECT_FD) else {
+        return;
+    };
     let mut start = [0u8; 8];
     if !kernel::read_user(from, &mut start, 8) {
         return;
@@ -156,14 +166,24 @@ fn read_path(from: u64, length: u64, path: &mut [u8; UNIX_PATH_BYTES]) -> u16 {
     if copied > 1 {
         return (copied - 1) as u16;
     }
-    let length = if length > UNIX_PATH_BYTES as u64 { UNIX_PATH_BYTES as u64 } else { length };
-    if kernel::read_user(from, path, length as u32) { length as u16 } else { 0 }
+    let length = if length > UNIX_PATH_BYTES as u64 {
+        UNIX_PATH_BYTES as u64
+    } else {
+        length
+    };
+    if kernel::read_user(from, path, length as u32) {
+        length as u16
+    } else {
+        0
+    }
 }
 
 #[inline(always)]
 pub(crate) fn connect_exit(ctx: &TracePointContext) {
     let task = kernel::task();
-    let Some(entry) = CONNECTING.get_ptr_mut(task) else { return };
+    let Some(entry) = CONNECTING.get_ptr_mut(task) else {
+        return;
+    };
     let entry = kernel::value(entry);
     if let Some(returned) = kernel::field::<i64>(ctx, RETURNED) {
         returned_from_connect(entry, -returned);
@@ -173,30 +193,44 @@ pub(crate) fn connect_exit(ctx: &TracePointContext) {
 
 #[inline(always)]
 fn returned_from_connect(entry: &Connecting, errno: i64) {
-    if entry.stream == 0 || errno == EINPROGRESS || errno == EALREADY || errno == EINTR || errno == EISCONN {
+    if entry.stream == 0
+        || errno == EINPROGRESS
+        || errno == EALREADY
+        || errno == EINTR
+        || errno == EISCONN
+    {
         return;
     }
     let now = kernel::now();
     if entry.family == AF_UNIX {
-        output::emit(&UnixConnect {
-            header: header(kind::UNIX_CONNECT, entry, errno, now),
-            errand: errand::current(now),
-            path_len: entry.path_len,
-            reserved: [0; 6],
-            path: Path { bytes: entry.path, reserved: [0; 4] },
-        }, kind::UNIX_CONNECT);
+        output::emit(
+            &UnixConnect {
+                header: header(kind::UNIX_CONNECT, entry, errno, now),
+                errand: errand::current(now),
+                path_len: entry.path_len,
+                reserved: [0; 6],
+                path: Path {
+                    bytes: entry.path,
+                    reserved: [0; 4],
+                },
+            },
+            kind::UNIX_CONNECT,
+        );
         return;
     }
     let told_on_socket = entry.cookie != 0 && entry.silent == 0;
     if errno == 0 || errno == EAGAIN || told_on_socket {
         return;
     }
-    output::emit(&Connect {
-        header: header(kind::CONNECT_ERRNO, entry, errno, now),
-        errand: errand::current(now),
-        outcome: end::KERNEL_ERROR,
-        reserved: [0; 7],
-    }, kind::CONNECT_ERRNO);
+    output::emit(
+        &Connect {
+            header: header(kind::CONNECT_ERRNO, entry, errno, now),
+            errand: errand::current(now),
+            outcome: end::KERNEL_ERROR,
+            reserved: [0; 7],
+        },
+        kind::CONNECT_ERRNO,
+    );
 }
 
 #[inline(always)]

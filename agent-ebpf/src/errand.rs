@@ -16,9 +16,9 @@ use agent_wire::record::{Errand, flag};
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 
+use crate::connecting;
 use crate::flow::{Flow, phase};
 use crate::kernel::{self, Sock};
-use crate::connecting;
 
 #[btf_map]
 static ERRANDS: Array<Slot, { ERRAND_SLOTS as usize }> = Array::new();
@@ -37,13 +37,23 @@ pub(crate) struct Slot {
 #[inline(always)]
 pub(crate) fn current(now: u64) -> Errand {
     let task = kernel::task();
-    let Some(slot) = slot(task) else { return Errand::default() };
+    let Some(slot) = slot(task) else {
+        return Errand::default();
+    };
     if slot.task != task || slot.cookie == 0 {
         return Errand::default();
     }
     let age_us = now.saturating_sub(slot.since_ns) / 1000;
-    let age_us = if age_us > u64::from(u32::MAX) { u32::MAX } else { age_us as u32 };
-    Errand { cookie: slot.cookie, index: slot.index, age_us }
+    let age_us = if age_us > u64::from(u32::MAX) {
+        u32::MAX
+    } else {
+        age_us as u32
+    };
+    Errand {
+        cookie: slot.cookie,
+        index: slot.index,
+        age_us,
+    }
 }
 
 /// The running thread works for `cookie`'s request number `index` from now on.
@@ -100,5 +110,7 @@ pub(crate) fn touched(flow: &Flow) {
 #[inline(always)]
 fn slot(task: u64) -> Option<&'static mut Slot> {
     let hash = (task >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
-    ERRANDS.get_ptr_mut((hash as u32) & (ERRAND_SLOTS - 1)).map(kernel::value)
+    ERRANDS
+        .get_ptr_mut((hash as u32) & (ERRAND_SLOTS - 1))
+        .map(kernel::value)
 }

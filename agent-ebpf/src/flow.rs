@@ -127,7 +127,11 @@ impl Flow {
 
     /// The flow of `sk`, made when it has none: `seen_open` tells whether from its start.
     #[inline(always)]
-    pub(crate) fn open(sk: kernel::Sock, cookie: u64, seen_open: bool) -> Option<&'static mut Self> {
+    pub(crate) fn open(
+        sk: kernel::Sock,
+        cookie: u64,
+        seen_open: bool,
+    ) -> Option<&'static mut Self> {
         let Some(flow) = kernel::storage_get_or_create(&FLOWS, sk) else {
             tallies::count(agent_wire::tally::Tally::STORAGE_FAILED);
             return None;

@@ -18,8 +18,8 @@ use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, Sock};
 use crate::output;
-use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
+use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::segment::Payload;
 use crate::tallies;
 
@@ -148,7 +148,13 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
 
 /// Bytes in the direction of responses. True when they belong to a response head.
 #[inline(always)]
-fn response_bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u64) -> bool {
+fn response_bytes(
+    ctx: &SkBuffContext,
+    flow: &mut Flow,
+    sk: Sock,
+    payload: Payload,
+    now: u64,
+) -> bool {
     match flow.phase {
         phase::IDLE => {
             if !flow.has(flag::PIPELINED) {
@@ -200,7 +206,12 @@ fn response_bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Paylo
 #[inline(always)]
 fn begin(flow: &mut Flow, now: u64) {
     let index = flow.exchange.index;
-    flow.exchange = Exchange { index, request_ns: now, idle_since_ns: flow.idle_since_ns, ..Exchange::default() };
+    flow.exchange = Exchange {
+        index,
+        request_ns: now,
+        idle_since_ns: flow.idle_since_ns,
+        ..Exchange::default()
+    };
     flow.clear(flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND);
     flow.request_total = u64::MAX;
     flow.gathering = 0;
@@ -238,7 +249,11 @@ fn head(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u
 fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, space: &mut Space) {
     if flow.gathering == 0 {
         let payload = kernel::opaque(&flow.at);
-        let len = if payload.len > HEAD_BYTES as u32 { HEAD_BYTES as u32 } else { payload.len };
+        let len = if payload.len > HEAD_BYTES as u32 {
+            HEAD_BYTES as u32
+        } else {
+            payload.len
+        };
         if !kernel::load_at::<HEAD_BYTES, _>(ctx, payload.offset, &mut space.bytes, 0, len) {
             tallies::count(Tally::HEADERS_UNREADABLE);
             cut(flow, awaits_response(flow));
@@ -296,13 +311,27 @@ fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
         if at >= HEAD_BYTES as u32 || left == 0 || left > payload.len {
             break;
         }
-        let len = if left >= APPEND_BYTES as u32 { APPEND_BYTES as u32 } else { left };
-        if !kernel::load_at::<APPEND_BYTES, _>(ctx, payload.offset + taken, &mut space.bytes, at, len) {
+        let len = if left >= APPEND_BYTES as u32 {
+            APPEND_BYTES as u32
+        } else {
+            left
+        };
+        if !kernel::load_at::<APPEND_BYTES, _>(
+            ctx,
+            payload.offset + taken,
+            &mut space.bytes,
+            at,
+            len,
+        ) {
             break;
         }
         taken += len;
         let filled = at + len;
-        space.fixed.captured = if filled > HEAD_BYTES as u32 { HEAD_BYTES as u32 } else { filled };
+        space.fixed.captured = if filled > HEAD_BYTES as u32 {
+            HEAD_BYTES as u32
+        } else {
+            filled
+        };
         round += 1;
     }
 }
@@ -332,7 +361,11 @@ fn is_http<const N: usize>(bytes: &[u8; N], flow: &mut Flow) -> bool {
         return true;
     }
     let len = kernel::opaque(&flow.scan.len);
-    let mask = if len >= 7 { SEVEN_BYTES } else { (1u64 << ((len & 7) * 8)) - 1 };
+    let mask = if len >= 7 {
+        SEVEN_BYTES
+    } else {
+        (1u64 << ((len & 7) * 8)) - 1
+    };
     if (kernel::word(bytes, 0) ^ HTTP_1) & mask == 0 {
         return true;
     }
@@ -385,7 +418,11 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
         let is_sent = flow.is_client_side();
         keep_tail(ctx, flow, payload, is_sent);
     } else if flow.scan.found & found::LENGTH != 0 {
-        flow.exchange.framing = if flow.scan.content_length == 0 { framing::NONE } else { framing::LENGTH };
+        flow.exchange.framing = if flow.scan.content_length == 0 {
+            framing::NONE
+        } else {
+            framing::LENGTH
+        };
         flow.exchange.content_length = flow.scan.content_length;
     } else {
         flow.exchange.framing = framing::CLOSE;
@@ -400,7 +437,11 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
 fn cut(flow: &mut Flow, is_response: bool) {
     flow.set(flag::HEAD_CUT);
     flow.gathering = 0;
-    flow.phase = if is_response { phase::RESPONSE_BODY } else { phase::REQUEST };
+    flow.phase = if is_response {
+        phase::RESPONSE_BODY
+    } else {
+        phase::REQUEST
+    };
     if is_response {
         flow.exchange.framing = framing::UNKNOWN;
     } else {
@@ -428,7 +469,11 @@ fn cut_request(flow: &mut Flow, now: u64) {
 #[inline(always)]
 fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     measure_acked(flow);
-    let record_kind = if is_response { kind::RESPONSE } else { kind::REQUEST };
+    let record_kind = if is_response {
+        kind::RESPONSE
+    } else {
+        kind::REQUEST
+    };
     flow.header.kind = record_kind;
     flow.header.time_ns = now;
     space.fixed.header = flow.header;
@@ -436,13 +481,25 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     // Nothing of the body leaves: what counts ends with the head.
     let filled = kernel::opaque(&space.fixed.captured);
     let end = kernel::opaque(&flow.scan.end);
-    let captured = if end != 0 && end < filled { end } else { filled };
-    let captured = if flow.has(flag::NOT_HTTP) && captured > NOT_HTTP_BYTES { NOT_HTTP_BYTES } else { captured };
+    let captured = if end != 0 && end < filled {
+        end
+    } else {
+        filled
+    };
+    let captured = if flow.has(flag::NOT_HTTP) && captured > NOT_HTTP_BYTES {
+        NOT_HTTP_BYTES
+    } else {
+        captured
+    };
     space.fixed.captured = captured;
     space.fixed.final_start = flow.scan.start;
     let captured = kernel::opaque(&space.fixed.captured);
     if captured <= HEAD_BYTES as u32 {
-        output::copy(space, size_of::<MessageHead>() as u32 + captured, record_kind);
+        output::copy(
+            space,
+            size_of::<MessageHead>() as u32 + captured,
+            record_kind,
+        );
     }
     if is_response && flow.exchange.end != end::OPEN {
         next_exchange(flow, now);
@@ -485,10 +542,15 @@ fn body_complete(flow: &Flow) -> bool {
     match flow.exchange.framing {
         framing::NONE => true,
         framing::LENGTH => {
-            flow.exchange.response_bytes >= u64::from(flow.exchange.head_bytes) + flow.exchange.content_length
+            flow.exchange.response_bytes
+                >= u64::from(flow.exchange.head_bytes) + flow.exchange.content_length
         }
         framing::CHUNKED => {
-            let tail = if flow.is_upstream_side() { flow.received.tail } else { flow.sent.tail };
+            let tail = if flow.is_upstream_side() {
+                flow.received.tail
+            } else {
+                flow.sent.tail
+            };
             tail & SEVEN_BYTES == LAST_CHUNK
         }
         _ => false,
@@ -498,7 +560,11 @@ fn body_complete(flow: &Flow) -> bool {
 /// Keeps the last bytes of a chunked body, across segments.
 #[inline(always)]
 fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) {
-    let stream = if sent { &mut flow.sent } else { &mut flow.received };
+    let stream = if sent {
+        &mut flow.sent
+    } else {
+        &mut flow.received
+    };
     if payload.len >= 8 {
         if let Some(last) = kernel::load_u64(ctx, payload.offset + payload.len - 8) {
             stream.tail = last.swap_bytes();
@@ -583,6 +649,10 @@ fn is_request(start: u64, len: u32) -> bool {
 #[inline(always)]
 fn begins(start: u64, len: u32, token: &[u8; 8], token_len: u32) -> bool {
     let count = if len < token_len { len } else { token_len };
-    let mask = if count >= 8 { u64::MAX } else { (1u64 << ((count & 7) * 8)) - 1 };
+    let mask = if count >= 8 {
+        u64::MAX
+    } else {
+        (1u64 << ((count & 7) * 8)) - 1
+    };
     (start ^ u64::from_le_bytes(*token)) & mask == 0
 }

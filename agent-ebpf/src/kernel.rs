@@ -4,7 +4,10 @@
 //! has checked; map values are plain integers, valid for any bytes; a value reached
 //! through socket storage lives as long as the program run (RCU), and every type in a map
 //! is `repr(C)` and zero-initialised by the kernel.
-#![expect(unsafe_code, reason = "the fence: nothing else in this crate is unsafe")]
+#![expect(
+    unsafe_code,
+    reason = "the fence: nothing else in this crate is unsafe"
+)]
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -13,7 +16,8 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns,
-    bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output, bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
+    bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output,
+    bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
 };
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{SkBuffContext, TracePointContext};
@@ -26,7 +30,11 @@ impl Sock {
     /// From a tracepoint argument.
     #[inline(always)]
     pub(crate) fn from_arg(sk: *const c_void) -> Option<Self> {
-        if sk.is_null() { None } else { Some(Self(sk.cast_mut())) }
+        if sk.is_null() {
+            None
+        } else {
+            Some(Self(sk.cast_mut()))
+        }
     }
 
     /// The full socket of a packet; `None` for request and time-wait sockets.
@@ -39,7 +47,11 @@ impl Sock {
         }
         // SAFETY: as above.
         let full = unsafe { bpf_sk_fullsock(sk) };
-        if full.is_null() { None } else { Some(Self(full.cast())) }
+        if full.is_null() {
+            None
+        } else {
+            Some(Self(full.cast()))
+        }
     }
 
     /// Smoothed round-trip time, us (packets only: a tracepoint's socket is of another
@@ -101,7 +113,10 @@ pub(crate) fn storage_get<T>(map: &'static SkStorage<T>, sk: Sock) -> Option<&'s
 
 /// The value in `map` for `sk`, zeroed when new; `None` when memory is short.
 #[inline(always)]
-pub(crate) fn storage_get_or_create<T>(map: &'static SkStorage<T>, sk: Sock) -> Option<&'static mut T> {
+pub(crate) fn storage_get_or_create<T>(
+    map: &'static SkStorage<T>,
+    sk: Sock,
+) -> Option<&'static mut T> {
     storage(map, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
 }
 
@@ -116,7 +131,12 @@ fn storage<T>(map: &'static SkStorage<T>, sk: Sock, flags: u64) -> Option<&'stat
 
 /// Copies `len` packet bytes at `offset` into `to`; the caller keeps `1 <= len <= N`.
 #[inline(always)]
-pub(crate) fn load<const N: usize>(ctx: &SkBuffContext, offset: u32, to: &mut [u8; N], len: u32) -> bool {
+pub(crate) fn load<const N: usize>(
+    ctx: &SkBuffContext,
+    offset: u32,
+    to: &mut [u8; N],
+    len: u32,
+) -> bool {
     // SAFETY: see the top of the file.
     unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
 }
@@ -125,21 +145,34 @@ pub(crate) fn load<const N: usize>(ctx: &SkBuffContext, offset: u32, to: &mut [u
 #[inline(always)]
 pub(crate) fn load_u64(ctx: &SkBuffContext, offset: u32) -> Option<u64> {
     let mut bytes = [0u8; 8];
-    if load(ctx, offset, &mut bytes, 8) { Some(u64::from_le_bytes(bytes)) } else { None }
+    if load(ctx, offset, &mut bytes, 8) {
+        Some(u64::from_le_bytes(bytes))
+    } else {
+        None
+    }
 }
 
 /// One packet byte at `offset`.
 #[inline(always)]
 pub(crate) fn load_u8(ctx: &SkBuffContext, offset: u32) -> Option<u8> {
     let mut byte = [0u8; 1];
-    if load(ctx, offset, &mut byte, 1) { Some(byte[0]) } else { None }
+    if load(ctx, offset, &mut byte, 1) {
+        Some(byte[0])
+    } else {
+        None
+    }
 }
 
 /// Bounds of the linear part of a packet.
 #[inline(always)]
 pub(crate) fn linear(ctx: &SkBuffContext) -> (usize, usize) {
     // SAFETY: see the top of the file.
-    unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) }
+    unsafe {
+        (
+            (*ctx.skb.skb).data as usize,
+            (*ctx.skb.skb).data_end as usize,
+        )
+    }
 }
 
 /// Reads a `T` of the linear part; the caller has compared `address + size_of::<T>()`
@@ -173,9 +206,8 @@ pub(crate) fn read_user<const N: usize>(from: u64, to: &mut [u8; N], len: u32) -
 #[inline(always)]
 pub(crate) fn read_user_str<const N: usize>(from: u64, to: &mut [u8; N]) -> u64 {
     // SAFETY: see the top of the file.
-    let copied = unsafe {
-        bpf_probe_read_user_str(to.as_mut_ptr().cast(), N as u32, from as *const c_void)
-    };
+    let copied =
+        unsafe { bpf_probe_read_user_str(to.as_mut_ptr().cast(), N as u32, from as *const c_void) };
     if copied > 0 { copied as u64 } else { 0 }
 }
 
@@ -260,7 +292,10 @@ pub(crate) fn add(value: &mut u64, by: i64) {
 
 /// Copies the first `LEN` bytes of `from` into `to`.
 #[inline(always)]
-pub(crate) fn copy<const LEN: usize, const N: usize, const M: usize>(from: &[u8; N], to: &mut [u8; M]) {
+pub(crate) fn copy<const LEN: usize, const N: usize, const M: usize>(
+    from: &[u8; N],
+    to: &mut [u8; M],
+) {
     const { assert!(LEN <= N && LEN <= M) };
     // SAFETY: see the top of the file; both are at least `LEN` long.
     unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), LEN as u32, from.as_ptr().cast()) };

@@ -8,7 +8,8 @@
 use core::ffi::c_void;
 
 use agent_wire::record::{
-    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind, phase as told_phase,
+    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    phase as told_phase,
 };
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
@@ -74,7 +75,9 @@ pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
 
 #[inline(always)]
 fn opening(sk: Sock) {
-    let Some(flow) = Flow::open(sk, sk.cookie(), true) else { return };
+    let Some(flow) = Flow::open(sk, sk.cookie(), true) else {
+        return;
+    };
     let now = kernel::now();
     flow.set(flag::ACTIVE_OPEN | flag::OWN_ERRAND);
     flow.connecting = 1;
@@ -98,7 +101,15 @@ fn connected(flow: &mut Flow, outcome: u8) {
     }
     flow.header.kind = kind::CONNECT;
     flow.header.time_ns = kernel::now();
-    output::emit(&Connect { header: flow.header, errand: flow.exchange.errand, outcome, reserved: [0; 7] }, kind::CONNECT);
+    output::emit(
+        &Connect {
+            header: flow.header,
+            errand: flow.exchange.errand,
+            outcome,
+            reserved: [0; 7],
+        },
+        kind::CONNECT,
+    );
 }
 
 /// The peer's FIN was taken in.
@@ -137,7 +148,11 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
         return;
     }
     let until_close = flow.phase == phase::RESPONSE_BODY && flow.exchange.framing == framing::CLOSE;
-    let how = if until_close { end::COMPLETE } else { end::LOCAL_CLOSE };
+    let how = if until_close {
+        end::COMPLETE
+    } else {
+        end::LOCAL_CLOSE
+    };
     http1::finish(flow, how, kernel::now());
 }
 
@@ -187,20 +202,30 @@ fn closed(flow: &mut Flow) {
     if flow.is_told() {
         flow.header.kind = kind::CLOSE;
         flow.header.time_ns = now;
-        output::emit(&End { header: flow.header, exchange: Exchange::default() }, kind::CLOSE);
+        output::emit(
+            &End {
+                header: flow.header,
+                exchange: Exchange::default(),
+            },
+            kind::CLOSE,
+        );
     }
 }
 
 #[inline(always)]
 pub(crate) fn reset_received(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
+        return;
+    };
     reset(flow, RESET_RECEIVED);
     flow.set(flag::PEER_RESET);
 }
 
 #[inline(always)]
 pub(crate) fn reset_sent(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
+        return;
+    };
     reset(flow, RESET_SENT);
     if !flow.has(flag::PEER_RESET) {
         flow.set(flag::LOCAL_RESET);
@@ -231,12 +256,23 @@ fn reset(flow: &mut Flow, direction: u8) {
     };
     flow.header.kind = kind::RESET;
     flow.header.time_ns = kernel::now();
-    output::emit(&Reset { header: flow.header, phase: told, direction, reason: 0, reserved: 0 }, kind::RESET);
+    output::emit(
+        &Reset {
+            header: flow.header,
+            phase: told,
+            direction,
+            reason: 0,
+            reserved: 0,
+        },
+        kind::RESET,
+    );
 }
 
 #[inline(always)]
 pub(crate) fn retransmitted(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
+        return;
+    };
     if flow.connecting == 0 {
         flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
     }
@@ -252,14 +288,22 @@ pub(crate) fn error_number(ctx: &TracePointContext) {
         return;
     };
     if let Some(slot) = REPORTED.get_ptr_mut(0) {
-        *kernel::value(slot) = Reported { source, destination, error };
+        *kernel::value(slot) = Reported {
+            source,
+            destination,
+            error,
+        };
     }
 }
 
 #[inline(always)]
 pub(crate) fn error_reported(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
-    let Some(slot) = REPORTED.get_ptr_mut(0) else { return };
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
+        return;
+    };
+    let Some(slot) = REPORTED.get_ptr_mut(0) else {
+        return;
+    };
     let reported = kernel::value(slot);
     let ours = reported.destination == flow.header.remote_port
         && (flow.header.local_port == 0 || reported.source == flow.header.local_port);
@@ -278,7 +322,9 @@ pub(crate) fn error_reported(sk: *const c_void) {
 
 #[inline(always)]
 pub(crate) fn destroyed(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else { return };
+    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
+        return;
+    };
     if flow.task == kernel::task() {
         errand::touched(flow);
     }

@@ -106,7 +106,12 @@ fn tcp(
 
 /// Source and destination address, IPv4 as v4-mapped.
 #[inline(always)]
-pub(crate) fn addresses(ctx: &SkBuffContext, segment: &Segment, source: &mut [u8; 16], destination: &mut [u8; 16]) {
+pub(crate) fn addresses(
+    ctx: &SkBuffContext,
+    segment: &Segment,
+    source: &mut [u8; 16],
+    destination: &mut [u8; 16],
+) {
     let at = segment.addresses as u32;
     if segment.version == 4 {
         let mut pair = [0u8; 8];
@@ -122,5 +127,7 @@ pub(crate) fn addresses(ctx: &SkBuffContext, segment: &Segment, source: &mut [u8
 /// Writes an IPv4 address as v4-mapped (RFC 4291, 2.5.5.2).
 #[inline(always)]
 pub(crate) fn map_v4(address: [u8; 4], to: &mut [u8; 16]) {
-    *to = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, address[0], address[1], address[2], address[3]];
+    *to = [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, address[0], address[1], address[2], address[3],
+    ];
 }

@@ -164,7 +164,8 @@ fn ends_head<const N: usize>(bytes: &[u8; N], line: u32, scan: &mut Scan) -> boo
         return head_end(bytes, line + 2, scan);
     }
     let next = word(bytes, line + 8);
-    let is_other = not_zero((eight | LOWER) ^ CONTENT | (next & SEVEN_BYTES | LOWER) ^ LENGTH) as u32;
+    let is_other =
+        not_zero((eight | LOWER) ^ CONTENT | (next & SEVEN_BYTES | LOWER) ^ LENGTH) as u32;
     let keep = is_other.wrapping_neg();
     let length_at = (kernel::opaque(&scan.length_at) & keep) | ((line + 15) & !keep);
     store(&mut scan.length_at, length_at);

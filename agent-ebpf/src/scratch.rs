@@ -38,7 +38,9 @@ pub(crate) struct Space {
 pub(crate) fn take() -> u32 {
     let mut index = 0;
     while index < SPACES as u32 {
-        let Some(space) = space(index) else { return SPACES as u32 };
+        let Some(space) = space(index) else {
+            return SPACES as u32;
+        };
         kernel::add(&mut space.marks, 1);
         if kernel::opaque(&space.marks) == 1 {
             return index;

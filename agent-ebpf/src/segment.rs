@@ -33,8 +33,12 @@ pub(crate) struct Payload {
 /// A segment leaves.
 #[inline(always)]
 pub(crate) fn sent(ctx: &SkBuffContext) {
-    let Some(segment) = packet::parse(ctx) else { return };
-    let Some((flow, sk)) = flow_of(ctx, &segment) else { return };
+    let Some(segment) = packet::parse(ctx) else {
+        return;
+    };
+    let Some((flow, sk)) = flow_of(ctx, &segment) else {
+        return;
+    };
     if segment.flags & SYN != 0 {
         flow.header.syns = flow.header.syns.wrapping_add(1);
         flow.sent.end = segment.seq.wrapping_add(1);
@@ -64,8 +68,12 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
 /// A segment arrives.
 #[inline(always)]
 pub(crate) fn received(ctx: &SkBuffContext) {
-    let Some(segment) = packet::parse(ctx) else { return };
-    let Some((flow, sk)) = flow_of(ctx, &segment) else { return };
+    let Some(segment) = packet::parse(ctx) else {
+        return;
+    };
+    let Some((flow, sk)) = flow_of(ctx, &segment) else {
+        return;
+    };
     if flow.header.local_port == 0 {
         flow.header.local_port = segment.destination;
         flow.header.remote_port = segment.source;
@@ -116,10 +124,19 @@ fn flow_of(ctx: &SkBuffContext, segment: &Segment) -> Option<(&'static mut Flow,
 /// `end` follows the stream without a hole while a head is awaited or read: heads need
 /// their bytes in order. In a body only the highest byte counts, a hole fills itself.
 #[inline(always)]
-fn new_bytes(ctx: &SkBuffContext, flow: &mut Flow, segment: &Segment, sent: bool) -> Option<Payload> {
+fn new_bytes(
+    ctx: &SkBuffContext,
+    flow: &mut Flow,
+    segment: &Segment,
+    sent: bool,
+) -> Option<Payload> {
     let end = segment.seq.wrapping_add(segment.len);
     let ordered = !sent && order_matters(flow);
-    let stream = if sent { &mut flow.sent } else { &mut flow.received };
+    let stream = if sent {
+        &mut flow.sent
+    } else {
+        &mut flow.received
+    };
     if stream.known == 0 {
         stream.known = 1;
         stream.end = segment.seq;
@@ -136,7 +153,9 @@ fn new_bytes(ctx: &SkBuffContext, flow: &mut Flow, segment: &Segment, sent: bool
             if flow.ahead == 1 || end.wrapping_sub(flow.ahead_end) as i32 > 0 {
                 flow.ahead_end = end;
                 flow.ahead_tail = if segment.len >= 8 {
-                    kernel::load_u64(ctx, segment.offset + segment.len - 8).unwrap_or(0).swap_bytes()
+                    kernel::load_u64(ctx, segment.offset + segment.len - 8)
+                        .unwrap_or(0)
+                        .swap_bytes()
                 } else {
                     0
                 };
@@ -146,13 +165,25 @@ fn new_bytes(ctx: &SkBuffContext, flow: &mut Flow, segment: &Segment, sent: bool
         flow.set(flag::HEAD_CUT);
         tallies::count(Tally::HEAD_REORDERED);
     }
-    let stream = if sent { &mut flow.sent } else { &mut flow.received };
+    let stream = if sent {
+        &mut flow.sent
+    } else {
+        &mut flow.received
+    };
     stream.end = end;
     if gap < 0 {
         let seen = was.wrapping_sub(segment.seq);
-        return Some(Payload { offset: segment.offset + seen, len: segment.len - seen, seq: was });
+        return Some(Payload {
+            offset: segment.offset + seen,
+            len: segment.len - seen,
+            seq: was,
+        });
     }
-    Some(Payload { offset: segment.offset, len: segment.len, seq: segment.seq })
+    Some(Payload {
+        offset: segment.offset,
+        len: segment.len,
+        seq: segment.seq,
+    })
 }
 
 /// True when received bytes are part of a head, or may start one.

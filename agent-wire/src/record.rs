@@ -307,7 +307,10 @@ pub struct Path {
 
 impl Default for Path {
     fn default() -> Self {
-        Self { bytes: [0; UNIX_PATH_BYTES], reserved: [0; 4] }
+        Self {
+            bytes: [0; UNIX_PATH_BYTES],
+            reserved: [0; 4],
+        }
     }
 }
 
@@ -321,6 +324,7 @@ const _: () = {
     assert!(size_of::<End>() == size_of::<Header>() + size_of::<Exchange>());
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
     assert!(
-        size_of::<UnixConnect>() == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4
+        size_of::<UnixConnect>()
+            == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4
     );
 };

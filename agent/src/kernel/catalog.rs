@@ -3,7 +3,8 @@
 use std::os::fd::BorrowedFd;
 
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError, TracePoint,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError,
+    TracePoint,
 };
 use aya::{Btf, Ebpf};
 
@@ -184,7 +185,10 @@ fn collect(
     for entry in entries() {
         let refused = attach(entry).err();
         if let (Some(error), true) = (&refused, entry.needed) {
-            return Err(KernelError::Program { name: entry.program, reason: first_lines(error) });
+            return Err(KernelError::Program {
+                name: entry.program,
+                reason: first_lines(error),
+            });
         }
         record(&mut capabilities, entry, refused);
     }
@@ -219,17 +223,22 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
     }
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, cgroup: BorrowedFd<'_>, entry: &Entry) -> Result<(), ProgramError> {
+fn attach(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    cgroup: BorrowedFd<'_>,
+    entry: &Entry,
+) -> Result<(), ProgramError> {
     load(ebpf, btf, entry)?;
     match entry.hook {
         // A cgroup bpf_link always stacks with others; AllowMultiple is for the older way.
-        Hook::Packets(direction) => {
-            program::<CgroupSkb>(ebpf, entry)?.attach(cgroup, direction, CgroupAttachMode::Single).map(drop)
-        }
+        Hook::Packets(direction) => program::<CgroupSkb>(ebpf, entry)?
+            .attach(cgroup, direction, CgroupAttachMode::Single)
+            .map(drop),
         Hook::Typed(_) => program::<BtfTracePoint>(ebpf, entry)?.attach().map(drop),
-        Hook::Classic(category, name) => {
-            program::<TracePoint>(ebpf, entry)?.attach(category, name).map(drop)
-        }
+        Hook::Classic(category, name) => program::<TracePoint>(ebpf, entry)?
+            .attach(category, name)
+            .map(drop),
     }
 }
 
@@ -237,7 +246,9 @@ fn program<'a, T>(ebpf: &'a mut Ebpf, entry: &Entry) -> Result<&'a mut T, Progra
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    ebpf.program_mut(entry.program).ok_or(ProgramError::UnexpectedProgramType)?.try_into()
+    ebpf.program_mut(entry.program)
+        .ok_or(ProgramError::UnexpectedProgramType)?
+        .try_into()
 }
 
 /// The error and its causes in one line; of a verifier log only its end says why.

@@ -17,7 +17,10 @@ pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
         Some(path) => path.to_path_buf(),
         None => find_root().ok_or(KernelError::NoCgroup)?,
     };
-    let file = File::open(&path).map_err(|source| KernelError::Cgroup { path: path.clone(), source })?;
+    let file = File::open(&path).map_err(|source| KernelError::Cgroup {
+        path: path.clone(),
+        source,
+    })?;
     if !is_cgroup2(&file) {
         return Err(KernelError::NotCgroup2 { path });
     }
@@ -35,12 +38,16 @@ fn find_root_in(mountinfo: &str) -> Option<PathBuf> {
     let mut partial = None;
     for line in mountinfo.lines() {
         // proc(5): id parent major:minor root mount-point options [fields] - type source
-        let Some((front, back)) = line.split_once(" - ") else { continue };
+        let Some((front, back)) = line.split_once(" - ") else {
+            continue;
+        };
         if back.split(' ').next() != Some("cgroup2") {
             continue;
         }
         let mut fields = front.split(' ').skip(3);
-        let (Some(root), Some(mount_point)) = (fields.next(), fields.next()) else { continue };
+        let (Some(root), Some(mount_point)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         let path = PathBuf::from(mount_point);
         if root == "/" {
             return Some(path);
@@ -70,7 +77,10 @@ mod tests {
     fn the_hybrid_layout_has_its_root_at_unified() {
         let text = "31 25 0:27 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                     40 31 0:36 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        assert_eq!(find_root_in(text), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(
+            find_root_in(text),
+            Some(PathBuf::from("/sys/fs/cgroup/unified"))
+        );
     }
 
     #[test]
@@ -81,6 +91,9 @@ mod tests {
 
     #[test]
     fn without_cgroup2_there_is_no_root() {
-        assert_eq!(find_root_in("1 0 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+        assert_eq!(
+            find_root_in("1 0 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"),
+            None
+        );
     }
 }

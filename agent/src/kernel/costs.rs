@@ -77,6 +77,8 @@ fn memlock(id: u32) -> Option<u64> {
     let info = aya::maps::MapInfo::from_id(id).ok()?;
     let fd = info.fd().ok()?;
     use std::os::fd::{AsFd, AsRawFd};
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+    let text =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }

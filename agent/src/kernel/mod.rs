@@ -48,7 +48,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroup: None, ring_bytes: DEFAULT_RING_BYTES, probe_log: None }
+        Self {
+            cgroup: None,
+            ring_bytes: DEFAULT_RING_BYTES,
+            probe_log: None,
+        }
     }
 }
 
@@ -96,7 +100,9 @@ pub enum KernelError {
     #[error("ring size {0} is not a power of two of at least {MIN_RING_BYTES} bytes")]
     RingBytes(u32),
     /// No BTF.
-    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}")]
+    #[error(
+        "the kernel has no BTF (/sys/kernel/btf/vmlinux): a kernel with CONFIG_DEBUG_INFO_BTF is needed: {0}"
+    )]
     NoBtf(aya::BtfError),
     /// The object did not load.
     #[error("cannot load the probes: {0}")]
@@ -147,7 +153,9 @@ impl Probes {
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
         // which is what `register` asks of its I/O object.
         let ring = unsafe { AsyncFd::register(ring) };
-        let logger = options.probe_log.and_then(|_| EbpfLogger::init(&mut ebpf).ok());
+        let logger = options
+            .probe_log
+            .and_then(|_| EbpfLogger::init(&mut ebpf).ok());
         Ok(Self {
             ring: ring.map_err(|error| KernelError::Watch(error.into()))?,
             tallies: take_map(&mut ebpf, "TALLIES")?,
@@ -198,7 +206,10 @@ impl Probes {
                 let values = self
                     .tallies
                     .get(&slot, 0)
-                    .map_err(|source| KernelError::Map { name: "TALLIES", source })?;
+                    .map_err(|source| KernelError::Map {
+                        name: "TALLIES",
+                        source,
+                    })?;
                 Ok(values.iter().sum())
             })
             .collect()
@@ -220,7 +231,12 @@ impl Probes {
     /// # Errors
     /// The list is full.
     pub fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
-        self.ignored.insert(tgid, 1, 0).map_err(|source| KernelError::Map { name: "IGNORED", source })
+        self.ignored
+            .insert(tgid, 1, 0)
+            .map_err(|source| KernelError::Map {
+                name: "IGNORED",
+                source,
+            })
     }
 
     /// Takes [`Probes::ignore_process`] back.
@@ -239,7 +255,13 @@ fn load_object(options: &Options) -> Result<Ebpf, KernelError> {
         .map_max_entries("RING", options.ring_bytes)
         .override_global("AYA_LOG_LEVEL", &level, false)
         .load(OBJECT)
-        .map_err(|error| if is_not_permitted(&error) { KernelError::NotPermitted } else { error.into() })
+        .map_err(|error| {
+            if is_not_permitted(&error) {
+                KernelError::NotPermitted
+            } else {
+                error.into()
+            }
+        })
 }
 
 fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
@@ -248,7 +270,9 @@ where
 {
     let map = ebpf.take_map(name).ok_or(KernelError::Map {
         name,
-        source: aya::maps::MapError::InvalidName { name: name.to_owned() },
+        source: aya::maps::MapError::InvalidName {
+            name: name.to_owned(),
+        },
     })?;
     T::try_from(map).map_err(|source| KernelError::Map { name, source })
 }
