@@ -20,6 +20,7 @@ mod kernel;
 mod lifecycle;
 mod output;
 mod packet;
+mod request_line;
 mod scan;
 mod scratch;
 mod segment;

@@ -7,9 +7,10 @@ pub(crate) mod scenario;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agent_core::event::{Attempt, Event, Request};
+use agent_core::cause::{Cause, Certainty, How};
+use agent_core::event::{Attempt, Event, Failure, Request};
 use agent_core::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, RequestHead,
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase, RequestHead,
     ResponseHead, Side, Socket, What,
 };
 use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
@@ -394,4 +395,37 @@ pub(crate) fn errand(cookie: u64) -> Option<Errand> {
         index: 0,
         age_us: 100,
     })
+}
+
+/// A client request at 1 ms that gets `code` at `at` ms from a proxy whose attempt is
+/// `attempt`, the attempt's end told first (nginx).
+pub(crate) fn exchange_of(attempt: Vec<Observation>, code: u16, at: f64) -> Told {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "POST", "/orders")];
+    seen.extend(attempt);
+    seen.push(c.response(&x.answered(code, at)));
+    told(&mut core(), seen)
+}
+
+/// The attempt's exchange on `u`, from its request to its end at `at`.
+pub(crate) fn attempt_of(u: &Sock, x: &Ex, at: f64) -> Vec<Observation> {
+    let mut seen = vec![u.request(x, "POST", "/orders")];
+    if x.exchange.head.is_some() {
+        seen.push(u.response(x));
+    }
+    if x.exchange.end != Some(End::Complete) {
+        seen.push(u.end(at, x));
+    }
+    seen
+}
+
+/// What a test compares of a failure.
+pub(crate) fn parts(failure: Failure) -> (Cause, Certainty, Phase, How) {
+    let Failure {
+        cause,
+        certainty,
+        phase,
+        how,
+    } = failure;
+    (cause, certainty, phase, how)
 }

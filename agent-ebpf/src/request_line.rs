@@ -1,0 +1,68 @@
+//! Whether bytes begin as an HTTP/1 request does.
+
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::kernel;
+use crate::segment::Payload;
+
+/// The first eight bytes, zero-padded, the first in the low byte.
+#[inline(always)]
+pub(crate) fn prefix(ctx: &SkBuffContext, payload: Payload) -> u64 {
+    if payload.len >= 8 {
+        return kernel::load_u64(ctx, payload.offset).unwrap_or(0);
+    }
+    let mut start = 0u64;
+    let mut at = 0u32;
+    while at < 7 {
+        if at >= payload.len {
+            break;
+        }
+        if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
+            start |= u64::from(next) << (at * 8);
+        }
+        at += 1;
+    }
+    start
+}
+
+pub(crate) const HEAD: u64 = u32::from_le_bytes(*b"HEAD") as u64;
+pub(crate) const CONN: u64 = u32::from_le_bytes(*b"CONN") as u64;
+
+/// True when `start` begins as a request line does; with fewer than eight bytes, when it
+/// still may. RFC 9110 methods, WebDAV (RFC 4918) and what caches use.
+#[inline(always)]
+pub(crate) fn is_request(start: u64, len: u32) -> bool {
+    if len == 0 {
+        return false;
+    }
+    begins(start, len, b"GET \0\0\0\0", 4)
+        || begins(start, len, b"POST \0\0\0", 5)
+        || begins(start, len, b"HEAD \0\0\0", 5)
+        || begins(start, len, b"PUT \0\0\0\0", 4)
+        || begins(start, len, b"DELETE \0", 7)
+        || begins(start, len, b"OPTIONS ", 8)
+        || begins(start, len, b"PATCH \0\0", 6)
+        || begins(start, len, b"CONNECT ", 8)
+        || begins(start, len, b"TRACE \0\0", 6)
+        || begins(start, len, b"PROPFIND", 8)
+        || begins(start, len, b"PROPPATC", 8)
+        || begins(start, len, b"MKCOL \0\0", 6)
+        || begins(start, len, b"COPY \0\0\0", 5)
+        || begins(start, len, b"MOVE \0\0\0", 5)
+        || begins(start, len, b"LOCK \0\0\0", 5)
+        || begins(start, len, b"UNLOCK \0", 7)
+        || begins(start, len, b"REPORT \0", 7)
+        || begins(start, len, b"SEARCH \0", 7)
+        || begins(start, len, b"PURGE \0\0", 6)
+}
+
+#[inline(always)]
+fn begins(start: u64, len: u32, token: &[u8; 8], token_len: u32) -> bool {
+    let count = if len < token_len { len } else { token_len };
+    let mask = if count >= 8 {
+        u64::MAX
+    } else {
+        (1u64 << ((count & 7) * 8)) - 1
+    };
+    (start ^ u64::from_le_bytes(*token)) & mask == 0
+}
