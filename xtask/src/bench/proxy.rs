@@ -74,9 +74,9 @@ impl Proxy {
     }
 }
 
-/// One worker each: one thread of nginx is the limit, and the report says how busy it was.
-/// Nothing is bound to a CPU: on two CPUs that starves client and upstream, and the proxy
-/// waits for them.
+/// One worker each: one thread of nginx shall be the limit, and the report says how busy it
+/// was. Nothing is bound to a CPU: with two of them, client and upstream on one could be the
+/// limit instead.
 const MAIN: &str = "worker_processes 1;\nevents { worker_connections 4096; }";
 
 const BODY: &str = "An answer of a hundred bytes or so, as an API would give for something that is there and small.";

@@ -12,6 +12,9 @@ use serde::Serialize;
 use super::wrk::{Load, Loaded};
 use crate::host::bpf::Program;
 
+/// Below this the proxy's worker was not the limit, percent of a CPU.
+const SATURATED_PERCENT: f64 = 85.0;
+
 /// Everything that was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
@@ -179,6 +182,11 @@ impl Report {
         );
         let busy = |run: &Measured| run.proxy_cpu_seconds / *seconds_per_run as f64 * 100.0;
         let saturation = Spread::of(pairs.iter().map(|pair| busy(&pair.without)));
+        let doubt = if saturation.median < SATURATED_PERCENT {
+            "\n**Not at saturation**: something else was the limit, or other programs took the CPUs.\nThe ratios below say little; measure again on a quiet machine.\n"
+        } else {
+            ""
+        };
         let of = |field: fn(&Loaded) -> f64| {
             let without = Spread::of(pairs.iter().map(|pair| field(&pair.without.load)));
             let with = Spread::of(pairs.iter().map(|pair| field(&pair.with.load)));
@@ -196,7 +204,7 @@ Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}. One nginx worker as proxy, one
 as upstream, wrk with {connections} connections; keep-alive on both sides, answers of about
 100 bytes, everything on this host. {} pairs of {seconds_per_run} s, order alternating. The
 proxy's worker was busy {:.0} % of the time (median) without the agent.
-
+{doubt}
 | | without | with |
 | --- | --- | --- |
 | requests per second, median | {rate_without:.0} | {rate_with:.0} |
