@@ -128,6 +128,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         }
         finish(flow, end::SUPERSEDED, now);
     }
+    let connected_for = flow.exchange.errand;
     begin(flow, now);
     flow.method = match start & 0xffff_ffff {
         HEAD => method::HEAD,
@@ -139,7 +140,10 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
     flow.exchange.request_last_ns = now;
     flow.phase = phase::REQUEST_HEAD;
     if flow.is_upstream_side() {
-        flow.exchange.errand = errand::current(now);
+        // The first request on a connection is the one it was opened for: it leaves when the
+        // handshake is done, and by then the thread may have read from another client.
+        let first = flow.exchange.index == 0 && connected_for.cookie != 0;
+        flow.exchange.errand = if first { connected_for } else { errand::current(now) };
         if flow.task == kernel::task() {
             flow.set(flag::OWN_ERRAND);
         }

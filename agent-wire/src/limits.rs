@@ -3,7 +3,7 @@
 /// Bytes of a message head that are read at most; a multiple of eight. Too small: framing
 /// fields late in a long head are missed, and the end of the body is then known only from
 /// the next message or the close. Too large: the verifier's work grows with it.
-pub const HEAD_BYTES: usize = 2048;
+pub const HEAD_BYTES: usize = 4096;
 
 /// Bytes behind a head in the kernel side's scratch space that carry nothing: the scanner
 /// reads whole words past the end of a line. Too small: the verifier refuses the scanner.

@@ -58,10 +58,12 @@ fn every_record_emitted_is_drained_and_decoded() {
 
     let metrics = agent.settled(TELL);
     assert_conserved(&metrics);
-    assert_eq!(
-        metrics.sum(LOSSES, &[]),
-        0.0,
-        "nothing is lost with the usual ring"
+    // Heads beyond what the agent reads are part of the mix.
+    let mut lost = metrics.by(LOSSES, &[], &["stage", "what"]);
+    lost.remove(&vec!["probes".to_owned(), "head_too_long".to_owned()]);
+    assert!(
+        lost.is_empty(),
+        "nothing is lost with the usual ring: {lost:?}"
     );
 }
 

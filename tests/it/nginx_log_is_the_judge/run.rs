@@ -64,16 +64,15 @@ impl Run {
         let errors = stage.nginx.error_log();
         let metrics = agent.settled(TELL);
         // The stream may lag behind the counters by what is in its socket.
-        let lines = eventually(TELL, "the stream of events comes to rest", || {
-            let before = events.so_far().len();
+        eventually(TELL, "the stream of events comes to rest", || {
+            let before = events.count();
             std::thread::sleep(Duration::from_millis(500));
-            let lines = events.so_far();
-            if lines.len() == before {
-                Ok(lines)
-            } else {
-                Err(format!("{} lines", lines.len()))
+            match events.count() {
+                count if count == before => Ok(()),
+                count => Err(format!("{count} lines")),
             }
         });
+        let lines = events.so_far();
 
         let mut told: BTreeMap<String, Vec<Request>> = BTreeMap::new();
         let mut lone_attempts = Vec::new();
@@ -91,6 +90,15 @@ impl Run {
                 Line::Request(_) | Line::Attempt(_) | Line::Other => {}
             }
         }
+        let foreign = told
+            .iter()
+            .filter(|(path, _)| !path.contains(&format!("/{seed:x}/")))
+            .map(|(_, requests)| requests.len())
+            .sum::<usize>();
+        assert_eq!(
+            foreign, 0,
+            "requests of others passed an nginx of this host: repeat this where nothing else runs"
+        );
         let mut by_path: BTreeMap<String, Vec<ErrorLine>> = BTreeMap::new();
         for error in errors {
             by_path.entry(error.path.clone()).or_default().push(error);

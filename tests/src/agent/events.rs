@@ -72,6 +72,8 @@ pub struct Proxy {
 pub struct Attempt {
     /// Address or name.
     pub upstream: String,
+    /// How it was joined to its request.
+    pub join: Option<String>,
     /// The connection had carried an exchange before.
     pub reused: Option<bool>,
     /// Idle time before reuse.

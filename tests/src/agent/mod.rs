@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -42,7 +42,7 @@ pub struct Agent {
 /// The stream of events, read in the background.
 #[derive(Clone, Debug, Default)]
 pub struct Events {
-    lines: Arc<Mutex<Vec<(String, Line)>>>,
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 /// Where the agent's binary is: `WHY502_BIN`, else the release build, else the debug build.
@@ -157,13 +157,13 @@ impl Agent {
         let lines = Arc::clone(&events.lines);
         // Ends with the stream, which ends with the agent.
         std::thread::spawn(move || {
+            // Lines are read later: a slow reader would miss some.
             for text in BufReader::new(stream).lines().map_while(Result::ok) {
                 if !text.trim().is_empty() {
-                    let line = Line::parse(&text);
                     lines
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .push((text, line));
+                        .push(text);
                 }
             }
         });
@@ -207,17 +207,22 @@ impl Drop for Agent {
 
 impl Events {
     /// All so far.
+    #[track_caller]
     pub fn so_far(&self) -> Vec<Line> {
-        self.each(|(_, line)| line.clone())
+        self.lines().iter().map(|text| Line::parse(text)).collect()
     }
 
     /// All so far, as printed.
     pub fn text(&self) -> String {
-        self.each(|(text, _)| text.clone()).join("\n")
+        self.lines().join("\n")
     }
 
-    fn each<T>(&self, take: impl FnMut(&(String, Line)) -> T) -> Vec<T> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(take).collect()
+    /// How many so far.
+    pub fn count(&self) -> usize {
+        self.lines().len()
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

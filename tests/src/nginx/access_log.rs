@@ -29,6 +29,9 @@ const VARIABLES: [&str; 18] = [
     "pid",
 ];
 
+/// What nginx logs (as `009`) for an answer that was not HTTP.
+const NOT_HTTP: u16 = 9;
+
 /// One request as nginx saw it.
 #[derive(Clone, Debug)]
 pub struct LoggedRequest {
@@ -134,7 +137,15 @@ impl FromStr for LoggedRequest {
             );
             Ok(column)
         };
-        let statuses = column("upstream_status")?;
+        let status: u16 = value("status")?.parse()?;
+        let mut statuses = column("upstream_status")?;
+        if status == NOT_HTTP {
+            // nginx passes on what it does not understand and writes 200 for the upstream,
+            // which sent no status.
+            if let Some(last) = statuses.last_mut() {
+                *last = "-";
+            }
+        }
         let connects = column("upstream_connect_time")?;
         let headers = column("upstream_header_time")?;
         let responses = column("upstream_response_time")?;
@@ -159,7 +170,7 @@ impl FromStr for LoggedRequest {
             request_id: value("request_id")?.to_owned(),
             path: value("uri")?.to_owned(),
             method: value("request_method")?.to_owned(),
-            status: value("status")?.parse()?,
+            status,
             attempts,
             request_seconds: value("request_time")?.parse()?,
             bytes_sent: value("bytes_sent")?.parse()?,
