@@ -74,6 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let mut measured = Vec::new();
     for number in 1..=*pairs {
+        ensure_no_other_agent()?;
         let pair = pair(&agent, &load, &proxy, number)?;
         println!(
             "pair {number}/{pairs}: {:.0} req/s without, {:.0} with: ratio {:.4}",
@@ -93,6 +94,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.write(&folder)?;
     println!("\n{}", report.summary());
     println!("written to {}", folder.display());
+    Ok(())
+}
+
+/// A program that every agent loads; its name in the kernel.
+const PROBE: &str = "packet_out";
+
+/// Another agent's probes would be in both runs of a pair, and the difference would say
+/// nothing.
+fn ensure_no_other_agent() -> Result<()> {
+    if bpf::all()?.iter().any(|program| program.name == PROBE) {
+        bail!(
+            "another agent has its probes attached (`bpftool prog show` lists {PROBE}): stop it and measure again"
+        );
+    }
     Ok(())
 }
 
@@ -135,7 +150,10 @@ fn with_agent(agent: &Path, load: &wrk::Load, proxy: &Proxy) -> Result<Measured>
         cpu_seconds: cost::cpu_seconds(&[running.pid()]) - before,
         rss_bytes: cost::peak_rss_bytes(running.pid())?,
     });
+    let programs = bpf::programs_of(running.pid())?;
     running.stop();
+    // The kernel frees them a little later; the run without the agent comes after that.
+    bpf::wait_until_gone(&programs)?;
     Ok(measured)
 }
 

@@ -1,9 +1,6 @@
 //! What it comes to: the clients' view beside the agent's, and whether anything is left.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -11,9 +8,6 @@ use super::traffic::Tally;
 use crate::agent::Metrics;
 use crate::host::bpf::{self, Program};
 use crate::host::void::Void;
-
-/// The kernel frees a program some time after its last user is gone.
-const FREED: Duration = Duration::from_secs(5);
 
 /// Both views, for a person.
 pub(super) fn text(metrics: &Metrics, tally: &Tally) -> String {
@@ -55,29 +49,13 @@ pub(super) fn text(metrics: &Metrics, tally: &Tally) -> String {
 
 /// An error when an interface or a program of the demo is still there.
 pub(super) fn nothing_is_left(programs: &[Program]) -> Result<()> {
-    let ours: BTreeSet<u32> = programs.iter().map(|program| program.id).collect();
-    let started = Instant::now();
-    loop {
-        let left = bpf::all()?
-            .iter()
-            .filter(|program| ours.contains(&program.id))
-            .count();
-        let interface = Void::is_left_behind();
-        if left == 0 && !interface {
-            println!(
-                "\nnothing is left: {} eBPF programs detached, all processes ended",
-                ours.len()
-            );
-            return Ok(());
-        }
-        if started.elapsed() > FREED {
-            bail!(
-                "left behind: {left} eBPF programs{}",
-                if interface { ", an interface" } else { "" }
-            );
-        }
-        thread::sleep(Duration::from_millis(50));
+    bpf::wait_until_gone(programs)?;
+    if Void::is_left_behind() {
+        bail!("an interface of the demo is left behind");
     }
+    let count = programs.len();
+    println!("\nnothing is left: {count} eBPF programs detached, all processes ended");
+    Ok(())
 }
 
 fn table(text: &mut String, title: &str, metrics: &Metrics, name: &str, labels: &[&str]) {

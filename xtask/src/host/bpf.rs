@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::command;
+
+/// The kernel frees a program this long after its last user, at most.
+const FREED: Duration = Duration::from_secs(5);
 
 /// An eBPF program and what it has used since it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,26 @@ pub(crate) fn programs_of(pid: u32) -> Result<Vec<Program>> {
 pub(crate) fn all() -> Result<Vec<Program>> {
     let text = command::output(Command::new("bpftool").args(["--json", "prog", "show"]))?;
     serde_json::from_str(&text).context("bpftool's list of programs is not as expected")
+}
+
+/// Waits until the kernel has freed these programs, which it does some time after their last
+/// user is gone; an error when any is still there after that.
+pub(crate) fn wait_until_gone(programs: &[Program]) -> Result<()> {
+    let ids: BTreeSet<u32> = programs.iter().map(|program| program.id).collect();
+    let started = Instant::now();
+    loop {
+        let left = all()?
+            .iter()
+            .filter(|program| ids.contains(&program.id))
+            .count();
+        if left == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > FREED {
+            bail!("{left} eBPF programs are left behind");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn ids_held_by(pid: u32) -> Result<BTreeSet<u32>> {
