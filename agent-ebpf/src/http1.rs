@@ -14,6 +14,7 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::body::{is_complete, keep_tail};
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, Sock};
@@ -37,9 +38,6 @@ static GATHERED: SkStorage<Gathered> = SkStorage::new();
 
 /// Bytes told of a response that is not HTTP: enough to see what it is instead.
 const NOT_HTTP_BYTES: u32 = 32;
-
-/// "\r\n0\r\n\r\n": the last chunk, with the line end before it.
-const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
 
 /// New bytes on a socket that may carry HTTP.
 #[inline(always)]
@@ -143,7 +141,11 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         // The first request on a connection is the one it was opened for: it leaves when the
         // handshake is done, and by then the thread may have read from another client.
         let first = flow.exchange.index == 0 && connected_for.cookie != 0;
-        flow.exchange.errand = if first { connected_for } else { errand::current(now) };
+        flow.exchange.errand = if first {
+            connected_for
+        } else {
+            errand::current(now)
+        };
         if flow.task == kernel::task() {
             flow.set(flag::OWN_ERRAND);
         }
@@ -186,7 +188,7 @@ fn response_bytes(
                 let is_sent = flow.is_client_side();
                 keep_tail(ctx, flow, payload, is_sent);
             }
-            if body_complete(flow) {
+            if is_complete(flow) {
                 finish(flow, end::COMPLETE, now);
             }
             return false;
@@ -410,7 +412,7 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
         // Interim and final head in one segment: the final one's first byte came now too.
         flow.exchange.first_byte_ns = now;
     }
-    let tunnel = status == 101 || (flow.method == method::CONNECT && status >= 200 && status < 300);
+    let tunnel = status == 101 || (flow.method == method::CONNECT && (200..300).contains(&status));
     if tunnel {
         flow.exchange.framing = framing::NONE;
         flow.exchange.end = end::TUNNEL;
@@ -432,7 +434,7 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
     } else {
         flow.exchange.framing = framing::CLOSE;
     }
-    if body_complete(flow) {
+    if is_complete(flow) {
         flow.exchange.end = end::COMPLETE;
     }
 }
@@ -534,57 +536,11 @@ fn catch_up(flow: &mut Flow, now: u64) {
     if flow.phase == phase::RESPONSE_BODY && flow.is_upstream_side() {
         flow.exchange.response_bytes += more as u64;
         flow.exchange.last_byte_ns = now;
-        if body_complete(flow) {
+        if is_complete(flow) {
             finish(flow, end::COMPLETE, now);
         }
     } else if flow.phase == phase::REQUEST && flow.is_client_side() {
         flow.exchange.request_bytes += more as u64;
-    }
-}
-
-#[inline(always)]
-fn body_complete(flow: &Flow) -> bool {
-    match flow.exchange.framing {
-        framing::NONE => true,
-        framing::LENGTH => {
-            flow.exchange.response_bytes
-                >= u64::from(flow.exchange.head_bytes) + flow.exchange.content_length
-        }
-        framing::CHUNKED => {
-            let tail = if flow.is_upstream_side() {
-                flow.received.tail
-            } else {
-                flow.sent.tail
-            };
-            tail & SEVEN_BYTES == LAST_CHUNK
-        }
-        _ => false,
-    }
-}
-
-/// Keeps the last bytes of a chunked body, across segments.
-#[inline(always)]
-fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) {
-    let stream = if sent {
-        &mut flow.sent
-    } else {
-        &mut flow.received
-    };
-    if payload.len >= 8 {
-        if let Some(last) = kernel::load_u64(ctx, payload.offset + payload.len - 8) {
-            stream.tail = last.swap_bytes();
-        }
-        return;
-    }
-    let mut at = 0;
-    while at < 7 {
-        if at >= payload.len {
-            break;
-        }
-        if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
-            stream.tail = (stream.tail << 8) | u64::from(next);
-        }
-        at += 1;
     }
 }
 

@@ -120,6 +120,10 @@ pub(crate) fn storage_get_or_create<T>(
     storage(map, sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
 }
 
+#[expect(
+    clippy::mut_from_ref,
+    reason = "the value is the kernel's, not part of the map's definition; see flow.rs for who writes which field"
+)]
 #[inline(always)]
 fn storage<T>(map: &'static SkStorage<T>, sk: Sock, flags: u64) -> Option<&'static mut T> {
     let map = core::ptr::from_ref(map).cast_mut().cast();

@@ -12,6 +12,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod body;
 mod connecting;
 mod errand;
 mod flow;

@@ -90,7 +90,7 @@ fn tcp(
     let flags: u8 = kernel::linear_read(at + 13);
     let offset = ip_bytes as u32 + u32::from(data_offset >> 4) * 4;
     let total = ctx.len();
-    let len = if total > offset { total - offset } else { 0 };
+    let len = total.saturating_sub(offset);
     Some(Segment {
         addresses,
         version,

@@ -53,10 +53,10 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
     if flow.phase >= phase::TUNNEL {
         return;
     }
-    if segment.len > 0 {
-        if let Some(payload) = new_bytes(ctx, flow, &segment, true) {
-            http1::bytes(ctx, flow, sk, payload, true);
-        }
+    if segment.len > 0
+        && let Some(payload) = new_bytes(ctx, flow, &segment, true)
+    {
+        http1::bytes(ctx, flow, sk, payload, true);
     }
     // A proxy that closes with the answer still queued is in FIN_WAIT1 long before its last
     // byte leaves: on the client side the FIN packet, not the state, ends the exchange.
@@ -97,10 +97,10 @@ pub(crate) fn received(ctx: &SkBuffContext) {
         flow.received.end = segment.seq.wrapping_add(1);
         flow.received.known = 1;
     }
-    if segment.len > 0 {
-        if let Some(payload) = new_bytes(ctx, flow, &segment, false) {
-            http1::bytes(ctx, flow, sk, payload, false);
-        }
+    if segment.len > 0
+        && let Some(payload) = new_bytes(ctx, flow, &segment, false)
+    {
+        http1::bytes(ctx, flow, sk, payload, false);
     }
 }
 

@@ -17,10 +17,18 @@ const TELL: Duration = Duration::from_secs(20);
 /// Clients at a time: what makes bursts.
 const CLIENTS: usize = 64;
 
-/// Small answers as fast as they come.
+/// Small answers as fast as they come. One in ten is larger than any segment, so that its end
+/// is a record of its own.
 fn burst(count: usize) -> Vec<Order> {
     (0..count)
-        .map(|number| Order::get(format!("/one/0/{number}/ok")))
+        .map(|number| {
+            let words = if number % 10 == 0 {
+                "body=200000"
+            } else {
+                "ok"
+            };
+            Order::get(format!("/one/0/{number}/{words}"))
+        })
         .collect()
 }
 

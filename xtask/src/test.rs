@@ -215,7 +215,7 @@ fn doc(_: &Shared) -> Result<()> {
 }
 
 fn unit(_: &Shared) -> Result<()> {
-    command::run(host("test").args(["--exclude", "e2e"]))
+    command::run(host("test").args(["--no-fail-fast", "--exclude", "e2e"]))
 }
 
 fn release(_: &Shared) -> Result<()> {
@@ -231,7 +231,7 @@ fn end_to_end(shared: &Shared) -> Result<()> {
     let mut cargo = command::cargo();
     cargo
         .env("WHY502_BIN", agent)
-        .args(["test", "--quiet", "--package", "e2e"])
+        .args(["test", "--quiet", "--no-fail-fast", "--package", "e2e"])
         .arg("--target-dir")
         .arg(target_dir())
         // One host, one agent, one set of ports: one test at a time.

@@ -121,13 +121,15 @@ pub enum ConfigError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not what is expected; the source names line and key.
-    #[error("cannot use the configuration {path}: {source}")]
+    /// The file is not what is expected.
+    #[error("cannot use the configuration {path}, line {line}: {reason}")]
     Parse {
         /// Which file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Where, counted from 1.
+        line: usize,
+        /// Why, naming the key.
+        reason: String,
     },
     /// A value makes no sense.
     #[error("{key} = {value}: {reason}")]
@@ -170,9 +172,14 @@ impl Settings {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
+        Self::parse(&text).map_err(|error| {
+            // The error's own text draws the line below itself; a log wants one line.
+            let before = error.span().and_then(|span| text.get(..span.start));
+            ConfigError::Parse {
+                path: path.to_owned(),
+                line: before.unwrap_or_default().matches('\n').count() + 1,
+                reason: error.message().replace('\n', " "),
+            }
         })
     }
 

@@ -6,8 +6,8 @@
 //! and so does the kernel when the process dies: links are held by descriptors, nothing is
 //! pinned.
 //!
-//! Reading order: [`catalog`] (which programs there are and what each is for), this file,
-//! [`cgroup`], [`survey`](fn@survey).
+//! Reading order: `catalog` (which programs there are and what each is for), this file,
+//! `cgroup`, [`survey`](fn@survey).
 
 mod catalog;
 mod cgroup;

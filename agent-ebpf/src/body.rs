@@ -1,0 +1,61 @@
+//! Where the body of a response ends, by its framing (RFC 9112, section 6.3).
+//!
+//! Bytes are counted, not read: of a chunked body only the last eight are kept, for its end.
+
+use agent_wire::record::framing;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::flow::Flow;
+use crate::kernel;
+use crate::scan::SEVEN_BYTES;
+use crate::segment::Payload;
+
+/// "\r\n0\r\n\r\n": the last chunk, with the line end before it.
+const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
+
+/// The response at hand has all its bytes.
+#[inline(always)]
+pub(crate) fn is_complete(flow: &Flow) -> bool {
+    match flow.exchange.framing {
+        framing::NONE => true,
+        framing::LENGTH => {
+            flow.exchange.response_bytes
+                >= u64::from(flow.exchange.head_bytes) + flow.exchange.content_length
+        }
+        framing::CHUNKED => {
+            let tail = if flow.is_upstream_side() {
+                flow.received.tail
+            } else {
+                flow.sent.tail
+            };
+            tail & SEVEN_BYTES == LAST_CHUNK
+        }
+        _ => false,
+    }
+}
+
+/// Keeps the last bytes of a chunked body, across segments.
+#[inline(always)]
+pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) {
+    let stream = if sent {
+        &mut flow.sent
+    } else {
+        &mut flow.received
+    };
+    if payload.len >= 8 {
+        if let Some(last) = kernel::load_u64(ctx, payload.offset + payload.len - 8) {
+            stream.tail = last.swap_bytes();
+        }
+        return;
+    }
+    let mut at = 0;
+    while at < 7 {
+        if at >= payload.len {
+            break;
+        }
+        if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
+            stream.tail = (stream.tail << 8) | u64::from(next);
+        }
+        at += 1;
+    }
+}
