@@ -12,6 +12,7 @@ pub mod config;
 pub mod events;
 pub mod exporter;
 pub mod kernel;
+pub mod knowledge;
 pub mod metrics;
 pub mod names;
 pub mod pipeline;
