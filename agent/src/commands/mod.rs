@@ -1,6 +1,8 @@
 //! The commands: what a person types, and what they get.
 
+mod client;
 mod doctor;
+mod explain;
 mod run;
 mod tail;
 
@@ -19,10 +21,11 @@ why502 watches the sockets of nginx, HAProxy, Apache httpd, Envoy, Caddy, Traefi
 with eBPF and says why a client got 502, 503 or 504: which upstream, which cause, how sure. \
 Neither proxy nor upstream is touched, and no packet is changed.
 
-It serves Prometheus metrics and a stream of explained requests:
+It serves Prometheus metrics, explained requests, and a stream of them:
 
   sudo why502 doctor                  what this kernel allows, and what to do about the rest
   sudo why502 run                     watch this machine, serve 127.0.0.1:9502
+  why502 explain                      why the last requests failed
   why502 tail                         follow failed requests as they happen
   curl http://127.0.0.1:9502/metrics  what Prometheus scrapes";
 
@@ -42,6 +45,9 @@ enum Command {
     /// Follow failed requests as they happen
     #[command(long_about = tail::LONG_ABOUT, after_long_help = tail::EXAMPLES)]
     Tail(tail::Arguments),
+    /// Say why requests failed: the last ones, or one in full
+    #[command(long_about = explain::LONG_ABOUT, after_long_help = explain::EXAMPLES)]
+    Explain(Box<explain::Arguments>),
     /// Say what this kernel and these rights allow, and what to do about the rest
     #[command(long_about = doctor::LONG_ABOUT, after_long_help = doctor::EXAMPLES)]
     Doctor(doctor::Arguments),
@@ -58,6 +64,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(arguments) => run::run(*arguments),
         Command::Tail(arguments) => tail::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => Ok(doctor::run(&arguments)),
         Command::MetricsReference => print_page(reference::markdown()),
         Command::DiagnosingReference => print_page(page::markdown()),

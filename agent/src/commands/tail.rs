@@ -6,24 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Response, StatusCode};
 use jiff::tz::TimeZone;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::client;
 use crate::config::DEFAULT_LISTEN;
 use crate::events::human;
 use crate::events::shape::Envelope;
-
-/// How long to wait for the agent to take the connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Without a line for so long the agent is gone: it says that it is alive every 15 s.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -37,7 +30,7 @@ Follow failed requests as they happen.
 
 Shown are gateway errors (a 5xx, or a connection closed instead of an answer), requests that \
 succeeded although an attempt failed (masked), and failed attempts whose request is not known. \
---all shows every request. Needs no rights: it reads the event stream of a running agent.";
+--all shows every request. The #17 on the left is for `why502 explain 17`. Needs no rights: it reads the event stream of a running agent.";
 
 /// What `--help` says last.
 pub(super) const EXAMPLES: &str = "\
@@ -99,36 +92,18 @@ async fn follow(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn ask(agent: SocketAddr, all: bool) -> anyhow::Result<Response<Incoming>> {
-    let connection = timeout(CONNECT_TIMEOUT, TcpStream::connect(agent))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let connection = connection.map_err(|error| {
-        anyhow!("no agent answers at {agent} ({error}): start one with `sudo why502 run`, or name its address with --agent")
-    })?;
-    let (mut sender, conversation) = http1::handshake(TokioIo::new(connection))
-        .await
-        .with_context(|| format!("{agent} does not speak HTTP"))?;
-    tokio::spawn(conversation);
     let target = if all {
         "/api/v1/events?all=1"
     } else {
         "/api/v1/events"
     };
-    let request = Request::get(target)
-        .header(HOST, agent.to_string())
-        .body(Empty::<Bytes>::new())?;
-    let answer = sender
-        .send_request(request)
-        .await
-        .with_context(|| format!("what listens at {agent} is no why502 agent"))?;
+    let answer = client::ask(agent, target).await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         StatusCode::SERVICE_UNAVAILABLE => {
             bail!("the agent at {agent} has as many readers as it takes; close one")
         }
-        status => bail!(
-            "what listens at {agent} answered {status}: it is no why502 agent, or an older one"
-        ),
+        status => Err(client::stranger(agent, status)),
     }
 }
 

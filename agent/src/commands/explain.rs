@@ -1,0 +1,309 @@
+//! `why502 explain`: asks a running agent about what happened.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use bytes::Bytes;
+use clap::Args;
+use hyper::StatusCode;
+use jiff::tz::TimeZone;
+
+use super::client;
+use crate::config::DEFAULT_LISTEN;
+use crate::events::human;
+use crate::incidents::filter::{MAX_LIMIT, encoded};
+use crate::incidents::shape::{Listing, Refusal, Single};
+
+/// What `--help` says first.
+pub(super) const LONG_ABOUT: &str = "\
+Say why requests failed.
+
+Without a number it lists the last gateway errors (a 5xx, or a connection closed instead of an \
+answer) and masked failures (an attempt failed and the request succeeded), newest last, each \
+with the evidence below it. With the number of one (the #17 on its left) it tells that one in \
+full: what happened when, the kernel's numbers, what the proxy wrote into its own log, and the \
+usual fix. docs/diagnosing.md explains each cause.
+
+Needs no rights: it asks a running agent, which keeps the last 1000 (setting incidents).";
+
+/// What `--help` says last.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  why502 explain                                  the last 20
+  why502 explain 17                               one of them in full
+  why502 explain --since 10m --code 502           of the last ten minutes
+  why502 explain --cause keepalive_race --last 50
+  why502 explain --upstream 10.0.3.17:8080 --path /api/
+  why502 explain --code none                      connections closed instead of an answer
+  why502 explain --json | jq '.incidents[] | {time, path, cause, upstream}'
+
+Causes:
+  connect_refused connect_timeout accept_queue_full host_unreachable connect_local_error
+  tls_failed keepalive_race closed_before_response upstream_crashed truncated_response
+  invalid_response header_too_big response_timeout request_stalled path_lost upstream_status
+  no_live_upstream dns_failure proxy_generated client_abort unattributed";
+
+/// Flags of `explain`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Tell this one in full: the number after # in the list
+    #[arg(value_name = "ID", conflicts_with_all = ["proxy", "upstream", "cause", "code", "path", "since", "last"])]
+    id: Option<u64>,
+    /// Only of this proxy, as in the label `proxy`
+    #[arg(long, value_name = "NAME")]
+    proxy: Option<String>,
+    /// Only with an attempt at this upstream: its address, or the name given to it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    upstream: Option<String>,
+    /// Only of this cause, of the request or of one of its attempts
+    #[arg(long, value_name = "CAUSE")]
+    cause: Option<String>,
+    /// Only where the client got this status; none: no answer
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Only paths that start so
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// Only since then: 10m, 1h30m, or a time such as 2026-11-25T14:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// At most so many, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = last)]
+    last: usize,
+    /// Print the agent's answer as JSON (docs/api.md)
+    #[arg(long)]
+    json: bool,
+    /// Where the agent listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
+    agent: SocketAddr,
+}
+
+/// Asks, prints, and ends.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let target = arguments.target();
+    let (status, body) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(client::get(arguments.agent, &target))?;
+    let text = match status {
+        StatusCode::OK => arguments.text(&body)?,
+        status => return Err(refused(arguments.agent, status, &body)),
+    };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The agent's own sentence, when it has one.
+fn refused(agent: SocketAddr, status: StatusCode, body: &Bytes) -> anyhow::Error {
+    match serde_json::from_slice::<Refusal>(body) {
+        Ok(Refusal { error, .. }) => anyhow!(error),
+        Err(_) => client::stranger(agent, status),
+    }
+}
+
+impl Arguments {
+    /// Path and query of the question.
+    fn target(&self) -> String {
+        let Self {
+            id,
+            proxy,
+            upstream,
+            cause,
+            code,
+            path,
+            since,
+            last,
+            json: _,
+            agent: _,
+        } = self;
+        if let Some(id) = id {
+            return format!("/api/v1/incidents/{id}");
+        }
+        let mut target = format!("/api/v1/incidents?limit={last}");
+        for (name, value) in [
+            ("proxy", proxy),
+            ("upstream", upstream),
+            ("cause", cause),
+            ("code", code),
+            ("path", path),
+            ("since", since),
+        ] {
+            if let Some(value) = value {
+                target.push_str(&format!("&{name}={}", encoded(value)));
+            }
+        }
+        target
+    }
+
+    /// The answer as it is printed.
+    fn text(&self, body: &Bytes) -> anyhow::Result<String> {
+        let agent = self.agent;
+        if self.json {
+            return String::from_utf8(body.to_vec()).context("the answer is no text");
+        }
+        let zone = TimeZone::system();
+        let unreadable = || format!("the answer of {agent} cannot be read: another version?");
+        if self.id.is_some() {
+            let single: Single = serde_json::from_slice(body).with_context(unreadable)?;
+            return Ok(human::in_full(&single.incident, &zone));
+        }
+        let listing: Listing = serde_json::from_slice(body).with_context(unreadable)?;
+        Ok(self.listed(&listing, &zone))
+    }
+
+    fn listed(&self, listing: &Listing, zone: &TimeZone) -> String {
+        let Listing {
+            v: _,
+            matched,
+            truncated,
+            kept,
+            stored,
+            evicted,
+            incidents,
+        } = listing;
+        let agent = self.agent;
+        if incidents.is_empty() {
+            return if *stored == 0 {
+                format!(
+                    "Nothing to explain: the agent at {agent} has seen no gateway error since it started.\n"
+                )
+            } else {
+                let gone = match evicted {
+                    0 => String::new(),
+                    gone => format!("; {gone} older ones are gone"),
+                };
+                format!("Nothing matches: the agent at {agent} keeps {kept} incidents{gone}.\n")
+            };
+        }
+        let mut text = human::list(incidents.iter().rev(), zone);
+        if *truncated {
+            let shown = incidents.len();
+            let more = if shown == self.last && shown < MAX_LIMIT {
+                "--last shows more"
+            } else {
+                "narrow it with --since, --cause or --path"
+            };
+            text.push_str(&format!(
+                "\nThe newest {shown} of {matched} that match; {more}.\n"
+            ));
+        }
+        text
+    }
+}
+
+fn last(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|last| (1..=MAX_LIMIT).contains(last))
+        .ok_or_else(|| format!("write a number from 1 to {MAX_LIMIT}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use jiff::tz::TimeZone;
+
+    use super::{Arguments, EXAMPLES};
+    use crate::events::teller::Teller;
+    use crate::incidents::shape::Listing;
+    use crate::knowledge;
+    use crate::samples::{failed_attempt, request};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn arguments(line: &[&str]) -> Arguments {
+        Line::parse_from([&["explain"], line].concat()).arguments
+    }
+
+    fn listing(count: u64) -> Listing {
+        let request = request(Some(502), vec![failed_attempt()]);
+        Listing {
+            v: 1,
+            matched: count,
+            truncated: false,
+            kept: count,
+            stored: count,
+            evicted: 0,
+            incidents: (1..=count)
+                .rev()
+                .map(|id| Teller::fixed(0).request(&request, Some(id)))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn flags_become_the_question() {
+        assert_eq!(arguments(&[]).target(), "/api/v1/incidents?limit=20");
+        assert_eq!(arguments(&["17"]).target(), "/api/v1/incidents/17");
+        assert_eq!(
+            arguments(&["--path", "/a b&c", "--since", "10m", "--last", "3"]).target(),
+            "/api/v1/incidents?limit=3&path=/a%20b%26c&since=10m"
+        );
+    }
+
+    #[test]
+    fn a_number_goes_with_no_filter() {
+        assert!(Line::try_parse_from(["explain", "17", "--cause", "path_lost"]).is_err());
+        assert!(Line::try_parse_from(["explain", "--last", "0"]).is_err());
+    }
+
+    #[test]
+    fn the_newest_comes_last() {
+        let text = arguments(&[]).listed(&listing(2), &TimeZone::UTC);
+
+        let first = text.find("#1 ").unwrap();
+        let second = text.find("#2 ").unwrap();
+        assert!(first < second, "{text}");
+    }
+
+    #[test]
+    fn an_empty_list_says_why_it_is_empty() {
+        let none = arguments(&[]).listed(&listing(0), &TimeZone::UTC);
+        let mut filtered = listing(0);
+        filtered.kept = 1000;
+        filtered.stored = 1200;
+        filtered.evicted = 200;
+
+        assert!(none.contains("has seen no gateway error"), "{none}");
+        let filtered = arguments(&[]).listed(&filtered, &TimeZone::UTC);
+        assert!(
+            filtered.contains("keeps 1000 incidents; 200 older ones are gone"),
+            "{filtered}"
+        );
+    }
+
+    #[test]
+    fn a_list_that_is_cut_says_of_how_many() {
+        let mut cut = listing(2);
+        cut.matched = 57;
+        cut.truncated = true;
+
+        let text = arguments(&["--last", "2"]).listed(&cut, &TimeZone::UTC);
+
+        assert!(
+            text.ends_with("The newest 2 of 57 that match; --last shows more.\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_help_names_every_cause() {
+        for label in knowledge::labels() {
+            assert!(
+                EXAMPLES.split_whitespace().any(|word| word == label),
+                "{label}"
+            );
+        }
+    }
+}

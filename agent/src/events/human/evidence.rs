@@ -1,0 +1,121 @@
+//! The numbers of one attempt as a sentence.
+//!
+//! It says what was seen, whatever the cause: by what the attempt ended, in which part of it,
+//! what was sent, acknowledged and received. Only the last words are about the cause.
+
+use super::known;
+use super::units::{counted, duration, errno};
+use crate::events::shape::{AttemptShape, EvidenceShape};
+
+/// Everything in one sentence.
+pub(super) fn sentence(attempt: &AttemptShape) -> String {
+    let mut parts = vec![format!(
+        "upstream {}, {}",
+        attempt.upstream,
+        connection(attempt)
+    )];
+    parts.extend(traffic(attempt));
+    parts.push(ending(attempt));
+    let gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
+    if !gloss.is_empty() {
+        parts.push(gloss.to_owned());
+    }
+    parts.join("; ")
+}
+
+/// A few words about a cause; empty when there are none.
+pub(super) fn gloss(cause: &str) -> &'static str {
+    known(cause).map(|entry| entry.gloss).unwrap_or_default()
+}
+
+/// Fresh or reused, and how that went.
+pub(super) fn connection(attempt: &AttemptShape) -> String {
+    match (
+        attempt.reused,
+        attempt.idle_seconds,
+        attempt.connect_seconds,
+    ) {
+        (Some(true), Some(idle), _) => format!("reused connection, idle {}", duration(idle)),
+        (Some(true), None, _) => "reused connection".to_owned(),
+        (Some(false), _, Some(connect)) => {
+            format!("fresh connection, established after {}", duration(connect))
+        }
+        (Some(false), _, None) => "fresh connection".to_owned(),
+        (None, _, _) => "connection from before the agent".to_owned(),
+    }
+}
+
+/// What went which way; nothing when no request left.
+pub(super) fn traffic(attempt: &AttemptShape) -> Option<String> {
+    let EvidenceShape {
+        retransmits,
+        request_bytes,
+        request_acked,
+        response_bytes,
+        content_length,
+        ..
+    } = &attempt.evidence;
+    if *request_bytes == 0 {
+        return None;
+    }
+    let sent = counted(*request_bytes, "byte");
+    let delivered = if request_acked >= request_bytes {
+        format!("{sent} sent and acknowledged")
+    } else if *request_acked == 0 {
+        format!("{sent} sent, none acknowledged")
+    } else {
+        format!("{sent} sent, {request_acked} acknowledged")
+    };
+    let retransmitted = match retransmits {
+        0 => String::new(),
+        count => format!(", {}", counted(u64::from(*count), "retransmit")),
+    };
+    let received = match (response_bytes, content_length) {
+        (0, _) => "nothing received".to_owned(),
+        (_, Some(length)) => format!(
+            "{} received of head and a body of {length}",
+            counted(*response_bytes, "byte")
+        ),
+        (_, None) => format!("{} received", counted(*response_bytes, "byte")),
+    };
+    Some(format!("{delivered}{retransmitted}, {received}"))
+}
+
+/// By what it ended, and after how long.
+pub(super) fn ending(attempt: &AttemptShape) -> String {
+    let EvidenceShape {
+        errno: number,
+        syns,
+        reset_had_ack,
+        ..
+    } = &attempt.evidence;
+    let after = duration(attempt.duration_seconds);
+    let why = number.map(|number| format!(": {}", errno(number)));
+    let why = why.unwrap_or_default();
+    let connecting = attempt.phase.as_deref() == Some("connect");
+    let silent = format!("no answer to {}", counted(u64::from(*syns), "SYN"));
+    match (attempt.how.as_deref(), connecting) {
+        (Some("rst"), true) => format!("RST answered the SYN after {after}"),
+        (Some("timeout"), true) => format!("{silent}, given up by the proxy after {after}"),
+        (Some("errno"), true) if *syns > 1 => {
+            format!("{silent}, given up by the kernel after {after}{why}")
+        }
+        (Some("errno"), true) => format!("connect failed after {after}{why}"),
+        (Some("icmp"), true) => format!("the network answered unreachable after {after}{why}"),
+        (Some("fin"), _) => format!("FIN from the upstream after {after}"),
+        (Some("rst"), _) => {
+            let bare = if *reset_had_ack == Some(false) {
+                " without ACK flag"
+            } else {
+                ""
+            };
+            format!("RST{bare} from the upstream after {after}")
+        }
+        (Some("timeout"), _) => format!("given up by the proxy after {after}"),
+        (Some("errno" | "icmp"), _) => format!("given up by the kernel after {after}{why}"),
+        _ => match attempt.code {
+            Some(code) => format!("answered {code} after {after}"),
+            None => format!("ended after {after}"),
+        },
+    }
+}

@@ -1,0 +1,250 @@
+//! Events and incidents for people: a line for each failed request with its evidence below
+//! ([`lines`], [`list`]), and one request in full as a timeline ([`in_full`]).
+//!
+//! In: the JSON shapes, whoever sent them. Out: text no wider than [`WIDTH`] where words
+//! allow. `why502 tail` and `why502 explain` say the same in the same words.
+
+mod evidence;
+mod timeline;
+mod units;
+
+use std::fmt::{self, Write};
+
+use jiff::tz::TimeZone;
+
+use self::units::{cut, duration, time_of_day, wrapped};
+use super::shape::{AttemptShape, Envelope, Line, LoneAttemptShape, RequestShape};
+use crate::knowledge;
+
+pub use self::timeline::in_full;
+
+/// Columns of a line. Wider: it wraps in a terminal of two panes. Narrower: evidence takes
+/// three lines.
+const WIDTH: usize = 118;
+
+/// Columns before the text of a continued line: the width of a time of day and a gap.
+const INDENT: usize = 14;
+
+/// Columns of a path at most; the rest of it is in the full view.
+const MAX_PATH: usize = 40;
+
+/// Failed attempts of one request that are told one by one in a list.
+const MAX_ATTEMPTS: usize = 4;
+
+/// Widths of the columns.
+#[derive(Clone, Copy, Debug)]
+struct Columns {
+    proxy: usize,
+    path: usize,
+}
+
+/// For who does not know what comes next.
+const STREAM: Columns = Columns { proxy: 7, path: 20 };
+
+/// The event as one or more lines, each with its newline; empty when there is nothing to
+/// say to a person. Times of day are in `zone`.
+pub fn lines(envelope: &Envelope, zone: &TimeZone) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = match &envelope.line {
+        Line::Hello { .. } | Line::Alive { .. } => Ok(()),
+        Line::Lost { events } => writeln!(
+            out,
+            "{:INDENT$}({events} events missed: this reader was too slow)",
+            ""
+        ),
+        Line::Request(request) => request_lines(&mut out, request, STREAM, zone),
+        Line::Attempt(attempt) => lone_lines(&mut out, attempt, zone),
+    };
+    out
+}
+
+/// Requests below each other, in the order given, their columns as wide as they need.
+pub fn list<'a>(
+    requests: impl Iterator<Item = &'a RequestShape> + Clone,
+    zone: &TimeZone,
+) -> String {
+    let widest = |of: fn(&RequestShape) -> &str, least, most| {
+        let widths = requests.clone().map(|request| of(request).chars().count());
+        widths.max().unwrap_or(0).clamp(least, most)
+    };
+    let columns = Columns {
+        proxy: widest(|request| &request.proxy.name, 5, 16),
+        path: widest(
+            |request| request.path.as_deref().unwrap_or("?"),
+            8,
+            MAX_PATH,
+        ),
+    };
+    let mut out = String::new();
+    for request in requests {
+        // Writing to a string cannot fail.
+        let _ = request_lines(&mut out, request, columns, zone);
+    }
+    out
+}
+
+fn request_lines(
+    out: &mut String,
+    request: &RequestShape,
+    columns: Columns,
+    zone: &TimeZone,
+) -> fmt::Result {
+    head(
+        out,
+        (&request.time, zone),
+        &request.proxy.name,
+        (request.method.as_deref(), request.path.as_deref()),
+        columns,
+    )?;
+    writeln!(out, " → client {:<6} {}", answer(request), verdict(request))?;
+
+    let mut number = request.id.map(|id| format!("#{id}")).unwrap_or_default();
+    let mut below = |text: &str| {
+        // Only the first line below carries the number.
+        let lead = format!(
+            "{:>width$}  ",
+            std::mem::take(&mut number),
+            width = INDENT - 2
+        );
+        wrapped(&lead, INDENT, WIDTH, text)
+    };
+    let told: Vec<&AttemptShape> = request
+        .attempts
+        .iter()
+        .filter(|attempt| attempt.cause.is_some())
+        .collect();
+    for attempt in told.iter().take(MAX_ATTEMPTS) {
+        out.push_str(&below(&evidence::sentence(attempt)));
+    }
+    if told.len() > MAX_ATTEMPTS {
+        let more = told.len() - MAX_ATTEMPTS;
+        out.push_str(&below(&format!("and {more} more failed attempts")));
+    }
+    if told.is_empty() && request.cause.is_some() {
+        out.push_str(&below(&without_attempt(request)));
+    }
+    Ok(())
+}
+
+/// Time, proxy, method and path, aligned.
+fn head(
+    out: &mut String,
+    (time, zone): (&str, &TimeZone),
+    proxy: &str,
+    (method, path): (Option<&str>, Option<&str>),
+    Columns {
+        proxy: proxy_width,
+        path: path_width,
+    }: Columns,
+) -> fmt::Result {
+    let method = method.unwrap_or("?");
+    let path = cut(path.unwrap_or("?"), MAX_PATH);
+    write!(
+        out,
+        "{}  {proxy:<proxy_width$}  {method:<4} {path:<path_width$}",
+        time_of_day(time, zone)
+    )
+}
+
+/// What the client got.
+fn answer(request: &RequestShape) -> String {
+    match request.code {
+        Some(code) => code.to_string(),
+        None if request.client_left => "left".to_owned(),
+        None => "closed".to_owned(),
+    }
+}
+
+/// Why, or what was masked, or how long it took.
+fn verdict(request: &RequestShape) -> String {
+    match (&request.cause, &request.certainty) {
+        (Some(cause), Some(certainty)) => format!("{cause} ({certainty})"),
+        (Some(cause), None) => cause.clone(),
+        (None, _) if request.attempts.iter().any(is_failure) => failures_words(request),
+        (None, _) => duration(request.request_seconds),
+    }
+}
+
+/// What failed although the client got no 5xx.
+fn failures_words(request: &RequestShape) -> String {
+    let failed: Vec<&AttemptShape> = request
+        .attempts
+        .iter()
+        .filter(|attempt| is_failure(attempt))
+        .collect();
+    let lost: f64 = failed.iter().map(|attempt| attempt.duration_seconds).sum();
+    let mut causes: Vec<&str> = Vec::new();
+    for attempt in &failed {
+        let cause = attempt.cause.as_deref().unwrap_or("?");
+        if !causes.contains(&cause) {
+            causes.push(cause);
+        }
+    }
+    let outcome = if request.masked {
+        "masked"
+    } else {
+        "not masked"
+    };
+    let plural = if failed.len() == 1 {
+        "attempt"
+    } else {
+        "attempts"
+    };
+    let (count, what, lost) = (failed.len(), causes.join(", "), duration(lost));
+    format!("{outcome}: {count} failed {plural}, {what}, {lost} lost")
+}
+
+/// An error that comes from no attempt.
+fn without_attempt(request: &RequestShape) -> String {
+    let gloss = request.cause.as_deref().map(evidence::gloss);
+    let gloss = gloss.filter(|gloss| !gloss.is_empty());
+    let after = duration(request.request_seconds);
+    match gloss {
+        Some(gloss) => format!("no attempt at an upstream; after {after}; {gloss}"),
+        None => format!("no attempt at an upstream; after {after}"),
+    }
+}
+
+fn lone_lines(out: &mut String, lone: &LoneAttemptShape, zone: &TimeZone) -> fmt::Result {
+    let LoneAttemptShape {
+        time,
+        proxy,
+        method,
+        path,
+        attempt,
+        ..
+    } = lone;
+    let result = match (&attempt.cause, &attempt.certainty) {
+        (Some(cause), Some(certainty)) => format!("{cause} ({certainty})"),
+        _ => attempt
+            .code
+            .map_or_else(|| "no answer".to_owned(), |code| code.to_string()),
+    };
+    head(
+        out,
+        (time, zone),
+        &proxy.name,
+        (method.as_deref(), path.as_deref()),
+        STREAM,
+    )?;
+    writeln!(out, " → upstream {result}, without its request")?;
+    let lead = " ".repeat(INDENT);
+    out.push_str(&wrapped(&lead, INDENT, WIDTH, &evidence::sentence(attempt)));
+    Ok(())
+}
+
+fn is_failure(attempt: &AttemptShape) -> bool {
+    attempt
+        .cause
+        .as_deref()
+        .is_some_and(|cause| cause != "upstream_status" && cause != "client_abort")
+}
+
+/// What is known about a cause of this name; a newer agent may have more names.
+fn known(label: &str) -> Option<&'static knowledge::Entry> {
+    knowledge::by_label(label).map(knowledge::of)
+}
+
+#[cfg(test)]
+mod tests;
