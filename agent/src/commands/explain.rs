@@ -182,7 +182,7 @@ impl Arguments {
                 format!("Nothing matches: the agent at {agent} keeps {kept} incidents{gone}.\n")
             };
         }
-        let mut text = human::list(incidents.iter().rev(), zone);
+        let mut text = human::list(incidents, zone);
         if *truncated {
             let shown = incidents.len();
             let more = if shown == self.last && shown < MAX_LIMIT {
@@ -237,7 +237,7 @@ mod tests {
             evicted: 0,
             incidents: (1..=count)
                 .rev()
-                .map(|id| Teller::fixed(0).request(&request, Some(id)))
+                .map(|id| Teller::fixed(i128::from(id) * 1_000_000).request(&request, Some(id)))
                 .collect(),
         }
     }

@@ -3,17 +3,20 @@
 //! It says what was seen, whatever the cause: by what the attempt ended, in which part of it,
 //! what was sent, acknowledged and received. Only the last words are about the cause.
 
+use agent_core::cause::Cause;
+
 use super::known;
 use super::units::{counted, duration, errno};
 use crate::events::shape::{AttemptShape, EvidenceShape};
 
 /// Everything in one sentence.
 pub(super) fn sentence(attempt: &AttemptShape) -> String {
-    let mut parts = vec![format!(
-        "upstream {}, {}",
-        attempt.upstream,
-        connection(attempt)
-    )];
+    let upstream = &attempt.upstream;
+    let mut parts = vec![match attempt.phase.as_deref() {
+        // What came of connecting is told by how it ended.
+        Some("connect") => format!("upstream {upstream}"),
+        _ => format!("upstream {upstream}, {}", connection(attempt)),
+    }];
     parts.extend(traffic(attempt));
     parts.push(ending(attempt));
     let gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
@@ -38,7 +41,7 @@ pub(super) fn connection(attempt: &AttemptShape) -> String {
         (Some(true), Some(idle), _) => format!("reused connection, idle {}", duration(idle)),
         (Some(true), None, _) => "reused connection".to_owned(),
         (Some(false), _, Some(connect)) => {
-            format!("fresh connection, established after {}", duration(connect))
+            format!("fresh connection ({} to connect)", duration(connect))
         }
         (Some(false), _, None) => "fresh connection".to_owned(),
         (None, _, _) => "connection from before the agent".to_owned(),
@@ -114,7 +117,10 @@ pub(super) fn ending(attempt: &AttemptShape) -> String {
         (Some("timeout"), _) => format!("given up by the proxy after {after}"),
         (Some("errno" | "icmp"), _) => format!("given up by the kernel after {after}{why}"),
         _ => match attempt.code {
-            Some(code) => format!("answered {code} after {after}"),
+            Some(code) if attempt.cause.as_deref() == Some(Cause::UpstreamStatus.label()) => {
+                format!("answered {code} after {after}")
+            }
+            Some(code) => format!("answered {code}, ended after {after}"),
             None => format!("ended after {after}"),
         },
     }

@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use self::units::{cut, duration, time_of_day, wrapped};
 use super::shape::{AttemptShape, Envelope, Line, LoneAttemptShape, RequestShape};
 use crate::knowledge;
+use crate::metrics::traffic::is_failed_attempt;
 
 pub use self::timeline::in_full;
 
@@ -59,13 +60,10 @@ pub fn lines(envelope: &Envelope, zone: &TimeZone) -> String {
     out
 }
 
-/// Requests below each other, in the order given, their columns as wide as they need.
-pub fn list<'a>(
-    requests: impl Iterator<Item = &'a RequestShape> + Clone,
-    zone: &TimeZone,
-) -> String {
+/// Requests below each other, earliest first, their columns as wide as they need.
+pub fn list(requests: &[RequestShape], zone: &TimeZone) -> String {
     let widest = |of: fn(&RequestShape) -> &str, least, most| {
-        let widths = requests.clone().map(|request| of(request).chars().count());
+        let widths = requests.iter().map(|request| of(request).chars().count());
         widths.max().unwrap_or(0).clamp(least, most)
     };
     let columns = Columns {
@@ -76,8 +74,11 @@ pub fn list<'a>(
             MAX_PATH,
         ),
     };
+    let mut sorted: Vec<&RequestShape> = requests.iter().collect();
+    // All times have the same form and zone.
+    sorted.sort_by(|one, other| one.time.cmp(&other.time));
     let mut out = String::new();
-    for request in requests {
+    for request in sorted {
         // Writing to a string cannot fail.
         let _ = request_lines(&mut out, request, columns, zone);
     }
@@ -181,10 +182,10 @@ fn failures_words(request: &RequestShape) -> String {
             causes.push(cause);
         }
     }
-    let outcome = if request.masked {
-        "masked"
-    } else {
-        "not masked"
+    let outcome = match (request.masked, request.complete) {
+        (true, _) => "masked",
+        (false, true) => "not masked",
+        (false, false) => "answer cut",
     };
     let plural = if failed.len() == 1 {
         "attempt"
@@ -238,7 +239,7 @@ fn is_failure(attempt: &AttemptShape) -> bool {
     attempt
         .cause
         .as_deref()
-        .is_some_and(|cause| cause != "upstream_status" && cause != "client_abort")
+        .is_some_and(|cause| knowledge::by_label(cause).is_none_or(is_failed_attempt))
 }
 
 /// What is known about a cause of this name; a newer agent may have more names.

@@ -80,7 +80,7 @@ fn a_list_is_as_wide_as_its_entries_and_no_wider_than_a_terminal() {
     let teller = Teller::fixed(0);
     let shapes = [short, long].map(|request| teller.request(&request, Some(1)));
 
-    let text = list(shapes.iter(), &TimeZone::UTC);
+    let text = list(&shapes, &TimeZone::UTC);
 
     let arrows: Vec<usize> = text
         .lines()
@@ -193,7 +193,7 @@ fn a_fresh_attempt_that_succeeded_has_its_milestones() {
     for words in [
         "masked: 1 failed attempt, keepalive_race",
         "attempt 2: connect to 10.0.3.17:8080",
-        "established after 0.3 ms",
+        "established after 300 µs",
         "head of the response complete: 200",
         "response complete",
         "answered 200",

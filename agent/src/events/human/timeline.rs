@@ -232,7 +232,7 @@ fn log_words(out: &mut String, request: &RequestShape) {
     }
     let proxy = &request.proxy.name;
     if phrases.is_empty() {
-        let text = format!("nothing that {proxy} is known to write about it");
+        let text = format!("no phrase that {proxy} writes about it is known");
         name(out, "its log", &text);
     }
     for phrase in phrases {

@@ -22,9 +22,11 @@ fn in_zone(time: &str, zone: &TimeZone, format: &str) -> String {
     }
 }
 
-/// Milliseconds below a second, else seconds.
+/// Microseconds below a millisecond, milliseconds below a second, else seconds.
 pub(super) fn duration(seconds: f64) -> String {
-    if seconds < 1.0 {
+    if seconds < 0.001 {
+        format!("{:.0} µs", seconds * 1e6)
+    } else if seconds < 1.0 {
         format!("{:.1} ms", seconds * 1000.0)
     } else {
         format!("{seconds:.3} s")
@@ -90,7 +92,7 @@ pub(super) fn wrapped(lead: &str, indent: usize, width: usize, text: &str) -> St
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, cut, errno, milliseconds_between, wrapped};
+    use super::{counted, cut, duration, errno, milliseconds_between, wrapped};
 
     #[test]
     fn long_text_breaks_between_words() {
@@ -111,6 +113,9 @@ mod tests {
     fn numbers_read_as_words() {
         assert_eq!(counted(1, "byte"), "1 byte");
         assert_eq!(counted(2, "SYN"), "2 SYNs");
+        assert_eq!(duration(0.000_02), "20 µs");
+        assert_eq!(duration(0.041), "41.0 ms");
+        assert_eq!(duration(5.002), "5.002 s");
         assert_eq!(errno(111), "Connection refused (errno 111)");
     }
 
