@@ -122,12 +122,41 @@ impl io::Write for Size {
 mod tests {
     use std::sync::Arc;
 
+    use serde_json::Value;
+
     use super::Listing;
     use crate::config::Settings;
     use crate::events::teller::Teller;
     use crate::incidents::Incidents;
     use crate::incidents::filter::Filter;
     use crate::samples::{failed_attempt, request};
+
+    #[test]
+    fn every_field_is_documented() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let store = Incidents::new(&Settings::default());
+        let request = Arc::new(request(Some(502), vec![failed_attempt()]));
+        store.keep(&request, &Teller::fixed(0));
+        let listing = Listing::new(store.find(&Filter::default())).unwrap();
+
+        let mut left = vec![serde_json::to_value(listing).unwrap()];
+        while let Some(value) = left.pop() {
+            match value {
+                Value::Array(values) => left.extend(values),
+                Value::Object(fields) => {
+                    for (name, value) in fields.into_iter().filter(|(name, _)| name != "v") {
+                        assert!(
+                            page.contains(&format!("`{name}`")),
+                            "docs/api.md does not say what `{name}` is"
+                        );
+                        left.push(value);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
 
     #[test]
     fn an_answer_that_would_be_too_long_leaves_the_oldest_out_and_says_so() {
