@@ -4,7 +4,7 @@
 //! ([`filter`]), for `GET /api/v1/incidents` and `why502 explain`.
 //!
 //! Bounded twice: at most as many as the setting `incidents` says, and at most
-//! [`AVERAGE_BYTES`] for each of them together; the oldest goes. What goes is counted.
+//! 8 KiB for each of them together; the oldest goes. What goes is counted.
 //! Keeping one costs the pipeline a reference to what the core made anyway; JSON is only
 //! made for who asks.
 

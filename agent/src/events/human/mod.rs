@@ -1,7 +1,7 @@
 //! Events and incidents for people: a line for each failed request with its evidence below
 //! ([`lines`], [`list`]), and one request in full as a timeline ([`in_full`]).
 //!
-//! In: the JSON shapes, whoever sent them. Out: text no wider than [`WIDTH`] where words
+//! In: the JSON shapes, whoever sent them. Out: text no wider than 118 columns where words
 //! allow. `why502 tail` and `why502 explain` say the same in the same words.
 
 mod evidence;
