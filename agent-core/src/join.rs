@@ -167,7 +167,6 @@ fn by_request_line(
     wanted: Option<Key>,
 ) -> Option<Parent> {
     let sent = trial.head.as_ref()?;
-    let tgid = trial.tgid?;
     let at = trial
         .exchange
         .as_ref()
@@ -181,7 +180,12 @@ fn by_request_line(
             continue;
         };
         let Some(asked) = &request.head else { continue };
-        let fits = request.tgid.is_none_or(|owner| owner == tgid)
+        // A connection from before the start has no owner until it is read from.
+        let same_process = match (request.tgid, trial.tgid) {
+            (Some(asked), Some(sent)) => asked == sent,
+            _ => true,
+        };
+        let fits = same_process
             && request.started < at
             && is_open_at(request, at)
             && request.open.is_empty()

@@ -212,9 +212,13 @@ fn response_bytes(
 /// A new exchange on this connection.
 #[inline(always)]
 fn begin(flow: &mut Flow, now: u64) {
-    let index = flow.exchange.index;
+    let Exchange {
+        index, peer_fin_ns, ..
+    } = flow.exchange;
     flow.exchange = Exchange {
         index,
+        // Of a FIN that came before this request.
+        peer_fin_ns,
         request_ns: now,
         idle_since_ns: flow.idle_since_ns,
         ..Exchange::default()

@@ -117,14 +117,9 @@ fn connected(flow: &mut Flow, outcome: u8) {
 fn peer_closed(flow: &mut Flow) {
     let now = kernel::now();
     flow.set(flag::PEER_FIN | flag::PEER_CLOSED_FIRST);
-    if !flow.in_exchange() {
-        return;
-    }
-    if flow.is_client_side() {
-        // A client may shut down its sending side and still read: only noted.
-        flow.exchange.peer_fin_ns = now;
-    } else {
-        flow.exchange.peer_fin_ns = now;
+    flow.exchange.peer_fin_ns = now;
+    // A client may shut down its sending side and still read: only noted.
+    if flow.in_exchange() && !flow.is_client_side() {
         http1::finish(flow, end::PEER_FIN, now);
     }
 }
