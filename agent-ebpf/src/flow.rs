@@ -14,11 +14,12 @@ use crate::kernel;
 use crate::scan::Scan;
 use crate::segment::Payload;
 use crate::tallies;
+use crate::tls::Handshake;
 
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
 
-/// Where the HTTP exchange on a socket stands. Ordered: `>= TUNNEL` means "look away".
+/// Where the talk on a socket stands. Ordered: `>= TUNNEL` means "look away".
 pub(crate) mod phase {
     /// No HTTP message seen yet.
     pub(crate) const UNKNOWN: u8 = 0;
@@ -32,10 +33,12 @@ pub(crate) mod phase {
     pub(crate) const RESPONSE_HEAD: u8 = 4;
     /// Response head complete, body not.
     pub(crate) const RESPONSE_BODY: u8 = 5;
+    /// A TLS handshake with an upstream ([`crate::tls`]).
+    pub(crate) const HANDSHAKE: u8 = 6;
     /// A tunnel (101, CONNECT).
-    pub(crate) const TUNNEL: u8 = 6;
+    pub(crate) const TUNNEL: u8 = 7;
     /// Not HTTP/1.
-    pub(crate) const OPAQUE: u8 = 7;
+    pub(crate) const OPAQUE: u8 = 8;
 }
 
 /// What the request's method means for the response.
@@ -73,6 +76,8 @@ pub(crate) struct Flow {
     pub(crate) exchange: Exchange,
     pub(crate) sent: Stream,
     pub(crate) received: Stream,
+    /// The TLS handshake, if there is one.
+    pub(crate) tls: Handshake,
     /// What the scanner found in the head at hand.
     pub(crate) scan: Scan,
     /// Request bytes by its framing, head included; `u64::MAX` when not known.
@@ -115,7 +120,9 @@ pub(crate) struct Flow {
     pub(crate) awaiting_final: u8,
     /// Head bytes are being gathered in [`crate::http1`]'s partial storage.
     pub(crate) gathering: u8,
-    pub(crate) reserved: [u8; 6],
+    /// The first bytes of a chunked body are still to come.
+    pub(crate) awaiting_chunk: u8,
+    pub(crate) reserved: [u8; 5],
 }
 
 impl Flow {

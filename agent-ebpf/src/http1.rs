@@ -14,7 +14,7 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::body::{is_complete, keep_tail};
+use crate::body::{self, is_complete, keep_tail};
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, Sock};
@@ -24,6 +24,7 @@ use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
 use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::segment::Payload;
 use crate::tallies;
+use crate::tls;
 
 /// A head that did not come complete in one segment.
 #[repr(C)]
@@ -85,6 +86,10 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         return true;
     }
     let is_tls = start & 0xffff == 0x0316;
+    if is_tls && sent && flow.has(flag::ACTIVE_OPEN) {
+        tls::begin(ctx, flow, payload);
+        return false;
+    }
     if is_tls || flow.tries <= 1 {
         flow.phase = phase::OPAQUE;
         tallies::count(Tally::NOT_HTTP);
@@ -186,6 +191,9 @@ fn response_bytes(
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
                 let is_sent = flow.is_client_side();
+                if flow.awaiting_chunk != 0 {
+                    body::first_chunk(flow, prefix(ctx, payload), payload.len);
+                }
                 keep_tail(ctx, flow, payload, is_sent);
             }
             if is_complete(flow) {
@@ -223,7 +231,10 @@ fn begin(flow: &mut Flow, now: u64) {
         idle_since_ns: flow.idle_since_ns,
         ..Exchange::default()
     };
-    flow.clear(flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND);
+    flow.clear(
+        flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND | flag::BAD_CHUNK,
+    );
+    flow.awaiting_chunk = 0;
     flow.request_total = u64::MAX;
     flow.gathering = 0;
 }
@@ -295,12 +306,26 @@ fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, space: &mut Space) {
     if done {
         scan::numbers(&space.bytes, &mut flow.scan);
         understood(ctx, flow, payload, is_response, now);
+        look_at_first_chunk(flow, space);
     } else {
         tallies::count(Tally::HEAD_TOO_LONG);
         cut(flow, is_response);
     }
     flow.gathering = 0;
     tell(flow, space, is_response, now);
+}
+
+/// The first bytes of a chunked body, where they came with the head.
+#[inline(always)]
+fn look_at_first_chunk(flow: &mut Flow, space: &Space) {
+    if flow.awaiting_chunk == 0 {
+        return;
+    }
+    let end = kernel::opaque(&flow.scan.end);
+    let filled = kernel::opaque(&space.fixed.captured);
+    if end < filled && end < HEAD_BYTES as u32 {
+        body::first_chunk(flow, kernel::word(&space.bytes, end), filled - end);
+    }
 }
 
 /// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
@@ -426,6 +451,7 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
         flow.exchange.framing = framing::NONE;
     } else if flow.scan.found & found::CHUNKED != 0 {
         flow.exchange.framing = framing::CHUNKED;
+        flow.awaiting_chunk = u8::from(flow.is_upstream_side());
         let is_sent = flow.is_client_side();
         keep_tail(ctx, flow, payload, is_sent);
     } else if flow.scan.found & found::LENGTH != 0 {

@@ -54,6 +54,8 @@ const GATEWAYS: [(&str, &str); 14] = [
 pub struct Identity {
     /// The `proxy` label.
     pub name: Arc<str>,
+    /// What it is: a gateway's usual name, whatever its label, else the executable.
+    pub program: Arc<str>,
     /// Whether it is a gateway.
     pub standing: Standing,
 }
@@ -195,6 +197,7 @@ impl Processes {
             Some(executable) => self.rules.identity(&executable),
             None => Identity {
                 name: Arc::from(NAMELESS),
+                program: Arc::from(NAMELESS),
                 standing: Standing::Undecided,
             },
         }
@@ -239,6 +242,7 @@ impl Rules {
         };
         Identity {
             name: Arc::from(cut(name)),
+            program: Arc::from(cut(known.unwrap_or(executable))),
             standing,
         }
     }

@@ -181,14 +181,16 @@ impl Netns {
 fn wait_until_answering(far: [IpAddr; 2]) {
     for address in far {
         let nobody_listens = SocketAddr::new(address, 1);
-        eventually(ANSWERS, "the far end answers", || {
-            match TcpStream::connect_timeout(&nobody_listens, Duration::from_millis(100)) {
+        eventually(
+            ANSWERS,
+            "the far end answers",
+            || match TcpStream::connect_timeout(&nobody_listens, Duration::from_millis(100)) {
                 Err(error) if error.kind() != ErrorKind::ConnectionRefused => {
                     Err(error.to_string())
                 }
                 _ => Ok(()),
-            }
-        });
+            },
+        );
     }
 }
 
