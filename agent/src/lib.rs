@@ -1,8 +1,8 @@
 //! The why502 daemon and its commands.
 //!
 //! In: records of the kernel side ([`kernel`]), settings ([`config`]). Out: metrics
-//! ([`metrics`]) and a stream of explained requests ([`events`]), both over HTTP
-//! ([`exporter`]). Causes are decided in `agent-core`, never here; only [`kernel`] names aya.
+//! ([`metrics`]), a stream of explained requests ([`events`]) and the last of them
+//! ([`incidents`]), all over HTTP ([`exporter`]). What is known about causes is in [`knowledge`]. Causes are decided in `agent-core`, never here; only [`kernel`] names aya.
 //!
 //! Reading order: [`commands`] → [`pipeline`] → [`metrics`] → [`exporter`].
 
@@ -11,7 +11,9 @@ pub mod commands;
 pub mod config;
 pub mod events;
 pub mod exporter;
+pub mod incidents;
 pub mod kernel;
+pub mod knowledge;
 pub mod metrics;
 pub mod names;
 pub mod pipeline;

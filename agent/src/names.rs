@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use agent_core::event::Upstream;
 
+use crate::config::Settings;
+
 /// Names of upstreams by address.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamNames {
@@ -23,6 +25,12 @@ impl UpstreamNames {
             .filter_map(|(address, name)| Some((normalised(address)?, Arc::from(name))))
             .collect();
         Self { given }
+    }
+
+    /// Those of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        let pairs = settings.upstream_names.iter();
+        Self::new(pairs.map(|(address, name)| (address.as_str(), name.as_str())))
     }
 
     /// The name given, else the address.

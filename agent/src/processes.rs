@@ -49,6 +49,14 @@ const GATEWAYS: [(&str, &str); 14] = [
     ("tengine", "tengine"),
 ];
 
+/// The usual label of a gateway's executable.
+pub fn known_gateway(executable: &str) -> Option<&'static str> {
+    GATEWAYS
+        .iter()
+        .find(|(name, _)| *name == executable)
+        .map(|(_, label)| *label)
+}
+
 /// What is known of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -222,10 +230,7 @@ impl Processes {
 
 impl Rules {
     fn identity(&self, executable: &str) -> Identity {
-        let known = GATEWAYS
-            .iter()
-            .find(|(name, _)| *name == executable)
-            .map(|(_, label)| *label);
+        let known = known_gateway(executable);
         let name = match self.labels.get(executable) {
             Some(label) => label.as_str(),
             None => known.unwrap_or(executable),

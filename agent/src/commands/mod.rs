@@ -4,10 +4,12 @@ mod doctor;
 mod run;
 mod tail;
 
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::knowledge::page;
 use crate::metrics::reference;
 
 const ABOUT: &str = "Explains a proxy's 502, 503 and 504 answers with the kernel's evidence";
@@ -46,6 +48,9 @@ enum Command {
     /// Print docs/metrics.md
     #[command(hide = true)]
     MetricsReference,
+    /// Print docs/diagnosing.md
+    #[command(hide = true)]
+    DiagnosingReference,
 }
 
 /// Runs the command given, and says how it went.
@@ -54,7 +59,8 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(*arguments),
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Doctor(arguments) => Ok(doctor::run(&arguments)),
-        Command::MetricsReference => print_reference(),
+        Command::MetricsReference => print_page(reference::markdown()),
+        Command::DiagnosingReference => print_page(page::markdown()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("why502: {}", words(&error));
@@ -77,8 +83,8 @@ fn words(error: &anyhow::Error) -> String {
     words
 }
 
-fn print_reference() -> anyhow::Result<ExitCode> {
-    print!("{}", reference::markdown()?);
+fn print_page(page: Result<String, fmt::Error>) -> anyhow::Result<ExitCode> {
+    print!("{}", page?);
     Ok(ExitCode::SUCCESS)
 }
 

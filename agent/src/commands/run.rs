@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
 use crate::events::EventStream;
 use crate::exporter::{self, Service};
+use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
@@ -75,6 +76,9 @@ pub(super) struct Arguments {
     /// Proxies with series of their own; the rest is proxy="other" [default: 64]
     #[arg(long, value_name = "COUNT")]
     max_proxies: Option<usize>,
+    /// Explained errors kept for `why502 explain`, the last ones, up to 8 KiB each [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    incidents: Option<usize>,
     /// Call this executable by this name in the label `proxy`, and take it for a proxy (repeatable)
     #[arg(long = "proxy-name", value_name = "EXECUTABLE=LABEL", value_parser = pair)]
     proxy_names: Vec<(String, String)>,
@@ -150,12 +154,14 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         entries: _,
     } = Metrics::new(settings);
     let stream = EventStream::new();
+    let incidents = Incidents::new(settings);
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
     let (refresh, asks) = pipeline::refresh();
     let service = Service {
         registry,
         stream: stream.clone(),
+        incidents: incidents.clone(),
         refresh,
         ready: Arc::clone(&ready),
         turned_away: Arc::clone(&turned_away),
@@ -167,12 +173,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             traffic,
             report,
             stream,
+            incidents,
             turned_away,
         },
     );
     let address = listener.local_addr().unwrap_or(settings.listen);
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events");
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events, incidents at /api/v1/incidents");
 
     let stopped = async {
         let name = stop.await;
@@ -245,6 +252,7 @@ impl Arguments {
             ring_bytes,
             max_upstreams,
             max_proxies,
+            incidents,
             proxy_names,
             upstream_names,
             include_processes,
@@ -262,6 +270,7 @@ impl Arguments {
         settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
         settings.max_proxies = max_proxies.unwrap_or(settings.max_proxies);
+        settings.incidents = incidents.unwrap_or(settings.incidents);
         settings.proxy_names.extend(proxy_names);
         settings.upstream_names.extend(upstream_names);
         settings.include_processes.extend(include_processes);

@@ -28,6 +28,13 @@ const DEFAULT_MAX_UPSTREAMS: usize = 1000;
 /// that runs many unknown programs which speak HTTP fills the scraper with their names.
 const DEFAULT_MAX_PROXIES: usize = 64;
 
+/// Incidents kept. Too small: what happened is gone before someone asks. Too large: memory,
+/// up to 8 KiB each.
+const DEFAULT_INCIDENTS: usize = 1000;
+
+/// Incidents kept at most: with 8 KiB each, most of a gigabyte.
+const MAX_INCIDENTS: usize = 100_000;
+
 /// A page, the least a ring buffer can be, bytes.
 const MIN_RING_BYTES: u32 = 4096;
 
@@ -49,6 +56,9 @@ pub struct Settings {
     pub max_upstreams: usize,
     /// How many proxies have series of their own; the rest is `proxy="other"`.
     pub max_proxies: usize,
+    /// How many explained errors are kept with their evidence for `why502 explain`, the last
+    /// ones; up to 8 KiB of memory each.
+    pub incidents: usize,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -151,6 +161,7 @@ impl Default for Settings {
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
+            incidents: DEFAULT_INCIDENTS,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -210,6 +221,7 @@ impl Settings {
             ring_bytes,
             max_upstreams,
             max_proxies,
+            incidents,
             log_level: _,
             log_format: _,
             probe_log: _,
@@ -236,6 +248,13 @@ impl Settings {
         }
         if *max_proxies == 0 {
             return Err(invalid("max_proxies", max_proxies, "must be at least 1"));
+        }
+        if *incidents > MAX_INCIDENTS {
+            return Err(invalid(
+                "incidents",
+                incidents,
+                "must be from 0 (none are kept) to 100000",
+            ));
         }
         if let Some(path) = cgroup.as_ref().filter(|path| !path.is_absolute()) {
             return Err(invalid(
@@ -359,6 +378,7 @@ mod tests {
             ("ring_bytes = 2048", "power of two"),
             ("max_upstreams = 0", "at least 1"),
             ("max_proxies = 0", "at least 1"),
+            ("incidents = 100001", "0 (none are kept) to 100000"),
             ("cgroup = \"web\"", "absolute"),
             ("include_processes = [\"/usr/bin/x\"]", "without its folder"),
             (

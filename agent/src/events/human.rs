@@ -212,12 +212,12 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::lines;
-    use crate::clock::WallClock;
-    use crate::events::shape::{Envelope, Line, RequestShape};
+    use crate::events::shape::{Envelope, Line};
+    use crate::events::teller::Teller;
     use crate::samples::{failed_attempt, good_attempt, request};
 
     fn told(request: &agent_core::event::Request) -> String {
-        let shape = RequestShape::new(request, &WallClock::fixed(0));
+        let shape = Teller::fixed(0).request(request, None);
         lines(
             &Envelope::new(Line::Request(Box::new(shape))),
             &TimeZone::UTC,

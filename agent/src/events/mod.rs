@@ -6,6 +6,7 @@
 
 pub mod human;
 pub mod shape;
+pub mod teller;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::clock::WallClock;
 use crate::metrics::labels::Word;
 use crate::metrics::traffic::is_failed_attempt;
-use crate::names;
 
 /// Version of the shape.
 pub const VERSION: u8 = 1;
@@ -58,6 +57,8 @@ pub enum Line {
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RequestShape {
+    /// Number as an incident; null when it is none, or none are kept.
+    pub id: Option<u64>,
     /// First request byte.
     pub time: String,
     /// Who answered.
@@ -86,6 +87,11 @@ pub struct RequestShape {
     pub masked: bool,
     /// Upstream of the attempt of the error, else of the last attempt.
     pub upstream: Option<String>,
+    /// What this proxy writes into its own log about it, to grep for; of the error, else of the
+    /// last failed attempt. Null when that is nothing, or not known.
+    pub words: Option<String>,
+    /// The usual fix of the same.
+    pub fix: Option<String>,
     /// First request byte to last response byte.
     pub request_seconds: f64,
     /// The answer is complete.
@@ -157,6 +163,11 @@ pub struct AttemptShape {
     /// It failed, and its request succeeded all the same; null when it did not fail, or its
     /// request is not known.
     pub masked: Option<bool>,
+    /// What this proxy writes into its own log about it, to grep for; null when that is
+    /// nothing, or not known.
+    pub words: Option<String>,
+    /// The usual fix; null when it did not fail.
+    pub fix: Option<String>,
     /// Status code the upstream answered.
     pub code: Option<u16>,
     /// SYN to established.
@@ -167,6 +178,8 @@ pub struct AttemptShape {
     pub header_seconds: Option<f64>,
     /// Start to last response byte, or to the failure.
     pub duration_seconds: f64,
+    /// Its start: connect on a fresh connection, else the first request byte.
+    pub started: String,
     /// Its end.
     pub ended: String,
     /// Cookie of the upstream socket.
@@ -217,96 +230,8 @@ impl Envelope {
     }
 }
 
-impl RequestShape {
-    /// A request as it is told.
-    pub fn new(request: &Request, clock: &WallClock) -> Self {
-        let Request {
-            proxy,
-            client,
-            cookie,
-            index,
-            head,
-            started,
-            ended: _,
-            seconds,
-            code,
-            complete,
-            client_left,
-            error,
-            error_attempt,
-            attempts,
-        } = request;
-        let told = error_attempt
-            .and_then(|at| attempts.get(at))
-            .or(attempts.last());
-        let HeadShape {
-            method,
-            path,
-            host,
-            request_id,
-            trace_id,
-        } = HeadShape::new(head.as_ref());
-        let FailureShape {
-            cause,
-            certainty,
-            phase,
-            how,
-        } = FailureShape::new(*error);
-        Self {
-            time: rfc3339(*started, clock),
-            proxy: ProxyShape::new(proxy),
-            client: client.to_string(),
-            method,
-            path,
-            host,
-            code: *code,
-            cause,
-            certainty,
-            join: told.map(|attempt| word(attempt.join)),
-            phase,
-            how,
-            masked: is_masked(request),
-            upstream: told.map(|attempt| names::address(&attempt.upstream)),
-            request_seconds: *seconds,
-            complete: *complete,
-            client_left: *client_left,
-            request_id,
-            trace_id,
-            cookie: *cookie,
-            index: *index,
-            attempts: attempts
-                .iter()
-                .map(|attempt| AttemptShape::new(attempt, clock))
-                .collect(),
-        }
-    }
-}
-
-impl LoneAttemptShape {
-    /// An attempt as it is told without its request.
-    pub fn new(attempt: &Attempt, clock: &WallClock) -> Self {
-        let HeadShape {
-            method,
-            path,
-            host,
-            request_id,
-            trace_id,
-        } = HeadShape::new(attempt.head.as_ref());
-        Self {
-            time: rfc3339(attempt.started, clock),
-            proxy: ProxyShape::new(&attempt.proxy),
-            method,
-            path,
-            host,
-            request_id,
-            trace_id,
-            attempt: AttemptShape::new(attempt, clock),
-        }
-    }
-}
-
 impl ProxyShape {
-    fn new(proxy: &agent_core::event::Proxy) -> Self {
+    pub(super) fn new(proxy: &agent_core::event::Proxy) -> Self {
         Self {
             name: proxy.name.to_string(),
             pid: proxy.tgid,
@@ -314,59 +239,8 @@ impl ProxyShape {
     }
 }
 
-impl AttemptShape {
-    fn new(attempt: &Attempt, clock: &WallClock) -> Self {
-        let Attempt {
-            proxy: _,
-            upstream,
-            cookie,
-            index,
-            join,
-            head: _,
-            started: _,
-            ended,
-            reused,
-            idle_seconds,
-            connect_seconds,
-            first_byte_seconds,
-            header_seconds,
-            response_seconds,
-            code,
-            failure,
-            masked,
-            evidence,
-        } = attempt;
-        let FailureShape {
-            cause,
-            certainty,
-            phase,
-            how,
-        } = FailureShape::new(*failure);
-        Self {
-            upstream: names::address(upstream),
-            join: word(*join),
-            reused: *reused,
-            idle_seconds: *idle_seconds,
-            cause,
-            certainty,
-            phase,
-            how,
-            masked: *masked,
-            code: *code,
-            connect_seconds: *connect_seconds,
-            first_byte_seconds: *first_byte_seconds,
-            header_seconds: *header_seconds,
-            duration_seconds: *response_seconds,
-            ended: rfc3339(*ended, clock),
-            cookie: *cookie,
-            index: *index,
-            evidence: EvidenceShape::new(evidence),
-        }
-    }
-}
-
 impl EvidenceShape {
-    fn new(evidence: &Evidence) -> Self {
+    pub(super) fn new(evidence: &Evidence) -> Self {
         let Evidence {
             errno,
             syns,
@@ -405,23 +279,23 @@ pub fn has_failed(attempt: &Attempt) -> bool {
 }
 
 /// An attempt failed, and the request succeeded all the same.
-fn is_masked(request: &Request) -> bool {
+pub(super) fn is_masked(request: &Request) -> bool {
     request
         .attempts
         .iter()
         .any(|attempt| attempt.masked == Some(true) && has_failed(attempt))
 }
 
-struct HeadShape {
-    method: Option<String>,
-    path: Option<String>,
-    host: Option<String>,
-    request_id: Option<String>,
-    trace_id: Option<String>,
+pub(super) struct HeadShape {
+    pub(super) method: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) request_id: Option<String>,
+    pub(super) trace_id: Option<String>,
 }
 
 impl HeadShape {
-    fn new(head: Option<&RequestHead>) -> Self {
+    pub(super) fn new(head: Option<&RequestHead>) -> Self {
         Self {
             method: head.map(|head| head.method.clone()),
             path: head.map(|head| head.path.clone()),
@@ -432,15 +306,15 @@ impl HeadShape {
     }
 }
 
-struct FailureShape {
-    cause: Option<String>,
-    certainty: Option<String>,
-    phase: Option<String>,
-    how: Option<String>,
+pub(super) struct FailureShape {
+    pub(super) cause: Option<String>,
+    pub(super) certainty: Option<String>,
+    pub(super) phase: Option<String>,
+    pub(super) how: Option<String>,
 }
 
 impl FailureShape {
-    fn new(failure: Option<Failure>) -> Self {
+    pub(super) fn new(failure: Option<Failure>) -> Self {
         Self {
             cause: failure.map(|failure| word(failure.cause)),
             certainty: failure.map(|failure| word(failure.certainty)),
@@ -450,11 +324,11 @@ impl FailureShape {
     }
 }
 
-fn word(value: impl Into<Word>) -> String {
+pub(super) fn word(value: impl Into<Word>) -> String {
     value.into().as_str().to_owned()
 }
 
-fn rfc3339(time: u64, clock: &WallClock) -> String {
+pub(super) fn rfc3339(time: u64, clock: &WallClock) -> String {
     format!("{:.6}", clock.at(time))
 }
 
@@ -462,13 +336,14 @@ fn rfc3339(time: u64, clock: &WallClock) -> String {
 mod tests {
     use serde_json::Value;
 
-    use super::{Envelope, Line, LoneAttemptShape, RequestShape};
-    use crate::clock::WallClock;
+    use super::{Envelope, Line};
+    use crate::events::teller::Teller;
     use crate::samples::{failed_attempt, good_attempt, request};
 
     const REQUEST: &str = r#"{
     "v": 1,
     "type": "request",
+    "id": 17,
     "time": "2023-11-14T22:13:21.999000Z",
     "proxy": {"name": "nginx", "pid": 4242},
     "client": "192.0.2.9:51000",
@@ -483,6 +358,8 @@ mod tests {
     "how": "rst",
     "masked": false,
     "upstream": "10.0.3.17:8080",
+    "words": "recv() failed (104: Connection reset by peer) while reading response header",
+    "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
     "request_seconds": 0.043,
     "complete": true,
     "client_left": false,
@@ -500,11 +377,14 @@ mod tests {
         "phase": "request",
         "how": "rst",
         "masked": false,
+        "words": "recv() failed (104: Connection reset by peer) while reading response header",
+        "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
         "code": null,
         "connect_seconds": null,
         "first_byte_seconds": null,
         "header_seconds": null,
         "duration_seconds": 0.041,
+        "started": "2023-11-14T22:13:22.000000Z",
         "ended": "2023-11-14T22:13:22.041000Z",
         "cookie": 77,
         "index": 3,
@@ -530,8 +410,8 @@ mod tests {
 
     #[test]
     fn a_request_has_this_shape() {
-        let clock = WallClock::fixed(1_700_000_000_000_000_000);
-        let shape = RequestShape::new(&request(Some(502), vec![failed_attempt()]), &clock);
+        let teller = Teller::fixed(1_700_000_000_000_000_000);
+        let shape = teller.request(&request(Some(502), vec![failed_attempt()]), Some(17));
 
         let value = value(Line::Request(Box::new(shape)));
 
@@ -545,7 +425,7 @@ mod tests {
         failed.masked = Some(true);
         let request = request(Some(200), vec![failed, good_attempt()]);
 
-        let shape = RequestShape::new(&request, &WallClock::fixed(0));
+        let shape = Teller::fixed(0).request(&request, None);
 
         assert!(super::is_trouble(&request));
         assert!(shape.masked);
@@ -563,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_lone_attempt_is_flat() {
-        let shape = LoneAttemptShape::new(&failed_attempt(), &WallClock::fixed(0));
+        let shape = Teller::fixed(0).attempt(&failed_attempt());
 
         let value = value(Line::Attempt(Box::new(shape)));
 
@@ -576,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_line_reads_back_as_it_was_written() {
-        let shape = RequestShape::new(&request(None, vec![failed_attempt()]), &WallClock::fixed(0));
+        let shape = Teller::fixed(0).request(&request(None, vec![failed_attempt()]), None);
         let envelope = Envelope::new(Line::Request(Box::new(shape)));
 
         let again: Envelope = serde_json::from_slice(&envelope.to_line().unwrap()).unwrap();

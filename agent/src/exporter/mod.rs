@@ -1,11 +1,12 @@
-//! The HTTP server: metrics, health, the event stream.
+//! The HTTP server: metrics, health, the event stream, incidents.
 //!
 //! In: connections on one address. Out: answers (`routes`). Everything is bounded: the
 //! number of connections, the time to send a head, the time to take an answer, the number
 //! of stream readers. The port is taken before any probe is loaded, so that a port in use
-//! costs nothing. It is plain hyper: five fixed paths need no router, and the limits above
+//! costs nothing. It is plain hyper: a few fixed paths need no router, and the limits above
 //! are hyper's connection builder's, which axum's `serve` does not give out.
 
+mod incidents;
 mod negotiate;
 mod routes;
 
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::events::EventStream;
+use crate::incidents::Incidents;
 use crate::pipeline::Refresh;
 
 /// Connections at once. Too few: a second scraper or a person is turned away. Too many:
@@ -53,6 +55,8 @@ pub struct Service {
     pub registry: Arc<Registry>,
     /// What `/api/v1/events` sends.
     pub stream: EventStream,
+    /// What `/api/v1/incidents` shows.
+    pub incidents: Incidents,
     /// Asks the pipeline to bring the registry up to date.
     pub refresh: Refresh,
     /// The probes are attached.
@@ -155,6 +159,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use flate2::read::GzDecoder;
+    use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -162,12 +167,16 @@ mod tests {
     use crate::config::Settings;
     use crate::events::EventStream;
     use crate::events::shape::Line;
+    use crate::events::teller::Teller;
+    use crate::incidents::Incidents;
     use crate::metrics::Metrics;
     use crate::pipeline::refresh;
+    use crate::samples::{failed_attempt, request};
 
     struct Server {
         address: SocketAddr,
         stream: EventStream,
+        incidents: Incidents,
         turned_away: Arc<AtomicU64>,
     }
 
@@ -175,12 +184,14 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = EventStream::new();
+        let incidents = Incidents::new(&Settings::default());
         let turned_away = Arc::new(AtomicU64::new(0));
         // Without a pipeline behind it a refresh returns at once.
         let (refresh, _) = refresh();
         let service = Service {
             registry: Metrics::new(&Settings::default()).registry,
             stream: stream.clone(),
+            incidents: incidents.clone(),
             refresh,
             ready: Arc::new(AtomicBool::new(true)),
             turned_away: Arc::clone(&turned_away),
@@ -189,6 +200,7 @@ mod tests {
         Server {
             address,
             stream,
+            incidents,
             turned_away,
         }
     }
@@ -219,6 +231,7 @@ mod tests {
             ("GET /readyz HTTP/1.1", "200"),
             ("GET /metrics HTTP/1.1", "200"),
             ("GET /nothing HTTP/1.1", "404"),
+            ("GET /api/v1/incidentsx HTTP/1.1", "404"),
             ("POST /metrics HTTP/1.1", "405"),
         ] {
             let (head, _) = ask(address, line).await;
@@ -285,6 +298,60 @@ mod tests {
             seen.contains("{\"v\":1,\"type\":\"hello\",\"version\":\""),
             "{seen}"
         );
+    }
+
+    #[tokio::test]
+    async fn incidents_are_listed_found_and_refused_in_json() {
+        let Server {
+            address, incidents, ..
+        } = server().await;
+        let request = Arc::new(request(Some(502), vec![failed_attempt()]));
+        incidents.keep(&request, &Teller::fixed(0));
+        incidents.keep(&request, &Teller::fixed(0));
+
+        for (path, status, expected) in [
+            ("", "200", ("/matched", json!(2))),
+            ("?limit=1", "200", ("/truncated", json!(true))),
+            ("?code=502", "200", ("/incidents/0/id", json!(2))),
+            ("?cause=path_lost", "200", ("/incidents", json!([]))),
+            ("/1", "200", ("/incident/cause", json!("keepalive_race"))),
+            (
+                "/3",
+                "404",
+                ("/error", json!("there is no incident 3: the newest is 2")),
+            ),
+            ("?cause=slow", "400", ("/v", json!(1))),
+            (
+                "?x=1",
+                "400",
+                (
+                    "/error",
+                    json!(
+                        "there is no parameter `x`: there are proxy, upstream, cause, code, path, since and limit"
+                    ),
+                ),
+            ),
+            (
+                "/x",
+                "400",
+                (
+                    "/error",
+                    json!("`x` is no incident: write a number, as in /api/v1/incidents/17"),
+                ),
+            ),
+        ] {
+            let line = format!("GET /api/v1/incidents{path} HTTP/1.1");
+            let (head, body) = ask(address, &line).await;
+            let body: Value = serde_json::from_slice(&body).unwrap();
+
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{path}: {head}"
+            );
+            assert!(head.contains("application/json"), "{path}: {head}");
+            let (at, expected) = expected;
+            assert_eq!(body.pointer(at), Some(&expected), "{path}: {body}");
+        }
     }
 
     #[tokio::test]

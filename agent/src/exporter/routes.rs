@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{Service, negotiate};
+use super::{Service, incidents, negotiate};
 use crate::events::shape::{Envelope, Line};
 use crate::events::{Interest, Reader};
 
@@ -34,8 +34,8 @@ const MAX_STREAM_READERS: usize = 16;
 /// How long the stream is silent at most: a reader can tell a quiet agent from a dead one.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// How long a scrape waits for the pipeline to finish its round. Longer than any round; when
-/// it takes longer, the scrape shows the state of before.
+/// How long an answer waits for the pipeline to finish its round. Longer than any round; when
+/// it takes longer, the answer shows the state of before.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -45,13 +45,16 @@ why502 explains 502, 503 and 504 answers.
 
 /metrics         Prometheus metrics: protobuf, OpenMetrics or text, as asked for
 /api/v1/events   failed requests as they happen, one JSON object a line; ?all=1 for every request
+/api/v1/incidents
+                 the last failed requests with their evidence; ?cause=..&since=10m and others
 /healthz         200 while the process lives
 /readyz          200 while the probes are attached, else 503
 ";
 
 /// The body of an answer.
 pub(super) type AnswerBody = BoxBody<Bytes, Infallible>;
-type Answer = Response<AnswerBody>;
+/// An answer.
+pub(super) type Answer = Response<AnswerBody>;
 
 /// Answers one request; `streaming` is set when the answer has no end of its own.
 pub(super) async fn answer(
@@ -81,7 +84,20 @@ pub(super) async fn answer(
                 .is_some_and(|query| query.split('&').any(|part| part == "all=1"));
             events(&service, all, &streaming)
         }
-        _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
+        path => match path.strip_prefix("/api/v1/incidents") {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                let query = request.uri().query().unwrap_or_default();
+                incidents::answer(rest, query, &service).await
+            }
+            _ => text(StatusCode::NOT_FOUND, "not found; / lists what there is\n"),
+        },
+    }
+}
+
+/// Waits for the pipeline to finish its round, so that the answer shows all that happened.
+pub(super) async fn catch_up(service: &Service) {
+    if timeout(REFRESH_WAIT, service.refresh.now()).await.is_err() {
+        tracing::warn!("the pipeline is slow: this answer shows an earlier state");
     }
 }
 
@@ -95,9 +111,7 @@ async fn metrics(request: &Request<Incoming>, service: &Service) -> Answer {
     let format = negotiate::format(header(ACCEPT));
     let gzip = negotiate::gzip(header(ACCEPT_ENCODING));
 
-    if timeout(REFRESH_WAIT, service.refresh.now()).await.is_err() {
-        tracing::warn!("the pipeline is slow: this scrape shows an earlier state");
-    }
+    catch_up(service).await;
     let registry = Arc::clone(&service.registry);
     let written = spawn_blocking(move || -> anyhow::Result<Vec<u8>> {
         let plain = format.write(&registry)?;
@@ -207,13 +221,13 @@ fn text(status: StatusCode, words: &'static str) -> Answer {
     with(bytes(status, words), CONTENT_TYPE, PLAIN)
 }
 
-fn bytes(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(super) fn bytes(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()).boxed());
     *answer.status_mut() = status;
     answer
 }
 
-fn with(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
+pub(super) fn with(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
     answer
         .headers_mut()
         .insert(name, hyper::header::HeaderValue::from_static(value));

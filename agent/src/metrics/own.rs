@@ -121,8 +121,21 @@ const SUBSCRIBERS: Computed = Computed {
     help: "Readers of the event stream",
 };
 
+const INCIDENTS: Computed = Computed {
+    name: "why502_agent_incidents",
+    kind: Kind::Counter,
+    labels: &["fate"],
+    help: "Explained gateway errors and masked failures: `stored` with their evidence for `why502 explain`, and of these `evicted` by newer ones; what is left is in why502_agent_tracked{what=\"incidents\"}",
+};
+const INCIDENT_BYTES: Computed = Computed {
+    name: "why502_agent_incident_bytes",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Memory of the incidents kept, in bytes, as estimated from their parts",
+};
+
 /// The families of this file.
-pub(super) const COMPUTED: [Computed; 15] = [
+pub(super) const COMPUTED: [Computed; 17] = [
     BUILD_INFO,
     CAPABILITY,
     RECORDS,
@@ -137,6 +150,8 @@ pub(super) const COMPUTED: [Computed; 15] = [
     PROGRAM_RUNS,
     PROGRAM_SECONDS,
     PROGRAM_INSTRUCTIONS,
+    INCIDENTS,
+    INCIDENT_BYTES,
     SUBSCRIBERS,
 ];
 
@@ -159,6 +174,7 @@ impl Collector for Report {
                 },
             programs,
             maps,
+            incidents,
             service,
         } = self.get();
         let out = &mut encoder;
@@ -194,7 +210,11 @@ impl Collector for Report {
         write(
             out,
             &TRACKED,
-            tracked.iter().map(|(what, count)| series([*what], *count)),
+            tracked
+                .iter()
+                .copied()
+                .chain([("incidents", incidents.kept)])
+                .map(|(what, count)| series([what], count)),
         )?;
         write(
             out,
@@ -211,6 +231,13 @@ impl Collector for Report {
         write(out, &EXCHANGES, exchanges)?;
         write_maps(out, &maps)?;
         write_programs(out, &programs)?;
+        let fates = [("stored", incidents.stored), ("evicted", incidents.evicted)];
+        write(
+            out,
+            &INCIDENTS,
+            fates.map(|(fate, count)| series([fate], count)),
+        )?;
+        write(out, &INCIDENT_BYTES, [series([""; 0], incidents.bytes)])?;
         write(out, &SUBSCRIBERS, [series([""; 0], service.subscribers)])?;
         process::encode(out)
     }

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use super::{Entry, Metrics};
 use crate::config::Settings;
+use crate::knowledge::labels;
 
 /// How the page starts.
 const OPENING: &str = "\
@@ -45,13 +46,13 @@ const PARTS: [(&str, &str, &str); 5] = [
     ("process_", "Process", "The agent's process."),
 ];
 
-/// Values of labels with a closed set.
+/// Values of labels with a closed set; `CAUSES` stands for all causes.
 const VALUES: &str = "\
 ## Label values
 
 | label | values |
 | --- | --- |
-| `cause` | `connect_refused`, `connect_timeout`, `host_unreachable`, `connect_local_error`, `keepalive_race`, `closed_before_response`, `truncated_response`, `invalid_response`, `response_timeout`, `upstream_status`, `client_abort`, `unattributed` |
+| `cause` | CAUSES; [diagnosing.md](diagnosing.md) has a section for each |
 | `certainty` | `proof`: no other reading of the evidence; `strong`: a lookalike is possible; `guess`: more context is needed |
 | `code` | the status code; `none` without an answer; `other` for a number outside 100 to 599 |
 | `direction` | `received`: the upstream reset; `sent`: the proxy did |
@@ -85,7 +86,8 @@ pub fn markdown() -> Result<String, fmt::Error> {
         }
         page.push('\n');
     }
-    page.push_str(VALUES);
+    let causes: Vec<String> = labels().map(|label| format!("`{label}`")).collect();
+    page.push_str(&VALUES.replace("CAUSES", &causes.join(", ")));
     Ok(page)
 }
 

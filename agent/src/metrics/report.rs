@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub programs: Vec<Program>,
     /// Use of each map.
     pub maps: Vec<Map>,
+    /// The store of incidents.
+    pub incidents: IncidentCounts,
     /// Event stream and HTTP server.
     pub service: ServiceCounts,
 }
@@ -52,6 +54,19 @@ pub struct CoreCounts {
 
 /// How many of the exchanges of one side begun had which fate.
 pub type Fates = [(&'static str, u64); 5];
+
+/// The store of incidents: `stored` is `kept` plus `evicted`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IncidentCounts {
+    /// In it now.
+    pub kept: u64,
+    /// Memory these take, bytes.
+    pub bytes: u64,
+    /// Ever put in.
+    pub stored: u64,
+    /// Of these, pushed out by newer ones.
+    pub evicted: u64,
+}
 
 /// Counters of what serves HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

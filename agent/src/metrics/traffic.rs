@@ -93,14 +93,10 @@ struct Agent {
 
 impl Traffic {
     pub(super) fn new(families: Families, settings: &Settings) -> Self {
-        let pairs = settings
-            .upstream_names
-            .iter()
-            .map(|(address, name)| (address.as_str(), name.as_str()));
         let agent = Agent::new(&families);
         Self {
             families,
-            names: UpstreamNames::new(pairs),
+            names: UpstreamNames::of(settings),
             bounds: Bounds {
                 upstreams: settings.max_upstreams,
                 proxies: settings.max_proxies,

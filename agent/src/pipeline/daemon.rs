@@ -9,11 +9,13 @@ use agent_core::observation::{Nanos, What};
 use agent_core::{Core, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
-use crate::clock::{WallClock, monotonic};
+use crate::clock::monotonic;
 use crate::config::Settings;
 use crate::events::EventStream;
-use crate::events::shape::{Line, LoneAttemptShape, RequestShape, has_failed, is_trouble};
-use crate::metrics::report::{CoreCounts, Fates, RecordCounts};
+use crate::events::shape::{Line, has_failed, is_trouble};
+use crate::events::teller::Teller;
+use crate::incidents::Incidents;
+use crate::metrics::report::{CoreCounts, Fates, IncidentCounts, RecordCounts};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
 
@@ -43,18 +45,25 @@ pub(super) struct Daemon {
 struct Sink {
     traffic: Traffic,
     stream: EventStream,
-    clock: WallClock,
+    incidents: Incidents,
+    teller: Teller,
 }
 
 impl Daemon {
-    pub(super) fn new(settings: &Settings, traffic: Traffic, stream: EventStream) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        traffic: Traffic,
+        stream: EventStream,
+        incidents: Incidents,
+    ) -> Self {
         Self {
             core: Core::new(Limits::default()),
             processes: Processes::new(settings),
             sink: Sink {
                 traffic,
                 stream,
-                clock: WallClock::sample(),
+                incidents,
+                teller: Teller::new(settings),
             },
             records: RecordCounts::default(),
             events: Vec::new(),
@@ -93,7 +102,7 @@ impl Daemon {
 
     /// Lets time pass.
     pub(super) fn advance(&mut self, now: Nanos) {
-        self.sink.clock.refresh(now);
+        self.sink.teller.clock.refresh(now);
         self.core.advance(now, &mut self.events);
         self.tell(now);
         if now.saturating_sub(self.forgot) >= FORGET_EVERY_NANOS {
@@ -146,6 +155,11 @@ impl Daemon {
         &self.sink.stream
     }
 
+    /// The store of incidents.
+    pub(super) fn incidents(&self) -> IncidentCounts {
+        self.sink.incidents.counts()
+    }
+
     /// What the core holds, lost and left aside.
     pub(super) fn core(&self) -> CoreCounts {
         core_counts(self.core.stats())
@@ -174,21 +188,20 @@ impl Daemon {
         for event in events.iter() {
             sink.traffic.record(event, now);
         }
-        if sink.stream.is_wanted(true) {
-            sink.send(events);
-        }
+        sink.tell(events);
         events.clear();
     }
 }
 
 impl Sink {
-    /// Sends what readers of the stream want to see. A request comes right behind its
-    /// attempts and tells them; the others are told by themselves.
-    fn send(&self, events: &[Event]) {
+    /// Keeps incidents, and sends what readers of the stream want to see. A request comes
+    /// right behind its attempts and tells them; the others are told by themselves.
+    fn tell(&self, events: &[Event]) {
+        let read = self.stream.is_wanted(true);
         let mut untold: Vec<&Arc<Attempt>> = Vec::new();
         for event in events {
             match event {
-                Event::Attempt(attempt) => untold.push(attempt),
+                Event::Attempt(attempt) if read => untold.push(attempt),
                 Event::Request(request) => {
                     untold.retain(|attempt| {
                         !request
@@ -196,28 +209,33 @@ impl Sink {
                             .iter()
                             .any(|told| Arc::ptr_eq(told, attempt))
                     });
-                    self.send_request(request);
+                    self.tell_request(request);
                 }
-                Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+                Event::Attempt(_) | Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
             }
         }
         for attempt in untold {
-            self.send_attempt(attempt);
+            self.tell_attempt(attempt);
         }
     }
 
-    fn send_request(&self, request: &Request) {
+    fn tell_request(&self, request: &Arc<Request>) {
         let trouble = is_trouble(request);
+        let id = if trouble {
+            self.incidents.keep(request, &self.teller)
+        } else {
+            None
+        };
         if self.stream.is_wanted(trouble) {
-            let shape = RequestShape::new(request, &self.clock);
+            let shape = self.teller.request(request, id);
             self.stream.send(trouble, Line::Request(Box::new(shape)));
         }
     }
 
-    fn send_attempt(&self, attempt: &Attempt) {
+    fn tell_attempt(&self, attempt: &Attempt) {
         let trouble = has_failed(attempt);
         if self.stream.is_wanted(trouble) {
-            let shape = LoneAttemptShape::new(attempt, &self.clock);
+            let shape = self.teller.attempt(attempt);
             self.stream.send(trouble, Line::Attempt(Box::new(shape)));
         }
     }

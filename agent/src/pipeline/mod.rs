@@ -1,6 +1,6 @@
 //! The one task that owns probes and core.
 //!
-//! In: records. Out: series, lines of the event stream, the agent's own state. A round
+//! In: records. Out: series, lines of the event stream, incidents, the agent's own state. A round
 //! drains the ring, decodes, tells the core who the processes are, counts what the core
 //! tells, and lets the core's time pass. Records in are records decoded plus records
 //! refused, at every moment.
@@ -26,6 +26,7 @@ pub use self::source::Source;
 use crate::clock;
 use crate::config::Settings;
 use crate::events::EventStream;
+use crate::incidents::Incidents;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
 
@@ -61,6 +62,8 @@ pub struct Sinks {
     pub report: Report,
     /// Lines.
     pub stream: EventStream,
+    /// What happened last.
+    pub incidents: Incidents,
     /// Connections the exporter turned away.
     pub turned_away: Arc<AtomicU64>,
 }
@@ -107,12 +110,13 @@ impl<S: Source> Pipeline<S> {
             traffic,
             report,
             stream,
+            incidents,
             turned_away,
         } = sinks;
         if let Err(error) = source.ignore_process(std::process::id()) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
-        let daemon = Daemon::new(settings, traffic, stream);
+        let daemon = Daemon::new(settings, traffic, stream, incidents);
         let pipeline = Self {
             source,
             daemon,
@@ -215,6 +219,7 @@ impl<S: Source> Pipeline<S> {
             core: daemon.core(),
             programs: programs.collect(),
             maps: maps.collect(),
+            incidents: daemon.incidents(),
             service: ServiceCounts {
                 subscribers: u64::try_from(stream.readers()).unwrap_or(u64::MAX),
                 lagged: stream.lagged(),

@@ -15,6 +15,7 @@ use super::{Pipeline, Sinks, Source, refresh};
 use crate::clock;
 use crate::config::Settings;
 use crate::events::{EventStream, Interest};
+use crate::incidents::Incidents;
 use crate::kernel::{Capability, KernelError, MapUse, ProgramCost};
 use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
@@ -77,6 +78,7 @@ fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Repo
         traffic,
         report: report.clone(),
         stream: EventStream::new(),
+        incidents: Incidents::new(settings),
         turned_away: Arc::default(),
     };
     let source = Fake {
@@ -289,10 +291,12 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
     } = Metrics::new(&settings);
     let stream = EventStream::new();
     let mut reader = stream.subscribe(Interest::Trouble);
+    let incidents = Incidents::new(&settings);
     let sinks = Sinks {
         traffic,
         report,
         stream,
+        incidents: incidents.clone(),
         turned_away: Arc::default(),
     };
     let records = refused_connect_and_502(std::process::id());
@@ -324,6 +328,21 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
     assert_eq!(event["path"], "/report");
     assert_eq!(event["upstream"], "10.0.0.17:8080");
     assert_eq!(event["join"], "errand");
+    assert_eq!(
+        event["words"],
+        "failed (111: Connection refused) while connecting to upstream"
+    );
+    assert_eq!(event["id"], 1);
+    let kept = incidents.get(1).unwrap().shape();
+    assert_eq!(serde_json::to_value(kept).unwrap()["cause"], event["cause"]);
+    assert!(
+        text.contains("why502_agent_incidents_total{fate=\"stored\"} 1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("why502_agent_tracked{what=\"incidents\"} 1"),
+        "{text}"
+    );
     assert!(
         !String::from_utf8_lossy(&line).contains("secret"),
         "the query stays inside"

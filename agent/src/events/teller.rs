@@ -1,0 +1,237 @@
+//! From what the core tells to how it is told: times of day, labels, the proxy's own words.
+//!
+//! In: requests and attempts. Out: their JSON shapes.
+
+use std::sync::Arc;
+
+use agent_core::event::{Attempt, Failure, Request};
+
+use super::shape::{
+    AttemptShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, ProxyShape,
+    RequestShape, has_failed, is_masked, rfc3339, word,
+};
+use crate::clock::WallClock;
+use crate::config::Settings;
+use crate::incidents::Id;
+use crate::knowledge;
+use crate::knowledge::words::{Products, Question};
+use crate::names;
+
+/// What telling needs to know besides the event.
+#[derive(Clone, Debug)]
+pub struct Teller {
+    /// Kernel time to time of day.
+    pub clock: WallClock,
+    products: Arc<Products>,
+}
+
+/// What became of the request an attempt belongs to.
+#[derive(Clone, Copy)]
+struct Outcome {
+    /// The client got an answer; `None` when its request is not known.
+    answered: Option<bool>,
+    /// The request succeeded all the same.
+    masked: bool,
+}
+
+impl Teller {
+    /// The clock as it is now.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            clock: WallClock::sample(),
+            products: Arc::new(Products::new(settings)),
+        }
+    }
+
+    /// A clock for tests, ns.
+    #[cfg(test)]
+    pub(crate) fn fixed(offset: i128) -> Self {
+        Self {
+            clock: WallClock::fixed(offset),
+            products: Arc::default(),
+        }
+    }
+
+    /// A request as it is told; `id` when it is kept as an incident.
+    pub fn request(&self, request: &Request, id: Option<Id>) -> RequestShape {
+        let Request {
+            proxy,
+            client,
+            cookie,
+            index,
+            head,
+            started,
+            ended: _,
+            seconds,
+            code,
+            complete,
+            client_left,
+            error,
+            error_attempt,
+            attempts,
+        } = request;
+        let told = error_attempt
+            .and_then(|at| attempts.get(at))
+            .or(attempts.last());
+        let masked = is_masked(request);
+        let outcome = Outcome {
+            answered: Some(code.is_some()),
+            masked,
+        };
+        // What went wrong: the error, else the last attempt that failed.
+        let fault = match error {
+            Some(error) => Some((*error, told)),
+            None => attempts
+                .iter()
+                .rev()
+                .find(|attempt| has_failed(attempt))
+                .and_then(|attempt| Some((attempt.failure?, Some(attempt)))),
+        };
+        let errno = |attempt: Option<&Arc<Attempt>>| attempt.and_then(|it| it.evidence.errno);
+        let words = fault.and_then(|(failure, attempt)| {
+            self.words(&proxy.name, failure, errno(attempt), outcome)
+        });
+        let HeadShape {
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+        } = HeadShape::new(head.as_ref());
+        let FailureShape {
+            cause,
+            certainty,
+            phase,
+            how,
+        } = FailureShape::new(*error);
+        RequestShape {
+            id,
+            time: rfc3339(*started, &self.clock),
+            proxy: ProxyShape::new(proxy),
+            client: client.to_string(),
+            method,
+            path,
+            host,
+            code: *code,
+            cause,
+            certainty,
+            join: told.map(|attempt| word(attempt.join)),
+            phase,
+            how,
+            masked,
+            upstream: told.map(|attempt| names::address(&attempt.upstream)),
+            words,
+            fix: fault.map(|(failure, _)| fix(failure)),
+            request_seconds: *seconds,
+            complete: *complete,
+            client_left: *client_left,
+            request_id,
+            trace_id,
+            cookie: *cookie,
+            index: *index,
+            attempts: attempts
+                .iter()
+                .map(|attempt| self.attempt_shape(attempt, outcome))
+                .collect(),
+        }
+    }
+
+    /// An attempt as it is told without its request.
+    pub fn attempt(&self, attempt: &Attempt) -> LoneAttemptShape {
+        let HeadShape {
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+        } = HeadShape::new(attempt.head.as_ref());
+        let outcome = Outcome {
+            answered: None,
+            masked: attempt.masked == Some(true),
+        };
+        LoneAttemptShape {
+            time: rfc3339(attempt.started, &self.clock),
+            proxy: ProxyShape::new(&attempt.proxy),
+            method,
+            path,
+            host,
+            request_id,
+            trace_id,
+            attempt: self.attempt_shape(attempt, outcome),
+        }
+    }
+
+    fn attempt_shape(&self, attempt: &Attempt, outcome: Outcome) -> AttemptShape {
+        let Attempt {
+            proxy,
+            upstream,
+            cookie,
+            index,
+            join,
+            head: _,
+            started,
+            ended,
+            reused,
+            idle_seconds,
+            connect_seconds,
+            first_byte_seconds,
+            header_seconds,
+            response_seconds,
+            code,
+            failure,
+            masked,
+            evidence,
+        } = attempt;
+        let FailureShape {
+            cause,
+            certainty,
+            phase,
+            how,
+        } = FailureShape::new(*failure);
+        AttemptShape {
+            upstream: names::address(upstream),
+            join: word(*join),
+            reused: *reused,
+            idle_seconds: *idle_seconds,
+            cause,
+            certainty,
+            phase,
+            how,
+            masked: *masked,
+            words: failure
+                .and_then(|failure| self.words(&proxy.name, failure, evidence.errno, outcome)),
+            fix: failure.map(fix),
+            code: *code,
+            connect_seconds: *connect_seconds,
+            first_byte_seconds: *first_byte_seconds,
+            header_seconds: *header_seconds,
+            duration_seconds: *response_seconds,
+            started: rfc3339(*started, &self.clock),
+            ended: rfc3339(*ended, &self.clock),
+            cookie: *cookie,
+            index: *index,
+            evidence: EvidenceShape::new(evidence),
+        }
+    }
+
+    fn words(
+        &self,
+        proxy: &str,
+        failure: Failure,
+        errno: Option<u16>,
+        outcome: Outcome,
+    ) -> Option<String> {
+        let Outcome { answered, masked } = outcome;
+        let question = Question {
+            failure,
+            errno,
+            answered,
+            masked,
+        };
+        self.products.of(proxy)?.words(&question).map(str::to_owned)
+    }
+}
+
+fn fix(failure: Failure) -> String {
+    knowledge::of(failure.cause).fix.to_owned()
+}

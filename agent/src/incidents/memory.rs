@@ -1,0 +1,50 @@
+//! How much memory a kept request takes: an estimate from above, without the allocator's
+//! own share.
+
+use std::sync::Arc;
+
+use agent_core::event::{Attempt, Request, Upstream};
+use agent_core::observation::RequestHead;
+
+use super::Kept;
+
+/// Bytes of a request and everything that it alone holds.
+pub(super) fn of(request: &Request) -> usize {
+    size_of::<Kept>()
+        + size_of::<Request>()
+        + head(request.head.as_ref())
+        + request
+            .attempts
+            .iter()
+            .map(|attempt| attempt_bytes(attempt))
+            .sum::<usize>()
+}
+
+fn attempt_bytes(attempt: &Attempt) -> usize {
+    let path = match &attempt.upstream {
+        Upstream::Inet(_) => 0,
+        Upstream::Unix(path) => path.len(),
+    };
+    size_of::<Arc<Attempt>>() + size_of::<Attempt>() + path + head(attempt.head.as_ref())
+}
+
+fn head(head: Option<&RequestHead>) -> usize {
+    let Some(head) = head else { return 0 };
+    let RequestHead {
+        method,
+        path,
+        host,
+        request_id,
+        trace_id,
+        content_length: _,
+        chunked: _,
+    } = head;
+    let optional = [host, request_id, trace_id];
+    method.capacity()
+        + path.capacity()
+        + optional
+            .into_iter()
+            .flatten()
+            .map(String::capacity)
+            .sum::<usize>()
+}

@@ -1,0 +1,150 @@
+//! The JSON shape of answers about incidents, version 1 as that of events. An incident is a
+//! request as the event stream tells it, with its number.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Found, Kept};
+use crate::events::shape::{RequestShape, VERSION};
+
+/// Bytes of an answer's incidents at most; those beyond are left out, the oldest first.
+/// Smaller: `why502 explain` has to ask again. Larger: whoever reaches the port can have
+/// the agent make as much, for each connection.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Several incidents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listing {
+    /// [`VERSION`].
+    pub v: u8,
+    /// How many kept incidents fit the question.
+    pub matched: u64,
+    /// Some of these are left out: they are beyond the limit, or the answer would be too long.
+    pub truncated: bool,
+    /// How many incidents are kept.
+    pub kept: u64,
+    /// How many there were in this run of the agent.
+    pub stored: u64,
+    /// Of these, pushed out by newer ones.
+    pub evicted: u64,
+    /// Newest first.
+    pub incidents: Vec<RequestShape>,
+}
+
+/// One incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Single {
+    /// [`VERSION`].
+    pub v: u8,
+    /// It.
+    pub incident: RequestShape,
+}
+
+/// A question that has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// [`VERSION`].
+    pub v: u8,
+    /// One sentence: what is wrong, and what would do.
+    pub error: String,
+}
+
+impl Listing {
+    /// What was found, as far as it fits an answer.
+    ///
+    /// # Errors
+    /// None in practice: every shape has a JSON form.
+    pub fn new(found: Found) -> Result<Self, serde_json::Error> {
+        Self::within(found, MAX_BYTES)
+    }
+
+    fn within(found: Found, max_bytes: usize) -> Result<Self, serde_json::Error> {
+        let Found {
+            incidents: kept,
+            matched,
+            counts,
+        } = found;
+        let mut incidents = Vec::new();
+        let mut size = Size(0);
+        for one in &kept {
+            let shape = one.shape();
+            serde_json::to_writer(&mut size, &shape)?;
+            if size.0 > max_bytes {
+                break;
+            }
+            incidents.push(shape);
+        }
+        Ok(Self {
+            v: VERSION,
+            truncated: incidents.len() < matched,
+            matched: u64::try_from(matched).unwrap_or(u64::MAX),
+            kept: counts.kept,
+            stored: counts.stored,
+            evicted: counts.evicted,
+            incidents,
+        })
+    }
+}
+
+impl Single {
+    /// One as it is told.
+    pub fn new(kept: &Kept) -> Self {
+        Self {
+            v: VERSION,
+            incident: kept.shape(),
+        }
+    }
+}
+
+impl Refusal {
+    /// Says what is wrong.
+    pub fn new(error: String) -> Self {
+        Self { v: VERSION, error }
+    }
+}
+
+/// Counts what is written.
+struct Size(usize);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Listing;
+    use crate::config::Settings;
+    use crate::events::teller::Teller;
+    use crate::incidents::Incidents;
+    use crate::incidents::filter::Filter;
+    use crate::samples::{failed_attempt, request};
+
+    #[test]
+    fn an_answer_that_would_be_too_long_leaves_the_oldest_out_and_says_so() {
+        let store = Incidents::new(&Settings::default());
+        for _ in 0..5 {
+            let request = Arc::new(request(Some(502), vec![failed_attempt()]));
+            store.keep(&request, &Teller::fixed(0));
+        }
+        let whole = Listing::new(store.find(&Filter::default())).unwrap();
+        let one = serde_json::to_vec(&whole.incidents[0]).unwrap().len();
+
+        let cut = Listing::within(store.find(&Filter::default()), 3 * one).unwrap();
+
+        assert!(!whole.truncated);
+        assert_eq!(whole.incidents.len(), 5);
+        assert!(cut.truncated);
+        assert_eq!((cut.incidents.len(), cut.matched), (3, 5));
+        assert_eq!(cut.incidents[0].id, Some(5));
+    }
+}

@@ -1,0 +1,118 @@
+//! Causes of a request's error that come from no attempt, and those that are no fault.
+
+use agent_core::cause::Cause;
+
+use crate::knowledge::{Entry, check};
+
+pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
+    cause: Cause::NoLiveUpstream,
+    meaning: "The proxy tried nobody: it holds every upstream of the group to be down after earlier failures.",
+    gloss: "no upstream was tried",
+    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them.",
+    check: &[
+        check(
+            "What failed first? That is the cause.",
+            "why502 explain --since 2m",
+        ),
+        check(
+            "How long does the proxy shun? (nginx fail_timeout 10 s, Apache balancer 60 s, Varnish 0.25 to 10 s)",
+            "",
+        ),
+        check(
+            "Do its health checks pass?",
+            "curl -sv http://ADDRESS:PORT/HEALTH",
+        ),
+    ],
+    fix: "Repair what failed first; then look whether max_fails, fail_timeout or the health check shun too eagerly.",
+    lookalikes: &[
+        "`proxy_generated`: no attempt either, but nothing had failed before: a limit, a queue, a rule.",
+        "nginx says `no live upstreams` also when max_conns is reached.",
+    ],
+};
+
+pub(in crate::knowledge) const DNS_FAILURE: Entry = Entry {
+    cause: Cause::DnsFailure,
+    meaning: "The proxy tried nobody: the upstream's name did not resolve.",
+    gloss: "the upstream's name did not resolve",
+    evidence: "A 5xx without any attempt, and just before it a DNS question of the proxy that failed or stayed unanswered.",
+    check: &[
+        check(
+            "Does the name resolve, at the resolver that the proxy uses?",
+            "dig NAME @RESOLVER",
+        ),
+        check(
+            "Which resolver is that?",
+            "cat /etc/resolv.conf; nginx -T | grep resolver",
+        ),
+        check(
+            "Does the resolver answer at all?",
+            "tcpdump -ni any port 53",
+        ),
+    ],
+    fix: "Repair the resolver or the name; in Kubernetes look at CoreDNS and at the service's name.",
+    lookalikes: &["`no_live_upstream`: Envoy answers `no_healthy_upstream` for both."],
+};
+
+pub(in crate::knowledge) const PROXY_GENERATED: Entry = Entry {
+    cause: Cause::ProxyGenerated,
+    meaning: "The proxy answered by itself: a rate limit, a queue, a circuit breaker, a rule or a maintenance page.",
+    gloss: "the proxy's own answer, no upstream tried",
+    evidence: "A 5xx without any attempt, with no earlier failure and no DNS question that would explain it.",
+    check: &[
+        check(
+            "Is there a limit or a fixed answer for this path?",
+            "nginx -T | grep -E 'limit_req|limit_conn|return 50'",
+        ),
+        check(
+            "Is a queue full? (HAProxy maxconn, timeout queue; Envoy circuit breakers; Apache max=)",
+            "echo 'show stat' | socat stdio /run/haproxy/admin.sock | cut -d, -f1-5",
+        ),
+        check("What does the proxy's log say at that time?", ""),
+    ],
+    fix: "Not a fault of an upstream: look at limits, queues, circuit breakers and rules of the proxy.",
+    lookalikes: &[
+        "`no_live_upstream`: all upstreams had failed shortly before.",
+        "A connection that was open before the agent started may hide the attempt.",
+    ],
+};
+
+pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
+    cause: Cause::ClientAbort,
+    meaning: "The client left before it had its answer; nothing failed at the upstream.",
+    gloss: "the client left first",
+    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody.",
+    check: &[
+        check(
+            "How long had they waited? A cluster at a round number is the client's own timeout.",
+            "why502 explain --cause client_abort --last 50",
+        ),
+        check(
+            "Is the upstream slower than usual?",
+            "curl -s http://127.0.0.1:9502/metrics | grep upstream_first_byte_seconds",
+        ),
+    ],
+    fix: "No fault to repair; if many leave after the same time, the answer is slower than their timeout.",
+    lookalikes: &[
+        "`response_timeout`: the proxy's own timer, with the client still there. HAProxy 2.6, Apache and Varnish log aborts as timeouts.",
+    ],
+};
+
+pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
+    cause: Cause::Unattributed,
+    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started.",
+    gloss: "the evidence does not tell",
+    evidence: "An error without evidence that allows one reading only. It is counted, not guessed.",
+    check: &[
+        check(
+            "Were records lost?",
+            "curl -s http://127.0.0.1:9502/metrics | grep why502_agent_losses_total | grep -v ' 0$'",
+        ),
+        check("What does this kernel not allow?", "sudo why502 doctor"),
+        check(
+            "Is the upstream spoken to over TLS, HTTP/2, FastCGI or a Unix socket? That is not read.",
+            "",
+        ),
+    ],
+    fix: "Look at the numbers of the incident and at the proxy's own log; if records were lost, give the agent a larger --ring-bytes.",
+    lookalikes: &[],
+};

@@ -1,0 +1,45 @@
+//! Apache httpd: `(<errno>)<text>: AH<number>: <what>` in the error log.
+
+use agent_core::cause::{Cause, How};
+use agent_core::observation::Phase;
+
+use super::{Saying, says, silent};
+
+const OWN_TIMER_CONNECTING: &str = "(70007)The timeout specified has expired: AH00957";
+
+#[rustfmt::skip] // A table: one saying a line.
+pub(super) static SAYINGS: [Saying; 33] = [
+    says(Cause::ConnectRefused, "503", "(2)No such file or directory: AH02454").errno(2),
+    says(Cause::ConnectRefused, "503", "(111)Connection refused: AH").note("AH00957, or AH02454 for a Unix socket"),
+    says(Cause::ConnectTimeout, "503", "(110)Connection timed out: AH00957").how(How::Errno),
+    says(Cause::ConnectTimeout, "503", OWN_TIMER_CONNECTING),
+    silent(Cause::AcceptQueueFull, "nothing", "blocks without limit on a full Unix socket").errno(11),
+    says(Cause::AcceptQueueFull, "503", OWN_TIMER_CONNECTING),
+    says(Cause::HostUnreachable, "503", "(101)Network is unreachable: AH00957").errno(101),
+    says(Cause::HostUnreachable, "503", "(113)No route to host: AH00957"),
+    says(Cause::ConnectLocalError, "503", "(99)Cannot assign requested address: AH00957").errno(99),
+    says(Cause::ConnectLocalError, "503", "(13)Permission denied: AH").errno(13),
+    says(Cause::ConnectLocalError, "503", "AH00957"),
+    says(Cause::TlsFailed, "500", "AH02003").note("and AH00898 `Error during SSL Handshake with remote server`"),
+    says(Cause::KeepaliveRace, "nothing", "AH01104").unanswered().note("level debug; the access log says 502"),
+    says(Cause::KeepaliveRace, "502", "AH01102"),
+    says(Cause::ClosedBeforeResponse, "nothing", "AH01104").unanswered().note("level debug; the access log says 502"),
+    says(Cause::ClosedBeforeResponse, "502", "(104)Connection reset by peer: AH01102").how(How::Rst),
+    says(Cause::ClosedBeforeResponse, "502", "AH01102").note("(20014) is a FIN"),
+    says(Cause::UpstreamCrashed, "200, cut", "AH01110").phase(Phase::Body),
+    says(Cause::UpstreamCrashed, "502", "AH01102"),
+    says(Cause::TruncatedResponse, "200, cut", "AH01110").phase(Phase::Body),
+    says(Cause::TruncatedResponse, "502", "AH10404").note("or AH01102 (70014) when not even the status line was whole"),
+    says(Cause::InvalidResponse, "200, cut", "AH01110").phase(Phase::Body),
+    says(Cause::InvalidResponse, "502", "AH01106").note("what is not HTTP at all may pass as 200"),
+    says(Cause::HeaderTooBig, "502", "AH10124"),
+    says(Cause::ResponseTimeout, "200, cut", "AH01110").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "502", "(70007)The timeout specified has expired: AH01102"),
+    says(Cause::RequestStalled, "504", "(70007)The timeout specified has expired: AH01084"),
+    says(Cause::PathLost, "502", "AH01102"),
+    silent(Cause::UpstreamStatus, "the upstream's", "nothing in the error log"),
+    says(Cause::NoLiveUpstream, "503", "AH01170").note("balancers only; AH00940 for a single member"),
+    says(Cause::DnsFailure, "500", "DNS lookup failure for"),
+    silent(Cause::ProxyGenerated, "503", "AH00941 when `max=` is reached"),
+    silent(Cause::ClientAbort, "nothing", "keeps waiting, and may log 502 later"),
+];

@@ -1,0 +1,47 @@
+//! Traefik: the errors of Go's HTTP client, in its log at level DEBUG only. From its source,
+//! not from a run.
+
+use agent_core::cause::{Cause, How};
+use agent_core::observation::Phase;
+
+use super::{Saying, says, silent};
+
+const RESET: &str = "read: connection reset by peer";
+
+#[rustfmt::skip] // A table: one saying a line.
+pub(super) static SAYINGS: [Saying; 34] = [
+    says(Cause::ConnectRefused, "502", "connect: no such file or directory").errno(2),
+    says(Cause::ConnectRefused, "502", "connect: connection refused"),
+    says(Cause::ConnectTimeout, "504", "connect: connection timed out").how(How::Errno),
+    says(Cause::ConnectTimeout, "504", "i/o timeout").note("`dial tcp` in the same line; 30 s unless configured"),
+    says(Cause::AcceptQueueFull, "504", "i/o timeout"),
+    says(Cause::HostUnreachable, "502", "connect: network is unreachable").errno(101),
+    says(Cause::HostUnreachable, "502", "connect: no route to host"),
+    says(Cause::ConnectLocalError, "502", "connect: cannot assign requested address").errno(99),
+    says(Cause::ConnectLocalError, "502", "connect: permission denied").errno(13),
+    says(Cause::ConnectLocalError, "502", "dial "),
+    says(Cause::TlsFailed, "504", "TLS handshake timeout").how(How::Timeout),
+    says(Cause::TlsFailed, "502", "EOF").how(How::Fin),
+    says(Cause::TlsFailed, "500", "tls: ").note("or `x509: ` for its certificate"),
+    says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET).how(How::Rst),
+    says(Cause::KeepaliveRace, "502, or 200 after a retry", "EOF").note("or, as 500, `http: server closed idle connection`"),
+    says(Cause::ClosedBeforeResponse, "502", RESET).how(How::Rst),
+    says(Cause::ClosedBeforeResponse, "502", "EOF"),
+    says(Cause::UpstreamCrashed, "200, cut", "unexpected EOF").phase(Phase::Body),
+    says(Cause::UpstreamCrashed, "502", RESET).how(How::Rst),
+    says(Cause::UpstreamCrashed, "502", "EOF"),
+    says(Cause::TruncatedResponse, "502; 200, cut, in the body", RESET).how(How::Rst),
+    says(Cause::TruncatedResponse, "500; 200, cut, in the body", "unexpected EOF"),
+    says(Cause::InvalidResponse, "500", "malformed ").note("HTTP response, status code, or MIME header"),
+    silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
+    says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").phase(Phase::Request).note("off unless configured"),
+    says(Cause::ResponseTimeout, "504; 200, cut, in the body", "i/o timeout"),
+    says(Cause::RequestStalled, "504", "i/o timeout"),
+    says(Cause::PathLost, "504", "connection timed out").how(How::Errno),
+    says(Cause::PathLost, "504", "timeout awaiting response headers"),
+    silent(Cause::UpstreamStatus, "the upstream's", "nothing but the access log"),
+    silent(Cause::NoLiveUpstream, "503", "nothing in the log; the answer's body is `no available server`"),
+    says(Cause::DnsFailure, "502", "no such host"),
+    silent(Cause::ProxyGenerated, "429 and others", "inFlightReq and rateLimit answer 429"),
+    says(Cause::ClientAbort, "499 in the log", "context canceled"),
+];

@@ -1,0 +1,44 @@
+//! Varnish: the tag FetchError in `varnishlog`. Its client gets "Backend fetch failed".
+
+use agent_core::cause::{Cause, How};
+use agent_core::observation::Phase;
+
+use super::{Saying, says, silent};
+
+const HOLD_DOWN: &str =
+    "a repeated errno, or `errno 0 (Success)`, is a hold-down: nobody was tried";
+
+#[rustfmt::skip] // A table: one saying a line.
+pub(super) static SAYINGS: [Saying; 31] = [
+    says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
+    says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
+    says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
+    says(Cause::AcceptQueueFull, "503", "fail errno 11 ").errno(11),
+    says(Cause::AcceptQueueFull, "503", "fail errno 110 (Connection timed out)"),
+    says(Cause::HostUnreachable, "503", "fail errno 101").errno(101),
+    says(Cause::HostUnreachable, "503", "fail errno 113").errno(113),
+    says(Cause::HostUnreachable, "503", "fail errno 110").how(How::Icmp),
+    says(Cause::HostUnreachable, "503", "fail errno 113"),
+    says(Cause::ConnectLocalError, "503", "fail errno 99").errno(99).note("and 10 s of hold-down"),
+    says(Cause::ConnectLocalError, "503", "fail errno 13").errno(13).note("and 10 s of hold-down"),
+    says(Cause::ConnectLocalError, "503", "fail errno"),
+    silent(Cause::TlsFailed, "none", "speaks no TLS to backends"),
+    says(Cause::KeepaliveRace, "503, or 200 after a retry", "HTC eof (-1)"),
+    says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)"),
+    silent(Cause::UpstreamCrashed, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
+    says(Cause::UpstreamCrashed, "503", "HTC eof (-1)"),
+    silent(Cause::TruncatedResponse, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
+    says(Cause::TruncatedResponse, "503", "HTC eof (-1)"),
+    silent(Cause::InvalidResponse, "200, cut", "`chunked header non-hex` and others").phase(Phase::Body),
+    says(Cause::InvalidResponse, "503", "http format error").note("or `Received junk`"),
+    says(Cause::HeaderTooBig, "503", "overflow"),
+    says(Cause::ResponseTimeout, "503; 200, cut, in the body", "timeout").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "503", "first byte timeout"),
+    silent(Cause::RequestStalled, "nothing", "no timer ends it"),
+    says(Cause::PathLost, "503", "first byte timeout"),
+    silent(Cause::UpstreamStatus, "the upstream's", "nothing but BerespStatus"),
+    says(Cause::NoLiveUpstream, "503", "unhealthy").note(HOLD_DOWN),
+    silent(Cause::DnsFailure, "none", "names are resolved when the VCL loads"),
+    silent(Cause::ProxyGenerated, "503", "`busy` when max_connections is reached"),
+    silent(Cause::ClientAbort, "nothing", "keeps fetching, and may log a failure later"),
+];
