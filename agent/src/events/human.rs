@@ -128,6 +128,9 @@ fn attempt_words(attempt: &AttemptShape) -> String {
         content_length,
         reset_had_ack: _,
         srtt_us: _,
+        zero_window,
+        killed_by,
+        tls_alert,
     } = &attempt.evidence;
     let mut words = vec![format!("upstream {}", attempt.upstream)];
     match (attempt.reused, attempt.idle_seconds) {
@@ -155,6 +158,15 @@ fn attempt_words(attempt: &AttemptShape) -> String {
         "{ended} after {}{phase}",
         duration(attempt.duration_seconds)
     ));
+    if let Some(signal) = killed_by {
+        words.push(format!("its process was killed by signal {signal}"));
+    }
+    if let Some(alert) = tls_alert {
+        words.push(format!("TLS alert {alert}"));
+    }
+    if *zero_window {
+        words.push("the upstream offered no window".to_owned());
+    }
     if let Some(code) = attempt.code {
         words.push(format!("answered {code}"));
     }

@@ -211,7 +211,11 @@ impl Sink {
                     });
                     self.tell_request(request);
                 }
-                Event::Attempt(_) | Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+                Event::Attempt(_)
+                | Event::Connect(_)
+                | Event::Reset(_)
+                | Event::Tls(_)
+                | Event::Tcp(_) => {}
             }
         }
         for attempt in untold {
