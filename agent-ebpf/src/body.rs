@@ -1,10 +1,12 @@
 //! Where the body of a response ends, by its framing (RFC 9112, section 6.3).
 //!
-//! Bytes are counted, not read: of a chunked body only the last eight are kept, for its end.
+//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::chunks`]), and the
+//! last eight bytes are kept, for its end.
 
-use agent_wire::record::{flag, framing};
+use agent_wire::record::framing;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::chunks;
 use crate::flow::Flow;
 use crate::kernel;
 use crate::scan::SEVEN_BYTES;
@@ -28,36 +30,9 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
             } else {
                 flow.sent.tail
             };
-            tail & SEVEN_BYTES == LAST_CHUNK
+            tail & SEVEN_BYTES == LAST_CHUNK && chunks::may_be_over(flow)
         }
         _ => false,
-    }
-}
-
-/// Looks at the first bytes of a chunked body, `start` with the first in the low byte: hex digits
-/// up to a line end or an extension (RFC 9112, 7.1). The usual mistake is a body that was never
-/// chunked, and shows here; of later chunks only the end of the last is looked at.
-#[inline(always)]
-pub(crate) fn first_chunk(flow: &mut Flow, start: u64, len: u32) {
-    flow.awaiting_chunk = 0;
-    let mut rest = start;
-    let mut at = 0;
-    while at < 8 {
-        if at >= len {
-            return;
-        }
-        let next = (rest & 0xff) as u32;
-        let is_digit = next.wrapping_sub(0x30) < 10 || (next | 0x20).wrapping_sub(0x61) < 6;
-        if !is_digit {
-            let is_end =
-                next == 0x0d || next == 0x3b || next == 0x20 || next == 0x09 || next == 0x0a;
-            if at == 0 || !is_end {
-                flow.set(flag::BAD_CHUNK);
-            }
-            return;
-        }
-        rest >>= 8;
-        at += 1;
     }
 }
 

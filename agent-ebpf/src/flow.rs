@@ -10,6 +10,7 @@ use agent_wire::record::{Exchange, Header, flag, side};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 
+use crate::chunks::Chunks;
 use crate::kernel;
 use crate::scan::Scan;
 use crate::segment::Payload;
@@ -78,6 +79,8 @@ pub(crate) struct Flow {
     pub(crate) received: Stream,
     /// The TLS handshake, if there is one.
     pub(crate) tls: Handshake,
+    /// Where the chunks of the body at hand end.
+    pub(crate) chunks: Chunks,
     /// What the scanner found in the head at hand.
     pub(crate) scan: Scan,
     /// Request bytes by its framing, head included; `u64::MAX` when not known.
@@ -120,9 +123,7 @@ pub(crate) struct Flow {
     pub(crate) awaiting_final: u8,
     /// Head bytes are being gathered in [`crate::http1`]'s partial storage.
     pub(crate) gathering: u8,
-    /// The first bytes of a chunked body are still to come.
-    pub(crate) awaiting_chunk: u8,
-    pub(crate) reserved: [u8; 5],
+    pub(crate) reserved: [u8; 6],
 }
 
 impl Flow {

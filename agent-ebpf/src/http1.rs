@@ -14,7 +14,8 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::body::{self, is_complete, keep_tail};
+use crate::body::{is_complete, keep_tail};
+use crate::chunks;
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, Sock};
@@ -191,9 +192,7 @@ fn response_bytes(
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
                 let is_sent = flow.is_client_side();
-                if flow.awaiting_chunk != 0 {
-                    body::first_chunk(flow, prefix(ctx, payload), payload.len);
-                }
+                chunks::follow(ctx, flow, payload);
                 keep_tail(ctx, flow, payload, is_sent);
             }
             if is_complete(flow) {
@@ -234,7 +233,6 @@ fn begin(flow: &mut Flow, now: u64) {
     flow.clear(
         flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND | flag::BAD_CHUNK,
     );
-    flow.awaiting_chunk = 0;
     flow.request_total = u64::MAX;
     flow.gathering = 0;
 }
@@ -306,26 +304,12 @@ fn head_in(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, space: &mut Space) {
     if done {
         scan::numbers(&space.bytes, &mut flow.scan);
         understood(ctx, flow, payload, is_response, now);
-        look_at_first_chunk(flow, space);
     } else {
         tallies::count(Tally::HEAD_TOO_LONG);
         cut(flow, is_response);
     }
     flow.gathering = 0;
     tell(flow, space, is_response, now);
-}
-
-/// The first bytes of a chunked body, where they came with the head.
-#[inline(always)]
-fn look_at_first_chunk(flow: &mut Flow, space: &Space) {
-    if flow.awaiting_chunk == 0 {
-        return;
-    }
-    let end = kernel::opaque(&flow.scan.end);
-    let filled = kernel::opaque(&space.fixed.captured);
-    if end < filled && end < HEAD_BYTES as u32 {
-        body::first_chunk(flow, kernel::word(&space.bytes, end), filled - end);
-    }
 }
 
 /// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
@@ -451,8 +435,20 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
         flow.exchange.framing = framing::NONE;
     } else if flow.scan.found & found::CHUNKED != 0 {
         flow.exchange.framing = framing::CHUNKED;
-        flow.awaiting_chunk = u8::from(flow.is_upstream_side());
         let is_sent = flow.is_client_side();
+        chunks::begin(flow, !is_sent);
+        let body = flow
+            .exchange
+            .response_bytes
+            .wrapping_sub(u64::from(head_bytes));
+        if body <= u64::from(payload.len) {
+            let behind_head = Payload {
+                offset: payload.offset + payload.len - body as u32,
+                len: body as u32,
+                seq: 0,
+            };
+            chunks::follow(ctx, flow, behind_head);
+        }
         keep_tail(ctx, flow, payload, is_sent);
     } else if flow.scan.found & found::LENGTH != 0 {
         flow.exchange.framing = if flow.scan.content_length == 0 {
@@ -561,6 +557,7 @@ fn catch_up(flow: &mut Flow, now: u64) {
     if more <= 0 {
         return;
     }
+    chunks::lose(flow);
     flow.received.end = flow.ahead_end;
     flow.received.tail = flow.ahead_tail;
     if flow.phase == phase::RESPONSE_BODY && flow.is_upstream_side() {

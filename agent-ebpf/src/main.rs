@@ -14,6 +14,7 @@
 #![feature(asm_experimental_arch)]
 
 mod body;
+mod chunks;
 mod connecting;
 mod death;
 mod dns;

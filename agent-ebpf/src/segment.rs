@@ -7,6 +7,7 @@ use agent_wire::record::flag;
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::chunks;
 use crate::dns;
 use crate::flow::{Flow, phase};
 use crate::http1;
@@ -194,6 +195,9 @@ fn new_bytes(
         }
         flow.set(flag::HEAD_CUT);
         tallies::count(Tally::HEAD_REORDERED);
+    }
+    if gap > 0 {
+        chunks::lose(flow);
     }
     let stream = if sent {
         &mut flow.sent
