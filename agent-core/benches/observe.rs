@@ -134,6 +134,7 @@ fn core() -> Core {
         100,
         ProcessInfo {
             name: Arc::from("nginx"),
+            program: Arc::from("nginx"),
             kind: ProcessKind::Known,
         },
     );

@@ -53,6 +53,7 @@ pub(crate) fn core(bytes: &[u8]) {
             tgid,
             ProcessInfo {
                 name: Arc::from("proxy"),
+                program: Arc::from("proxy"),
                 kind,
             },
         );
@@ -104,7 +105,7 @@ fn assert_sound(core: &Core, events: &[Event]) {
                 let first = requests.insert((request.cookie, request.index));
                 assert!(first, "told twice: {request:?}");
             }
-            Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+            Event::Connect(_) | Event::Reset(_) | Event::Tls(_) | Event::Tcp(_) => {}
         }
     }
     let stats = core.stats();

@@ -4,13 +4,15 @@
 //! failed. Out: the facts that the rules of [`crate::cause`] look at and the numbers an
 //! [`Attempt`] is told with. It decides no cause.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::connection::Connection;
 use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
 use crate::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, RequestHead, ResponseHead, Socket,
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Phase, RequestHead, ResponseHead,
+    Socket, TlsHandshake,
 };
 use crate::request::Outcome;
 use crate::table::Key;
@@ -41,6 +43,8 @@ pub(crate) enum Finish {
     Call,
     /// `connect(2)` on a Unix socket failed.
     UnixCall,
+    /// The TLS handshake failed.
+    Tls(TlsHandshake),
     /// The exchange ended.
     Exchange(End),
     /// The exchange is over, but its end was not told (a record was lost).
@@ -68,6 +72,8 @@ pub(crate) struct Trial {
     pub(crate) key: Key,
     pub(crate) tgid: Option<u32>,
     pub(crate) upstream: Upstream,
+    /// This end of the connection.
+    pub(crate) local: SocketAddr,
     pub(crate) parent: Option<Parent>,
     /// The errand at send time, else at connect time.
     pub(crate) errand: Option<Errand>,
@@ -91,6 +97,10 @@ pub(crate) struct Trial {
     retransmits_before: u32,
     retransmits: u32,
     pub(crate) srtt_us: Option<u32>,
+    /// A listener on this host got the SYN and did not answer.
+    pub(crate) listener_silent: bool,
+    /// The signal that took the upstream's process down under this attempt.
+    pub(crate) killed_by: Option<u32>,
     pub(crate) finish: Option<Finish>,
     /// What became of its request, when that was told first.
     pub(crate) outcome: Option<Outcome>,
@@ -114,6 +124,7 @@ impl Trial {
             },
             tgid: socket.tgid,
             upstream,
+            local: socket.local,
             parent: None,
             errand: errand.map(|errand| errand_at_start(errand, started, socket.time)),
             own_errand: true,
@@ -132,6 +143,8 @@ impl Trial {
             retransmits_before: 0,
             retransmits: 0,
             srtt_us: socket.srtt_us,
+            listener_silent: false,
+            killed_by: None,
             finish: Some(finish),
             outcome: None,
             straggling: false,
@@ -168,6 +181,7 @@ impl Trial {
             },
             tgid: socket.tgid.or(connection.tgid),
             upstream: Upstream::Inet(socket.remote),
+            local: socket.local,
             parent: None,
             own_errand: exchange.errand.is_none() || socket.flags.own_errand(),
             errand: exchange.errand.or(if reused == Some(false) {
@@ -199,6 +213,8 @@ impl Trial {
             retransmits: socket.retransmits,
             srtt_us: socket.srtt_us,
             exchange: Some(exchange),
+            listener_silent: false,
+            killed_by: None,
             finish: None,
             outcome: None,
             straggling: false,
@@ -291,22 +307,21 @@ impl Trial {
             },
             // With a status, the fair reading of a lost end is that nothing was amiss.
             Finish::Lost => self.code.is_some(),
-            Finish::Handshake(_) | Finish::Call | Finish::UnixCall => false,
+            Finish::Handshake(_) | Finish::Call | Finish::UnixCall | Finish::Tls(_) => false,
         }
     }
 
     pub(crate) fn ended_by(&self) -> EndedBy {
-        let Some(Finish::Exchange(end)) = self.finish else {
-            return EndedBy::Nobody;
+        let end = match self.finish {
+            Some(Finish::Exchange(end)) => end,
+            Some(Finish::Tls(handshake)) => handshake.end,
+            _ => return EndedBy::Nobody,
         };
         match end {
             End::PeerFin => EndedBy::PeerFin,
             End::PeerReset => EndedBy::PeerReset,
             End::LocalClose | End::LocalReset => {
-                let peer_fin = self
-                    .exchange
-                    .as_ref()
-                    .and_then(|exchange| exchange.peer_fin);
+                let peer_fin = self.peer_fin();
                 if peer_fin.is_some_and(|at| at <= self.ended) {
                     EndedBy::PeerFin
                 } else {
@@ -324,11 +339,20 @@ impl Trial {
 
     /// When the peer's close arrived: its FIN where there was one, else the end.
     pub(crate) fn closed_at(&self) -> Nanos {
-        let peer_fin = self
-            .exchange
-            .as_ref()
-            .and_then(|exchange| exchange.peer_fin);
-        peer_fin.map_or(self.ended, |at| at.min(self.ended))
+        self.peer_fin().map_or(self.ended, |at| at.min(self.ended))
+    }
+
+    /// The peer's FIN had come before the request was sent.
+    pub(crate) fn fin_came_first(&self) -> bool {
+        let sent = self.exchange.as_ref().and_then(|exchange| exchange.request);
+        matches!((self.peer_fin(), sent), (Some(fin), Some(sent)) if fin < sent)
+    }
+
+    fn peer_fin(&self) -> Option<Nanos> {
+        match self.finish {
+            Some(Finish::Tls(handshake)) => handshake.peer_fin,
+            _ => self.exchange.as_ref()?.peer_fin,
+        }
     }
 
     /// Every byte sent was acknowledged, and there was at least one.
@@ -376,7 +400,15 @@ impl Trial {
             }),
             reset_had_ack: reset.then(|| self.flags.reset_had_ack()),
             srtt_us: self.srtt_us,
+            zero_window: self.flags.zero_window(),
+            killed_by: self.killed_by,
+            tls_alert: match self.finish {
+                Some(Finish::Tls(handshake)) => handshake.alert.map(|alert| alert.description),
+                _ => None,
+            },
         };
+        // A head that the proxy could not use is no answer, whatever its first line says.
+        let unusable = failure.is_some_and(|failure| failure.phase == Phase::Head);
         Arc::new(Attempt {
             proxy,
             cookie: self.key.cookie,
@@ -392,7 +424,7 @@ impl Trial {
             first_byte_seconds: first_byte,
             header_seconds: header,
             response_seconds: seconds(self.started, self.ended),
-            code: self.code,
+            code: self.code.filter(|_| !unusable),
             failure,
             masked,
             evidence,

@@ -6,17 +6,26 @@
 //! must hold nothing whose absence would turn into a false statement.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
+use crate::limits::SECOND;
 use crate::observation::{Errand, Nanos, Side, Socket};
 use crate::table::{Ended, Key, Table};
+
+/// A connection that has not spoken HTTP for this long after its handshake speaks something else.
+const STILL_OPEN: Nanos = SECOND / 4;
 
 /// One TCP connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) tgid: Option<u32>,
     pub(crate) side: Side,
+    /// This end and the peer.
+    ends: (SocketAddr, SocketAddr),
+    /// This end opened it.
+    active: bool,
     last_seen: Nanos,
     pub(crate) ended: Ended,
     /// The exchange under way.
@@ -111,6 +120,8 @@ impl Connections {
             Connection {
                 tgid: None,
                 side: Side::Unknown,
+                ends: (socket.local, socket.remote),
+                active: false,
                 last_seen: socket.time,
                 ended: memory.map(|memory| memory.ended).unwrap_or_default(),
                 current: None,
@@ -124,10 +135,34 @@ impl Connections {
         })?;
         connection.last_seen = connection.last_seen.max(socket.time);
         connection.tgid = socket.tgid.or(connection.tgid);
+        connection.ends = (socket.local, socket.remote);
+        connection.active |= socket.flags.active_open();
         if socket.side != Side::Unknown {
             connection.side = socket.side;
         }
         Some(connection)
+    }
+
+    /// The ends of the connections on which clients talk to the process, this end first. Walks
+    /// the table: for what is rare.
+    pub(crate) fn served_by(&self, tgid: u32) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.table
+            .values()
+            .filter(move |one| one.side == Side::Client && one.tgid == Some(tgid))
+            .map(|one| one.ends)
+    }
+
+    /// The process has an outgoing connection whose content is not read (TLS, another protocol),
+    /// so that an attempt may pass unseen. A new one may still turn out to be HTTP. Walks the
+    /// table: for what is rare.
+    pub(crate) fn has_unreadable(&self, tgid: u32, now: Nanos) -> bool {
+        let is_old = |at: Nanos| now.saturating_sub(at) >= STILL_OPEN;
+        self.table.values().any(|one| {
+            one.tgid == Some(tgid)
+                && one.active
+                && one.side == Side::Unknown
+                && one.established.is_some_and(is_old)
+        })
     }
 
     /// Drops the entry and keeps what must not be told again.

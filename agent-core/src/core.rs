@@ -13,12 +13,15 @@ use rustc_hash::FxHashMap;
 
 use crate::attempt::Trial;
 use crate::connection::Connections;
+use crate::deaths::Deaths;
 use crate::event::{Event, Proxy, Upstream};
 use crate::join::Lines;
 use crate::limits::{Ledger, Limits, Stats};
+use crate::lookups::Lookups;
 use crate::observation::{Nanos, Observation, Side};
 use crate::process::{ProcessInfo, Processes};
 use crate::request::OpenRequest;
+use crate::routes::Routes;
 use crate::table::{Deadlines, Key, Table};
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -37,6 +40,11 @@ pub struct Core {
     requests: Table<Key, Box<OpenRequest>>,
     attempts: Table<Key, Box<Trial>>,
     lines: Lines,
+    routes: Routes,
+    lookups: Lookups,
+    deaths: Deaths,
+    /// When each process last had an attempt that was not joined.
+    unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
     held: usize,
     /// Requests that are over, waiting for attempts to end.
@@ -88,6 +96,10 @@ impl Core {
             requests: Table::new(limits.requests),
             attempts: Table::new(limits.attempts),
             lines: Lines::default(),
+            routes: Routes::default(),
+            lookups: Lookups::default(),
+            deaths: Deaths::default(),
+            unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests),
             orphans: Deadlines::new(limits.attempts),

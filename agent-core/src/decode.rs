@@ -13,8 +13,8 @@ use agent_wire::plain::{self, Plain};
 use agent_wire::record::{self, Header, MessageHead, end, framing, kind, phase, side};
 
 use crate::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
-    ResetDirection, Side, Socket, What,
+    ConnectOutcome, DnsAnswer, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
+    ResetDirection, Side, Socket, TlsAlert, TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -98,6 +98,14 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
             What::Close
         }
         kind::RESET => reset(bytes)?,
+        kind::TLS => tls(bytes)?,
+        kind::DNS => dns(bytes)?,
+        kind::DEATH => {
+            let record: record::Death = take(header.kind, bytes)?;
+            What::Death {
+                signal: record.signal,
+            }
+        }
         other => return Err(DecodeError::Kind(other)),
     };
     Ok(Observation {
@@ -132,7 +140,10 @@ fn socket(header: &Header) -> Result<Socket, DecodeError> {
         retransmits,
         srtt_us,
     } = *header;
-    let socketless = matches!(record_kind, kind::CONNECT_ERRNO | kind::UNIX_CONNECT);
+    let socketless = matches!(
+        record_kind,
+        kind::CONNECT_ERRNO | kind::UNIX_CONNECT | kind::DNS | kind::DEATH
+    );
     if cookie == 0 && !socketless {
         return Err(DecodeError::NoCookie(record_kind));
     }
@@ -169,6 +180,7 @@ fn connect(bytes: &[u8]) -> Result<What, DecodeError> {
     Ok(What::Connect {
         outcome,
         errand: errand(record.errand),
+        listener_silent: record.listener_silent != 0,
     })
 }
 
@@ -218,6 +230,63 @@ fn reset(bytes: &[u8]) -> Result<What, DecodeError> {
     })
 }
 
+fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
+    /// Content types, RFC 8446, 5.1.
+    const RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
+    let record: record::Tls = take(kind::TLS, bytes)?;
+    let end = ending(kind::TLS, record.outcome)?.ok_or(code(kind::TLS, "outcome", end::OPEN))?;
+    let by_peer = match record.alert_by {
+        0 => None,
+        record::ALERT_BY_PEER => Some(true),
+        record::ALERT_BY_US => Some(false),
+        other => return Err(code(kind::TLS, "alert_by", other)),
+    };
+    let reply = seen(record.reply_ns);
+    Ok(What::Tls {
+        handshake: TlsHandshake {
+            end,
+            hello: seen(record.hello_ns).ok_or(DecodeError::NoTime(kind::TLS))?,
+            reply,
+            peer_fin: seen(record.peer_fin_ns),
+            reply_is_tls: reply.map(|_| RECORDS.contains(&record.reply)),
+            alert: by_peer.map(|by_peer| TlsAlert {
+                by_peer,
+                description: record.alert,
+            }),
+            acked: record.unacked == 0,
+        },
+        errand: errand(record.errand),
+    })
+}
+
+fn dns(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Dns = take(kind::DNS, bytes)?;
+    Ok(What::Dns {
+        errand: errand(record.errand),
+        asked: seen(record.asked_ns).ok_or(DecodeError::NoTime(kind::DNS))?,
+        answer: (record.answered != 0).then_some(DnsAnswer {
+            rcode: record.rcode,
+            records: record.answers,
+        }),
+    })
+}
+
+/// How it ended; `None` while it is under way.
+fn ending(record_kind: u8, value: u8) -> Result<Option<End>, DecodeError> {
+    Ok(match value {
+        end::OPEN => None,
+        end::COMPLETE => Some(End::Complete),
+        end::PEER_FIN => Some(End::PeerFin),
+        end::PEER_RESET => Some(End::PeerReset),
+        end::LOCAL_CLOSE => Some(End::LocalClose),
+        end::LOCAL_RESET => Some(End::LocalReset),
+        end::KERNEL_ERROR => Some(End::KernelError),
+        end::SUPERSEDED => Some(End::Superseded),
+        end::TUNNEL => Some(End::Tunnel),
+        other => return Err(code(record_kind, "end", other)),
+    })
+}
+
 /// The fixed part of a message record, its captured bytes, and those of the final head.
 fn message(bytes: &[u8]) -> Result<(MessageHead, &[u8], &[u8]), DecodeError> {
     let record: MessageHead = take(bytes[0], bytes)?;
@@ -261,18 +330,7 @@ fn exchange(record_kind: u8, wire: &record::Exchange) -> Result<Exchange, Decode
     } = *wire;
     Ok(Exchange {
         index,
-        end: match record_end {
-            end::OPEN => None,
-            end::COMPLETE => Some(End::Complete),
-            end::PEER_FIN => Some(End::PeerFin),
-            end::PEER_RESET => Some(End::PeerReset),
-            end::LOCAL_CLOSE => Some(End::LocalClose),
-            end::LOCAL_RESET => Some(End::LocalReset),
-            end::KERNEL_ERROR => Some(End::KernelError),
-            end::SUPERSEDED => Some(End::Superseded),
-            end::TUNNEL => Some(End::Tunnel),
-            other => return Err(code(record_kind, "end", other)),
-        },
+        end: ending(record_kind, record_end)?,
         framing: match record_framing {
             framing::UNKNOWN => Framing::Unknown,
             framing::NONE => Framing::None,

@@ -17,6 +17,8 @@ pub enum Event {
     Request(Arc<Request>),
     /// A reset on a proxy's upstream-side or other outgoing connection.
     Reset(ResetSeen),
+    /// A TLS handshake with an upstream was completed.
+    Tls(TlsDone),
     /// Retransmitted segments and round-trip time, since the last such event of the socket.
     Tcp(TcpSeen),
 }
@@ -54,6 +56,17 @@ pub struct ConnectDone {
     pub syn_retransmits: u16,
 }
 
+/// A TLS handshake, completed.
+#[derive(Clone, Debug)]
+pub struct TlsDone {
+    /// Who connected.
+    pub proxy: Proxy,
+    /// Where to.
+    pub upstream: Upstream,
+    /// ClientHello to application data, seconds.
+    pub seconds: f64,
+}
+
 /// Label `result` of `why502_tcp_connects_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectResult {
@@ -78,6 +91,8 @@ pub enum Join {
     Errand,
     /// Same request line in the same process while the request was open, the only such.
     RequestLine,
+    /// The request's answer, an error, followed the failure at once, and no other request's did.
+    Answer,
     /// Not joined.
     None,
 }
@@ -157,6 +172,12 @@ pub struct Evidence {
     pub reset_had_ack: Option<bool>,
     /// Smoothed round-trip time, microseconds.
     pub srtt_us: Option<u32>,
+    /// The upstream's last acknowledgement offered no window: it did not read.
+    pub zero_window: bool,
+    /// Signal that took the upstream's process down, where that runs on this host.
+    pub killed_by: Option<u32>,
+    /// AlertDescription of the TLS alert that ended the handshake, where it passed in clear.
+    pub tls_alert: Option<u8>,
 }
 
 /// What one client asked, and what became of it.
@@ -188,6 +209,8 @@ pub struct Request {
     pub error: Option<Failure>,
     /// The attempt that `error` comes from, index into `attempts`.
     pub error_attempt: Option<usize>,
+    /// For [`crate::cause::Cause::NoLiveUpstream`]: why the upstreams were given up before.
+    pub origin: Option<Cause>,
     /// Attempts, in order of start.
     pub attempts: Vec<Arc<Attempt>>,
 }

@@ -23,6 +23,10 @@ const YOUNG_US: u32 = 20_000;
 /// By how much records of two CPUs may disagree about the time, ns.
 const SLACK: Nanos = 1_000_000;
 
+/// A request that is told by its answer was read, tried, and answered with no more than this
+/// beside the attempt, ns.
+const AT_ONCE: Nanos = 20_000_000;
+
 /// Requests with the same line that are listed one by one. With more, the line alone tells
 /// nothing.
 const SAME_LINE: usize = 64;
@@ -95,7 +99,15 @@ impl Lines {
 }
 
 /// Looks for the request that `trial` belongs to: by errand first, then by request line.
-pub(crate) fn find(trial: &Trial, requests: &Table<Key, Box<OpenRequest>>, lines: &Lines) -> Found {
+///
+/// `hops` says that the process passes requests from thread to thread: an errand may then be
+/// another request's, so that it counts only together with the request line, and proves nothing.
+pub(crate) fn find(
+    trial: &Trial,
+    hops: bool,
+    requests: &Table<Key, Box<OpenRequest>>,
+    lines: &Lines,
+) -> Found {
     let by_line = |wanted: Option<Key>| by_request_line(trial, requests, lines, wanted);
     let Some(errand) = trial.errand else {
         return Found {
@@ -127,13 +139,14 @@ pub(crate) fn find(trial: &Trial, requests: &Table<Key, Box<OpenRequest>>, lines
                 if young && trial.own_errand {
                     Some(Parent {
                         forwarding: true,
-                        ..parent(true)
+                        ..parent(!hops)
                     })
                 } else {
                     // The thread was elsewhere for a while: only when no other fits.
                     by_line(Some(key)).map(|_| parent(false))
                 }
             }
+            _ if hops => None,
             // The proxy rewrote the path, or one of the heads could not be read.
             _ if trial.exchange.is_some() => (young && trial.own_errand).then(|| parent(false)),
             // A connect has no request line.
@@ -167,7 +180,6 @@ fn by_request_line(
     wanted: Option<Key>,
 ) -> Option<Parent> {
     let sent = trial.head.as_ref()?;
-    let tgid = trial.tgid?;
     let at = trial
         .exchange
         .as_ref()
@@ -181,7 +193,12 @@ fn by_request_line(
             continue;
         };
         let Some(asked) = &request.head else { continue };
-        let fits = request.tgid.is_none_or(|owner| owner == tgid)
+        // A connection from before the start has no owner until it is read from.
+        let same_process = match (request.tgid, trial.tgid) {
+            (Some(asked), Some(sent)) => asked == sent,
+            _ => true,
+        };
+        let fits = same_process
             && request.started < at
             && is_open_at(request, at)
             && request.open.is_empty()
@@ -203,6 +220,49 @@ fn by_request_line(
     (wanted.is_none_or(|wanted| wanted == key)).then_some(Parent {
         key,
         join: Join::RequestLine,
+        firm: false,
+        forwarding: false,
+    })
+}
+
+/// Of requests that ended in an error for which no attempt is known, the one that a failed attempt
+/// without a request most likely belongs to: it was open all the while, and its answer followed
+/// the failure at once. `None` when there is none, or when two fit about as well.
+pub(crate) fn by_answer<'a>(
+    trial: &Trial,
+    unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
+) -> Option<Parent> {
+    let mut best: Option<(Nanos, Key)> = None;
+    let mut second = Nanos::MAX;
+    for (key, request) in unexplained {
+        let answered = request.outcome().answer_began.unwrap_or(Nanos::MAX);
+        let same_process = request.tgid.is_some() && request.tgid == trial.tgid;
+        let fits_line = match (&trial.head, &request.head) {
+            (Some(sent), Some(asked)) => same_line(sent, asked),
+            _ => true,
+        };
+        let around = request.started <= trial.started.saturating_add(SLACK)
+            && answered.saturating_add(SLACK) >= trial.ended;
+        if !same_process || !fits_line || !around {
+            continue;
+        }
+        let before = trial.started.saturating_sub(request.started);
+        let after = answered.saturating_sub(trial.ended);
+        let apart = before.saturating_add(after);
+        match best {
+            Some((least, _)) if least <= apart => second = second.min(apart),
+            Some((least, _)) => {
+                second = least;
+                best = Some((apart, key));
+            }
+            None => best = Some((apart, key)),
+        }
+    }
+    let (least, key) = best?;
+    let clear = least <= AT_ONCE && second >= least.saturating_mul(2).saturating_add(SLACK);
+    clear.then_some(Parent {
+        key,
+        join: Join::Answer,
         firm: false,
         forwarding: false,
     })

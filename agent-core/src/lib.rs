@@ -11,13 +11,17 @@ mod attempt;
 pub mod cause;
 mod connection;
 pub mod core;
+mod deaths;
 pub mod decode;
 pub mod event;
 mod join;
 mod limits;
+mod lookups;
 pub mod observation;
 mod process;
+mod proxies;
 mod request;
+mod routes;
 mod table;
 
 pub use crate::core::{Core, Outstanding};

@@ -25,6 +25,8 @@ pub enum What {
         outcome: ConnectOutcome,
         /// The errand of the connecting thread.
         errand: Option<Errand>,
+        /// A listener on this host got the SYN and did not answer it.
+        listener_silent: bool,
     },
     /// `connect(2)` failed before any packet left (`socket.errno` says why).
     ConnectErrno {
@@ -59,6 +61,27 @@ pub enum What {
     },
     /// The connection is gone.
     Close,
+    /// A TLS handshake with an upstream was decided.
+    Tls {
+        /// How far it went.
+        handshake: TlsHandshake,
+        /// The errand of the connecting thread.
+        errand: Option<Errand>,
+    },
+    /// A thread on a client's errand asked for a name, or got the answer.
+    Dns {
+        /// The errand of the asking thread.
+        errand: Option<Errand>,
+        /// When it asked.
+        asked: Nanos,
+        /// What the answer says; `None` for the question.
+        answer: Option<DnsAnswer>,
+    },
+    /// A signal takes the process (`socket.tgid`) down.
+    Death {
+        /// Signal number, signal(7).
+        signal: u32,
+    },
     /// A reset was received or sent.
     Reset {
         /// Which way.
@@ -139,6 +162,16 @@ impl Flags {
         self.has(flag::NOT_HTTP)
     }
 
+    /// The peer offers no window: it does not read.
+    pub fn zero_window(self) -> bool {
+        self.has(flag::ZERO_WINDOW)
+    }
+
+    /// The body is chunked by its head and does not start with a chunk.
+    pub fn bad_chunk(self) -> bool {
+        self.has(flag::BAD_CHUNK)
+    }
+
     /// The acting thread owns the connection: the errand is its own.
     pub fn own_errand(self) -> bool {
         self.has(flag::OWN_ERRAND)
@@ -171,6 +204,43 @@ pub enum ConnectOutcome {
     ClosedByUs,
     /// The kernel gave up; `Socket::errno` says why (110, 113, 101, 111 by ICMP ...).
     KernelError,
+}
+
+/// A TLS handshake that a proxy began with an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsHandshake {
+    /// [`End::Complete`] when application data followed, else how it failed.
+    pub end: End,
+    /// ClientHello left.
+    pub hello: Nanos,
+    /// First byte of the peer's reply.
+    pub reply: Option<Nanos>,
+    /// The peer's FIN.
+    pub peer_fin: Option<Nanos>,
+    /// The reply starts as a TLS record; `None` without one.
+    pub reply_is_tls: Option<bool>,
+    /// The first alert that passed in clear.
+    pub alert: Option<TlsAlert>,
+    /// Every byte sent was acknowledged.
+    pub acked: bool,
+}
+
+/// A TLS alert in clear (RFC 8446, 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsAlert {
+    /// Sent by the upstream; else by the proxy.
+    pub by_peer: bool,
+    /// AlertDescription.
+    pub description: u8,
+}
+
+/// What a name server said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DnsAnswer {
+    /// RCODE (RFC 1035, 4.1.1).
+    pub rcode: u8,
+    /// Records in the answer section.
+    pub records: u16,
 }
 
 /// How an exchange ended.
@@ -223,6 +293,8 @@ pub enum ResetDirection {
 pub enum Phase {
     /// Handshake.
     Connect,
+    /// TLS handshake.
+    Tls,
     /// Established, nothing under way.
     Idle,
     /// Request being sent or waiting for the first response byte.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::event::Proxy;
 use crate::observation::Nanos;
+use crate::proxies::Habits;
 use crate::table::Table;
 
 /// What the daemon found out about a process.
@@ -15,6 +16,9 @@ use crate::table::Table;
 pub struct ProcessInfo {
     /// Name for labels, from the executable or the configuration.
     pub name: Arc<str>,
+    /// What program it is, whatever its label: "nginx", "haproxy", "httpd", "envoy", "caddy",
+    /// "traefik", "varnish" and so on. Some verdicts need a number of that program.
+    pub program: Arc<str>,
     /// What the daemon makes of it.
     pub kind: ProcessKind,
 }
@@ -33,6 +37,7 @@ pub enum ProcessKind {
 #[derive(Debug)]
 struct Process {
     info: ProcessInfo,
+    habits: Habits,
     acts_as_proxy: bool,
     last_used: Nanos,
 }
@@ -66,6 +71,7 @@ impl Processes {
         self.table.insert(
             tgid,
             Process {
+                habits: Habits::of(&info.program),
                 info,
                 acts_as_proxy,
                 last_used: now,
@@ -105,6 +111,12 @@ impl Processes {
             name: Arc::clone(&process.info.name),
             tgid,
         })
+    }
+
+    /// What is known of the program that the process runs.
+    pub(crate) fn habits(&self, tgid: Option<u32>) -> Habits {
+        let process = tgid.and_then(|tgid| self.table.get(tgid));
+        process.map_or_else(Habits::default, |process| process.habits)
     }
 
     /// Forgets what was not used since `oldest`; proxies only when the table is full. What

@@ -124,6 +124,11 @@ impl<T> Deadlines<T> {
         early.map(|(_, thing)| thing)
     }
 
+    /// All that wait, the first due first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.queue.iter().map(|(_, thing)| thing)
+    }
+
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<T> {
         self.queue
             .pop_front_if(|(due, _)| *due <= now)

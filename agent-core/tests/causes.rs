@@ -395,7 +395,7 @@ fn a_proxy_that_closes_after_silence_ran_into_its_timeout() {
 }
 
 #[test]
-fn a_timeout_is_no_proof_when_the_request_was_not_delivered() {
+fn a_request_that_is_sent_again_and_again_is_a_lost_path_not_a_slow_application() {
     let u = upstream(2).opened(1.5);
     let x = sent(0, 2.0)
         .errand(1, 0, 100)
@@ -406,8 +406,8 @@ fn a_timeout_is_no_proof_when_the_request_was_not_delivered() {
     assert_eq!(
         error(&exchange_of(attempt, 504, 5002.2)),
         (
-            Cause::Unattributed,
-            Certainty::Guess,
+            Cause::PathLost,
+            Certainty::Proof,
             Phase::Request,
             How::Timeout
         )
@@ -425,8 +425,8 @@ fn a_kernel_that_gives_up_is_no_slow_application() {
     assert_eq!(
         error(&exchange_of(attempt, 502, 900_000.2)),
         (
-            Cause::Unattributed,
-            Certainty::Guess,
+            Cause::PathLost,
+            Certainty::Proof,
             Phase::Request,
             How::Errno
         )
@@ -477,18 +477,6 @@ fn an_upstream_that_answers_503_itself_is_upstream_status() {
             How::None
         )
     );
-}
-
-#[test]
-fn an_error_without_any_attempt_is_unattributed() {
-    let told = exchange_of(vec![], 502, 2.0);
-    let request = told.request();
-    let failure = request.error.expect("an error");
-    assert_eq!(
-        (failure.cause, failure.certainty),
-        (Cause::Unattributed, Certainty::Guess)
-    );
-    assert_eq!(request.error_attempt, None);
 }
 
 #[test]

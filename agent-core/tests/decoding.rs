@@ -5,8 +5,8 @@ use agent_core::decode::{DecodeError, decode, head};
 use agent_core::observation::{ConnectOutcome, End, Framing, Side, What};
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
-    Connect, End as EndRecord, Errand, Exchange, Header, MessageHead, Path, Reset, UnixConnect,
-    end, flag, framing, kind, phase, side,
+    ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, MessageHead,
+    Path, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
 };
 
 fn header(kind: u8) -> Header {
@@ -193,10 +193,68 @@ fn connect_outcomes_are_told_apart() {
             ..Connect::default()
         };
         let seen = decode(bytes_of(&record)).expect("a record");
-        assert!(
-            matches!(seen.what, What::Connect { outcome, errand: None } if outcome == expected)
-        );
+        assert!(matches!(
+            seen.what,
+            What::Connect { outcome, errand: None, listener_silent: false }
+                if outcome == expected
+        ));
     }
+}
+
+#[test]
+fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
+    let record = Tls {
+        header: header(kind::TLS),
+        hello_ns: 5,
+        reply_ns: 7,
+        outcome: end::LOCAL_CLOSE,
+        reply: 21,
+        alert_by: ALERT_BY_PEER,
+        alert: 40,
+        ..Tls::default()
+    };
+    let seen = decode(bytes_of(&record)).expect("a record");
+    let What::Tls { handshake, .. } = seen.what else {
+        panic!("{seen:?}")
+    };
+    assert_eq!((handshake.hello, handshake.reply), (5, Some(7)));
+    assert_eq!(handshake.reply_is_tls, Some(true));
+    let alert = handshake.alert.expect("an alert passed");
+    assert_eq!((alert.by_peer, alert.description), (true, 40));
+
+    let open = Tls {
+        outcome: end::OPEN,
+        ..record
+    };
+    assert!(decode(bytes_of(&open)).is_err(), "it is not decided");
+}
+
+#[test]
+fn names_and_deaths_have_no_socket() {
+    let header = |kind| Header {
+        cookie: 0,
+        ..header(kind)
+    };
+    let asked = Dns {
+        header: header(kind::DNS),
+        asked_ns: 9,
+        answered: 1,
+        rcode: 3,
+        ..Dns::default()
+    };
+    let death = Death {
+        header: header(kind::DEATH),
+        signal: 11,
+        ..Death::default()
+    };
+
+    let seen = decode(bytes_of(&asked)).expect("a record");
+    assert!(
+        matches!(seen.what, What::Dns { asked: 9, answer: Some(answer), .. } if answer.rcode == 3),
+        "{seen:?}"
+    );
+    let seen = decode(bytes_of(&death)).expect("a record");
+    assert_eq!(seen.what, What::Death { signal: 11 });
 }
 
 #[test]

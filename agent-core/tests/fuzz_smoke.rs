@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
-    Connect, End, Errand, Exchange, Header, MessageHead, Path as UnixPath, Reset, UnixConnect, end,
-    flag, framing, kind, phase, side,
+    Connect, Death, Dns, End, Errand, Exchange, Header, MessageHead, Path as UnixPath, Reset, Tls,
+    UnixConnect, end, flag, framing, kind, phase, side,
 };
 
 /// Runs per target when nothing else is said; well under a second together.
@@ -155,6 +155,24 @@ fn records() -> Vec<Vec<u8>> {
         bytes(End {
             header: header(kind::CLOSE, side::UPSTREAM, 3, 5600),
             exchange: Exchange::default(),
+        }),
+        bytes(Tls {
+            header: header(kind::TLS, side::UNKNOWN, 4, 5700),
+            errand,
+            hello_ns: 5650,
+            outcome: end::PEER_FIN,
+            ..Tls::default()
+        }),
+        bytes(Dns {
+            header: header(kind::DNS, side::UNKNOWN, 0, 5800),
+            errand,
+            asked_ns: 5800,
+            ..Dns::default()
+        }),
+        bytes(Death {
+            header: header(kind::DEATH, side::UNKNOWN, 0, 5900),
+            signal: 9,
+            ..Death::default()
         }),
         message(
             header(kind::RESPONSE, side::CLIENT, 1, 6000),

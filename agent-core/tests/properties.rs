@@ -132,7 +132,14 @@ proptest! {
             prop_assert_eq!(request.attempts.len(), plan.fates.len(), "{:?}", plan);
             let error = request.error.map(|error| error.cause);
             if plan.fates.is_empty() {
-                prop_assert_eq!(error, Some(Cause::Unattributed));
+                let by_itself = [
+                    Cause::NoLiveUpstream,
+                    Cause::ProxyGenerated,
+                    Cause::Unattributed,
+                ];
+                prop_assert!(error.is_some_and(|cause| by_itself.contains(&cause)), "{:?}", error);
+                let sure = request.error.map(|error| error.certainty);
+                prop_assert!(sure != Some(Certainty::Proof));
             } else {
                 prop_assert_eq!(error, expected(plan), "{:#?}", request);
             }

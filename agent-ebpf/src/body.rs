@@ -1,10 +1,12 @@
 //! Where the body of a response ends, by its framing (RFC 9112, section 6.3).
 //!
-//! Bytes are counted, not read: of a chunked body only the last eight are kept, for its end.
+//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::chunks`]), and the
+//! last eight bytes are kept, for its end.
 
 use agent_wire::record::framing;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::chunks;
 use crate::flow::Flow;
 use crate::kernel;
 use crate::scan::SEVEN_BYTES;
@@ -28,7 +30,7 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
             } else {
                 flow.sent.tail
             };
-            tail & SEVEN_BYTES == LAST_CHUNK
+            tail & SEVEN_BYTES == LAST_CHUNK && chunks::may_be_over(flow)
         }
         _ => false,
     }

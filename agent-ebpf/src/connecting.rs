@@ -227,7 +227,8 @@ fn returned_from_connect(entry: &Connecting, errno: i64) {
             header: header(kind::CONNECT_ERRNO, entry, errno, now),
             errand: errand::current(now),
             outcome: end::KERNEL_ERROR,
-            reserved: [0; 7],
+            listener_silent: 0,
+            reserved: [0; 6],
         },
         kind::CONNECT_ERRNO,
     );

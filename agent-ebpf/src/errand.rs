@@ -30,18 +30,26 @@ pub(crate) struct Slot {
     cookie: u64,
     since_ns: u64,
     index: u32,
-    reserved: u32,
+    /// Thread group, which packet programs cannot ask for.
+    tgid: u32,
 }
 
 /// The errand of the running thread; zero when it has none.
 #[inline(always)]
 pub(crate) fn current(now: u64) -> Errand {
+    match of_server_thread(now) {
+        Some((errand, _)) => errand,
+        None => Errand::default(),
+    }
+}
+
+/// The errand of the running thread and its thread group; `None` when it has no errand.
+#[inline(always)]
+pub(crate) fn of_server_thread(now: u64) -> Option<(Errand, u32)> {
     let task = kernel::task();
-    let Some(slot) = slot(task) else {
-        return Errand::default();
-    };
+    let slot = slot(task)?;
     if slot.task != task || slot.cookie == 0 {
-        return Errand::default();
+        return None;
     }
     let age_us = now.saturating_sub(slot.since_ns) / 1000;
     let age_us = if age_us > u64::from(u32::MAX) {
@@ -49,11 +57,12 @@ pub(crate) fn current(now: u64) -> Errand {
     } else {
         age_us as u32
     };
-    Errand {
+    let errand = Errand {
         cookie: slot.cookie,
         index: slot.index,
         age_us,
-    }
+    };
+    Some((errand, slot.tgid))
 }
 
 /// The running thread works for `cookie`'s request number `index` from now on.
@@ -65,6 +74,7 @@ pub(crate) fn begin(cookie: u64, index: u32) {
         slot.cookie = cookie;
         slot.index = index;
         slot.since_ns = kernel::now();
+        slot.tgid = kernel::tgid();
         slot.task = task;
     }
 }

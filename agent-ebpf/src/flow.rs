@@ -10,15 +10,17 @@ use agent_wire::record::{Exchange, Header, flag, side};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 
+use crate::chunks::Chunks;
 use crate::kernel;
 use crate::scan::Scan;
 use crate::segment::Payload;
 use crate::tallies;
+use crate::tls::Handshake;
 
 #[btf_map]
 static FLOWS: SkStorage<Flow> = SkStorage::new();
 
-/// Where the HTTP exchange on a socket stands. Ordered: `>= TUNNEL` means "look away".
+/// Where the talk on a socket stands. Ordered: `>= TUNNEL` means "look away".
 pub(crate) mod phase {
     /// No HTTP message seen yet.
     pub(crate) const UNKNOWN: u8 = 0;
@@ -32,10 +34,12 @@ pub(crate) mod phase {
     pub(crate) const RESPONSE_HEAD: u8 = 4;
     /// Response head complete, body not.
     pub(crate) const RESPONSE_BODY: u8 = 5;
+    /// A TLS handshake with an upstream ([`crate::tls`]).
+    pub(crate) const HANDSHAKE: u8 = 6;
     /// A tunnel (101, CONNECT).
-    pub(crate) const TUNNEL: u8 = 6;
+    pub(crate) const TUNNEL: u8 = 7;
     /// Not HTTP/1.
-    pub(crate) const OPAQUE: u8 = 7;
+    pub(crate) const OPAQUE: u8 = 8;
 }
 
 /// What the request's method means for the response.
@@ -73,6 +77,10 @@ pub(crate) struct Flow {
     pub(crate) exchange: Exchange,
     pub(crate) sent: Stream,
     pub(crate) received: Stream,
+    /// The TLS handshake, if there is one.
+    pub(crate) tls: Handshake,
+    /// Where the chunks of the body at hand end.
+    pub(crate) chunks: Chunks,
     /// What the scanner found in the head at hand.
     pub(crate) scan: Scan,
     /// Request bytes by its framing, head included; `u64::MAX` when not known.

@@ -15,6 +15,7 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::body::{is_complete, keep_tail};
+use crate::chunks;
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, Sock};
@@ -24,6 +25,7 @@ use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
 use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::segment::Payload;
 use crate::tallies;
+use crate::tls;
 
 /// A head that did not come complete in one segment.
 #[repr(C)]
@@ -85,6 +87,10 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         return true;
     }
     let is_tls = start & 0xffff == 0x0316;
+    if is_tls && sent && flow.has(flag::ACTIVE_OPEN) {
+        tls::begin(ctx, flow, payload);
+        return false;
+    }
     if is_tls || flow.tries <= 1 {
         flow.phase = phase::OPAQUE;
         tallies::count(Tally::NOT_HTTP);
@@ -186,6 +192,7 @@ fn response_bytes(
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
                 let is_sent = flow.is_client_side();
+                chunks::follow(ctx, flow, payload);
                 keep_tail(ctx, flow, payload, is_sent);
             }
             if is_complete(flow) {
@@ -212,14 +219,20 @@ fn response_bytes(
 /// A new exchange on this connection.
 #[inline(always)]
 fn begin(flow: &mut Flow, now: u64) {
-    let index = flow.exchange.index;
+    let Exchange {
+        index, peer_fin_ns, ..
+    } = flow.exchange;
     flow.exchange = Exchange {
         index,
+        // Of a FIN that came before this request.
+        peer_fin_ns,
         request_ns: now,
         idle_since_ns: flow.idle_since_ns,
         ..Exchange::default()
     };
-    flow.clear(flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND);
+    flow.clear(
+        flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND | flag::BAD_CHUNK,
+    );
     flow.request_total = u64::MAX;
     flow.gathering = 0;
 }
@@ -423,6 +436,19 @@ fn understood(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, is_respons
     } else if flow.scan.found & found::CHUNKED != 0 {
         flow.exchange.framing = framing::CHUNKED;
         let is_sent = flow.is_client_side();
+        chunks::begin(flow, !is_sent);
+        let body = flow
+            .exchange
+            .response_bytes
+            .wrapping_sub(u64::from(head_bytes));
+        if body <= u64::from(payload.len) {
+            let behind_head = Payload {
+                offset: payload.offset + payload.len - body as u32,
+                len: body as u32,
+                seq: 0,
+            };
+            chunks::follow(ctx, flow, behind_head);
+        }
         keep_tail(ctx, flow, payload, is_sent);
     } else if flow.scan.found & found::LENGTH != 0 {
         flow.exchange.framing = if flow.scan.content_length == 0 {
@@ -531,6 +557,7 @@ fn catch_up(flow: &mut Flow, now: u64) {
     if more <= 0 {
         return;
     }
+    chunks::lose(flow);
     flow.received.end = flow.ahead_end;
     flow.received.tail = flow.ahead_tail;
     if flow.phase == phase::RESPONSE_BODY && flow.is_upstream_side() {

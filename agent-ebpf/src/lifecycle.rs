@@ -20,7 +20,9 @@ use crate::errand;
 use crate::flow::{Flow, phase};
 use crate::http1;
 use crate::kernel::{self, Sock};
+use crate::listener;
 use crate::output;
+use crate::tls;
 
 /// `include/net/tcp_states.h`
 mod state {
@@ -106,10 +108,21 @@ fn connected(flow: &mut Flow, outcome: u8) {
             header: flow.header,
             errand: flow.exchange.errand,
             outcome,
-            reserved: [0; 7],
+            listener_silent: u8::from(outcome != end::COMPLETE && listener::is_silent(flow)),
+            reserved: [0; 6],
         },
         kind::CONNECT,
     );
+}
+
+/// What was under way on the connection is over.
+#[inline(always)]
+fn finish(flow: &mut Flow, how: u8, now: u64) {
+    if flow.in_exchange() {
+        http1::finish(flow, how, now);
+    } else if flow.phase == phase::HANDSHAKE {
+        tls::finish(flow, how, now);
+    }
 }
 
 /// The peer's FIN was taken in.
@@ -117,15 +130,10 @@ fn connected(flow: &mut Flow, outcome: u8) {
 fn peer_closed(flow: &mut Flow) {
     let now = kernel::now();
     flow.set(flag::PEER_FIN | flag::PEER_CLOSED_FIRST);
-    if !flow.in_exchange() {
-        return;
-    }
-    if flow.is_client_side() {
-        // A client may shut down its sending side and still read: only noted.
-        flow.exchange.peer_fin_ns = now;
-    } else {
-        flow.exchange.peer_fin_ns = now;
-        http1::finish(flow, end::PEER_FIN, now);
+    flow.exchange.peer_fin_ns = now;
+    // A client may shut down its sending side and still read: only noted.
+    if !flow.is_client_side() {
+        finish(flow, end::PEER_FIN, now);
     }
 }
 
@@ -136,8 +144,8 @@ fn local_closed(flow: &mut Flow) {
     if flow.task == kernel::task() {
         errand::touched(flow);
     }
-    if flow.in_exchange() && flow.is_upstream_side() {
-        http1::finish(flow, end::LOCAL_CLOSE, kernel::now());
+    if !flow.is_client_side() {
+        finish(flow, end::LOCAL_CLOSE, kernel::now());
     }
 }
 
@@ -166,7 +174,7 @@ fn entered_close(flow: &mut Flow) {
         flow.closed = 1;
         return;
     }
-    let idle = flow.connecting == 0 && !flow.in_exchange();
+    let idle = flow.connecting == 0 && !flow.in_exchange() && flow.phase != phase::HANDSHAKE;
     let known = flag::PEER_RESET | flag::LOCAL_RESET;
     if idle || flow.header.flags & known != 0 || flow.header.errno != 0 {
         closed(flow);
@@ -196,9 +204,7 @@ fn closed(flow: &mut Flow) {
         connected(flow, how);
     }
     let now = kernel::now();
-    if flow.in_exchange() {
-        http1::finish(flow, how, now);
-    }
+    finish(flow, how, now);
     if flow.is_told() {
         flow.header.kind = kind::CLOSE;
         flow.header.time_ns = now;

@@ -5,20 +5,25 @@
 //! the packet programs always return [`PASS`]. What happened on a socket is decided here;
 //! why it happened is not (that is `agent-core`'s).
 //!
-//! Reading order: [`packet`] → [`segment`] → [`http1`] (what the bytes mean), then
-//! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`errand`] (whom
-//! a thread works for). State lives in [`flow`], one per socket, in the socket's storage.
+//! Reading order: [`packet`] → [`segment`] → [`http1`] or [`tls`] (what the bytes mean), then
+//! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
+//! became of a SYN), [`errand`] (whom a thread works for), [`dns`], [`death`]. State lives in
+//! [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod body;
+mod chunks;
 mod connecting;
+mod death;
+mod dns;
 mod errand;
 mod flow;
 mod http1;
 mod kernel;
 mod lifecycle;
+mod listener;
 mod output;
 mod packet;
 mod request_line;
@@ -26,6 +31,7 @@ mod scan;
 mod scratch;
 mod segment;
 mod tallies;
+mod tls;
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
@@ -124,6 +130,12 @@ fn connect_enter(ctx: TracePointContext) -> u32 {
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 fn connect_exit(ctx: TracePointContext) -> u32 {
     connecting::connect_exit(&ctx);
+    0
+}
+
+#[tracepoint(category = "signal", name = "signal_deliver")]
+fn signal_delivered(ctx: TracePointContext) -> u32 {
+    death::signal_delivered(&ctx);
     0
 }
 

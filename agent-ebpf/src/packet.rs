@@ -5,6 +5,8 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::kernel;
 
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+const UDP_HEADER_BYTES: usize = 8;
 const TCP_HEADER_BYTES: usize = 20;
 
 /// TCP flags, byte 13 of the header.
@@ -28,6 +30,8 @@ pub(crate) struct Segment {
     pub(crate) destination: u16,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
+    /// Window offered, unscaled: 0 is 0 at any scale.
+    pub(crate) window: u16,
     /// Where the payload starts, from the IP header.
     pub(crate) offset: u32,
     /// Bytes of payload. With GSO and GRO up to 64 KiB and more, so from the packet's
@@ -88,6 +92,7 @@ fn tcp(
     let ack: u32 = kernel::linear_read(at + 8);
     let data_offset: u8 = kernel::linear_read(at + 12);
     let flags: u8 = kernel::linear_read(at + 13);
+    let window: u16 = kernel::linear_read(at + 14);
     let offset = ip_bytes as u32 + u32::from(data_offset >> 4) * 4;
     let total = ctx.len();
     let len = total.saturating_sub(offset);
@@ -99,8 +104,51 @@ fn tcp(
         destination: u16::from_be(destination),
         seq: u32::from_be(seq),
         ack: u32::from_be(ack),
+        window,
         offset,
         len,
+    })
+}
+
+/// What a UDP datagram's headers say.
+#[derive(Clone, Copy)]
+pub(crate) struct Datagram {
+    /// Source port, host order.
+    pub(crate) source: u16,
+    /// Destination port, host order.
+    pub(crate) destination: u16,
+    /// Where the payload starts, from the IP header.
+    pub(crate) offset: u32,
+}
+
+/// The headers of a UDP datagram; `None` for anything else.
+#[inline(always)]
+pub(crate) fn datagram(ctx: &SkBuffContext) -> Option<Datagram> {
+    let (data, end) = kernel::linear(ctx);
+    if data + 20 + UDP_HEADER_BYTES > end {
+        return None;
+    }
+    let first: u8 = kernel::linear_read(data);
+    let protocol_v4: u8 = kernel::linear_read(data + 9);
+    let protocol_v6: u8 = kernel::linear_read(data + 6);
+    // IP options are rare enough to be left out: a datagram with them is not looked at.
+    let ip_bytes = if first == 0x45 && protocol_v4 == IPPROTO_UDP {
+        20
+    } else if first >> 4 == 6 && protocol_v6 == IPPROTO_UDP {
+        40
+    } else {
+        return None;
+    };
+    let at = data + ip_bytes;
+    if at + UDP_HEADER_BYTES > end {
+        return None;
+    }
+    let source: u16 = kernel::linear_read(at);
+    let destination: u16 = kernel::linear_read(at + 2);
+    Some(Datagram {
+        source: u16::from_be(source),
+        destination: u16::from_be(destination),
+        offset: (ip_bytes + UDP_HEADER_BYTES) as u32,
     })
 }
 

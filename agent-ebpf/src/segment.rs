@@ -7,12 +7,16 @@ use agent_wire::record::flag;
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::chunks;
+use crate::dns;
 use crate::flow::{Flow, phase};
 use crate::http1;
 use crate::kernel::{self, Sock};
 use crate::lifecycle;
+use crate::listener;
 use crate::packet::{self, ACK, FIN, RST, SYN, Segment};
 use crate::tallies;
+use crate::tls;
 
 /// Segments out of order that may wait for the start of a head. More: the stream is taken
 /// up where it is.
@@ -34,8 +38,13 @@ pub(crate) struct Payload {
 #[inline(always)]
 pub(crate) fn sent(ctx: &SkBuffContext) {
     let Some(segment) = packet::parse(ctx) else {
+        dns::sent(ctx);
         return;
     };
+    if segment.flags & (SYN | ACK) == SYN | ACK {
+        listener::syn_answered(ctx, &segment);
+        return;
+    }
     let Some((flow, sk)) = flow_of(ctx, &segment) else {
         return;
     };
@@ -56,7 +65,7 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
     if segment.len > 0
         && let Some(payload) = new_bytes(ctx, flow, &segment, true)
     {
-        http1::bytes(ctx, flow, sk, payload, true);
+        bytes(ctx, flow, sk, payload, true);
     }
     // A proxy that closes with the answer still queued is in FIN_WAIT1 long before its last
     // byte leaves: on the client side the FIN packet, not the state, ends the exchange.
@@ -69,8 +78,13 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
 #[inline(always)]
 pub(crate) fn received(ctx: &SkBuffContext) {
     let Some(segment) = packet::parse(ctx) else {
+        dns::received(ctx);
         return;
     };
+    if segment.flags & (SYN | ACK) == SYN {
+        listener::syn_arrived(ctx, &segment);
+        return;
+    }
     let Some((flow, sk)) = flow_of(ctx, &segment) else {
         return;
     };
@@ -92,6 +106,13 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     }
     if segment.flags & ACK != 0 {
         flow.acked = segment.ack;
+        if segment.flags & RST == 0 {
+            if segment.window == 0 {
+                flow.set(flag::ZERO_WINDOW);
+            } else {
+                flow.clear(flag::ZERO_WINDOW);
+            }
+        }
     }
     if segment.flags & SYN != 0 {
         flow.received.end = segment.seq.wrapping_add(1);
@@ -100,7 +121,17 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     if segment.len > 0
         && let Some(payload) = new_bytes(ctx, flow, &segment, false)
     {
-        http1::bytes(ctx, flow, sk, payload, false);
+        bytes(ctx, flow, sk, payload, false);
+    }
+}
+
+/// New bytes: to whom they speak.
+#[inline(always)]
+fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, sent: bool) {
+    if flow.phase == phase::HANDSHAKE {
+        tls::bytes(ctx, flow, payload, sent);
+    } else {
+        http1::bytes(ctx, flow, sk, payload, sent);
     }
 }
 
@@ -164,6 +195,9 @@ fn new_bytes(
         }
         flow.set(flag::HEAD_CUT);
         tallies::count(Tally::HEAD_REORDERED);
+    }
+    if gap > 0 {
+        chunks::lose(flow);
     }
     let stream = if sent {
         &mut flow.sent

@@ -22,5 +22,9 @@ pub const ERRAND_SLOTS: u32 = 4096;
 /// Threads inside `connect(2)` at the same moment.
 pub const CONNECTING_THREADS: u32 = 4096;
 
+/// SYNs that arrived at listeners of this host and wait for their SYN-ACK, at once. Too
+/// small: a full accept queue passes for a lost SYN.
+pub const UNANSWERED_SYNS: u32 = 4096;
+
 /// Processes that the daemon can ask the kernel side to leave alone.
 pub const IGNORED_PROCESSES: u32 = 4096;

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::record::{Connect, End, Header, MessageHead, Reset, UnixConnect};
+use crate::record::{Connect, Death, Dns, End, Header, MessageHead, Reset, Tls, UnixConnect};
 
 /// A type of plain integers: any bytes are a valid value, and there is no padding.
 ///
@@ -23,6 +23,12 @@ unsafe impl Plain for End {}
 unsafe impl Plain for Reset {}
 // SAFETY: as above.
 unsafe impl Plain for UnixConnect {}
+// SAFETY: as above.
+unsafe impl Plain for Tls {}
+// SAFETY: as above.
+unsafe impl Plain for Dns {}
+// SAFETY: as above.
+unsafe impl Plain for Death {}
 
 /// Reads a `T` from the front of `bytes`; `None` when they are too short.
 pub fn read<T: Plain>(bytes: &[u8]) -> Option<T> {

@@ -26,8 +26,14 @@ pub mod kind {
     pub const CONNECT_ERRNO: u8 = 7;
     /// [`super::UnixConnect`]: `connect(2)` on a Unix socket returned.
     pub const UNIX_CONNECT: u8 = 8;
+    /// [`super::Tls`]: a TLS handshake with an upstream was decided, one way or the other.
+    pub const TLS: u8 = 9;
+    /// [`super::Dns`]: a name was asked for, or the answer came.
+    pub const DNS: u8 = 10;
+    /// [`super::Death`]: a process is killed by a signal.
+    pub const DEATH: u8 = 11;
     /// One more than the largest kind.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 12;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -70,6 +76,10 @@ pub mod flag {
     pub const NO_REQUEST: u16 = 1 << 12;
     /// The thread that acted is the one that owns the connection: the errand is its own.
     pub const OWN_ERRAND: u16 = 1 << 13;
+    /// The last acknowledgement offered no window: the peer does not read.
+    pub const ZERO_WINDOW: u16 = 1 << 14;
+    /// The body is chunked by its head and does not start with a chunk.
+    pub const BAD_CHUNK: u16 = 1 << 15;
 }
 
 /// How an exchange ended. Values are part of the layout.
@@ -230,8 +240,10 @@ pub struct Connect {
     pub errand: Errand,
     /// [`end::COMPLETE`] when established, else how it failed.
     pub outcome: u8,
+    /// 1 when a listener on this host got the SYN and did not answer it.
+    pub listener_silent: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 6],
 }
 
 /// [`kind::REQUEST`] and [`kind::RESPONSE`]: followed by `captured` head bytes.
@@ -279,6 +291,73 @@ pub const RESET_RECEIVED: u8 = 1;
 /// [`Reset::direction`]: this end sent it.
 pub const RESET_SENT: u8 = 2;
 
+/// [`kind::TLS`]: a TLS handshake that this end began was decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tls {
+    /// Which socket.
+    pub header: Header,
+    /// The errand of the thread that connected.
+    pub errand: Errand,
+    /// ClientHello left, ns.
+    pub hello_ns: u64,
+    /// First byte of the peer's reply, ns.
+    pub reply_ns: u64,
+    /// The peer's FIN, ns.
+    pub peer_fin_ns: u64,
+    /// [`end::COMPLETE`] when application data followed, else how it failed.
+    pub outcome: u8,
+    /// First byte of the peer's reply: a TLS content type (RFC 8446, 5.1), or of something
+    /// else. 0 when none came.
+    pub reply: u8,
+    /// 1 when the peer sent an alert in clear, 2 when this end did.
+    pub alert_by: u8,
+    /// Its description (RFC 8446, 6).
+    pub alert: u8,
+    /// Bytes of the handshake that this end sent and that were not acknowledged.
+    pub unacked: u32,
+}
+
+/// [`Tls::alert_by`]: the peer.
+pub const ALERT_BY_PEER: u8 = 1;
+/// [`Tls::alert_by`]: this end.
+pub const ALERT_BY_US: u8 = 2;
+
+/// [`kind::DNS`]: a thread on a client's errand asked for a name (UDP port 53), or the answer
+/// to that came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Dns {
+    /// `tgid` asked; `remote` is the name server.
+    pub header: Header,
+    /// The errand of the thread that asked.
+    pub errand: Errand,
+    /// When it asked, ns.
+    pub asked_ns: u64,
+    /// 1 for an answer, 0 for a question.
+    pub answered: u8,
+    /// RCODE of the answer (RFC 1035, 4.1.1).
+    pub rcode: u8,
+    /// ANCOUNT of the answer.
+    pub answers: u16,
+    /// Transaction id.
+    pub id: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// [`kind::DEATH`]: a signal with its default action takes `header.tgid` down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Death {
+    /// Which process (`tgid`), and when.
+    pub header: Header,
+    /// Signal number (signal(7)).
+    pub signal: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// [`kind::UNIX_CONNECT`]: `connect(2)` on a Unix stream socket returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -323,6 +402,9 @@ const _: () = {
     assert!(size_of::<MessageHead>() == size_of::<Header>() + size_of::<Exchange>() + 8);
     assert!(size_of::<End>() == size_of::<Header>() + size_of::<Exchange>());
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
+    assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 3 * 8 + 8);
+    assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
+    assert!(size_of::<Death>() == size_of::<Header>() + 8);
     assert!(
         size_of::<UnixConnect>()
             == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4

@@ -70,6 +70,9 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::RESET => "reset",
         kind::CONNECT_ERRNO => "connect_errno",
         kind::UNIX_CONNECT => "unix_connect",
+        kind::TLS => "tls",
+        kind::DNS => "dns",
+        kind::DEATH => "death",
         _ => return None,
     })
 }

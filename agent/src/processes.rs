@@ -62,6 +62,8 @@ pub fn known_gateway(executable: &str) -> Option<&'static str> {
 pub struct Identity {
     /// The `proxy` label.
     pub name: Arc<str>,
+    /// What it is: a gateway's usual name, whatever its label, else the executable.
+    pub program: Arc<str>,
     /// Whether it is a gateway.
     pub standing: Standing,
 }
@@ -203,6 +205,7 @@ impl Processes {
             Some(executable) => self.rules.identity(&executable),
             None => Identity {
                 name: Arc::from(NAMELESS),
+                program: Arc::from(NAMELESS),
                 standing: Standing::Undecided,
             },
         }
@@ -244,6 +247,7 @@ impl Rules {
         };
         Identity {
             name: Arc::from(cut(name)),
+            program: Arc::from(cut(known.unwrap_or(executable))),
             standing,
         }
     }

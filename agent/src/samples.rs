@@ -115,6 +115,7 @@ pub(crate) fn request(code: Option<u16>, attempts: Vec<Attempt>) -> Request {
         client_left: false,
         error,
         error_attempt: error.and(last),
+        origin: None,
         attempts: attempts.into_iter().map(Arc::new).collect(),
     }
 }

@@ -39,6 +39,11 @@ fn good_and_bad(tag: &str) -> Vec<Order> {
 #[track_caller]
 fn assert_told(agent: &Agent, upstream: SocketAddr) {
     let metrics = agent.settled(TELL);
+    println!(
+        "answers given {:?}, losses {:?}",
+        metrics.by(RESPONSES, &[], &["proxy", "code"]),
+        metrics.by("why502_agent_losses_total", &[], &["stage", "what"])
+    );
     assert_eq!(metrics.sum(RESPONSES, &[NGINX, ("code", "200")]), 20.0);
     let upstream = upstream.to_string();
     let with = [NGINX, ("code", "502"), ("upstream", &upstream)];

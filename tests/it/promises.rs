@@ -110,7 +110,7 @@ fn upstreams_beyond_the_bound_are_counted_as_other() {
 }
 
 #[test]
-fn names_given_are_the_names_in_labels_and_events() {
+fn names_given_are_the_names_in_labels_and_events_keep_the_address() {
     need_root();
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let address = ports::free(LOCALHOST);
@@ -151,7 +151,7 @@ fn names_given_are_the_names_in_labels_and_events() {
         }
     });
     assert!(
-        text.contains("\"orders\"") && text.contains("\"edge\""),
+        text.contains(&format!("\"{app}\"")) && text.contains("\"edge\""),
         "{text}"
     );
 }

@@ -4,16 +4,22 @@
 //! it goes when dropped; deleting the namespace takes the pair along.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::fd::AsFd;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::output_of;
+use crate::wait::eventually;
+
+/// How long a new pair of interfaces may take to carry packets.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// Numbers namespaces within this process.
 static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -125,6 +131,14 @@ impl Netns {
             veth.far6
         ));
         self.ip(&format!("link set {far_interface} up"));
+        let far = [veth.far, veth.far6];
+        match near {
+            Some(near) => near
+                .run(move || wait_until_answering(far))
+                .join()
+                .expect("the far end answers"),
+            None => wait_until_answering(far),
+        }
         veth
     }
 
@@ -157,6 +171,26 @@ impl Netns {
                 .expect("root may enter a network namespace");
             inside()
         })
+    }
+}
+
+/// Waits until a packet gets there and back. An interface that has just come up has not joined
+/// its multicast groups yet, and the next neighbour solicitation is sent 1 s after one that was
+/// lost: as long as the proxies of these tests wait for a connection.
+#[track_caller]
+fn wait_until_answering(far: [IpAddr; 2]) {
+    for address in far {
+        let nobody_listens = SocketAddr::new(address, 1);
+        eventually(
+            ANSWERS,
+            "the far end answers",
+            || match TcpStream::connect_timeout(&nobody_listens, Duration::from_millis(100)) {
+                Err(error) if error.kind() != ErrorKind::ConnectionRefused => {
+                    Err(error.to_string())
+                }
+                _ => Ok(()),
+            },
+        );
     }
 }
 

@@ -7,11 +7,11 @@ use rustc_hash::FxHasher;
 
 use super::Core;
 use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
-use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, Upstream};
+use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, TlsDone, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{
-    ConnectOutcome, End, Errand, Exchange, Observation, Phase, RequestHead, ResetDirection,
-    ResponseHead, Side, Socket, What,
+    ConnectOutcome, DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead,
+    ResetDirection, ResponseHead, Side, Socket, TlsHandshake, What,
 };
 use crate::request::OpenRequest;
 use crate::table::Key;
@@ -38,7 +38,11 @@ impl Core {
             return;
         }
         match what {
-            What::Connect { outcome, errand } => self.connect(&socket, outcome, errand, out),
+            What::Connect {
+                outcome,
+                errand,
+                listener_silent,
+            } => self.connect(&socket, outcome, errand, listener_silent, out),
             What::ConnectErrno { errand } => {
                 let upstream = Upstream::Inet(socket.remote);
                 self.connect_call(&socket, upstream, errand, Finish::Call, out);
@@ -72,6 +76,13 @@ impl Core {
                 }
             }
             What::Close => self.close(&socket, out),
+            What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
+            What::Dns {
+                errand,
+                asked,
+                answer,
+            } => self.dns(&socket, errand, asked, answer),
+            What::Death { signal } => self.death(&socket, signal),
             What::Reset {
                 direction,
                 phase,
@@ -88,6 +99,7 @@ impl Core {
         socket: &Socket,
         outcome: ConnectOutcome,
         errand: Option<Errand>,
+        listener_silent: bool,
         out: &mut Vec<Event>,
     ) {
         if outcome == ConnectOutcome::Established {
@@ -111,7 +123,71 @@ impl Core {
         let finish = Finish::Handshake(outcome);
         self.tell_connect(socket, upstream.clone(), finish, out);
         if outcome != ConnectOutcome::Established {
-            self.failed_connect(socket, upstream, errand, finish, out);
+            let mut trial = Trial::failed_connect(socket, upstream, errand, finish);
+            trial.listener_silent = listener_silent;
+            self.failed_connect(trial, out);
+        }
+    }
+
+    /// A TLS handshake was decided. One that failed is its connection's only attempt.
+    fn tls(
+        &mut self,
+        socket: &Socket,
+        handshake: TlsHandshake,
+        errand: Option<Errand>,
+        out: &mut Vec<Event>,
+    ) {
+        let upstream = Upstream::Inet(socket.remote);
+        self.make_room();
+        let Some(connection) = self.connections.touch(socket) else {
+            return;
+        };
+        if handshake.end == End::Complete {
+            if let Some(proxy) = self.processes.proxy(socket.tgid) {
+                out.push(Event::Tls(TlsDone {
+                    proxy,
+                    upstream,
+                    seconds: seconds(handshake.hello, socket.time),
+                }));
+            }
+            return;
+        }
+        if connection.ended.contains(0) {
+            self.counts.repeated += 1;
+            return;
+        }
+        connection.ended.insert(0);
+        let finish = Finish::Tls(handshake);
+        self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
+    }
+
+    fn dns(
+        &mut self,
+        socket: &Socket,
+        errand: Option<Errand>,
+        asked: Nanos,
+        answer: Option<DnsAnswer>,
+    ) {
+        let Some(tgid) = socket.tgid else { return };
+        match answer {
+            Some(answer) => self.lookups.answered(tgid, asked, answer),
+            None => {
+                let request = errand.map(|errand| Key {
+                    cookie: errand.cookie,
+                    index: errand.index,
+                });
+                self.lookups.asked(tgid, request, asked);
+            }
+        }
+    }
+
+    /// A process dies: the connections it served break now, or will shortly.
+    fn death(&mut self, socket: &Socket, signal: u32) {
+        let Some(tgid) = socket.tgid.filter(|tgid| self.processes.is_known(*tgid)) else {
+            return;
+        };
+        for ends in self.connections.served_by(tgid) {
+            self.deaths.add(ends, socket.time, signal);
         }
     }
 
@@ -144,7 +220,7 @@ impl Core {
         }
         self.tell_connect(socket, upstream.clone(), finish, out);
         if socket.errno.is_some() {
-            self.failed_connect(socket, upstream, errand, finish, out);
+            self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
         }
     }
 
@@ -154,19 +230,12 @@ impl Core {
             && self.connections.first_of_its_kind(cookie)
     }
 
-    fn failed_connect(
-        &mut self,
-        socket: &Socket,
-        upstream: Upstream,
-        errand: Option<Errand>,
-        finish: Finish,
-        out: &mut Vec<Event>,
-    ) {
+    fn failed_connect(&mut self, trial: Trial, out: &mut Vec<Event>) {
         if !self.has_room_for_attempt() {
             return;
         }
         self.counts.attempts.begun += 1;
-        let mut trial = Box::new(Trial::failed_connect(socket, upstream, errand, finish));
+        let mut trial = Box::new(trial);
         self.join(&mut trial, false);
         self.settle(trial, out);
     }

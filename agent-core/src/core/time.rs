@@ -21,6 +21,9 @@ impl Core {
         while let Some(mut trial) = self.orphans.pop_due(now) {
             self.held -= 1;
             self.join(&mut trial, false);
+            if trial.parent.is_none() {
+                self.join_by_answer(&mut trial);
+            }
             if trial.parent.is_some() {
                 self.settle(trial, out);
             } else {
@@ -137,6 +140,7 @@ impl Core {
                 self.no_longer_open(parent.key, key);
             }
         }
+        self.unjoined.retain(|_, at| *at >= idle_since);
         self.connections.sweep(idle_since);
         self.processes.sweep(idle_since);
     }

@@ -10,20 +10,30 @@ use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Event, Failure, Request};
+use crate::event::{Attempt, Event, Failure, Proxy, Request, Upstream};
 use crate::join;
-use crate::observation::{End, Nanos, Phase};
+use crate::lookups::Lookup;
+use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::request::{OpenRequest, Outcome};
+use crate::routes::Fare;
 use crate::table::Key;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
 
+const UNATTRIBUTED: Failure = Failure {
+    cause: Cause::Unattributed,
+    certainty: Certainty::Guess,
+    phase: Phase::Request,
+    how: How::None,
+};
+
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
-        let found = join::find(trial, &self.requests, &self.lines);
+        let hops = self.processes.habits(trial.tgid).hops_threads;
+        let found = join::find(trial, hops, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let Some(parent) = found.parent else { return };
         let Some(request) = self.requests.get_mut(parent.key) else {
@@ -42,8 +52,27 @@ impl Core {
         }
     }
 
+    /// Looks for a request that ended in an error for which no attempt is known, and that `trial`
+    /// explains.
+    pub(super) fn join_by_answer(&mut self, trial: &mut Trial) {
+        let unexplained = self.waiting.iter().filter_map(|key| {
+            let request = self.requests.get(*key)?;
+            let alone = request.tries.is_empty() && request.open.is_empty();
+            alone.then_some((*key, request.as_ref()))
+        });
+        let Some(parent) = join::by_answer(trial, unexplained) else {
+            return;
+        };
+        if let Some(request) = self.requests.get(parent.key) {
+            trial.adopt(parent, request.started);
+        }
+    }
+
     /// An attempt is over: it goes to its request, is told, or waits for a request.
     pub(super) fn settle(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
+        if let Upstream::Inet(remote) = trial.upstream {
+            trial.killed_by = self.deaths.of_peer(trial.local, remote, trial.ended);
+        }
         if trial.outcome.is_some() {
             self.tell_alone(trial, out);
             return;
@@ -182,8 +211,17 @@ impl Core {
                 trial.into_attempt(proxy.clone(), failure, masked)
             })
             .collect();
+        for attempt in &attempts {
+            self.remember(request.head.as_ref(), attempt);
+        }
         let firm = self.is_firm(&request, &outcome, attempts.last());
         let (error, error_attempt) = error_of(&request, &outcome, &attempts, firm);
+        let (error, origin) = match error {
+            Some(_) if attempts.is_empty() && request.open.is_empty() => {
+                self.without_attempt(key, &request, &outcome, &proxy)
+            }
+            error => (error, None),
+        };
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
         out.extend(attempts.iter().cloned().map(Event::Attempt));
@@ -208,8 +246,77 @@ impl Core {
             client_left: outcome.client_gone.is_some(),
             error,
             error_attempt,
+            origin,
             attempts,
         })));
+    }
+
+    /// Why a request got an error for which no attempt was made, as far as is known, and for
+    /// which failure its upstreams had been given up before.
+    fn without_attempt(
+        &self,
+        key: Key,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        proxy: &Proxy,
+    ) -> (Option<Failure>, Option<Cause>) {
+        let failure = |cause, certainty| Failure {
+            cause,
+            certainty,
+            phase: Phase::Connect,
+            how: How::None,
+        };
+        let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
+        // An attempt may have been there and not been seen, or not been recognised as its own.
+        let whole = self.lost_at.is_none_or(|lost| lost < from);
+        let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
+        let head = request.head.as_ref();
+        let window = self.processes.habits(Some(tgid)).fail_window;
+        let fare = self.routes.fare(&proxy.name, head, window, from);
+        // Without a code the proxy closed: that says nothing of upstreams.
+        if !whole || outcome.code.is_none() {
+            return (Some(UNATTRIBUTED), None);
+        }
+        match self.lookups.of_request(tgid, key, from, to) {
+            Some(Lookup::Failed) => {
+                return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
+            }
+            Some(Lookup::FailedForAnother) if !unjoined && fare == Fare::Unknown => {
+                return (Some(failure(Cause::DnsFailure, Certainty::Guess)), None);
+            }
+            _ => {}
+        }
+        match fare {
+            Fare::AllDown(origin) if !unjoined => (
+                Some(failure(Cause::NoLiveUpstream, Certainty::Strong)),
+                Some(origin),
+            ),
+            Fare::AllDown(origin) | Fare::ProxyAllDown(origin) => (
+                Some(failure(Cause::NoLiveUpstream, Certainty::Guess)),
+                Some(origin),
+            ),
+            _ if unjoined || self.connections.has_unreadable(tgid, self.clock) => {
+                (Some(UNATTRIBUTED), None)
+            }
+            Fare::Healthy => (
+                Some(failure(Cause::ProxyGenerated, Certainty::Strong)),
+                None,
+            ),
+            Fare::SomeDown(_) | Fare::Unknown => {
+                (Some(failure(Cause::ProxyGenerated, Certainty::Guess)), None)
+            }
+        }
+    }
+
+    /// Keeps how an attempt went, for requests that will find no upstream to try.
+    fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt) {
+        self.routes.record(
+            &attempt.proxy.name,
+            head,
+            &attempt.upstream,
+            attempt.ended,
+            attempt.failure.map(|failure| failure.cause),
+        );
     }
 
     /// Tells an attempt by itself: its request is not known, or was told before.
@@ -227,8 +334,14 @@ impl Core {
             .as_ref()
             .and_then(|outcome| masked(failure, outcome, true));
         self.counts.attempts.told += 1;
-        self.counts.attempts_unmatched += u64::from(trial.parent.is_none());
-        out.push(Event::Attempt(trial.into_attempt(proxy, failure, masked)));
+        if trial.parent.is_none() {
+            self.counts.attempts_unmatched += 1;
+            let latest = self.unjoined.entry(proxy.tgid).or_default();
+            *latest = trial.ended.max(*latest);
+        }
+        let attempt = trial.into_attempt(proxy, failure, masked);
+        self.remember(attempt.head.as_ref(), &attempt);
+        out.push(Event::Attempt(attempt));
     }
 
     /// The attempt `key` is no longer under way and will not come to its request.
@@ -278,15 +391,9 @@ fn error_of(
     if !is_error {
         return (None, None);
     }
-    let unattributed = Failure {
-        cause: Cause::Unattributed,
-        certainty: Certainty::Guess,
-        phase: Phase::Request,
-        how: How::None,
-    };
     // An attempt that is still under way began after those that are over.
     let Some(last) = attempts.last().filter(|_| request.open.is_empty()) else {
-        return (Some(unattributed), None);
+        return (Some(UNATTRIBUTED), None);
     };
     let at = Some(attempts.len() - 1);
     let Some(failure) = last.failure else {
@@ -294,7 +401,7 @@ fn error_of(
         return (
             Some(Failure {
                 phase: Phase::Body,
-                ..unattributed
+                ..UNATTRIBUTED
             }),
             at,
         );

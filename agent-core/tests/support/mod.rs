@@ -11,7 +11,7 @@ use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Attempt, Event, Failure, Request};
 use agent_core::observation::{
     ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase, RequestHead,
-    ResponseHead, Side, Socket, What,
+    ResponseHead, Side, Socket, TlsHandshake, What,
 };
 use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
@@ -36,6 +36,7 @@ pub(crate) fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
         tgid,
         ProcessInfo {
             name: Arc::from(name),
+            program: Arc::from(name),
             kind,
         },
     );
@@ -195,8 +196,45 @@ impl Sock {
         outcome: ConnectOutcome,
         errand: Option<Errand>,
     ) -> Observation {
-        let mut seen = self.what(at, What::Connect { outcome, errand });
+        let what = What::Connect {
+            outcome,
+            errand,
+            listener_silent: false,
+        };
+        let mut seen = self.what(at, what);
         seen.socket.side = Side::Unknown;
+        seen
+    }
+
+    /// A connect that nobody answered, although a listener on this host got the SYN.
+    pub(crate) fn connect_unaccepted(&self, at: f64, errand: Option<Errand>) -> Observation {
+        let mut seen = self.connect(at, ConnectOutcome::ClosedByUs, errand);
+        seen.what = What::Connect {
+            outcome: ConnectOutcome::ClosedByUs,
+            errand,
+            listener_silent: true,
+        };
+        seen
+    }
+
+    /// A TLS handshake that began at `hello` and ended so at `at`.
+    pub(crate) fn tls(&self, at: f64, handshake: TlsHandshake, cookie: u64) -> Observation {
+        let mut seen = self.what(
+            at,
+            What::Tls {
+                handshake,
+                errand: errand(cookie),
+            },
+        );
+        seen.socket.side = Side::Unknown;
+        seen
+    }
+
+    /// The process of this socket is killed.
+    pub(crate) fn death(&self, at: f64, signal: u32) -> Observation {
+        let mut seen = self.what(at, What::Death { signal });
+        seen.socket.side = Side::Unknown;
+        seen.socket.cookie = 0;
         seen
     }
 

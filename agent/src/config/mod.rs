@@ -132,13 +132,15 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is not what is expected.
-    #[error("cannot use the configuration {path}, line {line}: {reason}")]
+    #[error("cannot use the configuration {path}, line {line} (`{text}`): {reason}")]
     Parse {
         /// Which file.
         path: PathBuf,
         /// Where, counted from 1.
         line: usize,
-        /// Why, naming the key.
+        /// What stands there.
+        text: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// A value makes no sense.
@@ -186,9 +188,11 @@ impl Settings {
         Self::parse(&text).map_err(|error| {
             // The error's own text draws the line below itself; a log wants one line.
             let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.unwrap_or_default().matches('\n').count();
             ConfigError::Parse {
                 path: path.to_owned(),
-                line: before.unwrap_or_default().matches('\n').count() + 1,
+                line: line + 1,
+                text: text.lines().nth(line).unwrap_or_default().trim().to_owned(),
                 reason: error.message().replace('\n', " "),
             }
         })

@@ -92,6 +92,8 @@ pub struct RequestShape {
     pub words: Option<String>,
     /// The usual fix of the same.
     pub fix: Option<String>,
+    /// For `no_live_upstream`: why its upstreams had been given up before.
+    pub origin_cause: Option<String>,
     /// First request byte to last response byte.
     pub request_seconds: f64,
     /// The answer is complete.
@@ -211,6 +213,12 @@ pub struct EvidenceShape {
     pub reset_had_ack: Option<bool>,
     /// Smoothed round-trip time, microseconds.
     pub srtt_us: Option<u32>,
+    /// The upstream's last acknowledgement offered no window.
+    pub zero_window: bool,
+    /// Signal that took the upstream's process down, where that runs on this host.
+    pub killed_by: Option<u32>,
+    /// Description of the TLS alert that passed in clear (RFC 8446, 6).
+    pub tls_alert: Option<u8>,
 }
 
 impl Envelope {
@@ -251,6 +259,9 @@ impl EvidenceShape {
             content_length,
             reset_had_ack,
             srtt_us,
+            zero_window,
+            killed_by,
+            tls_alert,
         } = evidence;
         Self {
             errno: *errno,
@@ -262,6 +273,9 @@ impl EvidenceShape {
             content_length: *content_length,
             reset_had_ack: *reset_had_ack,
             srtt_us: *srtt_us,
+            zero_window: *zero_window,
+            killed_by: *killed_by,
+            tls_alert: *tls_alert,
         }
     }
 }
@@ -360,6 +374,7 @@ mod tests {
     "upstream": "10.0.3.17:8080",
     "words": "recv() failed (104: Connection reset by peer) while reading response header",
     "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
+    "origin_cause": null,
     "request_seconds": 0.043,
     "complete": true,
     "client_left": false,
@@ -397,7 +412,10 @@ mod tests {
             "response_bytes": 0,
             "content_length": null,
             "reset_had_ack": false,
-            "srtt_us": 250
+            "srtt_us": 250,
+            "zero_window": false,
+            "killed_by": null,
+            "tls_alert": null
         }
     }]
 }"#;

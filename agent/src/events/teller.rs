@@ -68,6 +68,7 @@ impl Teller {
             client_left,
             error,
             error_attempt,
+            origin,
             attempts,
         } = request;
         let told = error_attempt
@@ -122,6 +123,7 @@ impl Teller {
             upstream: told.map(|attempt| names::address(&attempt.upstream)),
             words,
             fix: fault.map(|(failure, _)| fix(failure)),
+            origin_cause: origin.map(word),
             request_seconds: *seconds,
             complete: *complete,
             client_left: *client_left,

@@ -47,7 +47,7 @@ struct Entry {
 /// the probes of one tracepoint in this order, and the second reads what the first left.
 /// The packet programs come last, so that no socket is picked up as "already open" that
 /// the state tracepoint would have seen open.
-const CATALOG: [Entry; 13] = [
+const CATALOG: [Entry; 14] = [
     Entry {
         program: "state_changed",
         capability: "tcp_state",
@@ -130,6 +130,13 @@ const CATALOG: [Entry; 13] = [
         capability: "connect_errno",
         purpose: "connects that fail without a packet",
         hook: Hook::Classic("syscalls", "sys_exit_connect"),
+        needed: false,
+    },
+    Entry {
+        program: "signal_delivered",
+        capability: "process_death",
+        purpose: "upstream processes on this host that crash or are killed",
+        hook: Hook::Classic("signal", "signal_deliver"),
         needed: false,
     },
     Entry {

@@ -41,6 +41,7 @@ pub(super) struct Families {
     pub(super) upstream_responses: Family<TargetCodeSet, Counter>,
     pub(super) upstream_failures: Family<FailureSet, TracedCounter>,
     pub(super) upstream_connect_seconds: Histograms<TargetSet>,
+    pub(super) upstream_tls_seconds: Histograms<TargetSet>,
     pub(super) upstream_first_byte_seconds: Histograms<TargetSet>,
     pub(super) upstream_header_seconds: Histograms<TargetSet>,
     pub(super) upstream_response_seconds: Histograms<TargetSet>,
@@ -86,6 +87,11 @@ impl Families {
             upstream_connect_seconds: catalogue.family_of(
                 "why502_upstream_connect_seconds",
                 "Seconds from SYN to established on fresh upstream connections: the kernel's handshake alone, without TLS",
+                buckets::round_trip,
+            ),
+            upstream_tls_seconds: catalogue.family_of(
+                "why502_upstream_tls_seconds",
+                "Seconds from ClientHello to the first application data sent, on fresh upstream connections: the TLS handshake and what the proxy takes to use it",
                 buckets::round_trip,
             ),
             upstream_first_byte_seconds: catalogue.family_of(

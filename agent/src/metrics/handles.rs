@@ -38,6 +38,7 @@ pub(super) struct Target {
     responses: Slots<Code, Counter>,
     failures: Slots<(Cause, Phase, Option<bool>), TracedCounter>,
     connect: Slots<(), Histogram>,
+    tls: Slots<(), Histogram>,
     first_byte: Slots<(), Histogram>,
     header: Slots<(), Histogram>,
     response: Slots<(), Histogram>,
@@ -66,6 +67,7 @@ impl Target {
             responses: Slots::new(),
             failures: Slots::new(),
             connect: Slots::new(),
+            tls: Slots::new(),
             first_byte: Slots::new(),
             header: Slots::new(),
             response: Slots::new(),
@@ -125,6 +127,14 @@ impl Target {
             families
                 .upstream_connect_seconds
                 .get_or_create_owned(&set())
+        })
+    }
+
+    /// `why502_upstream_tls_seconds`.
+    pub(super) fn tls_seconds(&mut self, families: &Families) -> &Histogram {
+        let set = || target_set(&self.proxy, &self.upstream);
+        self.tls.get((), || {
+            families.upstream_tls_seconds.get_or_create_owned(&set())
         })
     }
 
@@ -248,6 +258,7 @@ impl Target {
             responses,
             failures,
             connect,
+            tls,
             first_byte,
             header,
             response,
@@ -278,6 +289,7 @@ impl Target {
                 .upstream_failures
                 .remove(&failure_set(proxy, upstream, key))
         });
+        tls.each(|()| families.upstream_tls_seconds.remove(&target));
         connect.each(|()| families.upstream_connect_seconds.remove(&target));
         first_byte.each(|()| families.upstream_first_byte_seconds.remove(&target));
         header.each(|()| families.upstream_header_seconds.remove(&target));

@@ -163,6 +163,7 @@ impl From<Phase> for Word {
     fn from(phase: Phase) -> Self {
         Self(match phase {
             Phase::Connect => "connect",
+            Phase::Tls => "tls",
             Phase::Idle => "idle",
             Phase::Request => "request",
             Phase::Head => "head",
@@ -177,6 +178,7 @@ impl From<Join> for Word {
         Self(match join {
             Join::Errand => "errand",
             Join::RequestLine => "request_line",
+            Join::Answer => "answer",
             Join::None => "none",
         })
     }

@@ -57,9 +57,9 @@ const VALUES: &str = "\
 | `code` | the status code; `none` without an answer; `other` for a number outside 100 to 599 |
 | `direction` | `received`: the upstream reset; `sent`: the proxy did |
 | `gave_up` | `proxy`, `kernel` |
-| `join` | `errand`: the thread that sent the attempt had touched the request's socket last; `request_line`: the only open request of that process with the same request line; `none` |
+| `join` | `errand`: the thread that sent the attempt had touched the request's socket last; `request_line`: the only open request of that process with the same request line; `answer`: its error came at once after the failure, and no other request's did; `none` |
 | `masked` | `true`: the request still succeeded; `false`; `unknown`: its request is not known |
-| `phase` | `connect`, `idle`, `request`, `head`, `body`, `opaque` (a tunnel, or not HTTP) |
+| `phase` | `connect`, `tls`, `idle`, `request`, `head`, `body`, `opaque` (a tunnel, or not HTTP) |
 | `raced` | `true`, `false` |
 | `result` | `established`, `refused`, `timeout_proxy`, `timeout_kernel`, `unreachable`, `local_error` |
 | `stage` of losses | `ring`: the ring buffer was full, by kind of record; `probes`; `decode`; `core`; `stream`: a reader of the event stream was slow; `exporter`: too many connections |

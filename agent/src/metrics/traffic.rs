@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::event::{
-    Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, Upstream,
+    Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone, Upstream,
 };
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
@@ -116,6 +116,7 @@ impl Traffic {
             Event::Attempt(attempt) => self.attempt(attempt, now),
             Event::Request(request) => self.request(request, now),
             Event::Reset(reset) => self.reset(reset, now),
+            Event::Tls(tls) => self.tls(tls, now),
             Event::Tcp(tcp) => self.tcp(tcp, now),
         }
     }
@@ -180,6 +181,16 @@ impl Traffic {
                 .syn_retransmits(families)
                 .inc_by(u64::from(*syn_retransmits));
         }
+    }
+
+    fn tls(&mut self, tls: &TlsDone, now: Nanos) {
+        let TlsDone {
+            proxy,
+            upstream,
+            seconds,
+        } = tls;
+        let (families, target) = self.target(&proxy.name, upstream, now);
+        target.tls_seconds(families).observe(*seconds);
     }
 
     fn attempt(&mut self, attempt: &Attempt, now: Nanos) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_core::decode::decode;
 use agent_core::event::{Attempt, Event, Request};
-use agent_core::observation::Nanos;
+use agent_core::observation::{Nanos, What};
 use agent_core::{Core, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
@@ -90,7 +90,10 @@ impl Daemon {
             }
         };
         self.records.decoded[slot] += 1;
-        if let Some(tgid) = observation.socket.tgid {
+        // A process that dies is known already, or no connection of its was ever seen.
+        if let Some(tgid) = observation.socket.tgid
+            && !matches!(observation.what, What::Death { .. })
+        {
             self.identify(tgid, now);
         }
         self.core.observe(observation, &mut self.events);
@@ -208,7 +211,11 @@ impl Sink {
                     });
                     self.tell_request(request);
                 }
-                Event::Attempt(_) | Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) => {}
+                Event::Attempt(_)
+                | Event::Connect(_)
+                | Event::Reset(_)
+                | Event::Tls(_)
+                | Event::Tcp(_) => {}
             }
         }
         for attempt in untold {
@@ -239,13 +246,21 @@ impl Sink {
 }
 
 fn info(identity: Identity) -> ProcessInfo {
-    let Identity { name, standing } = identity;
+    let Identity {
+        name,
+        program,
+        standing,
+    } = identity;
     let kind = match standing {
         Standing::Gateway => ProcessKind::Known,
         Standing::Undecided => ProcessKind::Unknown,
         Standing::Excluded => ProcessKind::Excluded,
     };
-    ProcessInfo { name, kind }
+    ProcessInfo {
+        name,
+        program,
+        kind,
+    }
 }
 
 /// The core's counters under their label values. A counter added there must be named here.

@@ -19,6 +19,7 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
     }];
     parts.extend(traffic(attempt));
     parts.push(ending(attempt));
+    parts.extend(circumstances(attempt));
     let gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
     if !gloss.is_empty() {
         parts.push(gloss.to_owned());
@@ -82,6 +83,23 @@ pub(super) fn traffic(attempt: &AttemptShape) -> Option<String> {
         (_, None) => format!("{} received", counted(*response_bytes, "byte")),
     };
     Some(format!("{delivered}{retransmitted}, {received}"))
+}
+
+/// What else was seen that few attempts have; nothing for the others.
+pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
+    let EvidenceShape {
+        zero_window,
+        killed_by,
+        tls_alert,
+        ..
+    } = &attempt.evidence;
+    let mut all = Vec::new();
+    if *zero_window {
+        all.push("the upstream offered no window".to_owned());
+    }
+    all.extend(killed_by.map(|signal| format!("its process was killed by signal {signal}")));
+    all.extend(tls_alert.map(|alert| format!("TLS alert {alert}")));
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// By what it ended, and after how long.

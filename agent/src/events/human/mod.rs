@@ -198,13 +198,15 @@ fn failures_words(request: &RequestShape) -> String {
 
 /// An error that comes from no attempt.
 fn without_attempt(request: &RequestShape) -> String {
-    let gloss = request.cause.as_deref().map(evidence::gloss);
-    let gloss = gloss.filter(|gloss| !gloss.is_empty());
     let after = duration(request.request_seconds);
-    match gloss {
-        Some(gloss) => format!("no attempt at an upstream; after {after}; {gloss}"),
-        None => format!("no attempt at an upstream; after {after}"),
+    let mut parts = vec![format!("no attempt at an upstream; after {after}")];
+    let gloss = request.cause.as_deref().map(evidence::gloss);
+    match (&request.origin_cause, gloss) {
+        (Some(origin), _) => parts.push(format!("its upstreams had failed before with {origin}")),
+        (None, None | Some("")) => {}
+        (None, Some(gloss)) => parts.push(gloss.to_owned()),
     }
+    parts.join("; ")
 }
 
 fn lone_lines(out: &mut String, lone: &LoneAttemptShape, zone: &TimeZone) -> fmt::Result {

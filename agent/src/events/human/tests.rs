@@ -146,6 +146,27 @@ fn each_way_to_fail_to_connect_has_its_words() {
 }
 
 #[test]
+fn what_few_attempts_have_is_told_where_it_was_seen() {
+    let mut attempt = failed_attempt();
+    attempt.evidence.killed_by = Some(9);
+    attempt.evidence.tls_alert = Some(40);
+    attempt.evidence.zero_window = true;
+    let request = request(Some(502), vec![attempt]);
+
+    let list = told(&request).replace("\n              ", " ");
+    let full = in_full(&Teller::fixed(0).request(&request, None), &TimeZone::UTC);
+
+    for words in [
+        "the upstream offered no window",
+        "killed by signal 9",
+        "TLS alert 40",
+    ] {
+        assert!(list.contains(words), "{list}");
+        assert!(full.contains(words), "{full}");
+    }
+}
+
+#[test]
 fn in_full_it_is_a_timeline_with_numbers_words_and_fix() {
     let shape = Teller::fixed(0).request(&request(Some(502), vec![failed_attempt()]), Some(17));
 

@@ -66,6 +66,13 @@ fn write_all(out: &mut String, request: &RequestShape, zone: &TimeZone) -> fmt::
     if let Some(entry) = entry {
         name(out, "meaning", entry.meaning);
     }
+    if let Some(origin) = &request.origin_cause {
+        name(
+            out,
+            "because",
+            &format!("its upstreams had failed before with {origin}"),
+        );
+    }
     for (at, attempt) in request.attempts.iter().enumerate() {
         if attempt.cause.is_some() {
             let number = at + 1;
@@ -176,6 +183,9 @@ fn attempt_moments(
     let end = milliseconds_between(&request.time, &attempt.ended);
     match (&attempt.cause, &attempt.certainty) {
         (Some(cause), Some(certainty)) => {
+            if let Some(circumstances) = evidence::circumstances(attempt) {
+                all.push((None, format!("  {circumstances}")));
+            }
             let ending = evidence::ending(attempt);
             all.push((end, format!("  {ending}: {cause} ({certainty})")));
         }
@@ -195,6 +205,9 @@ fn numbers(attempt: &AttemptShape) -> String {
         content_length,
         reset_had_ack,
         srtt_us,
+        zero_window,
+        killed_by,
+        tls_alert,
     } = &attempt.evidence;
     let mut all = vec![
         format!("request_bytes {request_bytes}"),
@@ -207,9 +220,14 @@ fn numbers(attempt: &AttemptShape) -> String {
         ("errno", errno.map(u64::from)),
         ("content_length", *content_length),
         ("srtt_us", srtt_us.map(u64::from)),
+        ("killed_by", killed_by.map(u64::from)),
+        ("tls_alert", tls_alert.map(u64::from)),
     ];
     for (name, value) in optional {
         all.extend(value.map(|value| format!("{name} {value}")));
+    }
+    if *zero_window {
+        all.push("zero_window true".to_owned());
     }
     all.extend(reset_had_ack.map(|had| format!("reset_had_ack {had}")));
     all.extend(

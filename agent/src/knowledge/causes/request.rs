@@ -7,7 +7,7 @@ use crate::knowledge::{Entry, check};
 pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     cause: Cause::NoLiveUpstream,
     meaning: "The proxy tried nobody: it holds every upstream of the group to be down after earlier failures.",
-    gloss: "no upstream was tried",
+    gloss: "the proxy holds all of them to be down",
     evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them.",
     check: &[
         check(

@@ -5,10 +5,11 @@ use agent_core::observation::Phase;
 
 use super::{Saying, says, silent};
 
+const NO_STATUS_LINE: &str = "AH01102: error reading status line from remote server";
 const OWN_TIMER_CONNECTING: &str = "(70007)The timeout specified has expired: AH00957";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 33] = [
+pub(super) static SAYINGS: [Saying; 32] = [
     says(Cause::ConnectRefused, "503", "(2)No such file or directory: AH02454").errno(2),
     says(Cause::ConnectRefused, "503", "(111)Connection refused: AH").note("AH00957, or AH02454 for a Unix socket"),
     says(Cause::ConnectTimeout, "503", "(110)Connection timed out: AH00957").how(How::Errno),
@@ -22,21 +23,20 @@ pub(super) static SAYINGS: [Saying; 33] = [
     says(Cause::ConnectLocalError, "503", "AH00957"),
     says(Cause::TlsFailed, "500", "AH02003").note("and AH00898 `Error during SSL Handshake with remote server`"),
     says(Cause::KeepaliveRace, "nothing", "AH01104").unanswered().note("level debug; the access log says 502"),
-    says(Cause::KeepaliveRace, "502", "AH01102"),
+    says(Cause::KeepaliveRace, "502", NO_STATUS_LINE),
     says(Cause::ClosedBeforeResponse, "nothing", "AH01104").unanswered().note("level debug; the access log says 502"),
-    says(Cause::ClosedBeforeResponse, "502", "(104)Connection reset by peer: AH01102").how(How::Rst),
-    says(Cause::ClosedBeforeResponse, "502", "AH01102").note("(20014) is a FIN"),
+    says(Cause::ClosedBeforeResponse, "502", NO_STATUS_LINE).note("(104) in the same line is a RST, (20014) a FIN"),
     says(Cause::UpstreamCrashed, "200, cut", "AH01110").phase(Phase::Body),
-    says(Cause::UpstreamCrashed, "502", "AH01102"),
+    says(Cause::UpstreamCrashed, "502", NO_STATUS_LINE),
     says(Cause::TruncatedResponse, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::TruncatedResponse, "502", "AH10404").note("or AH01102 (70014) when not even the status line was whole"),
     says(Cause::InvalidResponse, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::InvalidResponse, "502", "AH01106").note("what is not HTTP at all may pass as 200"),
     says(Cause::HeaderTooBig, "502", "AH10124"),
     says(Cause::ResponseTimeout, "200, cut", "AH01110").phase(Phase::Body),
-    says(Cause::ResponseTimeout, "502", "(70007)The timeout specified has expired: AH01102"),
-    says(Cause::RequestStalled, "504", "(70007)The timeout specified has expired: AH01084"),
-    says(Cause::PathLost, "502", "AH01102"),
+    says(Cause::ResponseTimeout, "502", NO_STATUS_LINE).note("(70007) in the same line"),
+    says(Cause::RequestStalled, "504", "AH01084").note("(70007) in the same line"),
+    says(Cause::PathLost, "502", NO_STATUS_LINE),
     silent(Cause::UpstreamStatus, "the upstream's", "nothing in the error log"),
     says(Cause::NoLiveUpstream, "503", "AH01170").note("balancers only; AH00940 for a single member"),
     says(Cause::DnsFailure, "500", "DNS lookup failure for"),

@@ -292,7 +292,7 @@ mod tests {
             [
                 Some("upstream prematurely closed connection while reading response header"),
                 Some("SH--"),
-                Some("AH01102"),
+                Some("AH01102: error reading status line from remote server"),
                 Some("upstream_reset_before_response_started{connection_termination}"),
                 Some("EOF"),
                 Some("EOF"),

@@ -1,0 +1,216 @@
+//! The request arrived, or might have, and the answer is missing, short, wrong or an error.
+
+use super::{Case, SILENCE, failure, is_5xx};
+use crate::attempt::{EndedBy, Finish};
+use crate::cause::{Cause, Certainty, How};
+use crate::event::Failure;
+use crate::observation::{Framing, Nanos, Phase};
+
+/// A failure on a reused connection that comes this soon after the request, and with the
+/// request acknowledged, is likely a race: the application closed while the request sat
+/// unread. Too small: races under load pass for crashes. Too large: fast crashes pass for
+/// races.
+const RACE_WINDOW: Nanos = 5_000_000;
+
+/// The smallest buffer that a proxy keeps for a response head: nginx `proxy_buffer_size`, one
+/// page. A proxy that refuses a shorter head has another reason.
+const SMALLEST_HEAD_BUFFER: u64 = 4096;
+
+/// The upstream's own 5xx began and the client was given the same: whatever happened to
+/// the rest of it, this is what the client got.
+pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
+    let code = case.trial.code().filter(|code| *code >= 500)?;
+    if !case.trial.response_began() || case.request?.code != Some(code) {
+        return None;
+    }
+    let sure = case.sure(case.trial.is_complete());
+    failure(Cause::UpstreamStatus, sure, case.phase(), How::None)
+}
+
+/// The connection had carried a response before, and its peer closed it while the request
+/// was on its way:
+/// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
+/// 2. its RST has no ACK flag, the reply of a socket that was closed already, to a request
+///    that was not acknowledged, or
+/// 3. FIN or RST came sooner than the round trip after the first request byte, before the
+///    request was acknowledged, or
+/// 4. with the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong: a
+///    fast crash looks the same).
+///
+/// Where it is not known whether the connection was used before, none of this is proof. On
+/// a fresh connection it is never a race.
+pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
+    let how = case.peer_closed()?;
+    let trial = case.trial;
+    if trial.response_began() || trial.reused == Some(false) {
+        return None;
+    }
+    let exchange = trial.exchange.as_ref()?;
+    let after = trial.closed_at() - exchange.request?.min(trial.closed_at());
+    let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
+    let unacked = exchange.request_acked == 0 && exchange.request_bytes > 0;
+    let fin_first = trial.fin_came_first();
+    let bare_reset = how == How::Rst && !trial.flags.reset_had_ack() && !trial.all_acked();
+    let too_soon = after < round_trip && !trial.all_acked();
+    let sure = if unacked || bare_reset || too_soon || fin_first {
+        Certainty::Proof
+    } else if after <= RACE_WINDOW.max(2 * round_trip) && trial.killed_by.is_none() {
+        Certainty::Strong
+    } else {
+        return None;
+    };
+    let sure = if trial.reused.is_none() {
+        sure.lowered()
+    } else {
+        sure
+    };
+    failure(Cause::KeepaliveRace, sure, Phase::Request, how)
+}
+
+/// The first bytes of the response are not HTTP/1, its body does not start as its framing says,
+/// or its head breaks the grammar and the proxy did not pass it on.
+pub(super) fn invalid_response(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    let closed_by = case.peer_closed().unwrap_or(How::None);
+    let invalid = |sure, phase| failure(Cause::InvalidResponse, sure, phase, closed_by);
+    if trial.flags.not_http() {
+        return invalid(Certainty::Proof, Phase::Head);
+    }
+    if trial.flags.bad_chunk() {
+        return invalid(Certainty::Proof, Phase::Body);
+    }
+    if trial.malformed && case.is_refused() {
+        return invalid(case.sure(true).lowered(), Phase::Head);
+    }
+    None
+}
+
+/// The proxy stopped reading in the middle of a head that was long already, and gave its client
+/// an error of its own: no part of its buffer was left. A head longer than the probes read may
+/// have been whole.
+pub(super) fn header_too_big(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    let read = trial.exchange.as_ref()?.response_bytes;
+    if trial.head_complete() || read < SMALLEST_HEAD_BUFFER || !case.is_refused() {
+        return None;
+    }
+    let sure = match trial.ended_by() {
+        EndedBy::Local if case.silence() < SILENCE => case.sure(true),
+        EndedBy::PeerFin | EndedBy::PeerReset if trial.flags.head_cut() => Certainty::Strong,
+        _ => return None,
+    };
+    failure(Cause::HeaderTooBig, sure, Phase::Head, How::None)
+}
+
+/// The proxy closed at once after the response had begun, and told its client 502 or cut its
+/// answer short: it did not like what it read. After silence it is a timer, and Apache's word for
+/// that is 502 as well.
+pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    let at_once = trial.ended_by() == EndedBy::Local && case.silence() < SILENCE;
+    if !at_once || !trial.response_began() || trial.is_complete() {
+        return None;
+    }
+    let request = case
+        .request
+        .filter(|request| request.client_gone.is_none())?;
+    let cut_short = trial.head_complete() && request.code == trial.code() && !request.complete;
+    if request.code != Some(502) && !cut_short {
+        return None;
+    }
+    let sure = if case.is_firm() {
+        Certainty::Strong
+    } else {
+        Certainty::Guess
+    };
+    failure(Cause::InvalidResponse, sure, case.phase(), How::None)
+}
+
+/// The peer closed because the process that served the connection was killed by a signal.
+pub(super) fn upstream_crashed(case: &Case<'_>) -> Option<Failure> {
+    let how = case.peer_closed()?;
+    case.trial.killed_by?;
+    if case.trial.is_complete() {
+        return None;
+    }
+    failure(Cause::UpstreamCrashed, Certainty::Proof, case.phase(), how)
+}
+
+/// The peer closed and no byte of a response had come; not a race.
+pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
+    let how = case.peer_closed()?;
+    let trial = case.trial;
+    if trial.response_began() {
+        return None;
+    }
+    let sure = match trial.reused {
+        Some(false) => Certainty::Proof,
+        Some(true) if trial.all_acked() => Certainty::Proof,
+        _ => Certainty::Strong,
+    };
+    failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
+}
+
+/// The response began, and the peer closed before its end: the head is not whole, or bytes
+/// of Content-Length are missing, or the last chunk is, or a body until close was reset.
+pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
+    let how = case.peer_closed()?;
+    let trial = case.trial;
+    if !trial.response_began() || trial.is_complete() {
+        return None;
+    }
+    let sure = match trial.exchange.as_ref()?.framing {
+        // Framing fields may be in the part that was not read: a FIN may be the right end.
+        Framing::Unknown if trial.flags.head_cut() => match how {
+            How::Rst => Certainty::Guess,
+            _ => return None,
+        },
+        _ => Certainty::Proof,
+    };
+    failure(Cause::TruncatedResponse, sure, case.phase(), how)
+}
+
+/// The proxy closed after silence: it gave up waiting. Proof needs the whole request
+/// acknowledged, a firm join, an error given to a client that was still there, and a
+/// silence that was long enough to be one.
+pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    if trial.ended_by() != EndedBy::Local || trial.is_complete() {
+        return None;
+    }
+    // The client got its whole answer: the proxy had what it needed (X-Accel-Redirect,
+    // ranges, a body it does not want).
+    let satisfied = case
+        .request
+        .is_some_and(|request| request.complete && request.code.is_some_and(|code| !is_5xx(code)));
+    if satisfied && (trial.head_complete() || trial.code().is_some()) {
+        return None;
+    }
+    if trial.request_whole() == Some(false) {
+        let phase = case.phase();
+        return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
+    }
+    let waited = case.silence() >= SILENCE;
+    let sure = match case.request {
+        _ if !trial.all_acked() || !waited && case.request.is_none() => Certainty::Guess,
+        Some(request) => {
+            let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
+            let whole = trial.request_whole() == Some(true);
+            case.sure(unanswered && whole && waited && request.client_gone.is_none())
+        }
+        None => Certainty::Strong,
+    };
+    failure(Cause::ResponseTimeout, sure, case.phase(), How::Timeout)
+}
+
+/// The upstream answered 500 or more.
+pub(super) fn upstream_status(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    trial.code().filter(|code| is_5xx(*code))?;
+    let sure = if trial.is_complete() && trial.finish != Some(Finish::Lost) {
+        Certainty::Proof
+    } else {
+        Certainty::Strong
+    };
+    failure(Cause::UpstreamStatus, sure, case.phase(), How::None)
+}

@@ -1,0 +1,101 @@
+//! Names that proxies asked for while they served a request.
+//!
+//! In: questions and answers, each with the errand of the thread that asked. Out: whether a
+//! request that made no attempt had a name that did not resolve.
+
+use std::collections::VecDeque;
+
+use crate::observation::{DnsAnswer, Nanos};
+use crate::table::Key;
+
+/// Questions remembered. With more within the life of one request, its own may be forgotten, and
+/// the request is told as it would be without it.
+const REMEMBERED: usize = 1024;
+
+#[derive(Debug)]
+struct Question {
+    tgid: u32,
+    request: Option<Key>,
+    asked: Nanos,
+    answer: Option<DnsAnswer>,
+}
+
+/// How a request's name lookups went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// Its own question was refused, or nobody answered.
+    Failed,
+    /// Another request of the same process asked at the same time, and failed: a proxy asks once
+    /// for all who wait for a name.
+    FailedForAnother,
+}
+
+/// Recent questions, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Lookups {
+    questions: VecDeque<Question>,
+}
+
+impl Lookups {
+    pub(crate) fn asked(&mut self, tgid: u32, request: Option<Key>, asked: Nanos) {
+        if self.questions.len() >= REMEMBERED {
+            self.questions.pop_front();
+        }
+        self.questions.push_back(Question {
+            tgid,
+            request,
+            asked,
+            answer: None,
+        });
+    }
+
+    /// The answer to what was asked at `asked`. Of several questions at once (A and AAAA) one
+    /// good answer is enough.
+    pub(crate) fn answered(&mut self, tgid: u32, asked: Nanos, answer: DnsAnswer) {
+        let open = self
+            .questions
+            .iter_mut()
+            .rev()
+            .find(|one| one.tgid == tgid && one.asked == asked);
+        if let Some(question) = open
+            && !question.answer.is_some_and(is_good)
+        {
+            question.answer = Some(answer);
+        }
+    }
+
+    /// What became of the names asked for by `tgid` for `request`, between `from` and `to`.
+    pub(crate) fn of_request(
+        &self,
+        tgid: u32,
+        request: Key,
+        from: Nanos,
+        to: Nanos,
+    ) -> Option<Lookup> {
+        let (mut own, mut own_good) = (false, false);
+        let (mut other, mut other_good) = (false, false);
+        for question in &self.questions {
+            if question.tgid != tgid || question.asked > to {
+                continue;
+            }
+            let good = question.answer.is_some_and(is_good);
+            if question.request == Some(request) && question.asked >= from {
+                own = true;
+                own_good |= good;
+            } else {
+                other = true;
+                other_good |= good;
+            }
+        }
+        match (own, own_good) {
+            (true, false) => Some(Lookup::Failed),
+            (true, true) => None,
+            (false, _) if other && !other_good => Some(Lookup::FailedForAnother),
+            (false, _) => None,
+        }
+    }
+}
+
+fn is_good(answer: DnsAnswer) -> bool {
+    answer.rcode == 0 && answer.records > 0
+}

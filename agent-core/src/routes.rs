@@ -1,0 +1,220 @@
+//! Where a proxy sends what, and how the upstreams there fare.
+//!
+//! In: the outcome of every attempt. Out: for a request that got an error without any attempt,
+//! whether its upstreams had failed shortly before (the proxy had none left to try), or not (the
+//! error is the proxy's own).
+//!
+//! A route is what requests share that a proxy sends to the same place, as far as that shows: its
+//! name, the Host, and the first segment of the path.
+
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::{FxHashMap, FxHasher};
+
+use crate::cause::Cause;
+use crate::event::Upstream;
+use crate::observation::{Nanos, RequestHead};
+
+/// Routes remembered. With more, those not used lately go.
+const ROUTES: usize = 4096;
+/// Upstreams of one route. With more it is never all of them that failed.
+const UPSTREAMS_A_ROUTE: usize = 64;
+/// Upstreams whose health is remembered.
+const UPSTREAMS: usize = 16_384;
+/// What is older is forgotten when room is needed, ns.
+const OLD: Nanos = 120_000_000_000;
+
+/// How the upstreams of a request's route fare, when it made no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fare {
+    /// Each failed within the proxy's fail window, and none was used with success since.
+    AllDown(Cause),
+    /// The route is not known, and every upstream of the proxy is down.
+    ProxyAllDown(Cause),
+    /// Some failed within the window.
+    SomeDown(Cause),
+    /// The route is known, and none failed lately.
+    Healthy,
+    /// Nothing is known.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Route {
+    upstreams: Vec<u64>,
+    used: Nanos,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Health {
+    proxy: u64,
+    failed: Option<(Nanos, Cause)>,
+    succeeded: Nanos,
+}
+
+/// What is known of all proxies' routes.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    routes: FxHashMap<u64, Route>,
+    health: FxHashMap<u64, Health>,
+}
+
+impl Routes {
+    /// An attempt of `proxy` at `upstream` ended at `at`, for a request with `head` when that is
+    /// known. `failure` is why it failed.
+    pub(crate) fn record(
+        &mut self,
+        proxy: &str,
+        head: Option<&RequestHead>,
+        upstream: &Upstream,
+        at: Nanos,
+        failure: Option<Cause>,
+    ) {
+        let name = hash(&(proxy, upstream));
+        self.make_room(at);
+        if let Some(head) = head
+            && (self.routes.len() < ROUTES || self.routes.contains_key(&route(proxy, head)))
+        {
+            let route = self
+                .routes
+                .entry(route(proxy, head))
+                .or_insert_with(|| Route {
+                    upstreams: Vec::new(),
+                    used: at,
+                });
+            route.used = at;
+            if route.upstreams.len() < UPSTREAMS_A_ROUTE && !route.upstreams.contains(&name) {
+                route.upstreams.push(name);
+            }
+        }
+        if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
+            return;
+        }
+        let health = self.health.entry(name).or_insert_with(|| Health {
+            proxy: hash(&proxy),
+            failed: None,
+            succeeded: 0,
+        });
+        match failure {
+            Some(cause) if counts_as_down(cause) => health.failed = Some((at, cause)),
+            Some(Cause::ClientAbort) => {}
+            _ => health.succeeded = health.succeeded.max(at),
+        }
+    }
+
+    /// How the upstreams fare that `proxy` would have used for `head` at `at`; it leaves one that
+    /// failed alone for `window`.
+    pub(crate) fn fare(
+        &self,
+        proxy: &str,
+        head: Option<&RequestHead>,
+        window: Nanos,
+        at: Nanos,
+    ) -> Fare {
+        let known = head.and_then(|head| self.routes.get(&route(proxy, head)));
+        let Some(known) = known else {
+            return self.fare_of_proxy(proxy, window, at);
+        };
+        let (mut down, mut up, mut failed) = (None, false, None);
+        for name in &known.upstreams {
+            match self.health.get(name) {
+                Some(health) if health.is_down(window, at) => down = health.cause().or(down),
+                Some(health) => {
+                    up = true;
+                    if health.failed_within(window, at) {
+                        failed = health.cause();
+                    }
+                }
+                None => up = true,
+            }
+        }
+        let full = known.upstreams.len() >= UPSTREAMS_A_ROUTE;
+        match (down, up || full, failed) {
+            (Some(cause), false, _) => Fare::AllDown(cause),
+            (Some(cause), true, _) | (None, _, Some(cause)) => Fare::SomeDown(cause),
+            (None, true, None) => Fare::Healthy,
+            (None, false, None) => Fare::Unknown,
+        }
+    }
+
+    fn fare_of_proxy(&self, proxy: &str, window: Nanos, at: Nanos) -> Fare {
+        let proxy = hash(&proxy);
+        let mut cause = None;
+        for health in self.health.values().filter(|one| one.proxy == proxy) {
+            if !health.is_down(window, at) {
+                return Fare::Unknown;
+            }
+            cause = health.cause().or(cause);
+        }
+        cause.map_or(Fare::Unknown, Fare::ProxyAllDown)
+    }
+
+    fn make_room(&mut self, now: Nanos) {
+        let old = now.saturating_sub(OLD);
+        if self.routes.len() >= ROUTES {
+            self.routes.retain(|_, route| route.used >= old);
+        }
+        if self.health.len() >= UPSTREAMS {
+            self.health.retain(|_, health| {
+                health.succeeded.max(health.failed.map_or(0, |(at, _)| at)) >= old
+            });
+        }
+    }
+}
+
+impl Health {
+    fn failed_within(&self, window: Nanos, at: Nanos) -> bool {
+        self.failed
+            .is_some_and(|(failed, _)| at.saturating_sub(failed) <= window)
+    }
+
+    fn is_down(&self, window: Nanos, at: Nanos) -> bool {
+        self.failed_within(window, at)
+            && self
+                .failed
+                .is_some_and(|(failed, _)| failed > self.succeeded)
+    }
+
+    fn cause(&self) -> Option<Cause> {
+        self.failed.map(|(_, cause)| cause)
+    }
+}
+
+/// A failure on account of which proxies leave an upstream alone for a while.
+fn counts_as_down(cause: Cause) -> bool {
+    match cause {
+        Cause::ConnectRefused
+        | Cause::ConnectTimeout
+        | Cause::AcceptQueueFull
+        | Cause::HostUnreachable
+        | Cause::ConnectLocalError
+        | Cause::TlsFailed
+        | Cause::KeepaliveRace
+        | Cause::ClosedBeforeResponse
+        | Cause::UpstreamCrashed
+        | Cause::TruncatedResponse
+        | Cause::InvalidResponse
+        | Cause::HeaderTooBig
+        | Cause::ResponseTimeout
+        | Cause::RequestStalled
+        | Cause::PathLost
+        | Cause::Unattributed => true,
+        Cause::UpstreamStatus
+        | Cause::NoLiveUpstream
+        | Cause::DnsFailure
+        | Cause::ProxyGenerated
+        | Cause::ClientAbort => false,
+    }
+}
+
+fn route(proxy: &str, head: &RequestHead) -> u64 {
+    let path = head.path.strip_prefix('/').unwrap_or(&head.path);
+    let first = path.split_once('/').map(|(first, _)| first);
+    hash(&(proxy, head.host.as_deref(), first))
+}
+
+fn hash<T: Hash>(what: &T) -> u64 {
+    let mut hasher = FxHasher::default();
+    what.hash(&mut hasher);
+    hasher.finish()
+}

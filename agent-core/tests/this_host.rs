@@ -1,0 +1,248 @@
+//! Causes that need more than the connection's own story: what a listener or a process on this
+//! host did, what TLS records passed, what window was offered, how long a head was.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use agent_core::ProcessKind;
+use agent_core::cause::{Cause, Certainty, How};
+use agent_core::observation::{
+    ConnectOutcome, End, Framing, Observation, Phase, TlsAlert, TlsHandshake,
+};
+use agent_wire::record::flag;
+use support::{
+    Ex, Sock, Told, attempt_of, client, core, errand, exchange_of, know, ms, parts, sent, told,
+    upstream,
+};
+
+fn error(told: &Told) -> (Cause, Certainty, Phase, How) {
+    parts(told.request().error.expect("the request got an error"))
+}
+
+fn fresh() -> (Sock, Ex) {
+    (upstream(2).opened(1.2), sent(0, 2.0).errand(1, 0, 100))
+}
+
+fn hello() -> TlsHandshake {
+    TlsHandshake {
+        end: End::LocalClose,
+        hello: ms(1.5),
+        reply: None,
+        peer_fin: None,
+        reply_is_tls: None,
+        alert: None,
+        acked: true,
+    }
+}
+
+/// What a client was told of whose proxy's handshake went so.
+fn after_tls(handshake: TlsHandshake, at: f64) -> (Cause, Certainty, Phase, How) {
+    let u = upstream(2).opened(1.2);
+    let seen: Vec<Observation> = vec![
+        u.connect(1.4, ConnectOutcome::Established, errand(1)),
+        u.tls(at, handshake, 1),
+    ];
+    error(&exchange_of(seen, 502, at + 0.2))
+}
+
+#[test]
+fn a_listener_that_does_not_answer_a_syn_has_a_full_queue() {
+    let seen = upstream(2)
+        .opened(1.2)
+        .syns(2)
+        .connect_unaccepted(1001.2, errand(1));
+    assert_eq!(
+        error(&exchange_of(vec![seen], 504, 1001.4)),
+        (
+            Cause::AcceptQueueFull,
+            Certainty::Proof,
+            Phase::Connect,
+            How::Timeout
+        )
+    );
+}
+
+#[test]
+fn a_unix_connect_that_would_block_is_a_full_queue() {
+    let seen = upstream(0)
+        .errno(11)
+        .unix_connect(1.2, "/run/php.sock", errand(1));
+    assert_eq!(
+        error(&exchange_of(vec![seen], 502, 1.4)),
+        (
+            Cause::AcceptQueueFull,
+            Certainty::Proof,
+            Phase::Connect,
+            How::Errno
+        )
+    );
+}
+
+#[test]
+fn a_handshake_that_ends_early_is_tls_failed_whoever_ends_it() {
+    let alert = |by_peer| TlsHandshake {
+        reply: Some(ms(1.6)),
+        reply_is_tls: Some(true),
+        alert: Some(TlsAlert {
+            by_peer,
+            description: 40,
+        }),
+        ..hello()
+    };
+    let cases = [
+        (
+            TlsHandshake {
+                end: End::PeerFin,
+                ..hello()
+            },
+            1.8,
+            How::Fin,
+        ),
+        (
+            TlsHandshake {
+                end: End::PeerReset,
+                ..hello()
+            },
+            1.8,
+            How::Rst,
+        ),
+        (alert(true), 1.8, How::None),
+        (alert(false), 1.8, How::None),
+        (
+            TlsHandshake {
+                reply: Some(ms(1.6)),
+                reply_is_tls: Some(false),
+                ..hello()
+            },
+            1.8,
+            How::None,
+        ),
+        (hello(), 1001.5, How::Timeout),
+        (
+            TlsHandshake {
+                reply: Some(ms(1.6)),
+                reply_is_tls: Some(true),
+                ..hello()
+            },
+            1.8,
+            How::None,
+        ),
+    ];
+    for (handshake, at, how) in cases {
+        assert_eq!(
+            after_tls(handshake, at),
+            (Cause::TlsFailed, Certainty::Proof, Phase::Tls, how),
+            "{handshake:?}"
+        );
+    }
+}
+
+#[test]
+fn a_hello_that_nobody_acknowledged_is_no_proof_of_a_tls_fault() {
+    let lost = TlsHandshake {
+        acked: false,
+        ..hello()
+    };
+    let (cause, certainty, ..) = after_tls(lost, 1001.5);
+    assert_eq!((cause, certainty), (Cause::TlsFailed, Certainty::Strong));
+}
+
+#[test]
+fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
+    const APP: u32 = 200;
+    let mut core = core();
+    know(&mut core, APP, "app", ProcessKind::Unknown);
+    let (u, x) = fresh();
+    // The application's end of the same connection.
+    let mut served = client(3).of(Some(APP));
+    served.socket.local = u.socket.remote;
+    served.socket.remote = u.socket.local;
+    let x = x.ended(End::PeerFin).peer_fin(40.0);
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let mut seen = vec![
+        c.request(&asked, "POST", "/orders"),
+        u.request(&x, "POST", "/orders"),
+        served.request(&sent(0, 2.1), "POST", "/orders"),
+        served.death(39.0, 11),
+        u.end(40.0, &x),
+        c.response(&asked.answered(502, 40.2)),
+    ];
+    seen.sort_by_key(|seen| seen.socket.time);
+    let told = told(&mut core, seen);
+    assert_eq!(
+        error(&told),
+        (
+            Cause::UpstreamCrashed,
+            Certainty::Proof,
+            Phase::Request,
+            How::Fin
+        )
+    );
+    assert_eq!(told.attempt().evidence.killed_by, Some(11));
+}
+
+#[test]
+fn a_peer_that_offers_no_window_stalls_the_request() {
+    let (u, mut x) = fresh();
+    x.exchange.request_bytes = 9000;
+    x = x.acked(8000).ended(End::LocalClose);
+    let attempt = attempt_of(&u.flag(flag::ZERO_WINDOW), &x, 1002.0);
+    assert_eq!(
+        error(&exchange_of(attempt, 504, 1002.2)),
+        (
+            Cause::RequestStalled,
+            Certainty::Proof,
+            Phase::Request,
+            How::Timeout
+        )
+    );
+}
+
+#[test]
+fn a_proxy_that_stops_in_a_long_head_found_it_too_big() {
+    let (u, x) = fresh();
+    let x = x.partial_head(30_000, 5.0).ended(End::LocalClose);
+    let told = exchange_of(attempt_of(&u.flag(flag::HEAD_CUT), &x, 5.2), 502, 5.4);
+    assert_eq!(
+        error(&told),
+        (
+            Cause::HeaderTooBig,
+            Certainty::Proof,
+            Phase::Head,
+            How::None
+        )
+    );
+    assert_eq!(told.attempt().code, None, "nothing usable was answered");
+}
+
+#[test]
+fn a_long_head_that_reached_the_client_is_no_failure() {
+    let (u, x) = fresh();
+    let mut x = x.partial_head(30_000, 5.0).ended(End::LocalClose);
+    x.exchange.status = 200;
+    let told = exchange_of(attempt_of(&u.flag(flag::HEAD_CUT), &x, 5.2), 200, 5.4);
+    assert_eq!(told.request().error, None);
+    assert_eq!(told.attempt().failure, None);
+    assert_eq!(told.attempt().code, Some(200));
+}
+
+#[test]
+fn a_body_that_was_never_chunked_is_invalid_even_when_the_peer_closes() {
+    let (u, x) = fresh();
+    let x = x
+        .head(200, 5.0, Framing::Chunked)
+        .body(40, 5.0)
+        .ended(End::PeerFin)
+        .peer_fin(5.1);
+    let told = exchange_of(attempt_of(&u.flag(flag::BAD_CHUNK), &x, 5.1), 200, 5.4);
+    let failure = told.attempt().failure.expect("it failed");
+    assert_eq!(
+        parts(failure),
+        (
+            Cause::InvalidResponse,
+            Certainty::Proof,
+            Phase::Body,
+            How::Fin
+        )
+    );
+}

@@ -1,0 +1,65 @@
+//! Processes that a signal takes down: an upstream that crashes, or is killed for its memory.
+//!
+//! `signal:signal_deliver` runs in the process that gets the signal, before its sockets are
+//! closed, for SIGKILL as well (`get_signal`, kernel/signal.c).
+
+use agent_wire::record::{Death, Header, kind};
+use aya_ebpf::programs::TracePointContext;
+
+use crate::kernel;
+use crate::output;
+
+/// `signal:signal_deliver`: sig, sa_handler.
+const SIGNAL: usize = 8;
+const HANDLER: usize = 24;
+
+const SIG_DFL: u64 = 0;
+const SIGKILL: u32 = 9;
+
+/// One bit for each signal whose default action ends the process (signal(7)): HUP, INT, QUIT,
+/// ILL, TRAP, ABRT, BUS, FPE, KILL, USR1, SEGV, USR2, PIPE, ALRM, TERM, XCPU, XFSZ, SYS.
+const FATAL: u64 = 1 << 1
+    | 1 << 2
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 9
+    | 1 << 10
+    | 1 << 11
+    | 1 << 12
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 24
+    | 1 << 25
+    | 1 << 31;
+
+#[inline(always)]
+pub(crate) fn signal_delivered(ctx: &TracePointContext) {
+    let Some(signal) = kernel::field::<u32>(ctx, SIGNAL) else {
+        return;
+    };
+    if signal > 63 || FATAL & (1 << (signal & 63)) == 0 {
+        return;
+    }
+    let handled = kernel::field::<u64>(ctx, HANDLER) != Some(SIG_DFL);
+    if handled && signal != SIGKILL {
+        return;
+    }
+    output::emit(
+        &Death {
+            header: Header {
+                kind: kind::DEATH,
+                tgid: kernel::tgid(),
+                time_ns: kernel::now(),
+                ..Header::default()
+            },
+            signal,
+            reserved: 0,
+        },
+        kind::DEATH,
+    );
+}

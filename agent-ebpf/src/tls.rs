@@ -1,0 +1,156 @@
+//! A TLS handshake with an upstream: how far it went, and who gave it up.
+//!
+//! In: the bytes of an outgoing connection that begins with a ClientHello. Out: one TLS record:
+//! application data followed, or how the connection ended before that. Only record headers and
+//! alerts in clear are read (RFC 8446, 5.1; RFC 5246, 6.2.1); what follows the handshake is not.
+
+use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Tls, end, kind};
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::flow::{Flow, phase};
+use crate::kernel;
+use crate::output;
+use crate::segment::Payload;
+
+/// Content types (RFC 8446, 5.1).
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
+const APPLICATION_DATA: u8 = 23;
+
+/// Content type, version, length.
+const RECORD_HEADER_BYTES: u32 = 5;
+/// An alert in clear: level and description.
+const CLEAR_ALERT_BYTES: u32 = 2;
+/// The longest encrypted alert of TLS 1.3: level, description, content type, a tag of 16. An
+/// encrypted Finished is longer.
+const SEALED_ALERT_BYTES: u32 = 19;
+/// Records looked at in one segment. A flight has fewer; what is behind is not looked at.
+const RECORDS_A_SEGMENT: u32 = 6;
+
+/// Record boundaries of one direction.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Records {
+    /// Bytes left of the record under way.
+    left: u32,
+    /// Boundaries were lost: nothing more is read.
+    lost: u32,
+}
+
+/// A handshake under way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Handshake {
+    hello_ns: u64,
+    reply_ns: u64,
+    sent: Records,
+    received: Records,
+    reply: u8,
+    alert_by: u8,
+    alert: u8,
+    /// This end changed to the negotiated keys.
+    changed: u8,
+    reserved: u32,
+}
+
+/// A ClientHello leaves.
+#[inline(always)]
+pub(crate) fn begin(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
+    flow.phase = phase::HANDSHAKE;
+    flow.request_seq = payload.seq;
+    flow.tls.hello_ns = kernel::now();
+    bytes(ctx, flow, payload, true);
+}
+
+/// New bytes while the handshake is under way.
+#[inline(always)]
+pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) {
+    if !sent && flow.tls.reply == 0 {
+        flow.tls.reply_ns = kernel::now();
+        flow.tls.reply = kernel::load_u8(ctx, payload.offset).unwrap_or(0);
+    }
+    if records(ctx, &mut flow.tls, payload, sent) {
+        finish(flow, end::COMPLETE, kernel::now());
+    }
+}
+
+/// The handshake is over: tell it, and look away.
+#[inline(always)]
+pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
+    flow.phase = phase::OPAQUE;
+    flow.header.kind = kind::TLS;
+    flow.header.time_ns = now;
+    let sent = flow.sent.end.wrapping_sub(flow.acked) as i32;
+    output::emit(
+        &Tls {
+            header: flow.header,
+            errand: flow.exchange.errand,
+            hello_ns: flow.tls.hello_ns,
+            reply_ns: flow.tls.reply_ns,
+            peer_fin_ns: flow.exchange.peer_fin_ns,
+            outcome: how,
+            reply: flow.tls.reply,
+            alert_by: flow.tls.alert_by,
+            alert: flow.tls.alert,
+            unacked: if sent > 0 { sent as u32 } else { 0 },
+        },
+        kind::TLS,
+    );
+}
+
+/// Follows the records of a segment. True when the handshake is done: this end sends
+/// application data, or in TLS 1.2 both ends have changed keys.
+#[inline(always)]
+fn records(ctx: &SkBuffContext, tls: &mut Handshake, payload: Payload, is_sent: bool) -> bool {
+    let mut at = if is_sent {
+        tls.sent.left
+    } else {
+        tls.received.left
+    };
+    let mut lost = if is_sent {
+        tls.sent.lost
+    } else {
+        tls.received.lost
+    };
+    let mut done = false;
+    let mut round = 0;
+    while round < RECORDS_A_SEGMENT {
+        if lost != 0 || at >= payload.len {
+            break;
+        }
+        let mut header = [0u8; 8];
+        if payload.len - at < RECORD_HEADER_BYTES
+            || !kernel::load(ctx, payload.offset + at, &mut header, RECORD_HEADER_BYTES)
+            || header[1] != 3
+        {
+            lost = 1;
+            break;
+        }
+        let content = header[0];
+        let len = u32::from(u16::from_be_bytes([header[3], header[4]]));
+        if content == ALERT && len == CLEAR_ALERT_BYTES && tls.alert_by == 0 {
+            let description = kernel::load_u8(ctx, payload.offset + at + RECORD_HEADER_BYTES + 1);
+            tls.alert = description.unwrap_or(0);
+            tls.alert_by = if is_sent { ALERT_BY_US } else { ALERT_BY_PEER };
+        } else if content == APPLICATION_DATA && is_sent && len > SEALED_ALERT_BYTES {
+            done = true;
+        } else if content == CHANGE_CIPHER_SPEC && is_sent {
+            tls.changed = 1;
+        } else if content == HANDSHAKE && !is_sent && tls.changed != 0 {
+            done = true;
+        }
+        at += RECORD_HEADER_BYTES + len;
+        round += 1;
+    }
+    if at < payload.len {
+        lost = 1;
+    }
+    let left = at.wrapping_sub(payload.len);
+    if is_sent {
+        tls.sent = Records { left, lost };
+    } else {
+        tls.received = Records { left, lost };
+    }
+    done
+}
