@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const RESET: &str = "read: connection reset by peer";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 36] = [
+pub(super) static SAYINGS: [Saying; 37] = [
     says(Cause::ConnectRefused, "502", "connect: no such file or directory").errno(2),
     says(Cause::ConnectRefused, "502", "connect: connection refused"),
     says(Cause::ConnectTimeout, "502", "connect: connection timed out").how(How::Errno),
@@ -32,7 +32,8 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::UpstreamCrashed, "502", "EOF"),
     says(Cause::TruncatedResponse, "502; 200, cut, in the body", RESET).how(How::Rst),
     says(Cause::TruncatedResponse, "200, cut", "unexpected EOF").phase(Phase::Body).note("a chunked body may look complete to the client (2.6)"),
-    says(Cause::TruncatedResponse, "502", "unexpected EOF"),
+    silent(Cause::TruncatedResponse, "502", "`unexpected EOF`, or `malformed MIME header` when a line was cut"),
+    says(Cause::InvalidResponse, "200, cut", "invalid byte in chunk length").phase(Phase::Body),
     says(Cause::InvalidResponse, "502", "malformed ").note("HTTP response, status code, or MIME header"),
     silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
     says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").phase(Phase::Request).note("off unless configured"),

@@ -39,7 +39,7 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::PathLost, "502", "SH--").how(How::Errno),
     says(Cause::PathLost, "504", "sH--"),
     silent(Cause::UpstreamStatus, "the upstream's", "`----`, as for success"),
-    says(Cause::NoLiveUpstream, "503", "<NOSRV>").note("with `SC--`"),
+    says(Cause::NoLiveUpstream, "503", "<NOSRV>").note("with `SC--`; with `LR--` a rule answered"),
     silent(Cause::DnsFailure, "503", "not known"),
     silent(Cause::ProxyGenerated, "503 and others", "`sQ--` queue, `PR--` refused or `LR--` answered by a rule, `PC--`/`RC--` out of resources"),
     says(Cause::ClientAbort, "nothing", "CC--").phase(Phase::Connect),

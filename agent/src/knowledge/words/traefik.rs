@@ -9,7 +9,7 @@ use super::{Saying, says, silent};
 const RESET: &str = "read: connection reset by peer";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 34] = [
+pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::ConnectRefused, "502", "connect: no such file or directory").errno(2),
     says(Cause::ConnectRefused, "502", "connect: connection refused"),
     says(Cause::ConnectTimeout, "504", "connect: connection timed out").how(How::Errno),
@@ -31,7 +31,9 @@ pub(super) static SAYINGS: [Saying; 34] = [
     says(Cause::UpstreamCrashed, "502", RESET).how(How::Rst),
     says(Cause::UpstreamCrashed, "502", "EOF"),
     says(Cause::TruncatedResponse, "502; 200, cut, in the body", RESET).how(How::Rst),
-    says(Cause::TruncatedResponse, "500; 200, cut, in the body", "unexpected EOF"),
+    says(Cause::TruncatedResponse, "200, cut", "unexpected EOF").phase(Phase::Body),
+    silent(Cause::TruncatedResponse, "500", "`unexpected EOF`, or `malformed MIME header` when a line was cut"),
+    says(Cause::InvalidResponse, "200, cut", "invalid byte in chunk length").phase(Phase::Body),
     says(Cause::InvalidResponse, "500", "malformed ").note("HTTP response, status code, or MIME header"),
     silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
     says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").phase(Phase::Request).note("off unless configured"),

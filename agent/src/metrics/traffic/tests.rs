@@ -10,7 +10,7 @@ use super::{RETIRE_AFTER_NANOS, UnderWay};
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
-use crate::samples::{failed_attempt, good_attempt, proxy, request, upstream};
+use crate::samples::{TRACE_ID, failed_attempt, good_attempt, proxy, request, upstream};
 
 fn metrics(settings: &str) -> Metrics {
     Metrics::new(&Settings::parse(settings).unwrap())
@@ -88,6 +88,30 @@ fn a_502_is_counted_with_its_cause_and_its_failed_attempt() {
         !text.contains("why502_upstream_responses_total{"),
         "no answer came\n{text}"
     );
+}
+
+#[test]
+fn the_trace_of_a_failure_is_its_exemplar_and_without_one_there_is_none() {
+    let open = |trace_id: Option<&str>| {
+        let mut metrics = metrics("");
+        let mut request = request(Some(502), Vec::new());
+        request.head.as_mut().unwrap().trace_id = trace_id.map(str::to_owned);
+        metrics
+            .traffic
+            .record(&Event::Request(Arc::new(request)), 1);
+        String::from_utf8(Format::OpenMetrics.write(&metrics.registry).unwrap()).unwrap()
+    };
+
+    let traced = open(Some(TRACE_ID));
+
+    let exemplar = format!("# {{trace_id=\"{TRACE_ID}\"}} 1.0");
+    assert!(
+        traced.lines().any(
+            |line| line.starts_with("why502_gateway_errors_total{") && line.contains(&exemplar)
+        ),
+        "{traced}"
+    );
+    assert!(!open(None).contains("trace_id"));
 }
 
 #[test]
