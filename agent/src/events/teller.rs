@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use agent_core::event::{Attempt, Failure, Request};
+use agent_core::cause::{Cause, How};
+use agent_core::event::{Attempt, Evidence, Failure, Request};
 
 use super::shape::{
     AttemptShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, ProxyShape,
@@ -88,9 +89,9 @@ impl Teller {
                 .find(|attempt| has_failed(attempt))
                 .and_then(|attempt| Some((attempt.failure?, Some(attempt)))),
         };
-        let errno = |attempt: Option<&Arc<Attempt>>| attempt.and_then(|it| it.evidence.errno);
         let words = fault.and_then(|(failure, attempt)| {
-            self.words(&proxy.name, failure, errno(attempt), outcome)
+            let evidence = attempt.map(|attempt| &attempt.evidence);
+            self.words(&proxy.name, failure, evidence, outcome)
         });
         let HeadShape {
             method,
@@ -201,7 +202,7 @@ impl Teller {
             how,
             masked: *masked,
             words: failure
-                .and_then(|failure| self.words(&proxy.name, failure, evidence.errno, outcome)),
+                .and_then(|failure| self.words(&proxy.name, failure, Some(evidence), outcome)),
             fix: failure.map(fix),
             code: *code,
             connect_seconds: *connect_seconds,
@@ -220,17 +221,33 @@ impl Teller {
         &self,
         proxy: &str,
         failure: Failure,
-        errno: Option<u16>,
+        evidence: Option<&Evidence>,
         outcome: Outcome,
     ) -> Option<String> {
         let Outcome { answered, masked } = outcome;
         let question = Question {
-            failure,
-            errno,
+            failure: as_read(failure, evidence),
+            errno: evidence.and_then(|evidence| evidence.errno),
             answered,
             masked,
         };
         self.products.of(proxy)?.words(&question).map(str::to_owned)
+    }
+}
+
+/// The failure as the proxy's read of the socket shows it. In a race, a RST without ACK flag
+/// answers from a socket that had sent its FIN before, and the read returns end of file, not
+/// ECONNRESET: tcp_fin() sets SOCK_DONE, which tcp_recvmsg() asks before sk_err
+/// (net/ipv4/tcp.c); nginx on 6.18 writes so.
+fn as_read(failure: Failure, evidence: Option<&Evidence>) -> Failure {
+    let bare = evidence.is_some_and(|evidence| evidence.reset_had_ack == Some(false));
+    if failure.cause == Cause::KeepaliveRace && failure.how == How::Rst && bare {
+        Failure {
+            how: How::Fin,
+            ..failure
+        }
+    } else {
+        failure
     }
 }
 

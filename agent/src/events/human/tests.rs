@@ -195,7 +195,7 @@ meaning     The upstream closed an idle connection at the moment the proxy sent 
             request.
 evidence    attempt 1: request_bytes 412, request_acked 0, response_bytes 0, syns 1, retransmits 0, srtt_us 250,
             reset_had_ack false, phase request, how rst, joined by errand
-its log     nginx writes: recv() failed (104: Connection reset by peer) while reading response header
+its log     nginx writes: upstream prematurely closed connection while reading response header
 fix         Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry
             idempotent requests.
 more        docs/diagnosing.md#keepalive_race
