@@ -55,6 +55,7 @@ Words, separated by commas (times in milliseconds, sizes in bytes):
   stall_body            the request's body is never read
   reset_body=N          RST after N bytes of the request's body
   early                 answer before the request's body, then RST
+  if_reused             all this only on a connection that was used before
   websocket             101 and an echo
   hints                 103 before the answer
   idle=MS deaf          of a port: keep-alive timeout; never accept

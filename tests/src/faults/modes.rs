@@ -174,42 +174,48 @@ pub const MODES: &[Mode] = &[
     get(
         "reused-rst-late",
         "kept",
-        "wait=60,reset",
+        "if_reused,wait=60,reset",
         "RST 60 ms after the request",
     )
     .after(Before::Served),
     post(
         "reused-rst-late-post",
         "kept",
-        "wait=60,reset",
+        "if_reused,wait=60,reset",
         "the same, POST",
     )
     .after(Before::Served),
     get(
         "reused-fin-late",
         "kept",
-        "wait=60,close",
+        "if_reused,wait=60,close",
         "FIN 60 ms after the request",
     )
     .after(Before::Served),
     post(
         "reused-fin-late-post",
         "kept",
-        "wait=60,close",
+        "if_reused,wait=60,close",
         "the same, POST",
     )
     .after(Before::Served),
     get(
         "reused-unread",
         "kept",
-        "unread",
+        "if_reused,unread",
         "closed at once with the request unread",
     )
     .after(Before::Served),
-    post("reused-unread-post", "kept", "unread", "the same, POST").after(Before::Served),
+    post(
+        "reused-unread-post",
+        "kept",
+        "if_reused,unread",
+        "the same, POST",
+    )
+    .after(Before::Served),
     get("race", "race", "ok", "FIN crosses the request").after(Before::Raced),
     post("race-post", "race", "ok", "the same, POST").after(Before::Raced),
-    get("reused-hang", "kept_slow", "hang", "no answer")
+    get("reused-hang", "kept_slow", "if_reused,hang", "no answer")
         .after(Before::Served)
         .slow(),
     // The head.
@@ -277,7 +283,7 @@ pub const MODES: &[Mode] = &[
     get(
         "two-framings",
         "fresh",
-        "two_framings",
+        "two_framings,chunked",
         "Content-Length and chunked at once",
     ),
     get("huge-head", "fresh", "pad=70000", "a head of 70 KB"),

@@ -137,7 +137,7 @@ fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
         head.push_str(&format!("Set-Cookie: c{number}={value}\r\n"));
     }
     if behaviour.fault == Some(Fault::TwoFramings) {
-        head.push_str("Transfer-Encoding: chunked\r\n");
+        head.push_str(&format!("Content-Length: {}\r\n", behaviour.body));
     }
     match behaviour.framing {
         _ if behaviour.status == 204 => {}

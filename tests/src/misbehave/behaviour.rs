@@ -10,6 +10,7 @@
 //! bad_status  two_framings  h2  tls_bytes  cookies=25                more of them
 //! head_cut=20  cut=1000  by=fin|rst|hang|kill|segv                   faults in the middle
 //! stall_body  reset_body=5000  early                                 faults while the request's body comes
+//! if_reused                                                          all this only on a connection that was used before
 //! websocket  hints                                                   101 and echo; 103 before the answer
 //! idle=1000  deaf                                                    of a port: keep-alive timeout; never accepts
 //! slam  banner  hello=close|reset|alert|plain|hang                   of a port: what happens before any request
@@ -54,6 +55,8 @@ pub struct Behaviour {
     pub deaf: bool,
     /// `Set-Cookie` headers of 400 bytes each: a large head of many lines.
     pub cookies: usize,
+    /// All of it only on a connection that has carried a request before; 200 on a fresh one.
+    pub if_reused: bool,
     /// Of a port: what happens to a connection before it carries a request.
     pub meeting: Option<Meeting>,
 }
@@ -178,6 +181,7 @@ impl Default for Behaviour {
             idle: None,
             deaf: false,
             cookies: 0,
+            if_reused: false,
             meeting: None,
         }
     }
@@ -247,6 +251,7 @@ impl FromStr for Behaviour {
                 "stall_body" => behaviour.fault = Some(Fault::StallBody),
                 "reset_body" => behaviour.fault = Some(Fault::ResetBody(number(name, value)?)),
                 "early" => behaviour.fault = Some(Fault::Early),
+                "if_reused" => behaviour.if_reused = true,
                 "slam" => behaviour.meeting = Some(Meeting::Slam(ending)),
                 "banner" => behaviour.meeting = Some(Meeting::Banner),
                 "hello" => behaviour.meeting = Some(Meeting::Hello(hello(word, value)?)),

@@ -77,6 +77,7 @@ async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
     if let Some(meeting) = port.meeting {
         return meet(stream, meeting).await;
     }
+    let mut reused = false;
     loop {
         let idle = port.idle.unwrap_or(IDLE);
         let head = match tokio::time::timeout(idle, request::look(&stream)).await {
@@ -87,7 +88,11 @@ async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
         let Some(head) = head else {
             return Ok(());
         };
-        let behaviour = Behaviour::of_path(&head.target, port);
+        let behaviour = match Behaviour::of_path(&head.target, port) {
+            ordered if ordered.if_reused && !reused => Behaviour::default(),
+            ordered => ordered,
+        };
+        reused = true;
         if behaviour.fault == Some(Fault::Unread) {
             tokio::time::sleep(behaviour.wait).await;
             return Ok(());

@@ -21,7 +21,6 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
     let mut text = "{
     admin off
     auto_https off
-    persist_config off
     grace_period 1s
     log default {
         output file errors.json
@@ -66,9 +65,11 @@ fn handler(group: &Group) -> String {
         keep,
         retry,
     } = group;
+    // The clock of `read_timeout` also runs on an idle connection: it has to be longer than
+    // that for a head, or it ends kept connections in the middle of the wait.
     let mut transport = "dial_timeout 1s
                 response_header_timeout 1s
-                read_timeout 1s
+                read_timeout 1500ms
                 write_timeout 1s
 "
     .to_owned();
@@ -93,7 +94,7 @@ fn handler(group: &Group) -> String {
             port,
             resolver,
         }) => {
-            let _written = writeln!(transport, "                resolvers {resolver}");
+            let _written = writeln!(transport, "                resolvers udp/{resolver}");
             vec![format!("{host}:{port}")]
         }
         Target::Judged(servers) => {

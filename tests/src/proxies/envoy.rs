@@ -99,7 +99,8 @@ fn route(group: &Group) -> Value {
     if matches!(target, Target::Static) {
         return json!({ "match": prefix, "direct_response": { "status": 503 } });
     }
-    let mut action = json!({ "cluster": name, "timeout": "1s" });
+    // Longer than the 1 s for a connection, for it runs while that does.
+    let mut action = json!({ "cluster": name, "timeout": "1.5s" });
     if *retry {
         set(
             &mut action,

@@ -41,11 +41,12 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
             "thread_pool_min=20",
         ]);
     });
-    // It waits for varnishd itself. One line a transaction: of a request to a backend too.
+    // It waits for varnishd, and begins with what was logged before it came (-d). One line a
+    // transaction: of a request to a backend too.
     let format = "%{Varnish:side}x\t%U\t%s\t%{VSL:FetchError}x";
     let log = launch.start_into("varnishncsa", LOG, |command| {
         command.arg("-n").arg(&work);
-        command.args(["-t", "30", "-b", "-c", "-F", format]);
+        command.args(["-t", "30", "-d", "-b", "-c", "-F", format]);
     });
     launch.done(vec![varnishd, log])
 }
