@@ -1,7 +1,8 @@
 //! What each proxy itself says about each mode, without the agent: code given, code and words
-//! logged. What the agent is judged by is measured on the machine that judges.
+//! logged. What the agent is judged by, `expected.md`, is measured on the machine that judges.
 
 use e2e::faults::MODES;
+use e2e::faults::expected::Table;
 use e2e::faults::play::{lacks, play_all};
 use e2e::faults::stage::Stage;
 use e2e::load::{Outcome, runtime};
@@ -22,11 +23,16 @@ fn says(kind: Kind) {
 
     let asked: Vec<&Outcome> = played.iter().flat_map(|played| &played.outcomes).collect();
     let said = proxy.said_of(asked.iter().map(|outcome| outcome.path.as_str()));
+    let table = Table::read();
+    let mut wrong = Vec::new();
     println!("{kind}: mode, what the client got, what the log says");
     for mode in MODES {
         let Some(played) = played.iter().find(|played| played.mode.name == mode.name) else {
             let why = lacks(&proxy, &stage, mode).unwrap_or("not played");
             println!("{:<22}n/a: {why}", mode.name);
+            if table.row(mode.name).is_applicable(kind) {
+                wrong.push(format!("{} is not applicable: {why}", mode.name));
+            }
             continue;
         };
         for outcome in &played.outcomes {
@@ -40,8 +46,15 @@ fn says(kind: Kind) {
                 mode.name,
                 got(outcome)
             );
+            if !table.row(mode.name).allows(kind, outcome.status) && mode.times == 1 {
+                wrong.push(format!("{}: {}", mode.name, got(outcome)));
+            }
         }
     }
+    assert!(
+        wrong.is_empty(),
+        "{kind} does otherwise than expected.md says: {wrong:#?}"
+    );
     let unseen = asked
         .iter()
         .filter(|outcome| outcome.status.is_none() && !outcome.aborted && outcome.error.is_none());

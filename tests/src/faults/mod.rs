@@ -1,9 +1,9 @@
 //! Every way in which an upstream, the path to it, the proxy or the client can fail.
 //!
 //! [`MODES`] lists them; a [`stage::Stage`] has the servers, sockets and namespaces they need;
-//! [`play`] makes one happen at a running proxy. Nothing here knows what is expected of the
-//! proxy or of the agent.
+//! [`play`] makes one happen at a running proxy; [`expected`] is what should come of it.
 
+pub mod expected;
 mod modes;
 pub mod play;
 pub mod stage;

@@ -241,8 +241,8 @@ pub const MODES: &[Mode] = &[
     get(
         "head-drip",
         "fresh",
-        "bytewise,pause=50,pad=20",
-        "a byte of head each 50 ms",
+        "bytewise,pause=25,pad=20",
+        "a byte of head each 25 ms",
     )
     .slow(),
     get("hang", "fresh", "hang", "no answer").slow(),

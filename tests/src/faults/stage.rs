@@ -57,7 +57,12 @@ impl Stage {
 
         let upstreams = Upstreams::start_with_dns(
             LOCALHOST,
+            // Varnish has one pool of connections for each address: groups whose connections
+            // are looked at have an address of their own.
             &[
+                "0",
+                "0",
+                "0",
                 "0",
                 "0=ok,idle=400",
                 "0=slam",
@@ -76,6 +81,9 @@ impl Stage {
         );
         let [
             good,
+            kept,
+            kept_slow,
+            limited,
             race,
             slam,
             slam_rst,
@@ -113,7 +121,7 @@ impl Stage {
         add("no_scope", server(SocketAddr::new(link_local.into(), 9)));
         add("disabled", Target::Disabled(good));
         add("static", Target::Static);
-        add("limited", Target::Limited(good));
+        add("limited", Target::Limited(limited));
         add(
             "judged",
             Target::Judged(vec![dead_a.address, dead_b.address]),
@@ -181,8 +189,8 @@ impl Stage {
         }
 
         groups.extend([
-            Group::new("kept", server(good)).kept(),
-            Group::new("kept_slow", server(good)).kept(),
+            Group::new("kept", server(kept)).kept(),
+            Group::new("kept_slow", server(kept_slow)).kept(),
             Group::new("race", server(race)).kept(),
             Group::new("lost", server(SocketAddr::new(far_address, 9001))).kept(),
             Group::new("retry_refused", Target::Servers(vec![dead_c.address, good])).retried(),

@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -92,7 +93,9 @@ impl Launch {
             .expect("a file in our folder can be made");
         let errors = output.try_clone().expect("a file can be opened twice");
         let mut command = command(program, None);
+        // Apache ends by a signal to its whole group: that must not be the test's.
         set(command
+            .process_group(0)
             .current_dir(self.folder.path())
             .env("HOME", self.folder.path())
             .stdout(Stdio::from(output))

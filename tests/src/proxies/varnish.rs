@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::group::{Group, Target};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
+use crate::wait::eventually;
 
 /// The file that `varnishncsa` writes.
 const LOG: &str = "varnishncsa.log";
+
+/// varnishd compiles its configuration with a C compiler before there is a log.
+const ATTACH: Duration = Duration::from_secs(30);
 
 /// The timers of a backend.
 const TIMERS: &str =
@@ -41,13 +47,23 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
             "thread_pool_min=20",
         ]);
     });
-    // It waits for varnishd, and begins with what was logged before it came (-d). One line a
-    // transaction: of a request to a backend too.
+    // It waits for varnishd. One line a transaction: of a request to a backend too.
     let format = "%{Varnish:side}x\t%U\t%s\t%{VSL:FetchError}x";
     let log = launch.start_into("varnishncsa", LOG, |command| {
         command.arg("-n").arg(&work);
-        command.args(["-t", "30", "-d", "-b", "-c", "-F", format]);
+        command.args(["-t", "30", "-b", "-c", "-F", format]);
     });
+    // What is logged before it has mapped the log is lost to it.
+    let maps = format!("/proc/{}/maps", log.pid());
+    eventually(
+        ATTACH,
+        "varnishncsa reads the log",
+        || match fs::read_to_string(&maps) {
+            Ok(maps) if maps.contains("/_.vsm_child/") => Ok(()),
+            Ok(_) => Err("it has not mapped it".to_owned()),
+            Err(error) => Err(format!("it has ended: {error}")),
+        },
+    );
     launch.done(vec![varnishd, log])
 }
 
