@@ -2,8 +2,8 @@
 //!
 //! The product is judged by what real proxies write into their own logs and what the kernel
 //! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
-//! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs, clients ([`load`]),
-//! namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), and the
+//! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs and the other
+//! [`proxies`], all [`faults`] one can make, clients ([`load`]), namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), and the
 //! [`agent`] as a process. It knows nothing of how the agent works, only what it promises to
 //! print.
 #![expect(
@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod faults;
 pub mod http;
 pub mod kernel;
 pub mod load;
@@ -20,6 +21,7 @@ pub mod netns;
 pub mod nginx;
 pub mod ports;
 pub mod process;
+pub mod proxies;
 pub mod stage;
 pub mod upstreams;
 pub mod wait;

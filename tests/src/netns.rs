@@ -145,10 +145,27 @@ impl Netns {
     /// Drops what arrives here for TCP port `port`, without a word to the sender.
     #[track_caller]
     pub fn swallow(&self, port: u16) {
+        self.filter(&format!("tcp dport {port} drop"));
+    }
+
+    /// Adds a rule of nftables for what arrives here.
+    #[track_caller]
+    pub fn filter(&self, rule: &str) {
+        self.filter_hook("input", rule);
+    }
+
+    /// Adds a rule of nftables for what leaves from here.
+    #[track_caller]
+    pub fn filter_leaving(&self, rule: &str) {
+        self.filter_hook("output", rule);
+    }
+
+    #[track_caller]
+    fn filter_hook(&self, hook: &str, rule: &str) {
         let path = self.path();
         let rules = format!(
-            "table inet e2e {{\n chain input {{\n type filter hook input priority 0;\n \
-             tcp dport {port} drop\n }}\n }}\n"
+            "table inet e2e {{\n chain {hook} {{\n type filter hook {hook} priority 0;\n \
+             {rule}\n }}\n }}\n"
         );
         output_of(
             Command::new("nsenter")

@@ -23,11 +23,20 @@ impl Upstreams {
     /// free port) and waits until all listen.
     #[track_caller]
     pub fn start(ip: IpAddr, ports: &[&str], netns: Option<&Netns>) -> Self {
+        Self::start_with_dns(ip, ports, &[], netns)
+    }
+
+    /// The same, and DNS servers that fail (`0=nxdomain`); their addresses come last.
+    #[track_caller]
+    pub fn start_with_dns(ip: IpAddr, ports: &[&str], dns: &[&str], netns: Option<&Netns>) -> Self {
         let program = built("misbehave");
         let mut command = command(&program.to_string_lossy(), netns);
         command.args(["--bind", &ip.to_string()]);
         for port in ports {
             command.args(["--port", port]);
+        }
+        for port in dns {
+            command.args(["--dns", port]);
         }
         command.stdout(Stdio::piped());
         let mut process = Running::start("misbehave", &mut command);
@@ -35,6 +44,7 @@ impl Upstreams {
         let mut lines = BufReader::new(stdout).lines();
         let addresses = ports
             .iter()
+            .chain(dns)
             .map(|port| {
                 let line = lines.next().and_then(Result::ok).unwrap_or_default();
                 line.split(' ')

@@ -9,7 +9,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result};
 use clap::Parser;
 use e2e::misbehave::behaviour::Behaviour;
+use e2e::misbehave::dns::{self, Failure};
 use e2e::misbehave::{listen, serve};
+use tokio::net::UdpSocket;
 
 /// Serves HTTP/1.1 and breaks it as ordered by the last segment of each request's path.
 #[derive(Debug, Parser)]
@@ -22,6 +24,10 @@ struct Options {
     /// `9003=ok,idle=1000`. 0 takes any free port. May be given more than once.
     #[arg(long = "port", value_name = "PORT[=WORDS]", required = true)]
     ports: Vec<Port>,
+    /// A UDP port for a DNS server that fails: `0=nxdomain`, `5300=servfail`, `0=silent`. May
+    /// be given more than once.
+    #[arg(long = "dns", value_name = "PORT=FAILURE")]
+    dns: Vec<Dns>,
 }
 
 const GRAMMAR: &str = "\
@@ -39,11 +45,24 @@ Words, separated by commas (times in milliseconds, sizes in bytes):
   hang                  no answer
   garbage               bytes that are not HTTP
   bad_header bad_chunk  a head or a chunk that no parser takes
+  bad_status            a status code that is no number
+  two_framings          Content-Length and Transfer-Encoding at once
+  h2 tls_bytes          frames of HTTP/2, a TLS alert instead of an answer
+  cookies=N             N Set-Cookie headers of 400 bytes
   head_cut=N cut=N      head or body ends after N bytes ...
-  by=fin|rst|hang       ... in this way
+  by=fin|rst|hang       ... in this way, or ...
+  by=kill|segv          ... by the end of the whole process
+  stall_body            the request's body is never read
+  reset_body=N          RST after N bytes of the request's body
+  early                 answer before the request's body, then RST
+  if_reused             all this only on a connection that was used before
   websocket             101 and an echo
   hints                 103 before the answer
   idle=MS deaf          of a port: keep-alive timeout; never accept
+  slam                  of a port: end (by=) each connection as it is accepted
+  banner                of a port: speak first, as SSH does
+  hello=close|reset|alert|plain|hang
+                        of a port: what follows the first bytes, such as a ClientHello
 A path whose last segment has other words, such as `any`, leaves it to the port.";
 
 /// A port on the command line.
@@ -52,6 +71,29 @@ struct Port {
     number: u16,
     words: String,
     behaviour: Behaviour,
+}
+
+/// A DNS server on the command line.
+#[derive(Clone, Debug)]
+struct Dns {
+    number: u16,
+    failure: Failure,
+}
+
+impl FromStr for Dns {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (number, failure) = text
+            .split_once('=')
+            .context("a DNS server is PORT=FAILURE")?;
+        Ok(Self {
+            number: number
+                .parse()
+                .with_context(|| format!("`{number}` is no port"))?,
+            failure: failure.parse()?,
+        })
+    }
 }
 
 impl FromStr for Port {
@@ -71,7 +113,7 @@ impl FromStr for Port {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let Options { bind, ports } = Options::parse();
+    let Options { bind, ports, dns } = Options::parse();
     let mut servers = tokio::task::JoinSet::new();
     for Port {
         number,
@@ -86,6 +128,17 @@ async fn main() -> Result<()> {
             listener.local_addr()?
         )?;
         servers.spawn(serve(listener, behaviour));
+    }
+    for Dns { number, failure } in dns {
+        let socket = UdpSocket::bind(SocketAddr::new(bind, number))
+            .await
+            .with_context(|| format!("cannot bind UDP port {number}"))?;
+        writeln!(
+            std::io::stdout(),
+            "ready {} {failure:?}",
+            socket.local_addr()?
+        )?;
+        servers.spawn(dns::serve(socket, failure));
     }
     std::io::stdout().flush()?;
     servers.join_all().await;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use rustix::process::{Signal, getpid, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -18,8 +19,19 @@ use super::websocket;
 /// Too long: a test that forgot to close keeps a task.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Between an early answer and the close. Too short: the reset overtakes the answer in the
+/// proxy. Too long: the proxy has sent all of its request.
+const EARLY: Duration = Duration::from_millis(20);
+
 /// Most bytes of one chunk, and of one write of a body that is not cut in pieces.
 const CHUNK: usize = 64 * 1024;
+
+/// SETTINGS and GOAWAY (RFC 9113): what a server of HTTP/2 says to a request in HTTP/1.
+const HTTP2: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64\
+    \0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01";
+
+/// A fatal alert, handshake_failure, in TLS 1.2 (RFC 5246).
+pub(super) const TLS_ALERT: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +57,26 @@ pub(super) async fn answer(
             stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await?;
             return end(stream, Ending::Fin).await;
         }
+        Some(Fault::Http2) => {
+            stream.write_all(HTTP2).await?;
+            return end(stream, Ending::Fin).await;
+        }
+        Some(Fault::TlsBytes) => {
+            stream.write_all(TLS_ALERT).await?;
+            return end(stream, Ending::Fin).await;
+        }
         Some(Fault::WebSocket) => return websocket::serve(stream, head).await,
-        Some(Fault::BadHeader | Fault::BadChunk | Fault::HeadCut(..) | Fault::Cut(..)) | None => {}
+        // What happens to the request's body happened before.
+        Some(Fault::StallBody | Fault::ResetBody(_) | Fault::Early) => {}
+        Some(
+            Fault::BadHeader
+            | Fault::BadChunk
+            | Fault::BadStatus
+            | Fault::TwoFramings
+            | Fault::HeadCut(..)
+            | Fault::Cut(..),
+        )
+        | None => {}
     }
     if behaviour.hints {
         stream
@@ -78,6 +108,11 @@ pub(super) async fn answer(
     }
     match behaviour.fault {
         Some(Fault::Cut(_, ending)) => end(stream, ending).await,
+        Some(Fault::Early) => {
+            // The answer shall be there before the reset is.
+            sleep(EARLY).await;
+            Ok(After::Close)
+        }
         Some(Fault::BadChunk) => end(stream, Ending::Fin).await,
         _ if keep => Ok(After::Keep),
         _ => Ok(After::Close),
@@ -86,13 +121,23 @@ pub(super) async fn answer(
 
 fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
     let status = behaviour.status;
-    let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
+    let mut head = match behaviour.fault {
+        Some(Fault::BadStatus) => "HTTP/1.1 abc What\r\n".to_owned(),
+        _ => format!("HTTP/1.1 {status} {}\r\n", reason(status)),
+    };
     if behaviour.fault == Some(Fault::BadHeader) {
         head.push_str("X Bad \u{1}Header\r\n");
     }
     head.push_str("Server: misbehave\r\n");
     if behaviour.pad > 0 {
         head.push_str(&format!("X-Pad: {}\r\n", "p".repeat(behaviour.pad)));
+    }
+    for number in 0..behaviour.cookies {
+        let value = "c".repeat(400);
+        head.push_str(&format!("Set-Cookie: c{number}={value}\r\n"));
+    }
+    if behaviour.fault == Some(Fault::TwoFramings) {
+        head.push_str(&format!("Content-Length: {}\r\n", behaviour.body));
     }
     match behaviour.framing {
         _ if behaviour.status == 204 => {}
@@ -163,7 +208,7 @@ async fn write_pieces(
 }
 
 /// Ends a connection that carries no further answer.
-async fn end(stream: &mut TcpStream, ending: Ending) -> Result<After> {
+pub(super) async fn end(stream: &mut TcpStream, ending: Ending) -> Result<After> {
     match ending {
         Ending::Fin => {}
         Ending::Rst => stream.set_zero_linger()?,
@@ -175,8 +220,19 @@ async fn end(stream: &mut TcpStream, ending: Ending) -> Result<After> {
             // Patience that runs out ends the connection as well.
             let _closed = tokio::time::timeout(PATIENCE, until_closed).await;
         }
+        Ending::Kill => die(Signal::KILL),
+        Ending::Segv => die(Signal::SEGV),
     }
     Ok(After::Close)
+}
+
+/// Ends this process by a signal.
+fn die(signal: Signal) -> ! {
+    loop {
+        // A signal that has a handler comes back from it once; the second one ends us.
+        let _sent = kill_process(getpid(), signal);
+        std::thread::yield_now();
+    }
 }
 
 fn reason(status: u16) -> &'static str {
@@ -184,6 +240,7 @@ fn reason(status: u16) -> &'static str {
         200 => "OK",
         204 => "No Content",
         304 => "Not Modified",
+        413 => "Content Too Large",
         404 => "Not Found",
         500 => "Internal Server Error",
         502 => "Bad Gateway",

@@ -7,9 +7,13 @@
 //! status=404  body=5000  chunked  until_close  pad=8000  last        what the answer is
 //! wait=300  split=17  bytewise  piece=100  pause=20                  when it is written (ms, bytes)
 //! reset  close  unread  hang  garbage  bad_header  bad_chunk         faults before or in the head
-//! head_cut=20  cut=1000  by=fin|rst|hang                             faults in the middle
+//! bad_status  two_framings  h2  tls_bytes  cookies=25                more of them
+//! head_cut=20  cut=1000  by=fin|rst|hang|kill|segv                   faults in the middle
+//! stall_body  reset_body=5000  early                                 faults while the request's body comes
+//! if_reused                                                          all this only on a connection that was used before
 //! websocket  hints                                                   101 and echo; 103 before the answer
 //! idle=1000  deaf                                                    of a port: keep-alive timeout; never accepts
+//! slam  banner  hello=close|reset|alert|plain|hang                   of a port: what happens before any request
 //! ```
 
 use std::str::FromStr;
@@ -49,6 +53,38 @@ pub struct Behaviour {
     pub idle: Option<Duration>,
     /// Of a port: listen and never accept, so that the accept queue fills.
     pub deaf: bool,
+    /// `Set-Cookie` headers of 400 bytes each: a large head of many lines.
+    pub cookies: usize,
+    /// All of it only on a connection that has carried a request before; 200 on a fresh one.
+    pub if_reused: bool,
+    /// Of a port: what happens to a connection before it carries a request.
+    pub meeting: Option<Meeting>,
+}
+
+/// What a server does to a connection before it has read a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// It is ended as soon as it is accepted.
+    Slam(Ending),
+    /// The server speaks first, in the words of SSH.
+    Banner,
+    /// The first bytes are read, for example a TLS ClientHello, and this follows.
+    Hello(Hello),
+}
+
+/// What follows the first bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// FIN.
+    Close,
+    /// RST.
+    Reset,
+    /// A TLS alert, handshake_failure, and FIN.
+    Alert,
+    /// An answer in clear text: 400, as a server says that was spoken to in TLS.
+    Plain,
+    /// Nothing.
+    Hang,
 }
 
 /// How the end of a body is told.
@@ -96,6 +132,21 @@ pub enum Fault {
     Cut(usize, Ending),
     /// Not a fault: answer 101 and echo bytes.
     WebSocket,
+    /// The status code is no number.
+    BadStatus,
+    /// Content-Length and Transfer-Encoding at once.
+    TwoFramings,
+    /// The first bytes are frames of HTTP/2.
+    Http2,
+    /// The first bytes are a TLS alert: an HTTPS port that was spoken to in clear text.
+    TlsBytes,
+    /// The body of the request is never read.
+    StallBody,
+    /// RST after so many bytes of the request's body.
+    ResetBody(usize),
+    /// The answer comes before the request's body is read, and the connection is then closed
+    /// with the rest unread, which makes the kernel send RST.
+    Early,
 }
 
 /// How an answer that is cut short ends.
@@ -107,6 +158,10 @@ pub enum Ending {
     Rst,
     /// Nothing more comes.
     Hang,
+    /// The server's process ends by SIGKILL, as the out-of-memory killer ends one.
+    Kill,
+    /// The server's process ends by SIGSEGV.
+    Segv,
 }
 
 impl Default for Behaviour {
@@ -125,6 +180,9 @@ impl Default for Behaviour {
             fault: None,
             idle: None,
             deaf: false,
+            cookies: 0,
+            if_reused: false,
+            meeting: None,
         }
     }
 }
@@ -171,7 +229,9 @@ impl FromStr for Behaviour {
                         Some("fin") => Ending::Fin,
                         Some("rst") => Ending::Rst,
                         Some("hang") => Ending::Hang,
-                        _ => bail!("`by` is by=fin, by=rst or by=hang, not `{word}`"),
+                        Some("kill") => Ending::Kill,
+                        Some("segv") => Ending::Segv,
+                        _ => bail!("`by` is fin, rst, hang, kill or segv, not `{word}`"),
                     }
                 }
                 "reset" => behaviour.fault = Some(Fault::Reset),
@@ -183,6 +243,18 @@ impl FromStr for Behaviour {
                 "bad_chunk" => behaviour.fault = Some(Fault::BadChunk),
                 "head_cut" => behaviour.fault = Some(Fault::HeadCut(number(name, value)?, ending)),
                 "cut" => behaviour.fault = Some(Fault::Cut(number(name, value)?, ending)),
+                "bad_status" => behaviour.fault = Some(Fault::BadStatus),
+                "two_framings" => behaviour.fault = Some(Fault::TwoFramings),
+                "h2" => behaviour.fault = Some(Fault::Http2),
+                "tls_bytes" => behaviour.fault = Some(Fault::TlsBytes),
+                "cookies" => behaviour.cookies = number(name, value)?,
+                "stall_body" => behaviour.fault = Some(Fault::StallBody),
+                "reset_body" => behaviour.fault = Some(Fault::ResetBody(number(name, value)?)),
+                "early" => behaviour.fault = Some(Fault::Early),
+                "if_reused" => behaviour.if_reused = true,
+                "slam" => behaviour.meeting = Some(Meeting::Slam(ending)),
+                "banner" => behaviour.meeting = Some(Meeting::Banner),
+                "hello" => behaviour.meeting = Some(Meeting::Hello(hello(word, value)?)),
                 "websocket" => behaviour.fault = Some(Fault::WebSocket),
                 _ => bail!("`{word}` is no behaviour; see the grammar in `misbehave --help`"),
             }
@@ -191,8 +263,22 @@ impl FromStr for Behaviour {
         if let Some(Fault::HeadCut(_, by) | Fault::Cut(_, by)) = &mut behaviour.fault {
             *by = ending;
         }
+        if let Some(Meeting::Slam(by)) = &mut behaviour.meeting {
+            *by = ending;
+        }
         Ok(behaviour)
     }
+}
+
+fn hello(word: &str, value: Option<&str>) -> Result<Hello> {
+    Ok(match value {
+        Some("close") => Hello::Close,
+        Some("reset") => Hello::Reset,
+        Some("alert") => Hello::Alert,
+        Some("plain") => Hello::Plain,
+        Some("hang") => Hello::Hang,
+        _ => bail!("`hello` is close, reset, alert, plain or hang, not `{word}`"),
+    })
 }
 
 fn number<T>(name: &str, value: Option<&str>) -> Result<T>
@@ -245,6 +331,14 @@ mod tests {
             let behaviour: Behaviour = words.parse().unwrap();
             assert_eq!(behaviour.fault, Some(Fault::Cut(5, Ending::Rst)));
         }
+    }
+
+    #[test]
+    fn a_port_may_end_a_connection_before_its_request() {
+        let behaviour: Behaviour = "slam,by=rst".parse().unwrap();
+        assert_eq!(behaviour.meeting, Some(Meeting::Slam(Ending::Rst)));
+        let behaviour: Behaviour = "hello=alert".parse().unwrap();
+        assert_eq!(behaviour.meeting, Some(Meeting::Hello(Hello::Alert)));
     }
 
     #[test]

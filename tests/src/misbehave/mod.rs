@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod behaviour;
+pub mod dns;
 mod request;
 pub mod websocket;
 
@@ -15,11 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use answer::After;
-use behaviour::{Behaviour, Fault};
+use behaviour::{Behaviour, Ending, Fault, Hello, Meeting};
 
 /// Waiting connections of a listener. Too small: load tests overflow it.
 const BACKLOG: i32 = 4096;
@@ -27,6 +28,10 @@ const BACKLOG: i32 = 4096;
 /// How long a kept-alive connection may idle when the port does not say. Longer than any
 /// proxy keeps one, so that a race happens only where it was ordered.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// How long a request's body stays unread. Too short: a proxy with a long timeout sees a
+/// close instead of a stall.
+const STALL: Duration = Duration::from_secs(60);
 
 /// Listens on `address`. A deaf listener has room for one connection and never accepts.
 ///
@@ -69,6 +74,10 @@ pub async fn serve(listener: TcpListener, port: Behaviour) {
 /// One connection, request after request.
 async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
     stream.set_nodelay(true)?;
+    if let Some(meeting) = port.meeting {
+        return meet(stream, meeting).await;
+    }
+    let mut reused = false;
     loop {
         let idle = port.idle.unwrap_or(IDLE);
         let head = match tokio::time::timeout(idle, request::look(&stream)).await {
@@ -79,7 +88,11 @@ async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
         let Some(head) = head else {
             return Ok(());
         };
-        let behaviour = Behaviour::of_path(&head.target, port);
+        let behaviour = match Behaviour::of_path(&head.target, port) {
+            ordered if ordered.if_reused && !reused => Behaviour::default(),
+            ordered => ordered,
+        };
+        reused = true;
         if behaviour.fault == Some(Fault::Unread) {
             tokio::time::sleep(behaviour.wait).await;
             return Ok(());
@@ -88,10 +101,53 @@ async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
         if head.expects_continue {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
-        request::take_body(&mut stream, head.body).await?;
+        match behaviour.fault {
+            Some(Fault::StallBody) => {
+                tokio::time::sleep(STALL).await;
+                return Ok(());
+            }
+            Some(Fault::ResetBody(length)) => {
+                request::take_some(&mut stream, length).await?;
+                stream.set_zero_linger()?;
+                return Ok(());
+            }
+            Some(Fault::Early) => {}
+            _ => request::take_body(&mut stream, head.body).await?,
+        }
         match answer::answer(&mut stream, &head, &behaviour).await? {
             After::Keep => {}
             After::Close => return Ok(()),
         }
     }
+}
+
+/// A connection that ends before it has carried a request.
+async fn meet(mut stream: TcpStream, meeting: Meeting) -> Result<()> {
+    match meeting {
+        Meeting::Slam(ending) => {
+            answer::end(&mut stream, ending).await?;
+        }
+        Meeting::Banner => {
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await?;
+            answer::end(&mut stream, Ending::Hang).await?;
+        }
+        Meeting::Hello(hello) => {
+            let mut bytes = [0; 16 * 1024];
+            let _first = stream.read(&mut bytes).await?;
+            match hello {
+                Hello::Close => {}
+                Hello::Reset => stream.set_zero_linger()?,
+                Hello::Alert => stream.write_all(answer::TLS_ALERT).await?,
+                Hello::Plain => {
+                    stream
+                        .write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                        .await?;
+                }
+                Hello::Hang => {
+                    answer::end(&mut stream, Ending::Hang).await?;
+                }
+            }
+        }
+    }
+    Ok(())
 }

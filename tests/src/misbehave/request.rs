@@ -72,6 +72,22 @@ pub(super) async fn take(stream: &mut TcpStream, head: &Head) -> Result<()> {
     Ok(())
 }
 
+/// Takes so many bytes, or what there is until the end.
+pub(super) async fn take_some(stream: &mut TcpStream, length: usize) -> Result<()> {
+    let mut bytes = vec![0; length];
+    let mut taken = 0;
+    while taken < length {
+        match stream
+            .read(bytes.get_mut(taken..).unwrap_or_default())
+            .await?
+        {
+            0 => break,
+            read => taken += read,
+        }
+    }
+    Ok(())
+}
+
 /// Takes the body.
 pub(super) async fn take_body(stream: &mut TcpStream, body: Body) -> Result<()> {
     match body {

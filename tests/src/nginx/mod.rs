@@ -53,7 +53,8 @@ impl Config {
         }
     }
 
-    fn text(&self) -> String {
+    /// The configuration file.
+    pub(crate) fn text(&self) -> String {
         let Self {
             workers,
             connections,

@@ -1,0 +1,99 @@
+//! `docs/coverage.md`: what was observed, in the columns that are the same in each run.
+//!
+//! In: verdicts. Out: the page. A right cell shows what was expected, so that a way it may go
+//! does not change the page; a wrong one shows what was said instead.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use e2e::faults::expected::Table;
+use e2e::faults::{MODES, Mode};
+use e2e::proxies::Kind;
+
+/// What came of one mode at one proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As expected.
+    Right,
+    /// Not as expected: what was said.
+    Wrong(String),
+    /// The proxy cannot have it, because.
+    NotApplicable(&'static str),
+}
+
+/// All of them.
+pub(crate) type Verdicts = BTreeMap<(Kind, &'static str), Verdict>;
+
+/// Where the page is.
+pub(crate) fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/coverage.md")
+}
+
+/// The page.
+pub(crate) fn page(table: &Table, verdicts: &Verdicts) -> String {
+    let count = |wanted: fn(&Verdict) -> bool| verdicts.values().filter(|one| wanted(one)).count();
+    let right = count(|verdict| matches!(verdict, Verdict::Right));
+    let wrong = count(|verdict| matches!(verdict, Verdict::Wrong(_)));
+    let mut page = format!(
+        "# Coverage: every fault at every proxy\n\n\
+         Written by the matrix test (`WHY502_BLESS=1 cargo test -p e2e --test matrix`), from real\n\
+         proxies and faults that really happen. {} modes, {} proxies: **{right} cells right, {wrong} \
+         wrong**.\n\n\
+         A cell is what the client got: a status, `none` for no status line, `masked` when a later\n\
+         attempt saved the request, `ok` when the fault is none to this proxy. The agent named the\n\
+         cause of the row with at least that certainty, unless the cell says WRONG and what the\n\
+         agent said instead. What is expected, and why a proxy differs, is in\n\
+         [`tests/src/faults/expected.md`](../tests/src/faults/expected.md).\n\n",
+        MODES.len(),
+        Kind::ALL.len()
+    );
+    let mut head = "| mode | what happens | cause | at least |".to_owned();
+    let mut rule = "| --- | --- | --- | --- |".to_owned();
+    for kind in Kind::ALL {
+        // Writing to a String cannot fail.
+        let _written = write!(head, " {kind} |");
+        rule.push_str(" --- |");
+    }
+    let _written = writeln!(page, "{head}\n{rule}");
+    for mode in MODES {
+        let _written = writeln!(page, "{}", row(table, verdicts, mode));
+    }
+    page.push_str("\n## Not applicable\n\n");
+    for kind in Kind::ALL {
+        for (why, modes) in reasons(verdicts, kind) {
+            let _written = writeln!(page, "* {kind} {why}: {}", modes.join(", "));
+        }
+    }
+    page
+}
+
+fn row(table: &Table, verdicts: &Verdicts, mode: &Mode) -> String {
+    let row = table.row(mode.name);
+    let (cause, certainty) = match row.causes.as_slice() {
+        [] => ("-".to_owned(), "-"),
+        causes => (causes.join(" or "), row.certainty),
+    };
+    let mut line = format!("| {} | {} | {cause} | {certainty} |", mode.name, mode.what);
+    for kind in Kind::ALL {
+        let text = match verdicts.get(&(kind, mode.name)) {
+            None => "?".to_owned(),
+            Some(Verdict::NotApplicable(_)) => "n/a".to_owned(),
+            Some(Verdict::Right) => row.cell(kind).to_string(),
+            Some(Verdict::Wrong(said)) => format!("{} **WRONG**: {said}", row.cell(kind)),
+        };
+        let _written = write!(line, " {text} |");
+    }
+    line
+}
+
+/// Reasons with the modes they are of.
+fn reasons(verdicts: &Verdicts, kind: Kind) -> BTreeMap<&'static str, Vec<&'static str>> {
+    let mut reasons: BTreeMap<&'static str, Vec<&'static str>> = BTreeMap::new();
+    for mode in MODES {
+        if let Some(Verdict::NotApplicable(why)) = verdicts.get(&(kind, mode.name)) {
+            reasons.entry(why).or_default().push(mode.name);
+        }
+    }
+    reasons
+}

@@ -1,0 +1,144 @@
+//! Every fault at every proxy, and what the agent says of it.
+//!
+//! What is expected is written beforehand in `expected.md`, from what the proxies say without
+//! the agent and from what really happens in each mode. What was observed is in
+//! `docs/coverage.md`, wrong cells among it; the test fails when that page is no longer true.
+//! `WHY502_BLESS=1` writes it anew. `WHY502_PROXY=haproxy` runs one proxy, prints, and compares
+//! nothing.
+
+mod coverage;
+mod observed;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use e2e::agent::{Agent, Events};
+use e2e::faults::MODES;
+use e2e::faults::expected::{Table, code};
+use e2e::faults::play::{Played, lacks, play_all};
+use e2e::faults::stage::Stage;
+use e2e::load::runtime;
+use e2e::process::need_root;
+use e2e::proxies::{Kind, Proxy};
+
+use coverage::{Verdict, Verdicts};
+use observed::Told;
+
+/// How long the agent may take to tell the end of it.
+const TELL: Duration = Duration::from_secs(8);
+
+/// No event for so long, and what was not told will not be. Too short: events that come with
+/// the end of a connection are missed.
+const SILENCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
+    need_root();
+    let table = Table::read();
+    let one = std::env::var("WHY502_PROXY").ok();
+
+    let mut verdicts = Verdicts::new();
+    for kind in Kind::ALL {
+        if one.as_deref().is_none_or(|one| one == kind.name()) {
+            judge(kind, &table, &mut verdicts);
+        }
+    }
+
+    if one.is_some() {
+        return;
+    }
+    let page = coverage::page(&table, &verdicts);
+    if std::env::var_os("WHY502_BLESS").is_some() {
+        fs::write(coverage::path(), page).expect("docs/coverage.md is written");
+        return;
+    }
+    let committed = fs::read_to_string(coverage::path()).unwrap_or_default();
+    let stale = changes(&committed, &page);
+    assert!(
+        stale.is_empty(),
+        "docs/coverage.md is stale; WHY502_BLESS=1 writes it anew:\n{}",
+        stale.join("\n")
+    );
+}
+
+/// Plays all modes at one proxy and prints a line for each.
+fn judge(kind: Kind, table: &Table, verdicts: &mut Verdicts) {
+    let stage = Stage::build();
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    let proxy = Proxy::start(kind, &stage.groups);
+    let run = std::process::id().to_string();
+
+    let played = runtime().block_on(play_all(&proxy, &stage, &run));
+    let told = all_told(&events, &played);
+
+    for mode in MODES {
+        let lacks = lacks(&proxy, &stage, mode);
+        assert!(
+            table.row(mode.name).is_applicable(kind) == lacks.is_none(),
+            "{kind} {}: expected.md and the driver disagree: {lacks:?}",
+            mode.name
+        );
+        let verdict = match (lacks, played.iter().find(|one| one.mode.name == mode.name)) {
+            (Some(why), _) => Verdict::NotApplicable(why),
+            (None, None) => Verdict::Wrong("not played".to_owned()),
+            (None, Some(played)) => {
+                let observed = told.observe(played);
+                let row = table.row(mode.name);
+                let wrong = observed
+                    .faults
+                    .first()
+                    .cloned()
+                    .or_else(|| row.wrong(kind, observed.code, &observed.found));
+                println!(
+                    "{:<15}{:<22}{:<5}{:<40}{}",
+                    kind.name(),
+                    mode.name,
+                    code(observed.code),
+                    observed.found.to_string(),
+                    wrong
+                        .as_ref()
+                        .map_or("ok".to_owned(), |why| format!("WRONG: {why}"))
+                );
+                wrong.map_or(Verdict::Right, Verdict::Wrong)
+            }
+        };
+        verdicts.insert((kind, mode.name), verdict);
+    }
+}
+
+/// What was told once there is an event for each request, or nothing more comes.
+fn all_told(events: &Events, played: &[Played]) -> Told {
+    let paths: Vec<&str> = played
+        .iter()
+        .flat_map(|played| &played.outcomes)
+        .map(|outcome| outcome.path.as_str())
+        .collect();
+    let started = Instant::now();
+    let mut last = (0, Instant::now());
+    loop {
+        let told = Told::new(events.so_far());
+        let count = told.requests();
+        if count != last.0 {
+            last = (count, Instant::now());
+        }
+        let complete = paths.iter().all(|path| told.has(path));
+        if complete || last.1.elapsed() > SILENCE || started.elapsed() > TELL {
+            return told;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Lines of the page that are no longer so.
+fn changes(committed: &str, page: &str) -> Vec<String> {
+    let gone = committed
+        .lines()
+        .filter(|line| !page.lines().any(|new| new == *line));
+    let new = page
+        .lines()
+        .filter(|line| !committed.lines().any(|old| old == *line));
+    gone.map(|line| format!("- {line}"))
+        .chain(new.map(|line| format!("+ {line}")))
+        .collect()
+}

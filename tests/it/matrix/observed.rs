@@ -1,0 +1,122 @@
+//! What came of one request: what its client got, and what the agent said about it.
+//!
+//! In: outcomes of clients, and the agent's stream of events. Out: an [`Observed`] for each
+//! mode.
+
+use e2e::agent::events::{Attempt, Line, LoneAttempt, Request};
+use e2e::faults::expected::Found;
+use e2e::faults::play::Played;
+use e2e::load::Outcome;
+
+/// What came of a mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// The status that the client got.
+    pub(crate) code: Option<u16>,
+    /// What the agent found.
+    pub(crate) found: Found,
+    /// What is wrong whatever was expected.
+    pub(crate) faults: Vec<String>,
+}
+
+/// What the agent said about all requests of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    requests: Vec<Request>,
+    lone: Vec<LoneAttempt>,
+}
+
+impl Told {
+    pub(crate) fn new(lines: Vec<Line>) -> Self {
+        let mut told = Self::default();
+        for line in lines {
+            match line {
+                Line::Request(request) => told.requests.push(*request),
+                Line::Attempt(attempt) => told.lone.push(*attempt),
+                Line::Lost { .. } | Line::Other => {}
+            }
+        }
+        told
+    }
+
+    /// How many requests were told.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether there is an event about a path.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.requests
+            .iter()
+            .any(|request| request.path.as_deref() == Some(path))
+    }
+
+    /// What came of a mode; of several requests, the one whose attempt failed.
+    pub(crate) fn observe(&self, played: &Played) -> Observed {
+        let all: Vec<Observed> = played
+            .outcomes
+            .iter()
+            .map(|outcome| self.observe_one(outcome))
+            .collect();
+        all.iter()
+            .find(|observed| observed.found.cause.is_some())
+            .or(all.first())
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn observe_one(&self, outcome: &Outcome) -> Observed {
+        let requests: Vec<&Request> = self
+            .requests
+            .iter()
+            .filter(|request| request.path.as_deref() == Some(&outcome.path))
+            .collect();
+        let lone: Vec<&LoneAttempt> = self
+            .lone
+            .iter()
+            .filter(|attempt| attempt.path.as_deref() == Some(&outcome.path))
+            .collect();
+        let mut observed = Observed {
+            code: outcome.status,
+            ..Observed::default()
+        };
+        match requests.as_slice() {
+            [] => observed.faults.push("no event".to_owned()),
+            [request] => {
+                if request.code != outcome.status && !outcome.aborted {
+                    let code = request
+                        .code
+                        .map_or("none".to_owned(), |code| code.to_string());
+                    observed.faults.push(format!("told as {code}"));
+                }
+                observed.found = found(request);
+            }
+            several => observed.faults.push(format!("{} events", several.len())),
+        }
+        if let Some(cause) = lone.iter().find_map(|lone| lone.attempt.cause.as_deref()) {
+            observed.faults.push(format!("{cause} not joined"));
+        }
+        observed
+    }
+}
+
+/// What the agent found of a request.
+fn found(request: &Request) -> Found {
+    if let Some(cause) = &request.cause {
+        return Found {
+            cause: Some(cause.clone()),
+            certainty: request.certainty.clone(),
+            masked: false,
+        };
+    }
+    let failed = |attempt: &&Attempt| attempt.cause.is_some();
+    let Some(attempt) = request.attempts.iter().rev().find(failed) else {
+        return Found::default();
+    };
+    let last_is_good = |last: &Attempt| last.cause.is_none();
+    Found {
+        cause: attempt.cause.clone(),
+        certainty: attempt.certainty.clone(),
+        masked: request.attempts.last().is_some_and(last_is_good),
+    }
+}

@@ -1,0 +1,197 @@
+//! Apache httpd: a `ProxyPass` for each group, the modules loaded by our own file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use super::group::{Group, Target, Tls};
+use super::launch::{Launch, Launched};
+use super::{Said, note};
+
+/// Where Debian puts its modules; other systems have them elsewhere.
+const MODULES: [&str; 3] = [
+    "/usr/lib/apache2/modules",
+    "/usr/lib64/httpd/modules",
+    "/usr/lib/httpd/modules",
+];
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mpm {
+    /// A thread for each request.
+    Event,
+    /// A process for each connection.
+    Prefork,
+}
+
+pub(super) fn lacks(group: &Group, mpm: Mpm) -> Option<&'static str> {
+    match group.target {
+        Target::Name(_) => Some("asks the host's resolver: no DNS server of ours"),
+        Target::Limited(_) if mpm == Mpm::Prefork => {
+            Some("counts connections by process, and each process has one")
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn launch(launch: Launch, groups: &[&Group], mpm: Mpm) -> Launched {
+    let modules = MODULES
+        .iter()
+        .find(|folder| Path::new(folder).is_dir())
+        .unwrap_or_else(|| {
+            panic!("there are no modules of Apache httpd on this machine: `cargo xtask setup` installs what the tests need")
+        });
+    let name = match mpm {
+        Mpm::Event => "event",
+        Mpm::Prefork => "prefork",
+    };
+    let mut text = String::new();
+    let mut add = |line: &str| {
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "{line}");
+    };
+    for module in [
+        &format!("mpm_{name}"),
+        "authz_core",
+        "unixd",
+        "alias",
+        "slotmem_shm",
+        "lbmethod_byrequests",
+        "proxy",
+        "proxy_http",
+        "proxy_balancer",
+        "socache_shmcb",
+        "ssl",
+    ] {
+        // Debian builds some of them in.
+        if Path::new(modules)
+            .join(format!("mod_{module}.so"))
+            .is_file()
+        {
+            add(&format!(
+                "LoadModule {module}_module {modules}/mod_{module}.so"
+            ));
+        }
+    }
+    let folder = launch.folder().display();
+    add(&format!("ServerRoot {folder}\nDefaultRuntimeDir {folder}"));
+    add(&format!("Listen {}", launch.address));
+    add("ServerName judge\nPidFile apache.pid\nUser www-data\nGroup www-data");
+    add(match mpm {
+        Mpm::Event => {
+            "StartServers 1\nServerLimit 1\nThreadsPerChild 40\nThreadLimit 40\n\
+             MaxRequestWorkers 40\nMinSpareThreads 1\nMaxSpareThreads 40"
+        }
+        Mpm::Prefork => {
+            "StartServers 24\nServerLimit 24\nMaxRequestWorkers 24\nMinSpareServers 1\n\
+             MaxSpareServers 24"
+        }
+    });
+    add("KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nTimeout 10\nProxyTimeout 1");
+    add("ErrorLog error.log\nLogLevel warn\nErrorLogFormat \"%L\\t%M\"");
+    add("LogFormat \"%L\\t%U\\t%>s\" judge\nCustomLog access.log judge");
+    let trusted = groups.iter().find_map(|group| match &group.target {
+        Target::Tls(Tls { trusted, .. }) => Some(trusted.display()),
+        _ => None,
+    });
+    if let Some(trusted) = trusted {
+        add(&format!(
+            "SSLProxyEngine on\nSSLProxyVerify require\nSSLProxyCheckPeerName on\n\
+             SSLProxyCACertificateFile {trusted}"
+        ));
+    }
+    for group in groups {
+        for line in directives(group) {
+            add(&line);
+        }
+    }
+    launch.write("apache.conf", &text);
+    let file = launch.file("apache.conf");
+    let apache = launch.start("apache2", |command| {
+        command.arg("-DFOREGROUND").arg("-f").arg(file);
+    });
+    launch.done(vec![apache])
+}
+
+fn directives(group: &Group) -> Vec<String> {
+    let Group {
+        name,
+        target,
+        keep,
+        retry: _,
+    } = group;
+    let reuse = if *keep { "" } else { " disablereuse=On" };
+    let options = format!("connectiontimeout=1 timeout=1 retry=0{reuse}");
+    let one =
+        |url: String, options: &str| vec![format!("ProxyPass /{name}/ {url}/{name}/ {options}")];
+    let balancer = |members: Vec<String>, set: &str| {
+        let mut lines = vec![format!("<Proxy balancer://{name}>")];
+        lines.extend(
+            members
+                .into_iter()
+                .map(|member| format!("BalancerMember {member}")),
+        );
+        lines.push(format!("ProxySet {set}\n</Proxy>"));
+        lines.push(format!("ProxyPass /{name}/ balancer://{name}/{name}/"));
+        lines
+    };
+    match target {
+        Target::Servers(servers) => match servers.as_slice() {
+            [server] => one(format!("http://{server}"), &options),
+            // A balancer turns to its other members by itself.
+            servers => balancer(
+                servers
+                    .iter()
+                    .map(|server| format!("http://{server} {options}"))
+                    .collect(),
+                "lbmethod=byrequests",
+            ),
+        },
+        Target::Unix(path) => {
+            let path = path.display();
+            vec![format!(
+                "ProxyPass /{name}/ unix:{path}|http://{name}.local/{name}/ {options}"
+            )]
+        }
+        Target::Tls(Tls { server, .. }) => one(format!("https://{server}"), &options),
+        Target::Name(_) => Vec::new(),
+        Target::Judged(servers) => balancer(
+            servers
+                .iter()
+                .map(|server| format!("http://{server} connectiontimeout=1 timeout=1 retry=30"))
+                .collect(),
+            "lbmethod=byrequests forcerecovery=Off",
+        ),
+        Target::Disabled(server) => balancer(
+            vec![format!("http://{server} status=+D")],
+            "lbmethod=byrequests forcerecovery=Off",
+        ),
+        Target::Static => vec![format!("Redirect 503 /{name}/")],
+        Target::Limited(server) => one(
+            format!("http://{server}"),
+            "connectiontimeout=1 timeout=1 retry=0 max=1 acquire=300",
+        ),
+    }
+}
+
+pub(super) fn said(launched: &Launched) -> BTreeMap<String, Said> {
+    let mut said = BTreeMap::new();
+    let mut path_of = BTreeMap::new();
+    let access = launched.text("access.log");
+    for line in access.lines() {
+        let mut fields = line.split('\t');
+        let mut next = || fields.next().unwrap_or("");
+        let (id, path, status) = (next(), next(), next());
+        path_of.insert(id, path);
+        note(&mut said, path, status.parse().ok(), "");
+    }
+    for line in launched.text("error.log").lines() {
+        let (id, words) = line.split_once('\t').unwrap_or(("-", line));
+        if id != "-"
+            && let Some(path) = path_of.get(id)
+        {
+            note(&mut said, path, None, words);
+        }
+    }
+    said
+}

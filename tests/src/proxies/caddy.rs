@@ -1,0 +1,144 @@
+//! Caddy: a `handle` with a `reverse_proxy` for each group, logs as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::group::{Group, Name, Target, Tls};
+use super::launch::{Launch, Launched};
+use super::{Said, note};
+
+pub(super) fn lacks(group: &Group) -> Option<&'static str> {
+    match group.target {
+        Target::Disabled(_) => Some("has no switch to take a server out"),
+        Target::Limited(_) => Some("turns away by its limit of failures only"),
+        _ => None,
+    }
+}
+
+pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
+    let mut text = "{
+    admin off
+    auto_https off
+    grace_period 1s
+    log default {
+        output file errors.json
+        format json
+        level ERROR
+    }
+}
+"
+    .to_owned();
+    // Writing to a String cannot fail.
+    let _written = writeln!(
+        text,
+        "http://:{} {{\n    bind {}\n    log {{\n        output file access.json\n        \
+         format json\n    }}",
+        launch.address.port(),
+        launch.address.ip()
+    );
+    for group in groups {
+        let _written = writeln!(
+            text,
+            "    handle /{}/* {{\n{}    }}",
+            group.name,
+            handler(group)
+        );
+    }
+    text.push_str("}\n");
+    launch.write("Caddyfile", &text);
+    let folder = launch.folder().to_owned();
+    let caddy = launch.start("caddy", |command| {
+        command
+            .args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"])
+            .env("XDG_CONFIG_HOME", &folder)
+            .env("XDG_DATA_HOME", &folder);
+    });
+    launch.done(vec![caddy])
+}
+
+fn handler(group: &Group) -> String {
+    let Group {
+        name: _,
+        target,
+        keep,
+        retry,
+    } = group;
+    // The clock of `read_timeout` also runs on an idle connection: it has to be longer than
+    // that for a head, or it ends kept connections in the middle of the wait.
+    let mut transport = "dial_timeout 1s
+                response_header_timeout 1s
+                read_timeout 1500ms
+                write_timeout 1s
+"
+    .to_owned();
+    if !keep {
+        transport.push_str("                keepalive off\n");
+    }
+    let mut options = String::new();
+    let upstreams: Vec<String> = match target {
+        Target::Static => return "        respond 503\n".to_owned(),
+        Target::Servers(servers) => servers.iter().map(ToString::to_string).collect(),
+        Target::Unix(path) => vec![format!("unix/{}", path.display())],
+        Target::Tls(Tls { server, trusted }) => {
+            let trusted = trusted.display();
+            let _written = writeln!(
+                transport,
+                "                tls\n                tls_trusted_ca_certs {trusted}"
+            );
+            vec![server.to_string()]
+        }
+        Target::Name(Name {
+            host,
+            port,
+            resolver,
+        }) => {
+            let _written = writeln!(transport, "                resolvers udp/{resolver}");
+            vec![format!("{host}:{port}")]
+        }
+        Target::Judged(servers) => {
+            options.push_str("            fail_duration 30s\n            max_fails 1\n");
+            servers.iter().map(ToString::to_string).collect()
+        }
+        Target::Disabled(_) | Target::Limited(_) => Vec::new(),
+    };
+    if *retry {
+        options.push_str(
+            "            lb_policy round_robin\n            lb_retries 2\n            \
+             lb_try_interval 1ms\n",
+        );
+    }
+    format!(
+        "        reverse_proxy {} {{\n{options}            transport http {{\n\
+         {transport}            }}\n        }}\n",
+        upstreams.join(" ")
+    )
+}
+
+pub(super) fn said(launched: &Launched) -> BTreeMap<String, Said> {
+    let mut said = BTreeMap::new();
+    for file in ["access.json", "errors.json"] {
+        for line in launched.text(file).lines() {
+            let Ok(entry) = serde_json::from_str::<Value>(line) else {
+                continue;
+            };
+            let field = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str);
+            let Some(path) = field("/request/uri") else {
+                continue;
+            };
+            let access = field("/logger").is_some_and(|name| name.contains("access"));
+            let status = entry.pointer("/status").and_then(Value::as_u64);
+            let status = status.and_then(|status| u16::try_from(status).ok());
+            let words = field("/msg").filter(|_| !access).unwrap_or("");
+            let error = field("/error").unwrap_or("");
+            let words = if error.is_empty() {
+                words.to_owned()
+            } else {
+                format!("{words}: {error}")
+            };
+            note(&mut said, path, status.filter(|_| access), &words);
+        }
+    }
+    said
+}
