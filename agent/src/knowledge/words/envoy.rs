@@ -11,16 +11,15 @@ const PROTOCOL: &str = "upstream_reset_before_response_started{protocol_error}";
 const PROTOCOL_LATER: &str = "upstream_reset_after_response_started{protocol_error}";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 32] = [
+pub(super) static SAYINGS: [Saying; 31] = [
     says(Cause::ConnectRefused, "503 UF", "No_such_file_or_directory").errno(2),
-    says(Cause::ConnectRefused, "503 UF", "delayed_connect_error:_Connection_refused").note("older: `{connection_failure}`"),
+    says(Cause::ConnectRefused, "503 UF", "connect_error:_Connection_refused").note("older: `{connection_failure}`"),
     silent(Cause::ConnectTimeout, "503 UF", "its own timer is always sooner (5 s)").how(How::Errno),
     says(Cause::ConnectTimeout, "503 UF", CONNECT_TIMEOUT),
     says(Cause::AcceptQueueFull, "503 UF", "Resource_temporarily_unavailable").errno(11),
     says(Cause::AcceptQueueFull, "503 UF", CONNECT_TIMEOUT),
     says(Cause::HostUnreachable, "503 UF", "Network_is_unreachable").errno(101),
     says(Cause::HostUnreachable, "503 UF", "No_route_to_host").errno(113),
-    says(Cause::HostUnreachable, "503 UF", CONNECT_TIMEOUT).how(How::Icmp),
     says(Cause::HostUnreachable, "503 UF", "No_route_to_host"),
     says(Cause::ConnectLocalError, "503 UF", "Permission_denied").errno(13),
     says(Cause::ConnectLocalError, "503 UF", "immediate_connect_error"),
@@ -31,7 +30,7 @@ pub(super) static SAYINGS: [Saying; 32] = [
     says(Cause::ClosedBeforeResponse, "503 UC", TERMINATED),
     says(Cause::UpstreamCrashed, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::UpstreamCrashed, "503 UC", TERMINATED),
-    says(Cause::TruncatedResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
+    says(Cause::TruncatedResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body).note("a body until close looks complete: `via_upstream`"),
     says(Cause::TruncatedResponse, "502 UPE", PROTOCOL),
     says(Cause::InvalidResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::InvalidResponse, "502 UPE", PROTOCOL),

@@ -12,7 +12,7 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::ConnectRefused, "503, after 4 tries in 3 s", "SC--"),
     says(Cause::ConnectTimeout, "503", "SC--").how(How::Errno),
     says(Cause::ConnectTimeout, "503, after 4 tries", "sC--"),
-    says(Cause::AcceptQueueFull, "503", "check backlog size on the server").errno(11),
+    says(Cause::AcceptQueueFull, "503", "SC--").errno(11).note("and `check backlog size on the server` to syslog"),
     says(Cause::AcceptQueueFull, "503", "sC--"),
     says(Cause::HostUnreachable, "503", "SC--").errno(101),
     says(Cause::HostUnreachable, "503", "SC--").errno(113),

@@ -146,8 +146,8 @@ impl Product {
     /// others write one line a request, and that one says success.
     fn logs_attempts(self) -> bool {
         match self {
-            Self::Nginx | Self::Httpd => true,
-            Self::Haproxy | Self::Envoy | Self::Caddy | Self::Traefik | Self::Varnish => false,
+            Self::Nginx | Self::Httpd | Self::Varnish => true,
+            Self::Haproxy | Self::Envoy | Self::Caddy | Self::Traefik => false,
         }
     }
 

@@ -17,7 +17,7 @@ const TIMED_OUT_IN_HEAD: &str =
     "upstream timed out (110: Connection timed out) while reading response header";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 47] = [
+pub(super) static SAYINGS: [Saying; 44] = [
     says(Cause::ConnectRefused, "502", "failed (2: No such file or directory) while connecting to upstream").errno(2),
     says(Cause::ConnectRefused, "502", "failed (111: Connection refused) while connecting to upstream"),
     says(Cause::ConnectTimeout, "502", "failed (110: Connection timed out) while connecting to upstream").how(How::Errno),
@@ -26,7 +26,6 @@ pub(super) static SAYINGS: [Saying; 47] = [
     says(Cause::AcceptQueueFull, "504", TIMED_OUT_CONNECTING),
     says(Cause::HostUnreachable, "502", "failed (101: Network is unreachable) while connecting to upstream").errno(101),
     says(Cause::HostUnreachable, "502", "failed (113: No route to host) while connecting to upstream").errno(113),
-    says(Cause::HostUnreachable, "504", TIMED_OUT_CONNECTING).how(How::Icmp),
     says(Cause::HostUnreachable, "502", "failed (113: No route to host) while connecting to upstream"),
     says(Cause::ConnectLocalError, "502", "failed (99: Cannot assign requested address) while connecting to upstream").errno(99),
     says(Cause::ConnectLocalError, "502", "failed (13: Permission denied) while connecting to upstream").errno(13),
@@ -34,9 +33,7 @@ pub(super) static SAYINGS: [Saying; 47] = [
     says(Cause::ConnectLocalError, "500", "socket() failed (24: Too many open files)").errno(24),
     says(Cause::ConnectLocalError, "502", "while connecting to upstream"),
     says(Cause::TlsFailed, "504", "upstream timed out (110: Connection timed out) while SSL handshaking to upstream").how(How::Timeout),
-    says(Cause::TlsFailed, "502", "peer closed connection in SSL handshake").how(How::Fin),
-    says(Cause::TlsFailed, "502", "peer closed connection in SSL handshake").how(How::Rst),
-    says(Cause::TlsFailed, "502", "while SSL handshaking to upstream").note("`SSL_do_handshake() failed` or `upstream SSL certificate verify error` in the same line"),
+    says(Cause::TlsFailed, "502", "while SSL handshaking to upstream").note("with `SSL_do_handshake() failed`, `peer closed connection in SSL handshake` or `upstream SSL certificate verify error`"),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", BROKEN_PIPE).errno(32),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET_IN_HEAD).how(How::Rst),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", CLOSED_IN_HEAD),
@@ -51,8 +48,8 @@ pub(super) static SAYINGS: [Saying; 47] = [
     says(Cause::TruncatedResponse, "200, cut", CLOSED_IN_BODY).phase(Phase::Body),
     says(Cause::TruncatedResponse, "502", RESET_IN_HEAD).how(How::Rst),
     says(Cause::TruncatedResponse, "502", CLOSED_IN_HEAD),
+    says(Cause::InvalidResponse, "cut, or nothing", "upstream sent invalid chunked response").phase(Phase::Body),
     says(Cause::InvalidResponse, "raw bytes, no status", "upstream sent no valid HTTP/1.0 header").unanswered().note("`$status` is 009"),
-    says(Cause::InvalidResponse, "200, cut", "upstream sent invalid chunked response").phase(Phase::Body),
     says(Cause::InvalidResponse, "502", "upstream sent invalid header"),
     says(Cause::HeaderTooBig, "502", "upstream sent too big header while reading response header"),
     says(Cause::ResponseTimeout, "200, cut", "upstream timed out (110: Connection timed out) while reading upstream").phase(Phase::Body),

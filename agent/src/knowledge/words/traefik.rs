@@ -9,7 +9,7 @@ use super::{Saying, says, silent};
 const RESET: &str = "read: connection reset by peer";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 36] = [
+pub(super) static SAYINGS: [Saying; 35] = [
     says(Cause::ConnectRefused, "502", "connect: no such file or directory").errno(2),
     says(Cause::ConnectRefused, "502", "connect: connection refused"),
     says(Cause::ConnectTimeout, "504", "connect: connection timed out").how(How::Errno),
@@ -20,9 +20,8 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::ConnectLocalError, "502", "connect: cannot assign requested address").errno(99),
     says(Cause::ConnectLocalError, "502", "connect: permission denied").errno(13),
     says(Cause::ConnectLocalError, "502", "dial "),
-    says(Cause::TlsFailed, "504", "TLS handshake timeout").how(How::Timeout),
-    says(Cause::TlsFailed, "502", "EOF").how(How::Fin),
-    says(Cause::TlsFailed, "500", "tls: ").note("or `x509: ` for its certificate"),
+    says(Cause::TlsFailed, "504", "timeout").how(How::Timeout),
+    silent(Cause::TlsFailed, "502; 500", "`tls: ` for an alert or plain text, `x509: ` for the certificate, `EOF` for a close"),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET).how(How::Rst),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", "EOF").note("or, as 500, `http: server closed idle connection`"),
     says(Cause::ClosedBeforeResponse, "502", RESET).how(How::Rst),
@@ -30,20 +29,20 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::UpstreamCrashed, "200, cut", "unexpected EOF").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "502", RESET).how(How::Rst),
     says(Cause::UpstreamCrashed, "502", "EOF"),
-    says(Cause::TruncatedResponse, "502; 200, cut, in the body", RESET).how(How::Rst),
+    says(Cause::TruncatedResponse, "200, cut", RESET).phase(Phase::Body).how(How::Rst),
     says(Cause::TruncatedResponse, "200, cut", "unexpected EOF").phase(Phase::Body),
     silent(Cause::TruncatedResponse, "500", "`unexpected EOF`, or `malformed MIME header` when a line was cut"),
     says(Cause::InvalidResponse, "200, cut", "invalid byte in chunk length").phase(Phase::Body),
     says(Cause::InvalidResponse, "500", "malformed ").note("HTTP response, status code, or MIME header"),
     silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
-    says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").phase(Phase::Request).note("off unless configured"),
-    says(Cause::ResponseTimeout, "504; 200, cut, in the body", "i/o timeout"),
-    says(Cause::RequestStalled, "504", "i/o timeout"),
+    says(Cause::ResponseTimeout, "200, cut", "i/o timeout").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").note("off unless configured"),
+    says(Cause::RequestStalled, "504", "i/o timeout").note("`write tcp` in the same line"),
     says(Cause::PathLost, "504", "connection timed out").how(How::Errno),
     says(Cause::PathLost, "504", "timeout awaiting response headers"),
     silent(Cause::UpstreamStatus, "the upstream's", "nothing but the access log"),
     silent(Cause::NoLiveUpstream, "503", "nothing in the log; the answer's body is `no available server`"),
-    says(Cause::DnsFailure, "502", "no such host"),
+    says(Cause::DnsFailure, "502", "dial tcp: lookup ").note("`no such host`, `server misbehaving` or `i/o timeout` in the same line"),
     silent(Cause::ProxyGenerated, "429 and others", "inFlightReq and rateLimit answer 429"),
     says(Cause::ClientAbort, "499 in the log", "context canceled"),
 ];

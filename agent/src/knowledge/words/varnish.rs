@@ -5,11 +5,10 @@ use agent_core::observation::Phase;
 
 use super::{Saying, says, silent};
 
-const HOLD_DOWN: &str =
-    "a repeated errno, or `errno 0 (Success)`, is a hold-down: nobody was tried";
+const NOBODY: &str = "`unhealthy` of a backend, `returned no backend` of a director; a repeated errno, or `errno 0 (Success)`, is a hold-down";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 31] = [
+pub(super) static SAYINGS: [Saying; 34] = [
     says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
     says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
     says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
@@ -24,20 +23,23 @@ pub(super) static SAYINGS: [Saying; 31] = [
     says(Cause::ConnectLocalError, "503", "fail errno"),
     silent(Cause::TlsFailed, "none", "speaks no TLS to backends"),
     says(Cause::KeepaliveRace, "503, or 200 after a retry", "HTC eof (-1)"),
-    says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)"),
+    says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)").note("`req.body read error` while it sent the request"),
     silent(Cause::UpstreamCrashed, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "503", "HTC eof (-1)"),
+    says(Cause::TruncatedResponse, "200, cut", "Connection reset by peer").phase(Phase::Body).how(How::Rst),
     silent(Cause::TruncatedResponse, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
     says(Cause::TruncatedResponse, "503", "HTC eof (-1)"),
     says(Cause::InvalidResponse, "503, or 200, cut", "chunked header non-hex").phase(Phase::Body),
+    says(Cause::InvalidResponse, "503", "HTC eof (-1)").how(How::Fin),
     says(Cause::InvalidResponse, "503", "http format error").note("or `Received junk`"),
     silent(Cause::HeaderTooBig, "503", "`overflow` above http_resp_size, `http format error` when one line is above http_resp_hdr_len"),
-    silent(Cause::ResponseTimeout, "200, cut", "`timeout` or `Resource temporarily unavailable`, then as for a cut body").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "200, cut", "Resource temporarily unavailable").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "503", "timeout").phase(Phase::Head),
     says(Cause::ResponseTimeout, "503", "first byte timeout"),
     silent(Cause::RequestStalled, "nothing", "no timer ends it"),
     says(Cause::PathLost, "503", "first byte timeout"),
     silent(Cause::UpstreamStatus, "the upstream's", "nothing but BerespStatus"),
-    says(Cause::NoLiveUpstream, "503", "unhealthy").note(HOLD_DOWN),
+    silent(Cause::NoLiveUpstream, "503", NOBODY),
     silent(Cause::DnsFailure, "none", "names are resolved when the VCL loads"),
     silent(Cause::ProxyGenerated, "503", "`busy` when max_connections is reached"),
     silent(Cause::ClientAbort, "nothing", "keeps fetching, and may log a failure later"),
