@@ -491,8 +491,8 @@ fn cut_request(flow: &mut Flow, now: u64) {
     flow.header.kind = kind::REQUEST;
     flow.header.time_ns = now;
     output::emit_with(kind::REQUEST, |record: &mut MessageHead| {
-        record.header = flow.header;
-        record.exchange = flow.exchange;
+        kernel::assign(&mut record.header, &flow.header);
+        kernel::assign(&mut record.exchange, &flow.exchange);
         record.captured = 0;
         record.final_start = 0;
     });
@@ -509,8 +509,8 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     };
     flow.header.kind = record_kind;
     flow.header.time_ns = now;
-    space.fixed.header = flow.header;
-    space.fixed.exchange = flow.exchange;
+    kernel::assign(&mut space.fixed.header, &flow.header);
+    kernel::assign(&mut space.fixed.exchange, &flow.exchange);
     // Nothing of the body leaves: what counts ends with the head.
     let filled = kernel::opaque(&space.fixed.captured);
     let end = kernel::opaque(&flow.scan.end);

@@ -244,6 +244,22 @@ pub(crate) fn store<T: Copy>(to: &mut T, value: T) {
     unsafe { core::ptr::write_volatile(to, value) };
 }
 
+/// Copies `from` to `to` word by word. The compiler would call a function that moves one byte at a
+/// time, which took a fifth of the time of the packet programs.
+#[inline(always)]
+pub(crate) fn assign<T: Copy>(to: &mut T, from: &T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
+    let to = core::ptr::from_mut(to).cast::<u64>();
+    let from = core::ptr::from_ref(from).cast::<u64>();
+    let mut at = 0;
+    while at < size_of::<T>() / 8 {
+        // SAFETY: both are as long as `T`, a multiple of a word. Volatile, or the compiler sees
+        // that it is a copy and calls its function again.
+        unsafe { to.add(at).write(from.add(at).read_volatile()) };
+        at += 1;
+    }
+}
+
 /// Eight bytes at `at` of `bytes`, aligned or not; the caller keeps `at + 8 <= N`. The
 /// compiler would read an unaligned word byte by byte; the kernels we run on need not.
 #[inline(always)]

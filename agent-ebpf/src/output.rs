@@ -70,8 +70,8 @@ pub(crate) fn end(flow: &mut Flow, now: u64) {
     flow.header.kind = kind::END;
     flow.header.time_ns = now;
     emit_with(kind::END, |record: &mut End| {
-        record.header = flow.header;
-        record.exchange = flow.exchange;
+        kernel::assign(&mut record.header, &flow.header);
+        kernel::assign(&mut record.exchange, &flow.exchange);
     });
 }
 
