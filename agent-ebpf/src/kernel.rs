@@ -54,6 +54,15 @@ impl Sock {
         }
     }
 
+    /// It waits for connections (packets only, as [`Sock::srtt_us`]).
+    #[inline(always)]
+    pub(crate) fn is_listening(self) -> bool {
+        /// `TCP_LISTEN`, include/net/tcp_states.h
+        const LISTEN: u32 = 10;
+        // SAFETY: see the top of the file.
+        unsafe { (*self.0.cast::<bpf_sock>()).state == LISTEN }
+    }
+
     /// Smoothed round-trip time, us (packets only: a tracepoint's socket is of another
     /// type to the verifier). 0 when not measured.
     #[inline(always)]

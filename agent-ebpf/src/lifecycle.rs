@@ -16,6 +16,7 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
 
 use crate::connecting;
+use crate::deferred;
 use crate::errand;
 use crate::flow::{Flow, phase};
 use crate::http1;
@@ -60,7 +61,9 @@ pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
         return;
     }
     if old == state::SYN_RECV && new == state::ESTABLISHED {
-        let _ = Flow::open(sk, sk.cookie(), true);
+        if let Some(flow) = Flow::open(sk, sk.cookie(), true) {
+            deferred::take(flow, sk);
+        }
         return;
     }
     let Some(flow) = Flow::of(sk) else { return };

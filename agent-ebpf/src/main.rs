@@ -5,7 +5,7 @@
 //! the packet programs always return [`PASS`]. What happened on a socket is decided here;
 //! why it happened is not (that is `agent-core`'s).
 //!
-//! Reading order: [`packet`] → [`segment`] → [`http1`] or [`tls`] (what the bytes mean), then
+//! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
 //! became of a SYN), [`errand`] (whom a thread works for), [`dns`], [`death`]. State lives in
 //! [`flow`], one per socket, in the socket's storage.
@@ -17,9 +17,11 @@ mod body;
 mod chunks;
 mod connecting;
 mod death;
+mod deferred;
 mod dns;
 mod errand;
 mod flow;
+mod head;
 mod http1;
 mod kernel;
 mod lifecycle;

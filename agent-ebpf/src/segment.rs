@@ -8,6 +8,7 @@ use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::chunks;
+use crate::deferred;
 use crate::dns;
 use crate::flow::{Flow, phase};
 use crate::http1;
@@ -45,7 +46,10 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         listener::syn_answered(ctx, &segment);
         return;
     }
-    let Some((flow, sk)) = flow_of(ctx, &segment) else {
+    let Some(sk) = Sock::of_packet(ctx) else {
+        return;
+    };
+    let Some(flow) = flow_of(ctx, sk, &segment) else {
         return;
     };
     if segment.flags & SYN != 0 {
@@ -85,7 +89,14 @@ pub(crate) fn received(ctx: &SkBuffContext) {
         listener::syn_arrived(ctx, &segment);
         return;
     }
-    let Some((flow, sk)) = flow_of(ctx, &segment) else {
+    let Some(sk) = Sock::of_packet(ctx) else {
+        return;
+    };
+    if segment.len > 0 && sk.is_listening() {
+        deferred::keep(ctx, &segment);
+        return;
+    }
+    let Some(flow) = flow_of(ctx, sk, &segment) else {
         return;
     };
     if flow.header.local_port == 0 {
@@ -138,16 +149,14 @@ fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, sent:
 /// The flow of the packet's socket. A socket without one is picked up at its next payload:
 /// it was there before the agent.
 #[inline(always)]
-fn flow_of(ctx: &SkBuffContext, segment: &Segment) -> Option<(&'static mut Flow, Sock)> {
-    let sk = Sock::of_packet(ctx)?;
+fn flow_of(ctx: &SkBuffContext, sk: Sock, segment: &Segment) -> Option<&'static mut Flow> {
     if let Some(flow) = Flow::of(sk) {
-        return Some((flow, sk));
+        return Some(flow);
     }
     if segment.len == 0 || segment.flags & (SYN | RST) != 0 {
         return None;
     }
-    let flow = Flow::open(sk, kernel::packet_cookie(ctx), false)?;
-    Some((flow, sk))
+    Flow::open(sk, kernel::packet_cookie(ctx), false)
 }
 
 /// What of the segment was not seen before.

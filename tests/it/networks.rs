@@ -115,6 +115,32 @@ fn an_ipv4_client_of_an_ipv6_listener_is_told_as_ipv4() {
     }
 }
 
+/// With `deferred` the kernel makes a connection only when its first data is there, and those
+/// pass no hook of the connection's own.
+#[test]
+fn the_first_request_of_a_deferred_connection_is_seen() {
+    need_root();
+    let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
+    let app = *upstreams.addresses.first().expect("it was ordered");
+    let address = ports::free(LOCALHOST);
+    let listen = format!("{address} deferred");
+    let _nginx = Nginx::start(&Config::new(plain(&[listen], app)), None);
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    // A connection each.
+    let orders = good_and_bad("deferred").into_iter().map(|mut order| {
+        order.last = true;
+        order
+    });
+
+    one_by_one(address, orders.collect());
+
+    assert_told(&agent, app);
+    for request in requests(&events, 25) {
+        assert!(request.path.is_some(), "the head was read: {request:?}");
+    }
+}
+
 #[test]
 fn proxies_in_namespaces_are_seen_from_the_host() {
     need_root();

@@ -1,0 +1,97 @@
+//! Data that comes with the packet that completes a handshake.
+//!
+//! That packet passes the hook of the listener, for the connection has no socket yet
+//! (`tcp_v4_rcv`, net/ipv4/tcp_ipv4.c). It is the rule where the listener waits for data
+//! (TCP_DEFER_ACCEPT: Apache httpd, nginx `listen ... deferred`), and happens wherever the last
+//! packet of a handshake is lost. What it carried is kept for the socket, which the kernel makes
+//! next on the same CPU, without a packet in between.
+
+use agent_wire::limits::HEAD_BYTES;
+use agent_wire::record::{flag, side};
+use agent_wire::tally::Tally;
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::flow::{Flow, phase};
+use crate::head;
+use crate::http1;
+use crate::kernel::{self, Sock};
+use crate::packet::{self, Segment};
+use crate::request_line;
+use crate::tallies;
+
+/// The socket is made within this time, or never, ns: some microseconds.
+const MADE_WITHIN: u64 = 200_000;
+
+/// What came before the socket.
+#[repr(C)]
+struct Early {
+    at_ns: u64,
+    seq: u32,
+    len: u32,
+    local: [u8; 16],
+    remote: [u8; 16],
+    local_port: u16,
+    remote_port: u16,
+    reserved: u32,
+    bytes: [u8; HEAD_BYTES],
+}
+
+#[btf_map]
+static EARLY: PerCpuArray<Early, 1> = PerCpuArray::new();
+
+/// Data arrived at a listener.
+#[inline(always)]
+pub(crate) fn keep(ctx: &SkBuffContext, segment: &Segment) {
+    let Some(early) = EARLY.get_ptr_mut(0).map(kernel::value) else {
+        return;
+    };
+    early.at_ns = kernel::now();
+    early.seq = segment.seq;
+    early.len = segment.len;
+    early.local_port = segment.destination;
+    early.remote_port = segment.source;
+    packet::addresses(ctx, segment, &mut early.remote, &mut early.local);
+    let len = if segment.len > HEAD_BYTES as u32 {
+        HEAD_BYTES as u32
+    } else {
+        segment.len
+    };
+    if !kernel::load_at::<HEAD_BYTES, _>(ctx, segment.offset, &mut early.bytes, 0, len) {
+        early.at_ns = 0;
+        tallies::count(Tally::HEADERS_UNREADABLE);
+    }
+}
+
+/// `flow` is a new connection that a client opened: take in what came with it.
+#[inline(always)]
+pub(crate) fn take(flow: &mut Flow, sk: Sock) {
+    let Some(early) = EARLY.get_ptr_mut(0).map(kernel::value) else {
+        return;
+    };
+    let (at, now) = (early.at_ns, kernel::now());
+    early.at_ns = 0;
+    if at == 0 || now.wrapping_sub(at) > MADE_WITHIN {
+        return;
+    }
+    flow.header.local = early.local;
+    flow.header.remote = early.remote;
+    flow.header.local_port = early.local_port;
+    flow.header.remote_port = early.remote_port;
+    flow.received.end = early.seq.wrapping_add(early.len);
+    flow.received.known = 1;
+    let start = kernel::word(&early.bytes, 0);
+    if !request_line::is_request(start, early.len) {
+        // What it is instead shows with the next packet, if that can be told at all.
+        if start & 0xffff == 0x0316 {
+            flow.phase = phase::OPAQUE;
+            tallies::count(Tally::NOT_HTTP);
+        }
+        return;
+    }
+    flow.header.side = side::CLIENT;
+    http1::request_begins(flow, start, early.seq, early.len, at);
+    flow.clear(flag::OWN_ERRAND);
+    head::read_request(flow, sk, &early.bytes, early.len, at);
+}

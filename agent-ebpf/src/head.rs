@@ -1,0 +1,381 @@
+//! Message heads: gathered where they come in pieces, scanned, and told.
+//!
+//! In: the bytes of a head as they come. Out: a REQUEST or RESPONSE record when it is complete,
+//! and in the flow what its fields say of the body that follows.
+
+use agent_wire::limits::HEAD_BYTES;
+use agent_wire::record::{MessageHead, end, flag, framing, kind};
+use agent_wire::tally::Tally;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::body::{is_complete, keep_tail};
+use crate::chunks;
+use crate::flow::{Flow, method, phase};
+use crate::http1::{measure_acked, next_exchange};
+use crate::kernel::{self, Sock};
+use crate::output;
+use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
+use crate::scratch::{self, APPEND_BYTES, Space};
+use crate::segment::Payload;
+use crate::tallies;
+
+/// A head that did not come complete in one segment.
+#[repr(C)]
+struct Gathered {
+    filled: u64,
+    bytes: [u8; HEAD_BYTES],
+}
+
+/// One for each socket that had such a head.
+#[btf_map]
+static GATHERED: SkStorage<Gathered> = SkStorage::new();
+
+/// Bytes told of a response that is not HTTP: enough to see what it is instead.
+const NOT_HTTP_BYTES: u32 = 32;
+
+/// Head bytes: complete with these, or gathered until they are.
+#[inline(always)]
+pub(crate) fn read(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u64) {
+    flow.space = scratch::take();
+    let Some(space) = scratch::space(kernel::opaque(&flow.space)) else {
+        tallies::count(Tally::SCRATCH_BUSY);
+        cut(flow, awaits_response(flow));
+        return;
+    };
+    // By way of map memory, read anew at each use: the verifier forgets what it knew of
+    // each, and walks the scanner once instead of once for every way that leads to it.
+    flow.at = payload;
+    flow.now_ns = now;
+    if gather(ctx, flow, space, sk) {
+        examine(flow, sk, space, |flow, at| chunked(ctx, flow, at));
+    }
+    scratch::give_back(space);
+}
+
+/// A request that came with the packet that completed the handshake, before there was a socket
+/// to see it on: `len` bytes, the first of them in `bytes`.
+#[inline(always)]
+pub(crate) fn read_request(
+    flow: &mut Flow,
+    sk: Sock,
+    bytes: &[u8; HEAD_BYTES],
+    len: u32,
+    now: u64,
+) {
+    flow.space = scratch::take();
+    let Some(space) = scratch::space(kernel::opaque(&flow.space)) else {
+        tallies::count(Tally::SCRATCH_BUSY);
+        cut(flow, false);
+        return;
+    };
+    kernel::copy::<HEAD_BYTES, _, _>(bytes, &mut space.bytes);
+    space.fixed.captured = if len > HEAD_BYTES as u32 {
+        HEAD_BYTES as u32
+    } else {
+        len
+    };
+    flow.at = Payload {
+        offset: 0,
+        len,
+        seq: 0,
+    };
+    flow.now_ns = now;
+    examine(flow, sk, space, |_, _| {});
+    scratch::give_back(space);
+}
+
+/// Brings the head at hand together in `space`; false when its bytes cannot be read.
+#[inline(always)]
+fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> bool {
+    if flow.gathering == 0 {
+        let payload = kernel::opaque(&flow.at);
+        let len = if payload.len > HEAD_BYTES as u32 {
+            HEAD_BYTES as u32
+        } else {
+            payload.len
+        };
+        if !kernel::load_at::<HEAD_BYTES, _>(ctx, payload.offset, &mut space.bytes, 0, len) {
+            tallies::count(Tally::HEADERS_UNREADABLE);
+            cut(flow, awaits_response(flow));
+            return false;
+        }
+        space.fixed.captured = len;
+    } else {
+        if let Some(gathered) = kernel::storage_get(&GATHERED, sk) {
+            kernel::copy::<HEAD_BYTES, _, _>(&gathered.bytes, &mut space.bytes);
+            space.fixed.captured = gathered.filled as u32;
+        }
+        append(ctx, space, kernel::opaque(&flow.at));
+    }
+    true
+}
+
+/// Scans the head in `space`: keeps it when it is not complete, else tells it. `chunked` is called
+/// where a chunked body begins.
+#[inline(always)]
+fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&mut Flow, Payload)) {
+    flow.scan.len = space.fixed.captured;
+    flow.scan.is_response = u32::from(awaits_response(flow));
+    if is_http(&space.bytes, flow) {
+        scan::scan(&space.bytes, &mut space.lines, &mut flow.scan);
+    }
+    let payload = kernel::opaque(&flow.at);
+    let now = kernel::opaque(&flow.now_ns);
+    let not_http = flow.has(flag::NOT_HTTP);
+    let done = kernel::opaque(&flow.scan.end) != 0 || not_http;
+    let is_response = awaits_response(flow);
+    if !done && kernel::opaque(&flow.scan.len) < HEAD_BYTES as u32 {
+        keep(flow, sk, space, is_response);
+        return;
+    }
+    if done {
+        scan::numbers(&space.bytes, &mut flow.scan);
+        understood(flow, payload, is_response, now, chunked);
+    } else {
+        tallies::count(Tally::HEAD_TOO_LONG);
+        cut(flow, is_response);
+    }
+    flow.gathering = 0;
+    tell(flow, space, is_response, now);
+}
+
+/// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
+#[inline(always)]
+fn awaits_response(flow: &Flow) -> bool {
+    kernel::opaque(&flow.phase) == phase::RESPONSE_HEAD
+}
+
+/// Puts the payload behind what is in `space`, as far as there is room.
+#[inline(always)]
+fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
+    let mut taken = 0u32;
+    let mut round = 0;
+    while round < HEAD_BYTES / APPEND_BYTES {
+        // Read anew, so that the compiler keeps the comparisons the verifier wants to see
+        // ("R3 max value is outside of the allowed memory range").
+        let at = kernel::opaque(&space.fixed.captured);
+        let left = payload.len.wrapping_sub(taken);
+        if at >= HEAD_BYTES as u32 || left == 0 || left > payload.len {
+            break;
+        }
+        let len = if left >= APPEND_BYTES as u32 {
+            APPEND_BYTES as u32
+        } else {
+            left
+        };
+        if !kernel::load_at::<APPEND_BYTES, _>(
+            ctx,
+            payload.offset + taken,
+            &mut space.bytes,
+            at,
+            len,
+        ) {
+            break;
+        }
+        taken += len;
+        let filled = at + len;
+        space.fixed.captured = if filled > HEAD_BYTES as u32 {
+            HEAD_BYTES as u32
+        } else {
+            filled
+        };
+        round += 1;
+    }
+}
+
+/// Keeps an incomplete head until more of it comes.
+#[inline(always)]
+fn keep(flow: &mut Flow, sk: Sock, space: &Space, is_response: bool) {
+    let Some(gathered) = kernel::storage_get_or_create(&GATHERED, sk) else {
+        tallies::count(Tally::STORAGE_FAILED);
+        cut(flow, is_response);
+        return;
+    };
+    kernel::copy::<HEAD_BYTES, _, _>(&space.bytes, &mut gathered.bytes);
+    gathered.filled = u64::from(space.fixed.captured);
+    flow.gathering = 1;
+    if is_response && flow.scan.start == space.fixed.captured {
+        flow.awaiting_final = 1;
+    }
+}
+
+/// False when the bytes can never become a response head.
+#[inline(always)]
+fn is_http<const N: usize>(bytes: &[u8; N], flow: &mut Flow) -> bool {
+    flow.scan.start = 0;
+    flow.scan.end = 0;
+    if kernel::opaque(&flow.scan.is_response) == 0 {
+        return true;
+    }
+    let len = kernel::opaque(&flow.scan.len);
+    let mask = if len >= 7 {
+        SEVEN_BYTES
+    } else {
+        (1u64 << ((len & 7) * 8)) - 1
+    };
+    if (kernel::word(bytes, 0) ^ HTTP_1) & mask == 0 {
+        return true;
+    }
+    flow.set(flag::NOT_HTTP);
+    false
+}
+
+/// A head is complete: what follows from it.
+#[inline(always)]
+fn understood(
+    flow: &mut Flow,
+    payload: Payload,
+    is_response: bool,
+    now: u64,
+    chunked: impl FnOnce(&mut Flow, Payload),
+) {
+    let head_bytes = flow.scan.end;
+    if !is_response {
+        flow.exchange.request_head_bytes = head_bytes;
+        flow.phase = phase::REQUEST;
+        flow.request_total = if flow.scan.found & found::CHUNKED != 0 {
+            u64::MAX
+        } else {
+            u64::from(head_bytes) + flow.scan.content_length
+        };
+        if flow.exchange.request_bytes > flow.request_total {
+            flow.set(flag::PIPELINED);
+            tallies::count(Tally::PIPELINED);
+            flow.exchange.request_bytes = flow.request_total;
+        }
+        return;
+    }
+    flow.phase = phase::RESPONSE_BODY;
+    if flow.has(flag::NOT_HTTP) {
+        flow.exchange.framing = framing::CLOSE;
+        return;
+    }
+    let status = flow.scan.status as u16;
+    flow.exchange.head_ns = now;
+    flow.exchange.head_bytes = head_bytes;
+    flow.exchange.status = status;
+    if flow.scan.start != 0 && flow.awaiting_final == 0 && flow.gathering == 0 {
+        // Interim and final head in one segment: the final one's first byte came now too.
+        flow.exchange.first_byte_ns = now;
+    }
+    let tunnel = status == 101 || (flow.method == method::CONNECT && (200..300).contains(&status));
+    if tunnel {
+        flow.exchange.framing = framing::NONE;
+        flow.exchange.end = end::TUNNEL;
+        return;
+    }
+    if flow.method == method::HEAD || status == 204 || status == 304 {
+        flow.exchange.framing = framing::NONE;
+    } else if flow.scan.found & found::CHUNKED != 0 {
+        flow.exchange.framing = framing::CHUNKED;
+        chunked(flow, payload);
+    } else if flow.scan.found & found::LENGTH != 0 {
+        flow.exchange.framing = if flow.scan.content_length == 0 {
+            framing::NONE
+        } else {
+            framing::LENGTH
+        };
+        flow.exchange.content_length = flow.scan.content_length;
+    } else {
+        flow.exchange.framing = framing::CLOSE;
+    }
+    if is_complete(flow) {
+        flow.exchange.end = end::COMPLETE;
+    }
+}
+
+/// A chunked body begins behind the head that ends in `payload`.
+#[inline(always)]
+fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
+    let is_sent = flow.is_client_side();
+    chunks::begin(flow, !is_sent);
+    let body = flow
+        .exchange
+        .response_bytes
+        .wrapping_sub(u64::from(flow.exchange.head_bytes));
+    if body <= u64::from(payload.len) {
+        let behind_head = Payload {
+            offset: payload.offset + payload.len - body as u32,
+            len: body as u32,
+            seq: 0,
+        };
+        chunks::follow(ctx, flow, behind_head);
+    }
+    keep_tail(ctx, flow, payload, is_sent);
+}
+
+/// The head could not be read to its end: the exchange goes on, its framing unknown.
+#[inline(always)]
+pub(crate) fn cut(flow: &mut Flow, is_response: bool) {
+    flow.set(flag::HEAD_CUT);
+    flow.gathering = 0;
+    flow.phase = if is_response {
+        phase::RESPONSE_BODY
+    } else {
+        phase::REQUEST
+    };
+    if is_response {
+        flow.exchange.framing = framing::UNKNOWN;
+    } else {
+        flow.request_total = 0;
+    }
+}
+
+/// The response begins while the request head is still being gathered: the request is told
+/// without its head.
+#[inline(always)]
+pub(crate) fn cut_request(flow: &mut Flow, now: u64) {
+    cut(flow, false);
+    measure_acked(flow);
+    flow.header.kind = kind::REQUEST;
+    flow.header.time_ns = now;
+    output::emit_with(kind::REQUEST, |record: &mut MessageHead| {
+        kernel::assign(&mut record.header, &flow.header);
+        kernel::assign(&mut record.exchange, &flow.exchange);
+        record.captured = 0;
+        record.final_start = 0;
+    });
+}
+
+/// Tells a head. A RESPONSE record that says the exchange is over is its last.
+#[inline(always)]
+fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
+    measure_acked(flow);
+    let record_kind = if is_response {
+        kind::RESPONSE
+    } else {
+        kind::REQUEST
+    };
+    flow.header.kind = record_kind;
+    flow.header.time_ns = now;
+    kernel::assign(&mut space.fixed.header, &flow.header);
+    kernel::assign(&mut space.fixed.exchange, &flow.exchange);
+    // Nothing of the body leaves: what counts ends with the head.
+    let filled = kernel::opaque(&space.fixed.captured);
+    let end = kernel::opaque(&flow.scan.end);
+    let captured = if end != 0 && end < filled {
+        end
+    } else {
+        filled
+    };
+    let captured = if flow.has(flag::NOT_HTTP) && captured > NOT_HTTP_BYTES {
+        NOT_HTTP_BYTES
+    } else {
+        captured
+    };
+    space.fixed.captured = captured;
+    space.fixed.final_start = flow.scan.start;
+    let captured = kernel::opaque(&space.fixed.captured);
+    if captured <= HEAD_BYTES as u32 {
+        output::copy(
+            space,
+            size_of::<MessageHead>() as u32 + captured,
+            record_kind,
+        );
+    }
+    if is_response && flow.exchange.end != end::OPEN {
+        next_exchange(flow, now);
+    }
+}
