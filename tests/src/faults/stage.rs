@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::netns::Netns;
 use crate::ports::{self, Refusing};
 use crate::process::{Running, command, output_of};
-use crate::proxies::{Group, Name, Target, Tls};
+use crate::proxies::{Group, Judged, Name, Target, Tls};
 use crate::upstreams::Upstreams;
 use crate::wait::eventually;
 
@@ -23,6 +23,9 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long the race port keeps an idle connection. Too short: it is gone before the proxy is
 /// held. Too long: slow tests.
 pub const RACE_IDLE: Duration = Duration::from_millis(400);
+
+/// Health checks are not what is looked at: few of them.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// Ports in the namespace behind which the network fails.
 const LOST: [&str; 3] = ["9001", "9002", "9003"];
@@ -124,7 +127,10 @@ impl Stage {
         add("limited", Target::Limited(limited));
         add(
             "judged",
-            Target::Judged(vec![dead_a.address, dead_b.address]),
+            Target::Judged(Judged {
+                servers: vec![dead_a.address, dead_b.address],
+                check_every: CHECK_EVERY,
+            }),
         );
         for (name, resolver) in [
             ("dns_nx", nxdomain),
