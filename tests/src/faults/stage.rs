@@ -78,6 +78,8 @@ impl Stage {
                 "0=hello=hang",
                 "0=deaf",
                 "0=reset",
+                "0=reset",
+                "0=reset",
             ],
             &["0=nxdomain", "0=servfail", "0=silent"],
             None,
@@ -98,6 +100,8 @@ impl Stage {
             tls_silent,
             deaf,
             resetting,
+            resetting_a,
+            resetting_b,
             nxdomain,
             servfail,
             silent,
@@ -105,9 +109,9 @@ impl Stage {
         else {
             panic!("each server that was ordered has an address");
         };
-        let refusing: Vec<Refusing> = (0..5).map(|_| Refusing::new(LOCALHOST)).collect();
-        let [refused, refused_post, dead_a, dead_b, dead_c] = refusing.as_slice() else {
-            panic!("five were made");
+        let refusing: Vec<Refusing> = (0..6).map(|_| Refusing::new(LOCALHOST)).collect();
+        let [refused, refused_post, dead_a, dead_b, dead_c, dead_d] = refusing.as_slice() else {
+            panic!("six were made");
         };
 
         add("fresh", server(good));
@@ -200,6 +204,12 @@ impl Stage {
             Group::new("race", server(race)).kept(),
             Group::new("lost", server(SocketAddr::new(far_address, 9001))).kept(),
             Group::new("retry_refused", Target::Servers(vec![dead_c.address, good])).retried(),
+            Group::new("retried_refused", server(dead_d.address)).retried(),
+            Group::new(
+                "retried_rst",
+                Target::Servers(vec![resetting_a, resetting_b]),
+            )
+            .retried(),
             Group::new("retry_rst", Target::Servers(vec![resetting, good])).retried(),
         ]);
         let mut all_upstreams = vec![upstreams, far_upstreams];
