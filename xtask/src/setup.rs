@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::host::apt::{self, Package};
+use crate::host::envoy;
 use crate::toolchain;
 
 /// What to set up.
@@ -35,9 +36,26 @@ pub(crate) const WRK: Package = Package {
     shows: "wrk",
 };
 
-/// What the end-to-end tests run against.
-pub(crate) const TESTS: [Package; 7] = [
+/// What the end-to-end tests run against, but Envoy, which Debian does not have.
+pub(crate) const TESTS: [Package; 11] = [
     NGINX,
+    Package {
+        name: "haproxy",
+        shows: "haproxy",
+    },
+    // The programs and modules without the site and service of Debian's `apache2`.
+    Package {
+        name: "apache2-bin",
+        shows: "apache2",
+    },
+    Package {
+        name: "caddy",
+        shows: "caddy",
+    },
+    Package {
+        name: "varnish",
+        shows: "varnishd",
+    },
     IPROUTE,
     BPFTOOL,
     Package {
@@ -58,6 +76,12 @@ pub(crate) const TESTS: [Package; 7] = [
     },
 ];
 
+/// Finds or installs what the end-to-end tests run against.
+pub(crate) fn ensure_tests() -> Result<()> {
+    apt::ensure(&TESTS, "running the tests")?;
+    envoy::ensure()
+}
+
 /// Finds or installs everything.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { build_only } = options;
@@ -66,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if *build_only {
         return Ok(());
     }
-    apt::ensure(&TESTS, "running the tests")?;
+    ensure_tests()?;
     toolchain.ensure_clippy()?;
     println!("everything is here: next, `cargo xtask run --demo` or `cargo xtask test`");
     Ok(())

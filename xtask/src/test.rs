@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use crate::host::{apt, command, interrupt, kernel, target_dir};
+use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
 use crate::{build, setup, tidy};
 
@@ -224,7 +224,7 @@ fn release(_: &Shared) -> Result<()> {
 
 fn end_to_end(shared: &Shared) -> Result<()> {
     kernel::require()?;
-    apt::ensure(&setup::TESTS, "running the tests")?;
+    setup::ensure_tests()?;
     object(shared)?;
     let agent: PathBuf = build::agent(true)?;
     let _tracefs = kernel::Tracefs::ensure()?;

@@ -11,6 +11,9 @@ use e2e::faults::expected::Table;
 use e2e::faults::{MODES, Mode};
 use e2e::proxies::Kind;
 
+/// Marks a wrong cell.
+const WRONG: &str = "**WRONG**";
+
 /// What came of one mode at one proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -80,7 +83,7 @@ fn row(table: &Table, verdicts: &Verdicts, mode: &Mode) -> String {
             None => "?".to_owned(),
             Some(Verdict::NotApplicable(_)) => "n/a".to_owned(),
             Some(Verdict::Right) => row.cell(kind).to_string(),
-            Some(Verdict::Wrong(said)) => format!("{} **WRONG**: {said}", row.cell(kind)),
+            Some(Verdict::Wrong(said)) => format!("{} {WRONG}: {said}", row.cell(kind)),
         };
         let _written = write!(line, " {text} |");
     }
@@ -96,4 +99,62 @@ fn reasons(verdicts: &Verdicts, kind: Kind) -> BTreeMap<&'static str, Vec<&'stat
         }
     }
     reasons
+}
+
+/// Lines of the page that are not as committed, but for cells that were wrong and those that
+/// are right by now.
+pub(crate) fn worse(committed: &str, page: &str) -> Vec<String> {
+    let mut worse = Vec::new();
+    let mut old = committed.lines().filter(|line| is_told(line));
+    for new in page.lines().filter(|line| is_told(line)) {
+        let old = old.next().unwrap_or_default();
+        let (new_cells, old_cells) = (cells(new), cells(old));
+        let same = new_cells.len() == old_cells.len()
+            && new_cells.iter().zip(&old_cells).all(|(new, old)| {
+                without_fault(new) == without_fault(old)
+                    && (old.contains(WRONG) || !new.contains(WRONG))
+            });
+        if !same {
+            worse.push(format!("- {old}\n+ {new}"));
+        }
+    }
+    worse
+}
+
+/// Lines but for the count of right and wrong cells.
+fn is_told(line: &str) -> bool {
+    line.starts_with('|') || line.starts_with("* ")
+}
+
+fn cells(line: &str) -> Vec<&str> {
+    line.split(" | ").collect()
+}
+
+fn without_fault(cell: &str) -> &str {
+    cell.split(WRONG)
+        .next()
+        .unwrap_or(cell)
+        .trim_matches([' ', '|'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_became_wrong_is_worse_and_one_that_became_right_is_not() {
+        let right = "| refused | connect_refused | 502 | 503 |";
+        let wrong = "| refused | connect_refused | 502 **WRONG**: 502 ok | 503 |";
+        let other = "| refused | connect_refused | 502 **WRONG**: no event | 503 |";
+
+        assert_eq!(worse(right, wrong).len(), 1);
+        assert_eq!(worse(wrong, right), Vec::<String>::new());
+        assert_eq!(worse(wrong, other), Vec::<String>::new());
+        assert_eq!(worse(wrong, wrong), Vec::<String>::new());
+        assert_eq!(
+            worse("| refused | tls_failed | 502 | 503 |", right).len(),
+            1
+        );
+        assert_eq!(worse("", right).len(), 1);
+    }
 }

@@ -51,6 +51,21 @@ impl Told {
             .any(|request| request.path.as_deref() == Some(path))
     }
 
+    /// Paths of requests that `upstream` was tried for, with their cause.
+    pub(crate) fn tried(&self, upstream: &str) -> Vec<String> {
+        let tries = |request: &&Request| {
+            let mut attempts = request.attempts.iter();
+            attempts.any(|attempt| attempt.upstream == upstream)
+        };
+        let tried = self.requests.iter().filter(tries);
+        tried
+            .map(|request| {
+                let path = request.path.as_deref().unwrap_or("-");
+                format!("{path} {}", found(request))
+            })
+            .collect()
+    }
+
     /// What came of a mode; of several requests, the one whose attempt failed.
     pub(crate) fn observe(&self, played: &Played) -> Observed {
         let all: Vec<Observed> = played

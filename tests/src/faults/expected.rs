@@ -128,10 +128,7 @@ impl Row {
         let Cell::Ways(ways) = self.cell(kind) else {
             return Some("is not applicable".to_owned());
         };
-        let least = |certainty: &str| {
-            let rank = |name: &str| CERTAINTIES.iter().position(|known| *known == name);
-            rank(certainty) >= rank(self.certainty)
-        };
+        let enough = |certainty: &str| self.is_enough(kind, certainty);
         let of_code = ways.iter().filter(|way| way.codes.contains(&code));
         let of_cause: Vec<&Way> = of_code.filter(|way| way.outcome.is_as(found)).collect();
         let certainty = found.certainty.as_deref().unwrap_or("");
@@ -141,10 +138,22 @@ impl Row {
                 self::code(code),
                 found.without_certainty()
             ))
-        } else if found.cause.is_some() && !least(certainty) {
+        } else if found.cause.is_some() && !enough(certainty) {
             Some(format!("only {certainty}"))
         } else {
             None
+        }
+    }
+
+    /// Whether an observer that is so sure is sure enough. A proxy that works on a request in
+    /// several threads leaves a doubt about what belongs to it.
+    fn is_enough(&self, kind: Kind, certainty: &str) -> bool {
+        let rank = |name: &str| CERTAINTIES.iter().position(|known| *known == name);
+        let doubt = usize::from(matches!(kind, Kind::Caddy | Kind::Varnish));
+        match (rank(certainty), rank(self.certainty)) {
+            (Some(found), Some(least)) => found + doubt >= least,
+            (_, None) => true,
+            (None, _) => false,
         }
     }
 }

@@ -506,4 +506,19 @@ pub const MODES: &[Mode] = &[
     )
     .times(4),
     get("retry-rst", "retry_rst", "any", "one of two servers resets").times(4),
+    // Retries do not save it.
+    get(
+        "retried-refused",
+        "retried_refused",
+        "any",
+        "the only server refuses, with retries",
+    )
+    .slow(),
+    get(
+        "retried-rst",
+        "retried_rst",
+        "any",
+        "both servers reset, with retries",
+    )
+    .slow(),
 ];

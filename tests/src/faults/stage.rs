@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::netns::Netns;
 use crate::ports::{self, Refusing};
 use crate::process::{Running, command, output_of};
-use crate::proxies::{Group, Name, Target, Tls};
+use crate::proxies::{Group, Judged, Name, Target, Tls};
 use crate::upstreams::Upstreams;
 use crate::wait::eventually;
 
@@ -23,6 +23,9 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long the race port keeps an idle connection. Too short: it is gone before the proxy is
 /// held. Too long: slow tests.
 pub const RACE_IDLE: Duration = Duration::from_millis(400);
+
+/// Health checks are not what is looked at: few of them.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// Ports in the namespace behind which the network fails.
 const LOST: [&str; 3] = ["9001", "9002", "9003"];
@@ -75,6 +78,8 @@ impl Stage {
                 "0=hello=hang",
                 "0=deaf",
                 "0=reset",
+                "0=reset",
+                "0=reset",
             ],
             &["0=nxdomain", "0=servfail", "0=silent"],
             None,
@@ -95,6 +100,8 @@ impl Stage {
             tls_silent,
             deaf,
             resetting,
+            resetting_a,
+            resetting_b,
             nxdomain,
             servfail,
             silent,
@@ -102,9 +109,9 @@ impl Stage {
         else {
             panic!("each server that was ordered has an address");
         };
-        let refusing: Vec<Refusing> = (0..5).map(|_| Refusing::new(LOCALHOST)).collect();
-        let [refused, refused_post, dead_a, dead_b, dead_c] = refusing.as_slice() else {
-            panic!("five were made");
+        let refusing: Vec<Refusing> = (0..6).map(|_| Refusing::new(LOCALHOST)).collect();
+        let [refused, refused_post, dead_a, dead_b, dead_c, dead_d] = refusing.as_slice() else {
+            panic!("six were made");
         };
 
         add("fresh", server(good));
@@ -124,7 +131,10 @@ impl Stage {
         add("limited", Target::Limited(limited));
         add(
             "judged",
-            Target::Judged(vec![dead_a.address, dead_b.address]),
+            Target::Judged(Judged {
+                servers: vec![dead_a.address, dead_b.address],
+                check_every: CHECK_EVERY,
+            }),
         );
         for (name, resolver) in [
             ("dns_nx", nxdomain),
@@ -194,6 +204,12 @@ impl Stage {
             Group::new("race", server(race)).kept(),
             Group::new("lost", server(SocketAddr::new(far_address, 9001))).kept(),
             Group::new("retry_refused", Target::Servers(vec![dead_c.address, good])).retried(),
+            Group::new("retried_refused", server(dead_d.address)).retried(),
+            Group::new(
+                "retried_rst",
+                Target::Servers(vec![resetting_a, resetting_b]),
+            )
+            .retried(),
             Group::new("retry_rst", Target::Servers(vec![resetting, good])).retried(),
         ]);
         let mut all_upstreams = vec![upstreams, far_upstreams];

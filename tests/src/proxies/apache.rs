@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use super::group::{Group, Target, Tls};
+use super::group::{Group, Judged, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 
@@ -155,7 +155,7 @@ fn directives(group: &Group) -> Vec<String> {
         }
         Target::Tls(Tls { server, .. }) => one(format!("https://{server}"), &options),
         Target::Name(_) => Vec::new(),
-        Target::Judged(servers) => balancer(
+        Target::Judged(Judged { servers, .. }) => balancer(
             servers
                 .iter()
                 .map(|server| format!("http://{server} connectiontimeout=1 timeout=1 retry=30"))

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::group::{Group, Name, Target, Tls};
+use super::group::{Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 
@@ -97,7 +97,7 @@ fn handler(group: &Group) -> String {
             let _written = writeln!(transport, "                resolvers udp/{resolver}");
             vec![format!("{host}:{port}")]
         }
-        Target::Judged(servers) => {
+        Target::Judged(Judged { servers, .. }) => {
             options.push_str("            fail_duration 30s\n            max_fails 1\n");
             servers.iter().map(ToString::to_string).collect()
         }

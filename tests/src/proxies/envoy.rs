@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::group::{Group, Name, Target, Tls};
+use super::group::{Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 
@@ -130,7 +130,7 @@ fn cluster(group: &Group) -> Option<Value> {
     } = group;
     let endpoints: Vec<Value> = match target {
         Target::Static => return None,
-        Target::Servers(servers) | Target::Judged(servers) => {
+        Target::Servers(servers) | Target::Judged(Judged { servers, .. }) => {
             servers.iter().map(|server| socket(*server)).collect()
         }
         Target::Unix(path) => vec![json!({ "pipe": { "path": path } })],
@@ -206,7 +206,8 @@ fn cluster(group: &Group) -> Option<Value> {
                 }),
             );
         }
-        Target::Judged(_) => {
+        Target::Judged(Judged { check_every, .. }) => {
+            let every = format!("{}s", check_every.as_secs_f64());
             set(
                 &mut cluster,
                 "common_lb_config",
@@ -216,7 +217,7 @@ fn cluster(group: &Group) -> Option<Value> {
                 &mut cluster,
                 "health_checks",
                 json!([{
-                    "timeout": "0.3s", "interval": "0.3s", "no_traffic_interval": "0.3s",
+                    "timeout": "0.3s", "interval": every, "no_traffic_interval": every,
                     "unhealthy_threshold": 1, "healthy_threshold": 1,
                     "tcp_health_check": {},
                 }]),

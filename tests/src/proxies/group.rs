@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Requests to `/name/...` go to `target`.
 #[derive(Clone, Debug)]
@@ -29,13 +30,22 @@ pub enum Target {
     Name(Name),
     /// Servers that are left out once they failed: by the proxy's count of failures where it
     /// has one, else by its health check.
-    Judged(Vec<SocketAddr>),
+    Judged(Judged),
     /// A server that the configuration takes out of service.
     Disabled(SocketAddr),
     /// None: the proxy answers 503 itself.
     Static,
     /// A server that gets one request at a time; others wait 300 ms at most.
     Limited(SocketAddr),
+}
+
+/// Servers whose failures count.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Where they are.
+    pub servers: Vec<SocketAddr>,
+    /// Time between two health checks of a server that failed one, for a proxy that checks.
+    pub check_every: Duration,
 }
 
 /// A server that is spoken to in TLS.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::group::{Group, Name, Target, Tls};
+use super::group::{Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 
@@ -87,9 +87,15 @@ frontend front
                      timeout resolve 500ms\n    timeout retry 300ms"
                 );
             }
-            Target::Judged(servers) => servers
-                .iter()
-                .for_each(|address| server(&format!("{address} check inter 200ms fall 1"))),
+            Target::Judged(Judged {
+                servers,
+                check_every,
+            }) => servers.iter().for_each(|address| {
+                let every = check_every.as_millis();
+                server(&format!(
+                    "{address} check inter 200ms fall 1 downinter {every}ms"
+                ));
+            }),
             Target::Disabled(address) => server(&format!("{address} disabled")),
             Target::Static => backends.push_str("    http-request return status 503\n"),
             Target::Limited(address) => server(&format!("{address} maxconn 1")),

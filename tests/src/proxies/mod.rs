@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-pub use group::{Group, Name, Target, Tls};
+pub use group::{Group, Judged, Name, Target, Tls};
 use launch::{Launch, Launched};
 
 use crate::process::{children_of, signal};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::group::{Group, Name, Target, Tls};
+use super::group::{Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 use crate::nginx::Config;
@@ -74,7 +74,7 @@ limit_conn_zone $server_port zone=limited:1m;
                     ),
                 );
             }
-            Target::Judged(servers) => {
+            Target::Judged(Judged { servers, .. }) => {
                 for server in servers {
                     add(
                         &mut upstream,

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::group::{Group, Target};
+use super::group::{Group, Judged, Target};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 use crate::wait::eventually;
@@ -90,11 +90,17 @@ fn vcl(groups: &[&Group]) -> String {
         match target {
             Target::Servers(servers) => servers.iter().for_each(|at| backend(place(*at), "")),
             Target::Unix(path) => backend(format!(".path = \"{}\";", path.display()), ""),
-            Target::Judged(servers) => servers.iter().for_each(|at| {
+            Target::Judged(Judged {
+                servers,
+                check_every,
+            }) => servers.iter().for_each(|at| {
+                let every = check_every.as_secs_f64();
                 backend(
                     place(*at),
-                    ".probe = { .url = \"/probe/ok\"; .interval = 300ms; .timeout = 300ms; \
-                     .window = 1; .threshold = 1; .initial = 0; }",
+                    &format!(
+                        ".probe = {{ .url = \"/probe/ok\"; .interval = {every}s; \
+                         .timeout = 300ms; .window = 1; .threshold = 1; .initial = 0; }}"
+                    ),
                 );
             }),
             Target::Limited(server) => backend(place(*server), ".max_connections = 1;"),

@@ -35,7 +35,14 @@ const OPTIONS: [&str; 5] = [
 ];
 
 /// Packages that come with a service, and what the service is called.
-const UNITS: [(&str, &str); 2] = [("nginx-light", "nginx"), ("prometheus", "prometheus")];
+const UNITS: [(&str, &str); 6] = [
+    ("nginx-light", "nginx"),
+    ("prometheus", "prometheus"),
+    ("haproxy", "haproxy"),
+    ("caddy", "caddy"),
+    ("varnish", "varnish"),
+    ("varnish", "varnishncsa"),
+];
 
 /// A package, and a program or file that shows that it is there.
 #[derive(Clone, Copy, Debug)]
@@ -108,13 +115,26 @@ pub(crate) fn install(names: &[&str], purpose: &str) -> Result<()> {
 }
 
 /// A daemon that we have just installed would start at the next boot: switch that off.
-/// `update-rc.d` is on every Debian and does it for systemd as well.
+/// `update-rc.d` is on every Debian and does it for systemd as well, but for a package that
+/// has a systemd unit only: without systemd nothing starts that one.
 fn keep_from_boot(installed: &[&str]) -> Result<()> {
     for (package, unit) in UNITS {
-        if installed.contains(&package) {
-            println!("{unit} stays off at boot: update-rc.d {unit} disable");
-            command::run(Command::new("update-rc.d").args([unit, "disable"]))?;
+        if !installed.contains(&package) {
+            continue;
         }
+        let mut disable = if Path::new("/etc/init.d").join(unit).exists() {
+            let mut update = Command::new("update-rc.d");
+            update.args([unit, "disable"]);
+            update
+        } else if which("systemctl").is_some() {
+            let mut systemctl = Command::new("systemctl");
+            systemctl.args(["disable", unit]);
+            systemctl
+        } else {
+            continue;
+        };
+        println!("{unit} stays off at boot: {}", command::line(&disable));
+        command::run(&mut disable)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub(crate) mod apt;
 pub(crate) mod bpf;
 pub(crate) mod child;
 pub(crate) mod command;
+pub(crate) mod envoy;
 pub(crate) mod interrupt;
 pub(crate) mod kernel;
 pub(crate) mod net;
