@@ -84,7 +84,7 @@ fn judge(kind: Kind, table: &Table, verdicts: &mut Verdicts) {
             (Some(why), _) => Verdict::NotApplicable(why),
             (None, None) => Verdict::Wrong("not played".to_owned()),
             (None, Some(played)) => {
-                let observed = told.observe(played);
+                let observed = told.observe(kind, played);
                 let row = table.row(mode.name);
                 let wrong = observed
                     .faults

@@ -7,6 +7,7 @@ use e2e::agent::events::{Attempt, Line, LoneAttempt, Request};
 use e2e::faults::expected::Found;
 use e2e::faults::play::Played;
 use e2e::load::Outcome;
+use e2e::proxies::Kind;
 
 /// What came of a mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,11 +68,11 @@ impl Told {
     }
 
     /// What came of a mode; of several requests, the one whose attempt failed.
-    pub(crate) fn observe(&self, played: &Played) -> Observed {
+    pub(crate) fn observe(&self, kind: Kind, played: &Played) -> Observed {
         let all: Vec<Observed> = played
             .outcomes
             .iter()
-            .map(|outcome| self.observe_one(outcome))
+            .map(|outcome| self.observe_one(kind, outcome))
             .collect();
         all.iter()
             .find(|observed| observed.found.cause.is_some())
@@ -80,7 +81,7 @@ impl Told {
             .unwrap_or_default()
     }
 
-    fn observe_one(&self, outcome: &Outcome) -> Observed {
+    fn observe_one(&self, kind: Kind, outcome: &Outcome) -> Observed {
         let requests: Vec<&Request> = self
             .requests
             .iter()
@@ -103,6 +104,10 @@ impl Told {
                         .code
                         .map_or("none".to_owned(), |code| code.to_string());
                     observed.faults.push(format!("told as {code}"));
+                }
+                if request.proxy.name != kind.label() {
+                    let name = &request.proxy.name;
+                    observed.faults.push(format!("told of {name}"));
                 }
                 observed.found = found(request);
             }

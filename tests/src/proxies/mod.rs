@@ -93,15 +93,15 @@ impl Kind {
         }
     }
 
-    /// The name of its executable, which is what the agent calls it.
-    pub fn executable(self) -> &'static str {
+    /// What the agent calls it.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::HaProxy => "haproxy",
-            Self::ApacheEvent | Self::ApachePrefork => "apache2",
+            Self::ApacheEvent | Self::ApachePrefork => "httpd",
             Self::Envoy => "envoy",
             Self::Caddy => "caddy",
-            Self::Varnish => "varnishd",
+            Self::Varnish => "varnish",
         }
     }
 
