@@ -43,6 +43,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Opened under watch, and no exchange was seen on it.
+    pub(crate) fn was_never_used(&self) -> bool {
+        self.established.is_some() && self.current.is_none() && !self.ended.contains(0)
+    }
+
     /// The exchange `index` begins. Returns the exchange that must be over by that: the one
     /// that was under way, or this one, when it comes late or on a connection that is gone.
     pub(crate) fn begin(&mut self, index: u32) -> Option<u32> {

@@ -14,6 +14,10 @@ use crate::observation::Nanos;
 /// Connections of dead processes that are remembered.
 const REMEMBERED: usize = 16_384;
 
+/// Processes that died lately, so that what is told of their connections afterwards is known for
+/// what it is.
+const RECENT: usize = 64;
+
 /// A connection breaks within this time after the process that served it died, ns. Sockets are
 /// closed when the last thread is gone; a core dump comes first.
 const AFTERWARDS: Nanos = 10 * SECOND;
@@ -30,11 +34,41 @@ struct Death {
 /// Connections whose server was killed.
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
+    /// The last processes that died.
+    recent: VecDeque<(u32, Death)>,
     by_ends: FxHashMap<Ends, Death>,
     order: VecDeque<Ends>,
 }
 
 impl Deaths {
+    /// The process `tgid` dies of `signal`.
+    pub(crate) fn died(&mut self, tgid: u32, at: Nanos, signal: u32) {
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((tgid, Death { at, signal }));
+    }
+
+    /// A record at `at` tells of a connection that `tgid` served: kept when that died just before.
+    pub(crate) fn was_served(&mut self, tgid: u32, ends: Ends, at: Nanos) {
+        let death = self
+            .recent
+            .iter()
+            .rev()
+            .find(|(dead, death)| *dead == tgid && death.at <= at && at - death.at <= AFTERWARDS)
+            .map(|(_, death)| *death);
+        if let Some(Death { at, signal }) = death {
+            self.add(ends, at, signal);
+        }
+    }
+
+    /// Nobody died lately.
+    pub(crate) fn is_quiet(&self, now: Nanos) -> bool {
+        self.recent
+            .back()
+            .is_none_or(|(_, death)| now.saturating_sub(death.at) > AFTERWARDS)
+    }
+
     /// The process that served `ends` dies of `signal`.
     pub(crate) fn add(&mut self, ends: Ends, at: Nanos, signal: u32) {
         if self.by_ends.insert(ends, Death { at, signal }).is_none() {

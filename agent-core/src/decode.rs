@@ -248,6 +248,7 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
             hello: seen(record.hello_ns).ok_or(DecodeError::NoTime(kind::TLS))?,
             reply,
             peer_fin: seen(record.peer_fin_ns),
+            finished: seen(record.finished_ns),
             reply_is_tls: reply.map(|_| RECORDS.contains(&record.reply)),
             alert: by_peer.map(|by_peer| TlsAlert {
                 by_peer,

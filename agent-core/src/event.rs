@@ -93,6 +93,8 @@ pub enum Join {
     RequestLine,
     /// The request's answer, an error, followed the failure at once, and no other request's did.
     Answer,
+    /// The request's next attempt followed the failure at once.
+    Retry,
     /// Not joined.
     None,
 }

@@ -1,14 +1,15 @@
 //! Which client request an attempt belongs to.
 //!
 //! In: the errand of the thread that connected or sent, and the request line. Out: a
-//! [`Parent`], or none. A join that could be wrong is not `firm`, and no verdict that needs
-//! it is called proof then.
+//! [`Parent`], or none. A join that could be wrong has a smaller surety, and no verdict that needs
+//! it is surer than that.
 
 use std::hash::Hasher;
 
 use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::attempt::Trial;
+use crate::cause::Certainty;
 use crate::event::Join;
 use crate::observation::{Nanos, RequestHead};
 use crate::request::OpenRequest;
@@ -23,9 +24,11 @@ const YOUNG_US: u32 = 20_000;
 /// By how much records of two CPUs may disagree about the time, ns.
 const SLACK: Nanos = 1_000_000;
 
-/// A request that is told by its answer was read, tried, and answered with no more than this
-/// beside the attempt, ns.
+/// An answer that followed a failure within this time may have been given on its account, ns.
 const AT_ONCE: Nanos = 20_000_000;
+
+/// A retry that follows a failure within this time is one, ns.
+const RETRIED_AT_ONCE: Nanos = 2_000_000;
 
 /// Requests with the same line that are listed one by one. With more, the line alone tells
 /// nothing.
@@ -36,8 +39,8 @@ const SAME_LINE: usize = 64;
 pub(crate) struct Parent {
     pub(crate) key: Key,
     pub(crate) join: Join,
-    /// No other request could be meant.
-    pub(crate) firm: bool,
+    /// The most that a verdict may claim which needs this join.
+    pub(crate) surety: Certainty,
     /// Joined by errand and request line: its process passes requests on.
     pub(crate) forwarding: bool,
 }
@@ -100,11 +103,11 @@ impl Lines {
 
 /// Looks for the request that `trial` belongs to: by errand first, then by request line.
 ///
-/// `hops` says that the process passes requests from thread to thread: an errand may then be
-/// another request's, so that it counts only together with the request line, and proves nothing.
+/// `acts_at_once` says that the process goes upstream for a request before it reads another: then
+/// the errand alone is proof, else only together with the request line.
 pub(crate) fn find(
     trial: &Trial,
-    hops: bool,
+    acts_at_once: bool,
     requests: &Table<Key, Box<OpenRequest>>,
     lines: &Lines,
 ) -> Found {
@@ -127,36 +130,43 @@ pub(crate) fn find(
         if !same_process || !is_open_at(request, trial.errand_at) {
             return None;
         }
-        let parent = |firm| Parent {
+        let parent = |surety| Parent {
             key,
             join: Join::Errand,
-            firm,
+            surety,
             forwarding: false,
         };
         let young = errand.age_us <= YOUNG_US;
+        let sure = young && trial.own_errand;
         match (&trial.head, &request.head) {
             (Some(sent), Some(asked)) if same_line(sent, asked) => {
-                if young && trial.own_errand {
-                    Some(Parent {
-                        forwarding: true,
-                        ..parent(!hops)
-                    })
-                } else {
+                let alone = by_line(Some(key)).is_some();
+                let surety = match (sure, acts_at_once || alone) {
+                    (true, true) => Certainty::Proof,
+                    (true, false) => Certainty::Strong,
                     // The thread was elsewhere for a while: only when no other fits.
-                    by_line(Some(key)).map(|_| parent(false))
-                }
+                    (false, _) if alone => Certainty::Strong,
+                    (false, _) => return None,
+                };
+                Some(Parent {
+                    forwarding: sure,
+                    ..parent(surety)
+                })
             }
-            _ if hops => None,
+            // Another request has this line: the thread took that one up in between.
+            (Some(_), Some(_)) if let Some(other) = by_line(None) => Some(other),
             // The proxy rewrote the path, or one of the heads could not be read.
-            _ if trial.exchange.is_some() => (young && trial.own_errand).then(|| parent(false)),
+            _ if trial.exchange.is_some() => {
+                (sure && acts_at_once).then(|| parent(Certainty::Strong))
+            }
             // A connect has no request line.
-            _ if young => Some(parent(true)),
-            // A try again by timer (HAProxy, 1 s later): same request, same upstream.
+            _ if young => acts_at_once.then(|| parent(Certainty::Proof)),
+            // A try again by timer: same request, same upstream.
             _ => request
                 .tries
                 .iter()
                 .any(|earlier| earlier.upstream == trial.upstream)
-                .then(|| parent(false)),
+                .then(|| parent(Certainty::Strong)),
         }
     });
     match by_errand {
@@ -220,22 +230,24 @@ fn by_request_line(
     (wanted.is_none_or(|wanted| wanted == key)).then_some(Parent {
         key,
         join: Join::RequestLine,
-        firm: false,
+        surety: Certainty::Strong,
         forwarding: false,
     })
 }
 
 /// Of requests that ended in an error for which no attempt is known, the one that a failed attempt
 /// without a request most likely belongs to: it was open all the while, and its answer followed
-/// the failure at once. `None` when there is none, or when two fit about as well.
+/// the failure at once. With several such, the one that followed first, as a guess.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
 ) -> Option<Parent> {
     let mut best: Option<(Nanos, Key)> = None;
-    let mut second = Nanos::MAX;
+    let mut more = false;
     for (key, request) in unexplained {
-        let answered = request.outcome().answer_began.unwrap_or(Nanos::MAX);
+        let Some(answered) = request.outcome().answer_began else {
+            continue;
+        };
         let same_process = request.tgid.is_some() && request.tgid == trial.tgid;
         let fits_line = match (&trial.head, &request.head) {
             (Some(sent), Some(asked)) => same_line(sent, asked),
@@ -243,29 +255,36 @@ pub(crate) fn by_answer<'a>(
         };
         let around = request.started <= trial.started.saturating_add(SLACK)
             && answered.saturating_add(SLACK) >= trial.ended;
-        if !same_process || !fits_line || !around {
+        let after = answered.saturating_sub(trial.ended);
+        if !same_process || !fits_line || !around || after > AT_ONCE {
             continue;
         }
-        let before = trial.started.saturating_sub(request.started);
-        let after = answered.saturating_sub(trial.ended);
-        let apart = before.saturating_add(after);
-        match best {
-            Some((least, _)) if least <= apart => second = second.min(apart),
-            Some((least, _)) => {
-                second = least;
-                best = Some((apart, key));
-            }
-            None => best = Some((apart, key)),
+        more |= best.is_some();
+        if best.is_none_or(|(least, _)| after < least) {
+            best = Some((after, key));
         }
     }
-    let (least, key) = best?;
-    let clear = least <= AT_ONCE && second >= least.saturating_mul(2).saturating_add(SLACK);
-    clear.then_some(Parent {
+    let (_, key) = best?;
+    Some(Parent {
         key,
         join: Join::Answer,
-        firm: false,
+        surety: if more {
+            Certainty::Guess
+        } else {
+            Certainty::Strong
+        },
         forwarding: false,
     })
+}
+
+/// A failed attempt without a request belongs to the request whose next attempt, `next`, followed
+/// it at once.
+pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest) -> bool {
+    let after = next.started.checked_sub(failed.ended);
+    failed.exchange.is_none()
+        && failed.tgid == next.tgid
+        && failed.started.saturating_add(SLACK) >= request.started
+        && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
 }
 
 fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {

@@ -147,6 +147,16 @@ impl Flags {
         self.has(flag::PEER_RESET)
     }
 
+    /// The peer's FIN was received.
+    pub fn peer_fin(self) -> bool {
+        self.has(flag::PEER_FIN)
+    }
+
+    /// The peer acknowledged something after the last retransmission: it is there.
+    pub fn peer_answers(self) -> bool {
+        self.has(flag::PEER_ANSWERS)
+    }
+
     /// A soft error (ICMP) was reported.
     pub fn soft_error(self) -> bool {
         self.has(flag::SOFT_ERROR)
@@ -217,6 +227,8 @@ pub struct TlsHandshake {
     pub reply: Option<Nanos>,
     /// The peer's FIN.
     pub peer_fin: Option<Nanos>,
+    /// The proxy finished its part (TLS 1.3).
+    pub finished: Option<Nanos>,
     /// The reply starts as a TLS record; `None` without one.
     pub reply_is_tls: Option<bool>,
     /// The first alert that passed in clear.

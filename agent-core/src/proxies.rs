@@ -10,40 +10,42 @@ use crate::observation::Nanos;
 pub(crate) struct Habits {
     /// How long an upstream that failed is left alone, ns.
     pub(crate) fail_window: Nanos,
-    /// A request may be read by one thread and sent upstream by another: what a thread touched
-    /// last proves nothing.
-    pub(crate) hops_threads: bool,
+    /// A thread that has read a client's request goes upstream for it before it reads from
+    /// another client. Where that does not hold, what a thread read last proves nothing: HAProxy
+    /// reads all clients that are ready and then runs their streams; Go moves a request from
+    /// thread to thread; Varnish fetches in another thread.
+    pub(crate) acts_at_once: bool,
 }
 
-/// Defaults: nginx `fail_timeout` 10 s; Apache httpd balancer `retry` 60 s; Envoy outlier
-/// ejection 30 s; Varnish holds down 0.25 to 10 s; HAProxy checks every 2 s, and what it found
-/// holds until the next.
+/// Fail windows are defaults: nginx `fail_timeout` 10 s; Apache httpd balancer `retry` 60 s; Envoy
+/// outlier ejection 30 s; Varnish holds down 0.25 to 10 s; HAProxy checks every 2 s, and what it
+/// found holds until the next.
 const KNOWN: [(&str, Habits); 10] = [
-    ("nginx", in_thread(10)),
-    ("openresty", in_thread(10)),
-    ("angie", in_thread(10)),
-    ("tengine", in_thread(10)),
-    ("haproxy", in_thread(30)),
-    ("httpd", in_thread(60)),
-    ("envoy", in_thread(30)),
-    ("caddy", hopping(30)),
-    ("traefik", hopping(30)),
-    ("varnish", hopping(10)),
+    ("nginx", at_once(10)),
+    ("openresty", at_once(10)),
+    ("angie", at_once(10)),
+    ("tengine", at_once(10)),
+    ("httpd", at_once(60)),
+    ("envoy", at_once(30)),
+    ("haproxy", later(30)),
+    ("caddy", later(30)),
+    ("traefik", later(30)),
+    ("varnish", later(10)),
 ];
 
-const UNKNOWN: Habits = in_thread(10);
+const UNKNOWN: Habits = later(10);
 
-const fn in_thread(seconds: u64) -> Habits {
+const fn at_once(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
-        hops_threads: false,
+        acts_at_once: true,
     }
 }
 
-const fn hopping(seconds: u64) -> Habits {
+const fn later(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
-        hops_threads: true,
+        acts_at_once: false,
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
     pub(crate) complete: bool,
     /// When the client's FIN or RST came, where that was before its answer was complete.
     pub(crate) client_gone: Option<Nanos>,
+    /// The client reset the connection.
+    pub(crate) client_reset: bool,
     /// First byte of the answer.
     pub(crate) answer_began: Option<Nanos>,
     /// Last byte of the answer, or the end without one.
@@ -117,6 +119,7 @@ impl OpenRequest {
             code: self.code,
             complete,
             client_gone: fin.or(cut),
+            client_reset: self.flags.peer_reset() || end == Some(End::PeerReset),
             answer_began: exchange.first_byte,
             ended: if complete {
                 exchange.last_byte.unwrap_or(noticed)

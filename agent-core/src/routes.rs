@@ -45,11 +45,24 @@ struct Route {
     used: Nanos,
 }
 
+/// How an attempt went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    /// When a request began to use the upstream; `None` when that may have been a check.
+    pub(crate) used: Option<Nanos>,
+    /// When it was over.
+    pub(crate) ended: Nanos,
+    /// Why it failed.
+    pub(crate) failure: Option<Cause>,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Health {
     proxy: u64,
     failed: Option<(Nanos, Cause)>,
     succeeded: Nanos,
+    /// When a request last began to use it.
+    used: Nanos,
 }
 
 /// What is known of all proxies' routes.
@@ -60,16 +73,19 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// An attempt of `proxy` at `upstream` ended at `at`, for a request with `head` when that is
-    /// known. `failure` is why it failed.
+    /// An attempt of `proxy` at `upstream` is over, for a request with `head` when that is known.
     pub(crate) fn record(
         &mut self,
         proxy: &str,
         head: Option<&RequestHead>,
         upstream: &Upstream,
-        at: Nanos,
-        failure: Option<Cause>,
+        outcome: Outcome,
     ) {
+        let Outcome {
+            used,
+            ended: at,
+            failure,
+        } = outcome;
         let name = hash(&(proxy, upstream));
         self.make_room(at);
         if let Some(head) = head
@@ -94,7 +110,9 @@ impl Routes {
             proxy: hash(&proxy),
             failed: None,
             succeeded: 0,
+            used: 0,
         });
+        health.used = health.used.max(used.unwrap_or(0));
         match failure {
             Some(cause) if counts_as_down(cause) => health.failed = Some((at, cause)),
             Some(Cause::ClientAbort) => {}
@@ -102,22 +120,33 @@ impl Routes {
         }
     }
 
-    /// How the upstreams fare that `proxy` would have used for `head` at `at`; it leaves one that
-    /// failed alone for `window`.
-    pub(crate) fn fare(
+    /// How the upstreams fare that `proxy` would have used for `head` at `at`. It leaves one that
+    /// failed alone for `window`; one that it used again since, as by what is `under_way`, it has
+    /// not given up.
+    pub(crate) fn fare<'a>(
         &self,
         proxy: &str,
         head: Option<&RequestHead>,
         window: Nanos,
         at: Nanos,
+        under_way: impl Iterator<Item = (&'a Upstream, Nanos)>,
     ) -> Fare {
         let known = head.and_then(|head| self.routes.get(&route(proxy, head)));
         let Some(known) = known else {
             return self.fare_of_proxy(proxy, window, at);
         };
         let (mut down, mut up, mut failed) = (None, false, None);
+        let mut used: FxHashMap<u64, Nanos> = FxHashMap::default();
+        for (upstream, since) in under_way {
+            let latest = used.entry(hash(&(proxy, upstream))).or_default();
+            *latest = since.max(*latest);
+        }
         for name in &known.upstreams {
-            match self.health.get(name) {
+            let health = self.health.get(name).map(|health| Health {
+                used: health.used.max(used.get(name).copied().unwrap_or(0)),
+                ..*health
+            });
+            match health {
                 Some(health) if health.is_down(window, at) => down = health.cause().or(down),
                 Some(health) => {
                     up = true;
@@ -172,7 +201,7 @@ impl Health {
         self.failed_within(window, at)
             && self
                 .failed
-                .is_some_and(|(failed, _)| failed > self.succeeded)
+                .is_some_and(|(failed, _)| failed > self.succeeded.max(self.used))
     }
 
     fn cause(&self) -> Option<Cause> {

@@ -124,6 +124,17 @@ impl<T> Deadlines<T> {
         early.map(|(_, thing)| thing)
     }
 
+    /// Takes out the only thing that `is_it` holds of; `None` when there is none, or more.
+    pub(crate) fn take_only(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let mut places = (0..self.queue.len())
+            .filter(|at| self.queue.get(*at).is_some_and(|(_, thing)| is_it(thing)));
+        let at = places.next()?;
+        if places.next().is_some() {
+            return None;
+        }
+        self.queue.remove(at).map(|(_, thing)| thing)
+    }
+
     /// All that wait, the first due first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.queue.iter().map(|(_, thing)| thing)

@@ -29,6 +29,7 @@ fn hello() -> TlsHandshake {
         hello: ms(1.5),
         reply: None,
         peer_fin: None,
+        finished: None,
         reply_is_tls: None,
         alert: None,
         acked: true,

@@ -135,6 +135,7 @@ fn a_proxy_with_connections_nobody_can_read_is_not_blamed_for_an_error() {
         hello: ms(0.4),
         reply: Some(ms(0.5)),
         peer_fin: None,
+        finished: None,
         reply_is_tls: Some(true),
         alert: None,
         acked: true,

@@ -123,7 +123,9 @@ pub(crate) struct Flow {
     pub(crate) awaiting_final: u8,
     /// Head bytes are being gathered in [`crate::http1`]'s partial storage.
     pub(crate) gathering: u8,
-    pub(crate) reserved: [u8; 6],
+    /// The upstream spoke before the first request.
+    pub(crate) spoke_first: u8,
+    pub(crate) reserved: [u8; 5],
 }
 
 impl Flow {

@@ -74,6 +74,10 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         tls::begin(ctx, flow, payload);
         return false;
     }
+    if !sent && flow.has(flag::ACTIVE_OPEN) {
+        // A server that speaks before it is asked.
+        flow.spoke_first = 1;
+    }
     if is_tls || flow.tries <= 1 {
         flow.phase = phase::OPAQUE;
         tallies::count(Tally::NOT_HTTP);
@@ -118,6 +122,10 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
     let connected_for = flow.exchange.errand;
     request_begins(flow, start, payload.seq, payload.len, now);
     if flow.is_upstream_side() {
+        if flow.spoke_first != 0 {
+            flow.spoke_first = 0;
+            flow.set(flag::NOT_HTTP);
+        }
         // The first request on a connection is the one it was opened for: it leaves when the
         // handshake is done, and by then the thread may have read from another client.
         let first = flow.exchange.index == 0 && connected_for.cookie != 0;

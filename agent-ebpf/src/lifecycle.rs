@@ -132,7 +132,7 @@ fn finish(flow: &mut Flow, how: u8, now: u64) {
 #[inline(always)]
 fn peer_closed(flow: &mut Flow) {
     let now = kernel::now();
-    flow.set(flag::PEER_FIN | flag::PEER_CLOSED_FIRST);
+    flow.set(flag::PEER_FIN);
     flow.exchange.peer_fin_ns = now;
     // A client may shut down its sending side and still read: only noted.
     if !flow.is_client_side() {
@@ -284,6 +284,7 @@ pub(crate) fn retransmitted(sk: *const c_void) {
     };
     if flow.connecting == 0 {
         flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
+        flow.clear(flag::PEER_ANSWERS);
     }
 }
 

@@ -117,6 +117,9 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     }
     if segment.flags & ACK != 0 {
         flow.acked = segment.ack;
+        if flow.header.retransmits != 0 {
+            flow.set(flag::PEER_ANSWERS);
+        }
         if segment.flags & RST == 0 {
             if segment.window == 0 {
                 flow.set(flag::ZERO_WINDOW);

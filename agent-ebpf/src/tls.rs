@@ -1,7 +1,8 @@
 //! A TLS handshake with an upstream: how far it went, and who gave it up.
 //!
 //! In: the bytes of an outgoing connection that begins with a ClientHello. Out: one TLS record:
-//! application data followed, or how the connection ended before that. Only record headers and
+//! application data followed, or how the connection ended before that. In TLS 1.3 this end's
+//! Finished looks like application data, and a proxy may refuse the certificate after it. Only record headers and
 //! alerts in clear are read (RFC 8446, 5.1; RFC 5246, 6.2.1); what follows the handshake is not.
 
 use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Tls, end, kind};
@@ -44,6 +45,7 @@ struct Records {
 pub(crate) struct Handshake {
     hello_ns: u64,
     reply_ns: u64,
+    finished_ns: u64,
     sent: Records,
     received: Records,
     reply: u8,
@@ -89,6 +91,7 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
             hello_ns: flow.tls.hello_ns,
             reply_ns: flow.tls.reply_ns,
             peer_fin_ns: flow.exchange.peer_fin_ns,
+            finished_ns: flow.tls.finished_ns,
             outcome: how,
             reply: flow.tls.reply,
             alert_by: flow.tls.alert_by,
@@ -134,7 +137,11 @@ fn records(ctx: &SkBuffContext, tls: &mut Handshake, payload: Payload, is_sent: 
             tls.alert = description.unwrap_or(0);
             tls.alert_by = if is_sent { ALERT_BY_US } else { ALERT_BY_PEER };
         } else if content == APPLICATION_DATA && is_sent && len > SEALED_ALERT_BYTES {
-            done = true;
+            if tls.finished_ns == 0 {
+                tls.finished_ns = kernel::now();
+            } else {
+                done = true;
+            }
         } else if content == CHANGE_CIPHER_SPEC && is_sent {
             tls.changed = 1;
         } else if content == HANDSHAKE && !is_sent && tls.changed != 0 {

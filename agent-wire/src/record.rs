@@ -64,8 +64,8 @@ pub mod flag {
     pub const RESET_HAD_ACK: u16 = 1 << 6;
     /// A soft error (ICMP, `sk_err_soft`) was reported.
     pub const SOFT_ERROR: u16 = 1 << 7;
-    /// The peer's FIN came before this end's.
-    pub const PEER_CLOSED_FIRST: u16 = 1 << 8;
+    /// Something arrived after the last retransmission: the peer is there.
+    pub const PEER_ANSWERS: u16 = 1 << 8;
     /// The head was longer than could be read, or had a hole: framing is not known.
     pub const HEAD_CUT: u16 = 1 << 9;
     /// The response does not start as an HTTP/1 response.
@@ -305,6 +305,8 @@ pub struct Tls {
     pub reply_ns: u64,
     /// The peer's FIN, ns.
     pub peer_fin_ns: u64,
+    /// This end finished its part of the handshake (TLS 1.3), ns; 0 before.
+    pub finished_ns: u64,
     /// [`end::COMPLETE`] when application data followed, else how it failed.
     pub outcome: u8,
     /// First byte of the peer's reply: a TLS content type (RFC 8446, 5.1), or of something
@@ -402,7 +404,7 @@ const _: () = {
     assert!(size_of::<MessageHead>() == size_of::<Header>() + size_of::<Exchange>() + 8);
     assert!(size_of::<End>() == size_of::<Header>() + size_of::<Exchange>());
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
-    assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 3 * 8 + 8);
+    assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 4 * 8 + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
     assert!(size_of::<Death>() == size_of::<Header>() + 8);
     assert!(

@@ -17,8 +17,8 @@ use crate::observation::{Nanos, Phase};
 use crate::request::Outcome;
 
 use answering::{
-    closed_before_response, header_too_big, invalid_response, keepalive_race, refused_at_once,
-    response_timeout, truncated_response, upstream_crashed, upstream_status,
+    answered_early, closed_before_response, header_too_big, invalid_response, keepalive_race,
+    refused_at_once, response_timeout, truncated_response, upstream_crashed, upstream_status,
     upstream_status_passed_on,
 };
 use connecting::{
@@ -47,7 +47,7 @@ type Rule = fn(&Case<'_>) -> Option<Failure>;
 
 /// The order of decision: connect, then TLS, then whether the client left, then whether the
 /// request arrived, then who closed first: the peer, or the proxy.
-const RULES: [Rule; 20] = [
+const RULES: [Rule; 21] = [
     connect_local_error,
     host_unreachable,
     connect_refused,
@@ -67,6 +67,7 @@ const RULES: [Rule; 20] = [
     header_too_big,
     refused_at_once,
     response_timeout,
+    answered_early,
     upstream_status,
 ];
 
@@ -118,7 +119,9 @@ impl Case<'_> {
 
     /// No other request could be meant.
     fn is_firm(&self) -> bool {
-        self.trial.parent.is_some_and(|parent| parent.firm)
+        self.trial
+            .parent
+            .is_some_and(|parent| parent.surety == Certainty::Proof)
     }
 
     /// Proof where the evidence is whole and the join is firm, else strong.
@@ -154,10 +157,10 @@ impl Case<'_> {
     fn abort_certainty(&self, gone: Nanos) -> Certainty {
         let sure = self.sure(self.trial.ended - gone <= ABORT_WINDOW);
         // An answer that was given nevertheless: the client may only have shut down its
-        // sending side.
-        match self.request.and_then(|request| request.code) {
-            Some(_) => sure.lowered(),
-            None => sure,
+        // sending side, unless it refused that answer.
+        match self.request {
+            Some(request) if request.code.is_some() && !request.client_reset => sure.lowered(),
+            _ => sure,
         }
     }
 

@@ -16,6 +16,10 @@ use crate::observation::{
 use crate::request::OpenRequest;
 use crate::table::Key;
 
+/// A proxy that refuses what the upstream said of itself in the handshake closes within this time
+/// after its own Finished, ns.
+const TLS_VERDICT: Nanos = SECOND / 10;
+
 /// Sockets of system services that the C library connects to on its own (name lookups,
 /// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
 /// process that resolves a name, and it is rarely there.
@@ -36,6 +40,13 @@ impl Core {
             && self.processes.is_excluded(tgid, self.clock)
         {
             return;
+        }
+        if socket.side == Side::Client
+            && let Some(tgid) = socket.tgid
+            && !self.deaths.is_quiet(socket.time)
+        {
+            let ends = (socket.local, socket.remote);
+            self.deaths.was_served(tgid, ends, socket.time);
         }
         match what {
             What::Connect {
@@ -142,6 +153,13 @@ impl Core {
         let Some(connection) = self.connections.touch(socket) else {
             return;
         };
+        // Finished and then idle: a connection that was opened ahead, and was not used.
+        let unused = handshake
+            .finished
+            .is_some_and(|at| socket.time.saturating_sub(at) >= TLS_VERDICT);
+        if unused && handshake.end != End::Complete {
+            return;
+        }
         if handshake.end == End::Complete {
             if let Some(proxy) = self.processes.proxy(socket.tgid) {
                 out.push(Event::Tls(TlsDone {
@@ -183,9 +201,11 @@ impl Core {
 
     /// A process dies: the connections it served break now, or will shortly.
     fn death(&mut self, socket: &Socket, signal: u32) {
-        let Some(tgid) = socket.tgid.filter(|tgid| self.processes.is_known(*tgid)) else {
+        let Some(tgid) = socket.tgid else { return };
+        self.deaths.died(tgid, socket.time, signal);
+        if !self.processes.is_known(tgid) {
             return;
-        };
+        }
         for ends in self.connections.served_by(tgid) {
             self.deaths.add(ends, socket.time, signal);
         }
@@ -420,6 +440,7 @@ impl Core {
         }
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
+        self.claim_earlier_try(&trial);
         self.attempts.insert(key, trial);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);
@@ -434,7 +455,12 @@ impl Core {
         };
         connection.closed = true;
         let (side, current) = (connection.side, connection.current);
+        let unused = connection.was_never_used();
+        let errand = connection.connect_errand;
         self.tell_tcp(socket, out);
+        if unused && socket.flags.active_open() {
+            self.closed_unused(socket, errand, out);
+        }
         match current {
             Some(index) => {
                 self.suspect_lost_end(
@@ -447,6 +473,31 @@ impl Core {
                 );
             }
             None => self.connections.remove(socket.cookie),
+        }
+    }
+
+    /// The peer closed a connection before a request was sent on it. When it was opened for a
+    /// request that still waits, that was an attempt; else nobody missed it.
+    fn closed_unused(&mut self, socket: &Socket, errand: Option<Errand>, out: &mut Vec<Event>) {
+        let end = if socket.flags.peer_reset() {
+            End::PeerReset
+        } else if socket.flags.peer_fin() {
+            End::PeerFin
+        } else {
+            return;
+        };
+        let upstream = Upstream::Inet(socket.remote);
+        let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Exchange(end));
+        self.join(&mut trial, false);
+        let waits = trial.parent.is_some_and(|parent| {
+            self.requests
+                .get(parent.key)
+                .is_some_and(|request| request.open.is_empty())
+        });
+        if waits && self.has_room_for_attempt() {
+            self.counts.attempts.begun += 1;
+            self.connections.mark_ended(trial.key);
+            self.settle(Box::new(trial), out);
         }
     }
 

@@ -10,12 +10,12 @@ use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Event, Failure, Proxy, Request, Upstream};
-use crate::join;
+use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
+use crate::join::{self, Parent};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::request::{OpenRequest, Outcome};
-use crate::routes::Fare;
+use crate::routes::{self, Fare};
 use crate::table::Key;
 
 /// A proxy that answers later than this after its last known attempt may have made another
@@ -32,8 +32,8 @@ const UNATTRIBUTED: Failure = Failure {
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
-        let hops = self.processes.habits(trial.tgid).hops_threads;
-        let found = join::find(trial, hops, &self.requests, &self.lines);
+        let acts_at_once = self.processes.habits(trial.tgid).acts_at_once;
+        let found = join::find(trial, acts_at_once, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let Some(parent) = found.parent else { return };
         let Some(request) = self.requests.get_mut(parent.key) else {
@@ -66,13 +66,21 @@ impl Core {
         if let Some(request) = self.requests.get(parent.key) {
             trial.adopt(parent, request.started);
         }
+        if parent.surety == Certainty::Guess {
+            self.saw_unjoined(trial);
+        }
+    }
+
+    /// The attempt may belong to any request of its process that was open then.
+    fn saw_unjoined(&mut self, trial: &Trial) {
+        if let Some(tgid) = trial.tgid {
+            let latest = self.unjoined.entry(tgid).or_default();
+            *latest = trial.ended.max(*latest);
+        }
     }
 
     /// An attempt is over: it goes to its request, is told, or waits for a request.
     pub(super) fn settle(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
-        if let Upstream::Inet(remote) = trial.upstream {
-            trial.killed_by = self.deaths.of_peer(trial.local, remote, trial.ended);
-        }
         if trial.outcome.is_some() {
             self.tell_alone(trial, out);
             return;
@@ -181,6 +189,9 @@ impl Core {
             }
         }
         let mut tries = std::mem::take(&mut request.tries);
+        for trial in &mut tries {
+            self.look_for_death(trial);
+        }
         self.held -= tries.len();
         let seen_end = request.end.and_then(|(end, _)| end);
         let end_lost = matches!(seen_end, None | Some(End::Superseded));
@@ -199,6 +210,10 @@ impl Core {
         };
         tries.sort_by_key(|trial| (trial.started, trial.key));
         let last = tries.len().saturating_sub(1);
+        let surety = tries
+            .last()
+            .and_then(|trial| trial.parent)
+            .map_or(Certainty::Guess, |parent| parent.surety);
         let attempts: Vec<Arc<Attempt>> = tries
             .into_iter()
             .enumerate()
@@ -214,8 +229,12 @@ impl Core {
         for attempt in &attempts {
             self.remember(request.head.as_ref(), attempt);
         }
-        let firm = self.is_firm(&request, &outcome, attempts.last());
-        let (error, error_attempt) = error_of(&request, &outcome, &attempts, firm);
+        let surety = if self.is_whole(&request, &outcome, attempts.last()) {
+            surety
+        } else {
+            surety.max(Certainty::Strong)
+        };
+        let (error, error_attempt) = error_of(&request, &outcome, &attempts, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
                 self.without_attempt(key, &request, &outcome, &proxy)
@@ -272,7 +291,10 @@ impl Core {
         let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
         let head = request.head.as_ref();
         let window = self.processes.habits(Some(tgid)).fail_window;
-        let fare = self.routes.fare(&proxy.name, head, window, from);
+        let under_way = self.attempts.values().filter_map(|trial| {
+            (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
+        });
+        let fare = self.routes.fare(&proxy.name, head, window, from, under_way);
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
@@ -308,15 +330,54 @@ impl Core {
         }
     }
 
+    /// Whether the upstream's process was killed under the attempt.
+    fn look_for_death(&self, trial: &mut Trial) {
+        if let Upstream::Inet(remote) = trial.upstream {
+            trial.killed_by = self.deaths.of_peer(trial.local, remote, trial.ended);
+        }
+    }
+
+    /// A failed attempt that nobody claimed, and that the next attempt of a request followed at
+    /// once, was that request's.
+    pub(super) fn claim_earlier_try(&mut self, next: &Trial) {
+        let Some(parent) = next.parent else { return };
+        if self.processes.habits(next.tgid).acts_at_once {
+            return;
+        }
+        let Some(request) = self.requests.get_mut(parent.key) else {
+            return;
+        };
+        let only = self
+            .orphans
+            .take_only(|failed| join::is_followed_by(failed, next, request));
+        let Some(mut failed) = only else { return };
+        let claim = Parent {
+            join: Join::Retry,
+            surety: Certainty::Strong,
+            ..parent
+        };
+        failed.adopt(claim, request.started);
+        request.tries.push(failed);
+    }
+
     /// Keeps how an attempt went, for requests that will find no upstream to try.
     fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt) {
-        self.routes.record(
-            &attempt.proxy.name,
-            head,
-            &attempt.upstream,
-            attempt.ended,
-            attempt.failure.map(|failure| failure.cause),
-        );
+        let Attempt {
+            proxy,
+            upstream,
+            join,
+            started,
+            ended,
+            failure,
+            ..
+        } = attempt;
+        let outcome = routes::Outcome {
+            // What no request asked for may be a health check.
+            used: (*join != Join::None).then_some(*started),
+            ended: *ended,
+            failure: failure.map(|failure| failure.cause),
+        };
+        self.routes.record(&proxy.name, head, upstream, outcome);
     }
 
     /// Tells an attempt by itself: its request is not known, or was told before.
@@ -325,6 +386,7 @@ impl Core {
             self.counts.attempts.foreign += 1;
             return;
         };
+        self.look_for_death(&mut trial);
         let outcome = trial.outcome.take();
         let failure = judge(&Case {
             trial: &trial,
@@ -336,8 +398,7 @@ impl Core {
         self.counts.attempts.told += 1;
         if trial.parent.is_none() {
             self.counts.attempts_unmatched += 1;
-            let latest = self.unjoined.entry(proxy.tgid).or_default();
-            *latest = trial.ended.max(*latest);
+            self.saw_unjoined(&trial);
         }
         let attempt = trial.into_attempt(proxy, failure, masked);
         self.remember(attempt.head.as_ref(), &attempt);
@@ -353,7 +414,7 @@ impl Core {
 
     /// The last attempt known is the last there was: nothing is known to be missing, none
     /// is under way, and the answer followed it at once.
-    fn is_firm(
+    fn is_whole(
         &self,
         request: &OpenRequest,
         outcome: &Outcome,
@@ -377,12 +438,12 @@ fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<
 }
 
 /// Why the client got 500 or more, or no answer: the cause of the last attempt, where that
-/// explains it. `firm` says whether it is known to be the last.
+/// explains it. `surety` is the most that can be said of it being the last of this request.
 fn error_of(
     request: &OpenRequest,
     outcome: &Outcome,
     attempts: &[Arc<Attempt>],
-    firm: bool,
+    surety: Certainty,
 ) -> (Option<Failure>, Option<usize>) {
     let is_error = match outcome.code {
         Some(code) => code >= 500,
@@ -407,11 +468,10 @@ fn error_of(
         );
     };
     let same_status = failure.cause != Cause::UpstreamStatus || last.code == outcome.code;
-    let joined_firmly = last.join == crate::event::Join::Errand && firm;
-    let certainty = if joined_firmly && same_status {
-        failure.certainty
+    let certainty = if same_status {
+        failure.certainty.max(surety)
     } else {
-        failure.certainty.lowered()
+        failure.certainty.max(surety).max(Certainty::Strong)
     };
     (
         Some(Failure {

@@ -91,8 +91,16 @@ pub fn response(bytes: &[u8]) -> Option<ResponseHead> {
         .allow_multiple_spaces_in_response_status_delimiters(true)
         .parse_response(&mut parsed, bytes);
     let status = parsed.code.or_else(|| status_by_hand(bytes))?;
+    let has = |name: &str| {
+        let mut fields = parsed.headers.iter();
+        fields.any(|field| field.name.eq_ignore_ascii_case(name))
+    };
     let malformed = match outcome {
-        Ok(Status::Complete(_) | Status::Partial) | Err(httparse::Error::TooManyHeaders) => false,
+        // Two framings at once are one too many (RFC 9112, 6.1): some proxies refuse them.
+        Ok(Status::Complete(_) | Status::Partial) => {
+            has("content-length") && has("transfer-encoding")
+        }
+        Err(httparse::Error::TooManyHeaders) => false,
         Err(_) => true,
     };
     let server = parsed

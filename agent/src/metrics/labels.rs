@@ -179,6 +179,7 @@ impl From<Join> for Word {
             Join::Errand => "errand",
             Join::RequestLine => "request_line",
             Join::Answer => "answer",
+            Join::Retry => "retry",
             Join::None => "none",
         })
     }

@@ -79,6 +79,10 @@ pub(super) fn invalid_response(case: &Case<'_>) -> Option<Failure> {
     if trial.flags.bad_chunk() {
         return invalid(Certainty::Proof, Phase::Body);
     }
+    // A head to its end, and no status in it (RFC 9112, 4).
+    if trial.head_complete() && trial.code().is_none() {
+        return invalid(Certainty::Proof, Phase::Head);
+    }
     if trial.malformed && case.is_refused() {
         return invalid(case.sure(true).lowered(), Phase::Head);
     }
@@ -183,7 +187,10 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let satisfied = case
         .request
         .is_some_and(|request| request.complete && request.code.is_some_and(|code| !is_5xx(code)));
-    if satisfied && (trial.head_complete() || trial.code().is_some()) {
+    // Of a head that was not read whole the end is not known, on the client's side neither.
+    let passed_on = trial.flags.head_cut() && trial.code().is_some_and(|code| !is_5xx(code));
+    let passed_on = passed_on && case.given() == Some(trial.code());
+    if passed_on || satisfied && (trial.head_complete() || trial.code().is_some()) {
         return None;
     }
     if trial.request_whole() == Some(false) {
@@ -201,6 +208,19 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
         None => Certainty::Strong,
     };
     failure(Cause::ResponseTimeout, sure, case.phase(), How::Timeout)
+}
+
+/// The upstream answered before it had the whole request and the proxy, still sending, lost that
+/// answer: its client got an error of the proxy's own (RFC 9112, 9.5).
+pub(super) fn answered_early(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    let unsent = trial.request_whole() == Some(false) || !trial.all_acked();
+    if !unsent || trial.code().is_none_or(is_5xx) || !case.is_refused() {
+        return None;
+    }
+    let how = case.peer_closed().unwrap_or(How::None);
+    let cause = Cause::ClosedBeforeResponse;
+    failure(cause, Certainty::Guess, Phase::Request, how)
 }
 
 /// The upstream answered 500 or more.

@@ -158,6 +158,10 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
         let sure = case.abort_certainty(gone);
         return failure(Cause::ClientAbort, sure, Phase::Tls, How::None);
     }
+    if handshake.finished.is_some() {
+        // All was said, and the proxy did not like it: a certificate it does not trust.
+        return fail(Certainty::Strong, How::None);
+    }
     let last = handshake.reply.unwrap_or(handshake.hello);
     let waited = case.trial.ended.saturating_sub(last) >= SILENCE;
     match (waited, handshake.reply) {

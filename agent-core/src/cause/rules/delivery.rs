@@ -23,7 +23,7 @@ pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
 
 /// Established, but the request was not acknowledged and was sent again at least twice, or the
 /// kernel gave up. Not a slow application: the path, or the host, is gone. A peer that offers no
-/// window is there.
+/// window, or acknowledges something, is there.
 pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     if trial.is_complete() || matches!(trial.finish?, Finish::Tls(_)) {
@@ -32,7 +32,10 @@ pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     let how = match trial.ended_by() {
         EndedBy::Kernel => How::Errno,
         EndedBy::Local
-            if !trial.all_acked() && trial.retransmits() >= 2 && !trial.flags.zero_window() =>
+            if !trial.all_acked()
+                && trial.retransmits() >= 2
+                && !trial.flags.zero_window()
+                && !trial.flags.peer_answers() =>
         {
             How::Timeout
         }
