@@ -106,6 +106,8 @@ pub(crate) struct Trial {
     pub(crate) outcome: Option<Outcome>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,
+    /// An attempt only if a request turns up that misses one.
+    pub(crate) speculative: bool,
 }
 
 impl Trial {
@@ -148,6 +150,7 @@ impl Trial {
             finish: Some(finish),
             outcome: None,
             straggling: false,
+            speculative: false,
         }
     }
 
@@ -218,6 +221,7 @@ impl Trial {
             finish: None,
             outcome: None,
             straggling: false,
+            speculative: false,
         }
     }
 

@@ -94,8 +94,10 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
             What::End { exchange }
         }
         kind::CLOSE => {
-            take::<record::End>(header.kind, bytes)?;
-            What::Close
+            let record: record::End = take(header.kind, bytes)?;
+            What::Close {
+                talked: record.exchange.request_bytes != 0,
+            }
         }
         kind::RESET => reset(bytes)?,
         kind::TLS => tls(bytes)?,

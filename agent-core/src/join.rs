@@ -19,7 +19,7 @@ use crate::table::{Key, Table};
 /// read the client and go upstream 10 to 400 us apart (nginx, HAProxy, Envoy, kernel 6.18).
 /// Too small: a busy loop's own attempts are lost. Too large: the thread may have touched
 /// this client last without acting for it.
-const YOUNG_US: u32 = 20_000;
+pub(crate) const YOUNG_US: u32 = 20_000;
 
 /// By how much records of two CPUs may disagree about the time, ns.
 const SLACK: Nanos = 1_000_000;
@@ -141,11 +141,13 @@ pub(crate) fn find(
         match (&trial.head, &request.head) {
             (Some(sent), Some(asked)) if same_line(sent, asked) => {
                 let alone = by_line(Some(key)).is_some();
-                let surety = match (sure, acts_at_once || alone) {
+                let surety = match (alone, young) {
+                    // Two witnesses that know nothing of each other.
                     (true, true) => Certainty::Proof,
-                    (true, false) => Certainty::Strong,
+                    (false, true) if trial.own_errand && acts_at_once => Certainty::Proof,
+                    (false, true) if trial.own_errand => Certainty::Strong,
                     // The thread was elsewhere for a while: only when no other fits.
-                    (false, _) if alone => Certainty::Strong,
+                    (true, false) => Certainty::Strong,
                     (false, _) => return None,
                 };
                 Some(Parent {
@@ -253,9 +255,11 @@ pub(crate) fn by_answer<'a>(
             (Some(sent), Some(asked)) => same_line(sent, asked),
             _ => true,
         };
-        let around = request.started <= trial.started.saturating_add(SLACK)
+        // HAProxy answers and then closes upstream.
+        let around = request.started <= trial.started
+            && answered >= trial.started
             && answered.saturating_add(SLACK) >= trial.ended;
-        let after = answered.saturating_sub(trial.ended);
+        let after = answered.abs_diff(trial.ended);
         if !same_process || !fits_line || !around || after > AT_ONCE {
             continue;
         }

@@ -16,7 +16,12 @@ const REMEMBERED: usize = 1024;
 struct Question {
     tgid: u32,
     request: Option<Key>,
+    /// The thread that asked was surely at work for that request.
+    sure: bool,
+    /// What the asking request shares with others that go to the same place.
+    route: Option<u64>,
     asked: Nanos,
+    answered: Option<Nanos>,
     answer: Option<DnsAnswer>,
 }
 
@@ -25,8 +30,8 @@ struct Question {
 pub(crate) enum Lookup {
     /// Its own question was refused, or nobody answered.
     Failed,
-    /// Another request of the same process asked at the same time, and failed: a proxy asks once
-    /// for all who wait for a name.
+    /// Another request of the same process and route had asked and was waiting, and failed: a
+    /// proxy asks once for all who wait for a name. Or it is not sure who asked.
     FailedForAnother,
 }
 
@@ -37,21 +42,31 @@ pub(crate) struct Lookups {
 }
 
 impl Lookups {
-    pub(crate) fn asked(&mut self, tgid: u32, request: Option<Key>, asked: Nanos) {
+    pub(crate) fn asked(
+        &mut self,
+        tgid: u32,
+        request: Option<Key>,
+        sure: bool,
+        route: Option<u64>,
+        asked: Nanos,
+    ) {
         if self.questions.len() >= REMEMBERED {
             self.questions.pop_front();
         }
         self.questions.push_back(Question {
             tgid,
             request,
+            sure,
+            route,
             asked,
+            answered: None,
             answer: None,
         });
     }
 
     /// The answer to what was asked at `asked`. Of several questions at once (A and AAAA) one
     /// good answer is enough.
-    pub(crate) fn answered(&mut self, tgid: u32, asked: Nanos, answer: DnsAnswer) {
+    pub(crate) fn answered(&mut self, tgid: u32, asked: Nanos, at: Nanos, answer: DnsAnswer) {
         let open = self
             .questions
             .iter_mut()
@@ -61,34 +76,40 @@ impl Lookups {
             && !question.answer.is_some_and(is_good)
         {
             question.answer = Some(answer);
+            question.answered = Some(at);
         }
     }
 
-    /// What became of the names asked for by `tgid` for `request`, between `from` and `to`.
+    /// What became of the names asked for by `tgid` for `request` of `route`, which was open
+    /// between `from` and `to`.
     pub(crate) fn of_request(
         &self,
         tgid: u32,
         request: Key,
+        route: Option<u64>,
         from: Nanos,
         to: Nanos,
     ) -> Option<Lookup> {
-        let (mut own, mut own_good) = (false, false);
+        let (mut own, mut own_good, mut sure) = (false, false, true);
         let (mut other, mut other_good) = (false, false);
         for question in &self.questions {
             if question.tgid != tgid || question.asked > to {
                 continue;
             }
             let good = question.answer.is_some_and(is_good);
-            if question.request == Some(request) && question.asked >= from {
+            let waited_on = question.answered.is_none_or(|at| at >= from);
+            if question.request == Some(request) {
                 own = true;
                 own_good |= good;
-            } else {
+                sure &= question.sure;
+            } else if route.is_some() && question.route == route && waited_on {
                 other = true;
                 other_good |= good;
             }
         }
         match (own, own_good) {
-            (true, false) => Some(Lookup::Failed),
+            (true, false) if sure => Some(Lookup::Failed),
+            (true, false) => Some(Lookup::FailedForAnother),
             (true, true) => None,
             (false, _) if other && !other_good => Some(Lookup::FailedForAnother),
             (false, _) => None,

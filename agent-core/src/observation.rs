@@ -60,7 +60,10 @@ pub enum What {
         exchange: Exchange,
     },
     /// The connection is gone.
-    Close,
+    Close {
+        /// This end sent something on it.
+        talked: bool,
+    },
     /// A TLS handshake with an upstream was decided.
     Tls {
         /// How far it went.
@@ -227,7 +230,7 @@ pub struct TlsHandshake {
     pub reply: Option<Nanos>,
     /// The peer's FIN.
     pub peer_fin: Option<Nanos>,
-    /// The proxy finished its part (TLS 1.3).
+    /// The proxy finished its part.
     pub finished: Option<Nanos>,
     /// The reply starts as a TLS record; `None` without one.
     pub reply_is_tls: Option<bool>,

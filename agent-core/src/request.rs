@@ -45,8 +45,9 @@ pub(crate) struct Outcome {
     pub(crate) complete: bool,
     /// When the client's FIN or RST came, where that was before its answer was complete.
     pub(crate) client_gone: Option<Nanos>,
-    /// The client reset the connection.
-    pub(crate) client_reset: bool,
+    /// When the client's FIN came, where that was before its answer began. It may still have
+    /// been there to read.
+    pub(crate) client_fin: Option<Nanos>,
     /// First byte of the answer.
     pub(crate) answer_began: Option<Nanos>,
     /// Last byte of the answer, or the end without one.
@@ -119,7 +120,9 @@ impl OpenRequest {
             code: self.code,
             complete,
             client_gone: fin.or(cut),
-            client_reset: self.flags.peer_reset() || end == Some(End::PeerReset),
+            client_fin: exchange
+                .peer_fin
+                .filter(|fin| exchange.first_byte.is_none_or(|began| *fin < began)),
             answer_began: exchange.first_byte,
             ended: if complete {
                 exchange.last_byte.unwrap_or(noticed)
@@ -150,6 +153,11 @@ impl OpenRequest {
             Some(End::Complete | End::Tunnel) => true,
             // The client sent its next request: it had its answer.
             Some(End::Superseded) => self.code.is_some(),
+            // Of an answer whose head was not read whole the end is not known: nothing is known to
+            // be missing.
+            Some(_) if self.flags.head_cut() && exchange.framing == Framing::Unknown => {
+                self.code.is_some()
+            }
             Some(end) => match exchange.framing {
                 Framing::None => exchange.head.is_some(),
                 Framing::Length(length) => {

@@ -89,15 +89,12 @@ impl Routes {
         let name = hash(&(proxy, upstream));
         self.make_room(at);
         if let Some(head) = head
-            && (self.routes.len() < ROUTES || self.routes.contains_key(&route(proxy, head)))
+            && (self.routes.len() < ROUTES || self.routes.contains_key(&of(proxy, head)))
         {
-            let route = self
-                .routes
-                .entry(route(proxy, head))
-                .or_insert_with(|| Route {
-                    upstreams: Vec::new(),
-                    used: at,
-                });
+            let route = self.routes.entry(of(proxy, head)).or_insert_with(|| Route {
+                upstreams: Vec::new(),
+                used: at,
+            });
             route.used = at;
             if route.upstreams.len() < UPSTREAMS_A_ROUTE && !route.upstreams.contains(&name) {
                 route.upstreams.push(name);
@@ -131,7 +128,7 @@ impl Routes {
         at: Nanos,
         under_way: impl Iterator<Item = (&'a Upstream, Nanos)>,
     ) -> Fare {
-        let known = head.and_then(|head| self.routes.get(&route(proxy, head)));
+        let known = head.and_then(|head| self.routes.get(&of(proxy, head)));
         let Some(known) = known else {
             return self.fare_of_proxy(proxy, window, at);
         };
@@ -236,7 +233,8 @@ fn counts_as_down(cause: Cause) -> bool {
     }
 }
 
-fn route(proxy: &str, head: &RequestHead) -> u64 {
+/// The route of a request at `proxy`.
+pub(crate) fn of(proxy: &str, head: &RequestHead) -> u64 {
     let path = head.path.strip_prefix('/').unwrap_or(&head.path);
     let first = path.split_once('/').map(|(first, _)| first);
     hash(&(proxy, head.host.as_deref(), first))

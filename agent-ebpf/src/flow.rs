@@ -125,7 +125,9 @@ pub(crate) struct Flow {
     pub(crate) gathering: u8,
     /// The upstream spoke before the first request.
     pub(crate) spoke_first: u8,
-    pub(crate) reserved: [u8; 5],
+    /// Something was sent.
+    pub(crate) talked: u8,
+    pub(crate) reserved: [u8; 4],
 }
 
 impl Flow {

@@ -57,6 +57,7 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
 /// Which end of an HTTP connection this is, by the first bytes that look like HTTP.
 #[inline(always)]
 fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) -> bool {
+    flow.talked |= u8::from(sent);
     let start = prefix(ctx, payload);
     if is_request(start, payload.len) {
         flow.header.side = if sent { side::UPSTREAM } else { side::CLIENT };
@@ -77,6 +78,7 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
     if !sent && flow.has(flag::ACTIVE_OPEN) {
         // A server that speaks before it is asked.
         flow.spoke_first = 1;
+        flow.set(flag::NOT_HTTP);
     }
     if is_tls || flow.tries <= 1 {
         flow.phase = phase::OPAQUE;

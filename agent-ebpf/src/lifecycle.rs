@@ -214,7 +214,10 @@ fn closed(flow: &mut Flow) {
         output::emit(
             &End {
                 header: flow.header,
-                exchange: Exchange::default(),
+                exchange: Exchange {
+                    request_bytes: u64::from(flow.talked),
+                    ..Exchange::default()
+                },
             },
             kind::CLOSE,
         );

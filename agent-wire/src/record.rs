@@ -266,7 +266,8 @@ pub struct MessageHead {
 pub struct End {
     /// Which socket.
     pub header: Header,
-    /// The exchange; zero in a CLOSE.
+    /// The exchange. In a CLOSE it is zero but for `request_bytes`: not 0 when this end sent
+    /// anything at all.
     pub exchange: Exchange,
 }
 
@@ -305,7 +306,7 @@ pub struct Tls {
     pub reply_ns: u64,
     /// The peer's FIN, ns.
     pub peer_fin_ns: u64,
-    /// This end finished its part of the handshake (TLS 1.3), ns; 0 before.
+    /// This end finished its part of the handshake, ns; 0 before.
     pub finished_ns: u64,
     /// [`end::COMPLETE`] when application data followed, else how it failed.
     pub outcome: u8,

@@ -26,7 +26,7 @@ impl Upstreams {
         Self::start_with_dns(ip, ports, &[], netns)
     }
 
-    /// The same, and DNS servers that fail (`0=nxdomain`); their addresses come last.
+    /// The same, and DNS servers that fail (`127.0.53.1:53=nxdomain`); their addresses come last.
     #[track_caller]
     pub fn start_with_dns(ip: IpAddr, ports: &[&str], dns: &[&str], netns: Option<&Netns>) -> Self {
         let program = built("misbehave");

@@ -135,9 +135,12 @@ impl Case<'_> {
 
     /// The client had left when the attempt ended: since when.
     fn client_gone(&self) -> Option<Nanos> {
-        self.request?
-            .client_gone
-            .filter(|gone| *gone <= self.trial.ended)
+        let request = self.request?;
+        let ended = self.trial.ended;
+        let gone = request.client_gone.filter(|gone| *gone <= ended);
+        // The proxy let go of the upstream at once when its client's FIN came.
+        let followed = |fin: &Nanos| *fin <= ended && ended - *fin <= ABORT_WINDOW;
+        gone.or(request.client_fin.filter(followed))
     }
 
     /// The status given to a client that was still there; `None` inside for none.
@@ -157,10 +160,10 @@ impl Case<'_> {
     fn abort_certainty(&self, gone: Nanos) -> Certainty {
         let sure = self.sure(self.trial.ended - gone <= ABORT_WINDOW);
         // An answer that was given nevertheless: the client may only have shut down its
-        // sending side, unless it refused that answer.
-        match self.request {
-            Some(request) if request.code.is_some() && !request.client_reset => sure.lowered(),
-            _ => sure,
+        // sending side.
+        match self.request.and_then(|request| request.code) {
+            Some(_) => sure.max(Certainty::Strong),
+            None => sure,
         }
     }
 

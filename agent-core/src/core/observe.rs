@@ -8,12 +8,14 @@ use rustc_hash::FxHasher;
 use super::Core;
 use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
 use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, TlsDone, Upstream};
+use crate::join::YOUNG_US;
 use crate::limits::SECOND;
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead,
     ResetDirection, ResponseHead, Side, Socket, TlsHandshake, What,
 };
 use crate::request::OpenRequest;
+use crate::routes;
 use crate::table::Key;
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time
@@ -86,7 +88,7 @@ impl Core {
                     Side::Unknown => {}
                 }
             }
-            What::Close => self.close(&socket, out),
+            What::Close { talked } => self.close(&socket, talked, out),
             What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
             What::Dns {
                 errand,
@@ -188,13 +190,19 @@ impl Core {
     ) {
         let Some(tgid) = socket.tgid else { return };
         match answer {
-            Some(answer) => self.lookups.answered(tgid, asked, answer),
+            Some(answer) => self.lookups.answered(tgid, asked, socket.time, answer),
             None => {
-                let request = errand.map(|errand| Key {
+                let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
+                let request = young.map(|errand| Key {
                     cookie: errand.cookie,
                     index: errand.index,
                 });
-                self.lookups.asked(tgid, request, asked);
+                let head = request
+                    .and_then(|key| self.requests.get(key))
+                    .and_then(|request| request.head.as_ref());
+                let route = head.map(|head| routes::of("", head));
+                let sure = self.processes.habits(Some(tgid)).acts_at_once;
+                self.lookups.asked(tgid, request, sure, route, asked);
             }
         }
     }
@@ -448,7 +456,7 @@ impl Core {
         true
     }
 
-    fn close(&mut self, socket: &Socket, out: &mut Vec<Event>) {
+    fn close(&mut self, socket: &Socket, talked: bool, out: &mut Vec<Event>) {
         let Some(connection) = self.connections.get_mut(socket.cookie) else {
             self.counts.repeated += u64::from(self.connections.is_closed(socket.cookie));
             return;
@@ -458,7 +466,7 @@ impl Core {
         let unused = connection.was_never_used();
         let errand = connection.connect_errand;
         self.tell_tcp(socket, out);
-        if unused && socket.flags.active_open() {
+        if unused && !talked && socket.flags.active_open() {
             self.closed_unused(socket, errand, out);
         }
         match current {
@@ -476,25 +484,29 @@ impl Core {
         }
     }
 
-    /// The peer closed a connection before a request was sent on it. When it was opened for a
+    /// The peer closed a connection, or spoke, before a request was sent on it. When it was opened for a
     /// request that still waits, that was an attempt; else nobody missed it.
     fn closed_unused(&mut self, socket: &Socket, errand: Option<Errand>, out: &mut Vec<Event>) {
         let end = if socket.flags.peer_reset() {
             End::PeerReset
         } else if socket.flags.peer_fin() {
             End::PeerFin
+        } else if socket.flags.not_http() {
+            // It spoke before it was asked, and the proxy would not hear it.
+            End::LocalClose
         } else {
             return;
         };
         let upstream = Upstream::Inet(socket.remote);
         let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Exchange(end));
+        trial.speculative = true;
         self.join(&mut trial, false);
-        let waits = trial.parent.is_some_and(|parent| {
+        let served = trial.parent.is_some_and(|parent| {
             self.requests
                 .get(parent.key)
-                .is_some_and(|request| request.open.is_empty())
+                .is_some_and(|request| !request.open.is_empty())
         });
-        if waits && self.has_room_for_attempt() {
+        if !served && self.has_room_for_attempt() {
             self.counts.attempts.begun += 1;
             self.connections.mark_ended(trial.key);
             self.settle(Box::new(trial), out);

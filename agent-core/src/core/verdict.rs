@@ -299,7 +299,8 @@ impl Core {
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
         }
-        match self.lookups.of_request(tgid, key, from, to) {
+        let route = head.map(|head| routes::of("", head));
+        match self.lookups.of_request(tgid, key, route, from, to) {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
             }
@@ -382,7 +383,8 @@ impl Core {
 
     /// Tells an attempt by itself: its request is not known, or was told before.
     pub(super) fn tell_alone(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
-        let Some(proxy) = self.processes.proxy(trial.tgid) else {
+        let proxy = self.processes.proxy(trial.tgid);
+        let Some(proxy) = proxy.filter(|_| !trial.speculative) else {
             self.counts.attempts.foreign += 1;
             return;
         };

@@ -325,7 +325,7 @@ impl Sock {
     }
 
     pub(crate) fn close(&self, at: f64) -> Observation {
-        self.what(at, What::Close)
+        self.what(at, What::Close { talked: true })
     }
 }
 

@@ -26,11 +26,11 @@ use coverage::{Verdict, Verdicts};
 use observed::Told;
 
 /// How long the agent may take to tell the end of it.
-const TELL: Duration = Duration::from_secs(8);
+const TELL: Duration = Duration::from_secs(40);
 
 /// No event for so long, and what was not told will not be. Too short: events that come with
-/// the end of a connection are missed.
-const SILENCE: Duration = Duration::from_secs(4);
+/// the end of a connection are missed, such as that of Varnish, which goes on sending for 11 s.
+const SILENCE: Duration = Duration::from_secs(12);
 
 #[test]
 fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {

@@ -24,9 +24,9 @@ struct Options {
     /// `9003=ok,idle=1000`. 0 takes any free port. May be given more than once.
     #[arg(long = "port", value_name = "PORT[=WORDS]", required = true)]
     ports: Vec<Port>,
-    /// A UDP port for a DNS server that fails: `0=nxdomain`, `5300=servfail`, `0=silent`. May
-    /// be given more than once.
-    #[arg(long = "dns", value_name = "PORT=FAILURE")]
+    /// Where a DNS server fails, over UDP: `127.0.53.1:53=nxdomain`, `127.0.53.2:53=servfail`,
+    /// `127.0.53.3:53=silent`. May be given more than once.
+    #[arg(long = "dns", value_name = "ADDRESS:PORT=FAILURE")]
     dns: Vec<Dns>,
 }
 
@@ -76,7 +76,7 @@ struct Port {
 /// A DNS server on the command line.
 #[derive(Clone, Debug)]
 struct Dns {
-    number: u16,
+    address: SocketAddr,
     failure: Failure,
 }
 
@@ -84,13 +84,13 @@ impl FromStr for Dns {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (number, failure) = text
+        let (address, failure) = text
             .split_once('=')
-            .context("a DNS server is PORT=FAILURE")?;
+            .context("a DNS server is ADDRESS:PORT=FAILURE")?;
         Ok(Self {
-            number: number
+            address: address
                 .parse()
-                .with_context(|| format!("`{number}` is no port"))?,
+                .with_context(|| format!("`{address}` is no address with a port"))?,
             failure: failure.parse()?,
         })
     }
@@ -129,10 +129,10 @@ async fn main() -> Result<()> {
         )?;
         servers.spawn(serve(listener, behaviour));
     }
-    for Dns { number, failure } in dns {
-        let socket = UdpSocket::bind(SocketAddr::new(bind, number))
+    for Dns { address, failure } in dns {
+        let socket = UdpSocket::bind(address)
             .await
-            .with_context(|| format!("cannot bind UDP port {number}"))?;
+            .with_context(|| format!("cannot bind UDP {address}"))?;
         writeln!(
             std::io::stdout(),
             "ready {} {failure:?}",

@@ -138,18 +138,25 @@ impl Row {
                 self::code(code),
                 found.without_certainty()
             ))
-        } else if found.cause.is_some() && !enough(certainty) {
+        } else if self.is_own_cause(found) && !enough(certainty) {
             Some(format!("only {certainty}"))
         } else {
             None
         }
     }
 
-    /// Whether an observer that is so sure is sure enough. A proxy that works on a request in
-    /// several threads leaves a doubt about what belongs to it.
+    /// Whether it is the cause of the row, of which the certainty is asked; a cell that names
+    /// another cause beside it does so because the row's cannot be sure there.
+    fn is_own_cause(&self, found: &Found) -> bool {
+        let cause = found.cause.as_deref();
+        cause.is_some_and(|cause| self.causes.contains(&cause))
+    }
+
+    /// Whether an observer that is so sure is sure enough. A proxy that reads a request at
+    /// one time or in one thread, and acts on it in another, leaves a doubt about what belongs to it.
     fn is_enough(&self, kind: Kind, certainty: &str) -> bool {
         let rank = |name: &str| CERTAINTIES.iter().position(|known| *known == name);
-        let doubt = usize::from(matches!(kind, Kind::Caddy | Kind::Varnish));
+        let doubt = usize::from(matches!(kind, Kind::HaProxy | Kind::Caddy | Kind::Varnish));
         match (rank(certainty), rank(self.certainty)) {
             (Some(found), Some(least)) => found + doubt >= least,
             (_, None) => true,

@@ -81,7 +81,12 @@ impl Stage {
                 "0=reset",
                 "0=reset",
             ],
-            &["0=nxdomain", "0=servfail", "0=silent"],
+            // The port by which the agent knows a name server.
+            &[
+                "127.0.53.1:53=nxdomain",
+                "127.0.53.2:53=servfail",
+                "127.0.53.3:53=silent",
+            ],
             None,
         );
         let [

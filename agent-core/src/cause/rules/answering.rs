@@ -190,7 +190,8 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     // Of a head that was not read whole the end is not known, on the client's side neither.
     let passed_on = trial.flags.head_cut() && trial.code().is_some_and(|code| !is_5xx(code));
     let passed_on = passed_on && case.given() == Some(trial.code());
-    if passed_on || satisfied && (trial.head_complete() || trial.code().is_some()) {
+    let at_once = case.silence() < SILENCE;
+    if passed_on || satisfied && at_once && (trial.head_complete() || trial.code().is_some()) {
         return None;
     }
     if trial.request_whole() == Some(false) {
@@ -203,6 +204,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
         Some(request) => {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
             let whole = trial.request_whole() == Some(true);
+            let whole = whole && !satisfied;
             case.sure(unanswered && whole && waited && request.client_gone.is_none())
         }
         None => Certainty::Strong,
