@@ -102,6 +102,7 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::RESET => reset(bytes)?,
         kind::TLS => tls(bytes)?,
         kind::DNS => dns(bytes)?,
+        kind::TCP => What::Tcp,
         kind::DEATH => {
             let record: record::Death = take(header.kind, bytes)?;
             What::Death {

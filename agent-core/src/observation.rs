@@ -80,6 +80,8 @@ pub enum What {
         /// What the answer says; `None` for the question.
         answer: Option<DnsAnswer>,
     },
+    /// How TCP fares on a connection that is not HTTP (`socket` says).
+    Tcp,
     /// A signal takes the process (`socket.tgid`) down.
     Death {
         /// Signal number, signal(7).

@@ -99,6 +99,8 @@ pub(crate) struct Flow {
     pub(crate) at: Payload,
     /// The scratch space at hand.
     pub(crate) space: u32,
+    /// When it was last told how TCP fares here, ns.
+    pub(crate) fares_ns: u64,
     /// The time at hand, ns.
     pub(crate) now_ns: u64,
     /// Highest acknowledgement received.

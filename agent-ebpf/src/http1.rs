@@ -28,6 +28,8 @@ use crate::tls;
 #[inline(always)]
 pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, sent: bool) {
     if flow.phase == phase::UNKNOWN && !recognise(ctx, flow, payload, sent) {
+        // All that will be measured of a connection that turns out not to be HTTP.
+        flow.header.srtt_us = sk.srtt_us();
         return;
     }
     let now = kernel::now();

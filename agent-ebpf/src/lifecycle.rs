@@ -22,6 +22,7 @@ use crate::flow::{Flow, phase};
 use crate::http1;
 use crate::kernel::{self, Sock};
 use crate::listener;
+use crate::log;
 use crate::output;
 use crate::tls;
 
@@ -35,6 +36,9 @@ mod state {
     pub(super) const CLOSE_WAIT: i32 = 8;
     pub(super) const LAST_ACK: i32 = 9;
 }
+
+/// How often it is told at most how TCP fares on a connection that is not HTTP, ns.
+const TOLD_EVERY: u64 = 1_000_000_000;
 
 /// The errno of `sock:inet_sk_error_report`, from the classic tracepoint to the typed one,
 /// which runs right after it on the same CPU.
@@ -67,6 +71,7 @@ pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
         return;
     }
     let Some(flow) = Flow::of(sk) else { return };
+    log::state(flow, old, new);
     if new == state::CLOSE {
         entered_close(flow);
     } else if old == state::SYN_SENT && new == state::ESTABLISHED {
@@ -80,7 +85,9 @@ pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
 
 #[inline(always)]
 fn opening(sk: Sock) {
-    let Some(flow) = Flow::open(sk, sk.cookie(), true) else {
+    let cookie = sk.cookie();
+    let Some(flow) = Flow::open(sk, cookie, true) else {
+        log::no_storage(cookie);
         return;
     };
     let now = kernel::now();
@@ -104,6 +111,7 @@ fn connected(flow: &mut Flow, outcome: u8) {
     if flow.ignored != 0 {
         return;
     }
+    log::connected(flow, outcome);
     flow.header.kind = kind::CONNECT;
     flow.header.time_ns = kernel::now();
     output::emit(
@@ -203,6 +211,7 @@ fn closed(flow: &mut Flow) {
     } else {
         end::LOCAL_CLOSE
     };
+    log::closed(flow, how);
     if flow.connecting != 0 {
         connected(flow, how);
     }
@@ -255,6 +264,7 @@ fn reset(flow: &mut Flow, direction: u8) {
     if !flow.is_told() {
         return;
     }
+    log::reset(flow, direction);
     let told = if flow.connecting != 0 {
         told_phase::CONNECT
     } else {
@@ -288,7 +298,22 @@ pub(crate) fn retransmitted(sk: *const c_void) {
     if flow.connecting == 0 {
         flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
         flow.clear(flag::PEER_ANSWERS);
+        fares(flow);
     }
+}
+
+/// A connection without messages is told of when it is closed, which a pool's may never be: a
+/// retransmission on it is told at once, though not more often than every second.
+#[inline(always)]
+fn fares(flow: &mut Flow) {
+    let now = kernel::now();
+    if flow.phase < phase::TUNNEL || !flow.is_told() || now - flow.fares_ns < TOLD_EVERY {
+        return;
+    }
+    flow.fares_ns = now;
+    flow.header.kind = kind::TCP;
+    flow.header.time_ns = now;
+    output::emit(&flow.header, kind::TCP);
 }
 
 #[inline(always)]

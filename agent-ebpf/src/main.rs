@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
-//! became of a SYN), [`errand`] (whom a thread works for), [`dns`], [`death`]. State lives in
+//! became of a SYN), [`errand`] (whom a thread works for), [`dns`], [`death`], [`log`]. State lives in
 //! [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
@@ -26,6 +26,7 @@ mod http1;
 mod kernel;
 mod lifecycle;
 mod listener;
+mod log;
 mod output;
 mod packet;
 mod request_line;

@@ -32,8 +32,10 @@ pub mod kind {
     pub const DNS: u8 = 10;
     /// [`super::Death`]: a process is killed by a signal.
     pub const DEATH: u8 = 11;
+    /// [`super::Header`] alone: how TCP fares on a connection that is not HTTP.
+    pub const TCP: u8 = 12;
     /// One more than the largest kind.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 }
 
 /// Which end of an HTTP connection this socket is.

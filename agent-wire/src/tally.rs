@@ -73,6 +73,7 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::TLS => "tls",
         kind::DNS => "dns",
         kind::DEATH => "death",
+        kind::TCP => "tcp",
         _ => return None,
     })
 }

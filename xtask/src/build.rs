@@ -15,9 +15,6 @@ pub(crate) struct Options {
     /// Build the agent optimised. The eBPF object always is.
     #[arg(long)]
     pub(crate) release: bool,
-    /// Compile log lines into the probes. For developing them; the object grows.
-    #[arg(long)]
-    pub(crate) log: bool,
     /// Build the eBPF object only.
     #[arg(long)]
     pub(crate) object_only: bool,
@@ -27,7 +24,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = toolchain::find_or_install()?;
     println!("eBPF compiler: {}", toolchain.describe());
-    let object = object(&toolchain, options.log)?;
+    let object = object(&toolchain)?;
     println!("eBPF object: {}", object.display());
     if !options.object_only {
         println!("agent: {}", agent(options.release)?.display());
@@ -38,18 +35,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Finds a compiler and builds both; the path of the agent.
 pub(crate) fn everything(release: bool) -> Result<PathBuf> {
     let toolchain = toolchain::find_or_install()?;
-    object(&toolchain, false)?;
+    object(&toolchain)?;
     agent(release)
 }
 
 /// Builds the eBPF object and puts it where the agent's build script takes it from.
-pub(crate) fn object(toolchain: &Toolchain, log: bool) -> Result<PathBuf> {
+pub(crate) fn object(toolchain: &Toolchain) -> Result<PathBuf> {
     let build_dir = bpf_target_dir();
     let mut cargo = toolchain.cargo("build", &build_dir)?;
     cargo.args(["--package", "agent-ebpf", "--bin", "agent-ebpf", "--quiet"]);
-    if log {
-        cargo.args(["--features", "log"]);
-    }
     command::run(&mut cargo).context("the eBPF object could not be built")?;
     let built = build_dir.join("bpfel-unknown-none/release/agent-ebpf");
     let object = target_dir().join("bpf/agent-ebpf");

@@ -191,7 +191,7 @@ fn tidy_up(_: &Shared) -> Result<()> {
 }
 
 fn object(shared: &Shared) -> Result<()> {
-    build::object(shared.toolchain()?, false).map(drop)
+    build::object(shared.toolchain()?).map(drop)
 }
 
 fn clippy(_: &Shared) -> Result<()> {
@@ -201,12 +201,9 @@ fn clippy(_: &Shared) -> Result<()> {
 fn clippy_ebpf(shared: &Shared) -> Result<()> {
     let toolchain = shared.toolchain()?;
     toolchain.ensure_clippy()?;
-    for features in ["", "log"] {
-        let mut cargo = toolchain.cargo("clippy", &build::bpf_target_dir())?;
-        cargo.args(["--quiet", "--package", "agent-ebpf", "--features", features]);
-        command::run(cargo.args(["--", "-D", "warnings"]))?;
-    }
-    Ok(())
+    let mut cargo = toolchain.cargo("clippy", &build::bpf_target_dir())?;
+    cargo.args(["--quiet", "--package", "agent-ebpf", "--", "-D", "warnings"]);
+    command::run(&mut cargo)
 }
 
 fn doc(_: &Shared) -> Result<()> {

@@ -95,6 +95,11 @@ impl Core {
                 asked,
                 answer,
             } => self.dns(&socket, errand, asked, answer),
+            What::Tcp => {
+                self.make_room();
+                self.connections.touch(&socket);
+                self.tell_tcp(&socket, out);
+            }
             What::Death { signal } => self.death(&socket, signal),
             What::Reset {
                 direction,

@@ -115,7 +115,11 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    start_log(settings.log_level, settings.log_format);
+    start_log(
+        settings.log_level,
+        settings.log_format,
+        settings.probe_log.is_some(),
+    );
     // One thread does it all but writing the metrics: the pipeline is one task, and the
     // exporter only waits.
     tokio::runtime::Builder::new_current_thread()
@@ -214,8 +218,12 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     })
 }
 
-fn start_log(level: LogLevel, format: LogFormat) {
-    let filter = EnvFilter::new(level.directive());
+/// `probes`: their lines pass whatever the level of the daemon's own.
+fn start_log(level: LogLevel, format: LogFormat, probes: bool) {
+    let mut filter = EnvFilter::new(level.directive());
+    if probes && let Ok(all) = "agent_ebpf=trace".parse() {
+        filter = filter.add_directive(all);
+    }
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
