@@ -5,6 +5,7 @@
 //! is in `observe`, how attempts and requests come to their verdict in `verdict`, and
 //! what happens by the mere passing of time in `time`.
 
+mod connecting;
 mod observe;
 mod time;
 mod verdict;

@@ -62,7 +62,8 @@ pub fn known_gateway(executable: &str) -> Option<&'static str> {
 pub struct Identity {
     /// The `proxy` label.
     pub name: Arc<str>,
-    /// What it is: a gateway's usual name, whatever its label, else the executable.
+    /// What it is: a gateway's usual name, by its executable or else by the label the operator
+    /// gave it; else the executable.
     pub program: Arc<str>,
     /// Whether it is a gateway.
     pub standing: Standing,
@@ -235,6 +236,13 @@ impl Rules {
             Some(label) => label.as_str(),
             None => known.unwrap_or(executable),
         };
+        // An operator who calls it nginx says what it is, too.
+        let is_product = GATEWAYS.iter().any(|(_, product)| *product == name);
+        let program = match known {
+            Some(known) => known,
+            None if is_product => name,
+            None => executable,
+        };
         let standing = if self.exclude.contains(executable) {
             Standing::Excluded
         } else if known.is_some()
@@ -247,7 +255,7 @@ impl Rules {
         };
         Identity {
             name: Arc::from(cut(name)),
-            program: Arc::from(cut(known.unwrap_or(executable))),
+            program: Arc::from(cut(program)),
             standing,
         }
     }

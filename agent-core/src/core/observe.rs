@@ -1,26 +1,19 @@
 //! What each kind of observation does to the core.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rustc_hash::FxHasher;
-
 use super::Core;
-use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
-use crate::event::{ConnectDone, ConnectResult, Event, ResetSeen, TcpSeen, TlsDone, Upstream};
+use crate::attempt::{Finish, Trial};
+use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
 use crate::join::YOUNG_US;
 use crate::limits::SECOND;
 use crate::observation::{
-    ConnectOutcome, DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead,
-    ResetDirection, ResponseHead, Side, Socket, TlsHandshake, What,
+    DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead, ResetDirection,
+    ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
-
-/// A proxy that refuses what the upstream said of itself in the handshake closes within this time
-/// after its own Finished, ns.
-const TLS_VERDICT: Nanos = SECOND / 10;
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
 /// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
@@ -111,81 +104,6 @@ impl Core {
         }
     }
 
-    /// An active open was decided.
-    fn connect(
-        &mut self,
-        socket: &Socket,
-        outcome: ConnectOutcome,
-        errand: Option<Errand>,
-        listener_silent: bool,
-        out: &mut Vec<Event>,
-    ) {
-        if outcome == ConnectOutcome::Established {
-            self.make_room();
-            let Some(connection) = self.connections.touch(socket) else {
-                return;
-            };
-            if std::mem::replace(&mut connection.connect_told, true) {
-                self.counts.repeated += 1;
-                return;
-            }
-            let started = socket.opened.unwrap_or(socket.time);
-            connection.established = Some(socket.time);
-            connection.connect_errand =
-                errand.map(|errand| errand_at_start(errand, started, socket.time));
-        } else if !self.is_first_failure(socket.cookie) {
-            self.counts.repeated += 1;
-            return;
-        }
-        let upstream = Upstream::Inet(socket.remote);
-        let finish = Finish::Handshake(outcome);
-        self.tell_connect(socket, upstream.clone(), finish, out);
-        if outcome != ConnectOutcome::Established {
-            let mut trial = Trial::failed_connect(socket, upstream, errand, finish);
-            trial.listener_silent = listener_silent;
-            self.failed_connect(trial, out);
-        }
-    }
-
-    /// A TLS handshake was decided. One that failed is its connection's only attempt.
-    fn tls(
-        &mut self,
-        socket: &Socket,
-        handshake: TlsHandshake,
-        errand: Option<Errand>,
-        out: &mut Vec<Event>,
-    ) {
-        let upstream = Upstream::Inet(socket.remote);
-        self.make_room();
-        let Some(connection) = self.connections.touch(socket) else {
-            return;
-        };
-        // Finished and then idle: a connection that was opened ahead, and was not used.
-        let unused = handshake
-            .finished
-            .is_some_and(|at| socket.time.saturating_sub(at) >= TLS_VERDICT);
-        if unused && handshake.end != End::Complete {
-            return;
-        }
-        if handshake.end == End::Complete {
-            if let Some(proxy) = self.processes.proxy(socket.tgid) {
-                out.push(Event::Tls(TlsDone {
-                    proxy,
-                    upstream,
-                    seconds: seconds(handshake.hello, socket.time),
-                }));
-            }
-            return;
-        }
-        if connection.ended.contains(0) {
-            self.counts.repeated += 1;
-            return;
-        }
-        connection.ended.insert(0);
-        let finish = Finish::Tls(handshake);
-        self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
-    }
-
     fn dns(
         &mut self,
         socket: &Socket,
@@ -222,55 +140,6 @@ impl Core {
         for ends in self.connections.served_by(tgid) {
             self.deaths.add(ends, socket.time, signal);
         }
-    }
-
-    /// `connect(2)` returned at once. There may be no socket cookie to know it by.
-    fn connect_call(
-        &mut self,
-        socket: &Socket,
-        upstream: Upstream,
-        errand: Option<Errand>,
-        finish: Finish,
-        out: &mut Vec<Event>,
-    ) {
-        let under_way = [
-            errno::EINTR,
-            errno::EISCONN,
-            errno::EALREADY,
-            errno::EINPROGRESS,
-        ];
-        if socket.errno.is_some_and(|errno| under_way.contains(&errno)) {
-            return;
-        }
-        let name = if socket.cookie == 0 {
-            nameless(socket, &upstream)
-        } else {
-            socket.cookie
-        };
-        if !self.is_first_failure(name) {
-            self.counts.repeated += 1;
-            return;
-        }
-        self.tell_connect(socket, upstream.clone(), finish, out);
-        if socket.errno.is_some() {
-            self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
-        }
-    }
-
-    /// A connect that failed is its connection's attempt 0, told once.
-    fn is_first_failure(&mut self, cookie: u64) -> bool {
-        !self.attempts.contains(Key { cookie, index: 0 })
-            && self.connections.first_of_its_kind(cookie)
-    }
-
-    fn failed_connect(&mut self, trial: Trial, out: &mut Vec<Event>) {
-        if !self.has_room_for_attempt() {
-            return;
-        }
-        self.counts.attempts.begun += 1;
-        let mut trial = Box::new(trial);
-        self.join(&mut trial, false);
-        self.settle(trial, out);
     }
 
     fn client_request(
@@ -489,54 +358,6 @@ impl Core {
         }
     }
 
-    /// The peer closed a connection, or spoke, before a request was sent on it. When it was opened for a
-    /// request that still waits, that was an attempt; else nobody missed it.
-    fn closed_unused(&mut self, socket: &Socket, errand: Option<Errand>, out: &mut Vec<Event>) {
-        let end = if socket.flags.peer_reset() {
-            End::PeerReset
-        } else if socket.flags.peer_fin() {
-            End::PeerFin
-        } else if socket.flags.not_http() {
-            // It spoke before it was asked, and the proxy would not hear it.
-            End::LocalClose
-        } else {
-            return;
-        };
-        let upstream = Upstream::Inet(socket.remote);
-        let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Exchange(end));
-        trial.speculative = true;
-        self.join(&mut trial, false);
-        let served = trial.parent.is_some_and(|parent| {
-            self.requests
-                .get(parent.key)
-                .is_some_and(|request| !request.open.is_empty())
-        });
-        if !served && self.has_room_for_attempt() {
-            self.counts.attempts.begun += 1;
-            self.connections.mark_ended(trial.key);
-            self.settle(Box::new(trial), out);
-        }
-    }
-
-    fn tell_connect(
-        &self,
-        socket: &Socket,
-        upstream: Upstream,
-        finish: Finish,
-        out: &mut Vec<Event>,
-    ) {
-        let Some(proxy) = self.processes.proxy(socket.tgid) else {
-            return;
-        };
-        out.push(Event::Connect(ConnectDone {
-            proxy,
-            upstream,
-            result: connect_result(socket, finish),
-            seconds: seconds(socket.opened.unwrap_or(socket.time), socket.time),
-            syn_retransmits: socket.syns.saturating_sub(1),
-        }));
-    }
-
     fn tell_reset(
         &self,
         socket: &Socket,
@@ -591,7 +412,7 @@ impl Core {
 
     /// When the table is full, connections idle for a minute make room; at most once a
     /// second, since it walks the table.
-    fn make_room(&mut self) {
+    pub(super) fn make_room(&mut self) {
         if self.connections.is_full() && self.clock >= self.next_squeeze {
             self.next_squeeze = self.clock.saturating_add(SECOND);
             self.connections
@@ -599,7 +420,7 @@ impl Core {
         }
     }
 
-    fn has_room_for_attempt(&mut self) -> bool {
+    pub(super) fn has_room_for_attempt(&mut self) -> bool {
         let room = self.attempts.len() + self.held < self.limits.attempts;
         self.counts.attempts_refused += u64::from(!room);
         room
@@ -608,35 +429,4 @@ impl Core {
 
 fn is_outgoing(socket: &Socket) -> bool {
     socket.side == Side::Upstream || socket.flags.active_open()
-}
-
-/// A name for a connect without a socket cookie, apart from all cookies, which the kernel
-/// counts up from 1 (`__sock_gen_cookie`, net/core/sock_diag.c).
-fn nameless(socket: &Socket, upstream: &Upstream) -> u64 {
-    let mut hasher = FxHasher::default();
-    (socket.tgid, socket.time, upstream).hash(&mut hasher);
-    hasher.finish() | 1 << 63
-}
-
-fn connect_result(socket: &Socket, finish: Finish) -> ConnectResult {
-    let by_errno = || match socket.errno {
-        None => ConnectResult::Established,
-        Some(errno::ECONNREFUSED) => ConnectResult::Refused,
-        Some(errno::ETIMEDOUT) => ConnectResult::TimeoutKernel,
-        Some(errno::ENETUNREACH | errno::EHOSTUNREACH) => ConnectResult::Unreachable,
-        Some(_) => ConnectResult::LocalError,
-    };
-    match finish {
-        Finish::Handshake(ConnectOutcome::Established) => ConnectResult::Established,
-        Finish::Handshake(ConnectOutcome::Reset) => ConnectResult::Refused,
-        Finish::Handshake(ConnectOutcome::ClosedByUs) if socket.flags.soft_error() => {
-            ConnectResult::Unreachable
-        }
-        Finish::Handshake(ConnectOutcome::ClosedByUs) => ConnectResult::TimeoutProxy,
-        Finish::Handshake(ConnectOutcome::KernelError) if socket.errno.is_none() => {
-            ConnectResult::LocalError
-        }
-        Finish::UnixCall if socket.errno == Some(errno::ENOENT) => ConnectResult::Refused,
-        _ => by_errno(),
-    }
 }
