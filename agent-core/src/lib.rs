@@ -14,6 +14,7 @@ pub mod core;
 mod deaths;
 pub mod decode;
 pub mod event;
+pub mod input;
 mod join;
 mod limits;
 mod lookups;
@@ -26,5 +27,6 @@ mod table;
 
 pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, decode};
+pub use crate::input::Input;
 pub use crate::limits::{Ledger, Limits, Stats};
 pub use crate::process::{ProcessInfo, ProcessKind};

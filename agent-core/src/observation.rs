@@ -1,5 +1,8 @@
 //! What the kernel side tells, checked and typed: the core's input.
 
+#[cfg(feature = "serde")]
+mod flag_names;
+
 use std::net::SocketAddr;
 
 use agent_wire::record::flag;
@@ -9,6 +12,7 @@ pub type Nanos = u64;
 
 /// One checked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Observation {
     /// Which socket, and how its TCP fares.
     pub socket: Socket,
@@ -18,6 +22,11 @@ pub struct Observation {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum What {
     /// An active open was decided.
     Connect {
@@ -100,6 +109,7 @@ pub enum What {
 
 /// Which socket a record is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Socket {
     /// Socket cookie, unique until reboot; 0 where there is none.
     pub cookie: u64,
@@ -199,6 +209,11 @@ impl Flags {
 
 /// Which end of an HTTP connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Side {
     /// Not known, or not HTTP.
     Unknown,
@@ -210,6 +225,11 @@ pub enum Side {
 
 /// Result of an active open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum ConnectOutcome {
     /// The handshake completed.
     Established,
@@ -223,6 +243,7 @@ pub enum ConnectOutcome {
 
 /// A TLS handshake that a proxy began with an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TlsHandshake {
     /// [`End::Complete`] when application data followed, else how it failed.
     pub end: End,
@@ -244,6 +265,7 @@ pub struct TlsHandshake {
 
 /// A TLS alert in clear (RFC 8446, 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TlsAlert {
     /// Sent by the upstream; else by the proxy.
     pub by_peer: bool,
@@ -253,6 +275,7 @@ pub struct TlsAlert {
 
 /// What a name server said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DnsAnswer {
     /// RCODE (RFC 1035, 4.1.1).
     pub rcode: u8,
@@ -262,6 +285,11 @@ pub struct DnsAnswer {
 
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum End {
     /// Complete by its framing.
     Complete,
@@ -283,6 +311,11 @@ pub enum End {
 
 /// How the end of a response body is told (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Framing {
     /// The head is not complete.
     Unknown,
@@ -298,6 +331,11 @@ pub enum Framing {
 
 /// Which way a reset went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum ResetDirection {
     /// The peer sent it.
     Received,
@@ -307,6 +345,11 @@ pub enum ResetDirection {
 
 /// Part of a connection's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum Phase {
     /// Handshake.
     Connect,
@@ -326,6 +369,7 @@ pub enum Phase {
 
 /// The client request a thread touched last when it connected or sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Errand {
     /// Cookie of the client-side socket.
     pub cookie: u64,
@@ -337,6 +381,7 @@ pub struct Errand {
 
 /// One request and its response on one socket, as the kernel side saw them.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Exchange {
     /// Number on this connection, from 0 from the open or the pick-up.
     pub index: u32,
@@ -376,6 +421,7 @@ pub struct Exchange {
 
 /// What is kept of a request head. Never more than this leaves the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestHead {
     /// Method token.
     pub method: String,
@@ -395,6 +441,7 @@ pub struct RequestHead {
 
 /// What is kept of a response head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ResponseHead {
     /// Status code.
     pub status: u16,

@@ -13,6 +13,7 @@ use crate::table::Table;
 
 /// What the daemon found out about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ProcessInfo {
     /// Name for labels, from the executable or the configuration.
     pub name: Arc<str>,
@@ -25,6 +26,11 @@ pub struct ProcessInfo {
 
 /// Whether a process is a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
 pub enum ProcessKind {
     /// It is one.
     Known,

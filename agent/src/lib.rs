@@ -18,5 +18,6 @@ pub mod metrics;
 pub mod names;
 pub mod pipeline;
 pub mod processes;
+pub mod recording;
 #[cfg(test)]
 mod samples;

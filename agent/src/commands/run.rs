@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
+use crate::recording::Recorder;
 
 /// What `--help` says first.
 pub(super) const LONG_ABOUT: &str = "\
@@ -33,7 +34,12 @@ everything is detached from the kernel then, and also when it is killed.
 
 Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -; \
 one that can be repeated is a list or a table there, in the plural. A flag wins over the file; lists \
-and tables are joined, and where both name the same key the flag wins. --print-config shows what comes out of both.";
+and tables are joined, and where both name the same key the flag wins. --print-config shows what comes out of both.
+
+--record is for a bug report and for tests, and is of one run only: it has no place in the file. What \
+is written is what the verdicts are made of, so that someone else can see them made: addresses, \
+times, byte counts, names of processes, and of each request method, path, Host, status and \
+trace ids. Never in it: bodies, queries, cookies, any other header.";
 
 /// What `--help` says last.
 pub(super) const EXAMPLES: &str = "\
@@ -42,6 +48,7 @@ Examples:
   sudo why502 run --listen 0.0.0.0:9502 --max-upstreams 200
   sudo why502 run --proxy-name edge-proxy=edge --upstream-name 10.0.3.17:8080=orders
   why502 run --config /etc/why502.toml --print-config
+  sudo why502 run --record report.jsonl.gz
 
 A file:
   listen = \"0.0.0.0:9502\"
@@ -100,11 +107,16 @@ pub(super) struct Arguments {
     /// Have the probes log as well; costs time on every packet [default: off]
     #[arg(long, value_name = "LEVEL")]
     probe_log: Option<ProbeLogLevel>,
+    /// Write down what verdicts are made of, for a bug report or a test: a new file of JSON lines
+    /// (gzip if its name ends in .gz), up to 256 MiB of text
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 /// Runs until a signal comes.
 pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let print = std::mem::take(&mut arguments.print_config);
+    let record = arguments.record.take();
     let settings = arguments.settings()?;
     if print {
         print!(
@@ -126,13 +138,14 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve(&settings))?;
+        .block_on(serve(&settings, record.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(settings: &Settings) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
+    let recorder = record.map(recorder).transpose()?;
     let probes = Probes::load(&options(settings))?;
     give_back_memory();
     for ability in probes
@@ -179,6 +192,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             stream,
             incidents,
             turned_away,
+            recorder,
         },
     );
     let address = listener.local_addr().unwrap_or(settings.listen);
@@ -194,6 +208,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     pipeline.run(asks, stopped).await;
     tracing::info!("stopped; the probes are detached");
     Ok(())
+}
+
+fn recorder(path: &Path) -> anyhow::Result<Recorder> {
+    Recorder::create(path).with_context(|| {
+        format!(
+            "cannot record to {}: name a file that is not there yet, in a folder that is",
+            path.display()
+        )
+    })
 }
 
 /// Loading reads all types of the kernel, tens of megabytes that are free by now and that
@@ -268,6 +291,7 @@ impl Arguments {
             log_level,
             log_format,
             probe_log,
+            record: _,
         } = self;
         let mut settings = match config {
             Some(path) => Settings::read(&path)?,

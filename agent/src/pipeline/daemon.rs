@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_core::decode::decode;
 use agent_core::event::{Attempt, Event, Request};
 use agent_core::observation::{Nanos, What};
-use agent_core::{Core, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
+use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
 use crate::clock::monotonic;
@@ -18,6 +18,7 @@ use crate::incidents::Incidents;
 use crate::metrics::report::{CoreCounts, Fates, IncidentCounts, RecordCounts};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
+use crate::recording::Recorder;
 
 /// How often quiet processes are forgotten, ns.
 const FORGET_EVERY_NANOS: Nanos = 10_000_000_000;
@@ -29,6 +30,8 @@ const LOG_EVERY_NANOS: Nanos = 10_000_000_000;
 #[derive(Debug)]
 pub(super) struct Daemon {
     core: Core,
+    /// Writes down what the core is fed.
+    recorder: Option<Recorder>,
     processes: Processes,
     sink: Sink,
     records: RecordCounts,
@@ -55,9 +58,11 @@ impl Daemon {
         traffic: Traffic,
         stream: EventStream,
         incidents: Incidents,
+        recorder: Option<Recorder>,
     ) -> Self {
         Self {
             core: Core::new(Limits::default()),
+            recorder,
             processes: Processes::new(settings),
             sink: Sink {
                 traffic,
@@ -81,7 +86,7 @@ impl Daemon {
             Ok(observation) => observation,
             Err(error) => {
                 self.records.refused += 1;
-                self.core.records_lost();
+                self.feed(Input::RecordsLost);
                 if self.logged == 0 || now.saturating_sub(self.logged) >= LOG_EVERY_NANOS {
                     self.logged = now;
                     tracing::warn!(%error, refused = self.records.refused, "a record was refused");
@@ -96,19 +101,19 @@ impl Daemon {
         {
             self.identify(tgid, now);
         }
-        self.core.observe(observation, &mut self.events);
+        self.feed(Input::Observe(observation));
         self.tell(now);
     }
 
     /// Lets time pass.
     pub(super) fn advance(&mut self, now: Nanos) {
         self.sink.teller.clock.refresh(now);
-        self.core.advance(now, &mut self.events);
+        self.feed(Input::Advance { now });
         self.tell(now);
         if now.saturating_sub(self.forgot) >= FORGET_EVERY_NANOS {
             self.forgot = now;
             for tgid in self.processes.forget_quiet(now) {
-                self.core.forget_process(tgid);
+                self.feed(Input::ForgetProcess { tgid });
                 self.process_changes.push((tgid, false));
             }
         }
@@ -116,7 +121,7 @@ impl Daemon {
 
     /// Ends what is under way.
     pub(super) fn finish(&mut self, now: Nanos) {
-        self.core.finish(&mut self.events);
+        self.feed(Input::Finish);
         self.tell(now);
     }
 
@@ -167,18 +172,32 @@ impl Daemon {
 
     /// The ring was full: what is under way may lack something.
     pub(super) fn records_lost(&mut self) {
-        self.core.records_lost();
+        self.feed(Input::RecordsLost);
+    }
+
+    /// The only way into the core, so that a recording has all of it.
+    fn feed(&mut self, input: Input) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(&input);
+        }
+        self.core.feed(input, &mut self.events);
     }
 
     fn identify(&mut self, tgid: u32, now: Nanos) {
         match self.processes.look(tgid, now) {
             Look::Fresh => {}
-            Look::Same(identity) => self.core.know_process(tgid, info(identity)),
+            Look::Same(identity) => self.feed(Input::KnowProcess {
+                tgid,
+                info: info(identity),
+            }),
             Look::New(identity) => {
                 self.process_changes
                     .push((tgid, identity.standing == Standing::Excluded));
-                self.core.forget_process(tgid);
-                self.core.know_process(tgid, info(identity));
+                self.feed(Input::ForgetProcess { tgid });
+                self.feed(Input::KnowProcess {
+                    tgid,
+                    info: info(identity),
+                });
             }
         }
     }

@@ -29,6 +29,7 @@ use crate::events::EventStream;
 use crate::incidents::Incidents;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
+use crate::recording::Recorder;
 
 /// Longest time between two rounds. Longer: errors are told later, and a burst needs a
 /// larger ring. Shorter: the agent wakes more often for nothing.
@@ -66,6 +67,8 @@ pub struct Sinks {
     pub incidents: Incidents,
     /// Connections the exporter turned away.
     pub turned_away: Arc<AtomicU64>,
+    /// What the core is fed.
+    pub recorder: Option<Recorder>,
 }
 
 /// Records to everything else.
@@ -112,11 +115,12 @@ impl<S: Source> Pipeline<S> {
             stream,
             incidents,
             turned_away,
+            recorder,
         } = sinks;
         if let Err(error) = source.ignore_process(std::process::id()) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
-        let daemon = Daemon::new(settings, traffic, stream, incidents);
+        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder);
         let pipeline = Self {
             source,
             daemon,

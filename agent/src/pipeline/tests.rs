@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_core::Input;
 use agent_wire::plain::bytes_of;
 use agent_wire::record::{
     Connect, End, Errand, Exchange, Header, MessageHead, end, flag, framing, kind, side,
@@ -20,6 +21,7 @@ use crate::kernel::{Capability, KernelError, MapUse, ProgramCost};
 use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
 use crate::metrics::report::{RecordCounts, Report};
+use crate::recording::Recorder;
 
 /// Records that wait, and what was asked to be ignored.
 #[derive(Default)]
@@ -80,6 +82,7 @@ fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Repo
         stream: EventStream::new(),
         incidents: Incidents::new(settings),
         turned_away: Arc::default(),
+        recorder: None,
     };
     let source = Fake {
         records: records.into(),
@@ -298,6 +301,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         stream,
         incidents: incidents.clone(),
         turned_away: Arc::default(),
+        recorder: None,
     };
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
@@ -352,4 +356,46 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         None,
         "the attempt is told with its request only"
     );
+}
+
+#[tokio::test]
+async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
+    let path = std::env::temp_dir().join(format!("why502-fed-{}.jsonl", std::process::id()));
+    let settings = Settings::default();
+    let incidents = Incidents::new(&settings);
+    let Metrics {
+        traffic, report, ..
+    } = Metrics::new(&settings);
+    let sinks = Sinks {
+        traffic,
+        report,
+        stream: EventStream::new(),
+        incidents,
+        turned_away: Arc::default(),
+        recorder: Some(Recorder::create(&path).unwrap()),
+    };
+    let source = Fake {
+        records: refused_connect_and_502(std::process::id()).into(),
+        ignored: Vec::new(),
+    };
+    let (_ask, asks) = refresh();
+
+    Pipeline::new(source, &settings, sinks)
+        .run(asks, std::future::ready(()))
+        .await;
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let inputs: Vec<Input> = text
+        .lines()
+        .skip(1)
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let observed = |input: &&Input| matches!(input, Input::Observe(_));
+    assert_eq!(inputs.iter().filter(observed).count(), 3);
+    assert!(matches!(inputs[0], Input::ForgetProcess { .. }));
+    assert!(matches!(inputs[1], Input::KnowProcess { .. }));
+    assert_eq!(inputs.last(), Some(&Input::Finish));
+    assert!(text.contains("/report"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
 }

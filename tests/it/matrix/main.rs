@@ -65,7 +65,7 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
 /// Plays all modes at one proxy and prints a line for each.
 fn judge(kind: Kind, table: &Table, verdicts: &mut Verdicts) {
     let stage = Stage::build();
-    let agent = Agent::start(&[]);
+    let agent = Agent::start_as(kind.name(), &[]);
     let events = agent.events();
     let proxy = Proxy::start(kind, &stage.groups);
     let run = std::process::id().to_string();

@@ -70,6 +70,15 @@ impl Agent {
     /// Starts it with these flags besides `--listen`, and waits until it is ready.
     #[track_caller]
     pub fn start(flags: &[&str]) -> Self {
+        // A test's thread has the test's name.
+        let thread = std::thread::current();
+        Self::start_as(thread.name().unwrap_or("unnamed"), flags)
+    }
+
+    /// As [`Agent::start`]. With `WHY502_RECORD=folder` it records there what it is fed, under
+    /// this name; a recording of that name is replaced.
+    #[track_caller]
+    pub fn start_as(name: &str, flags: &[&str]) -> Self {
         need_root();
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
@@ -78,6 +87,12 @@ impl Agent {
         command
             .args(["run", "--listen", &address.to_string()])
             .args(flags);
+        if let Some(folder) = std::env::var_os("WHY502_RECORD") {
+            let path = PathBuf::from(folder).join(format!("{name}.jsonl.gz"));
+            // Not there, or in the way: then the agent says so.
+            let _absent = fs::remove_file(&path);
+            command.arg("--record").arg(path);
+        }
         command.stderr(stderr);
         let mut agent = Self {
             process: Running::start("why502", &mut command),

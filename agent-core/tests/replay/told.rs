@@ -1,0 +1,288 @@
+//! Events as text that stays the same as long as they do.
+//!
+//! In: events in the order they were told. Out: a line for each request that failed or had a
+//! failed attempt, with its attempts below; a line for each failed attempt that has no request;
+//! and how many there were of everything. A field added to an event must be dealt with here.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
+use agent_core::observation::{Nanos, RequestHead};
+
+/// What was told so far.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    began: Option<Nanos>,
+    text: String,
+    counts: BTreeMap<String, u64>,
+    /// Attempts that wait for their request, which comes right behind them.
+    untold: Vec<Arc<Attempt>>,
+}
+
+impl Told {
+    /// Times are told from here.
+    pub(crate) fn begins_at(&mut self, time: Nanos) {
+        self.began.get_or_insert(time);
+    }
+
+    pub(crate) fn take(&mut self, event: &Event) {
+        match event {
+            Event::Attempt(attempt) => {
+                self.count(format!("attempts, join {}", join(attempt.join)));
+                self.untold.push(Arc::clone(attempt));
+            }
+            Event::Request(request) => {
+                self.count(format!("requests, {}", code(request.code)));
+                let is_told = |one: &Arc<Attempt>| {
+                    let mut told = request.attempts.iter();
+                    told.any(|told| Arc::ptr_eq(told, one))
+                };
+                self.untold.retain(|one| !is_told(one));
+                self.request(request);
+            }
+            Event::Connect(done) => self.count(format!("connects, {:?}", done.result)),
+            Event::Reset(reset) => {
+                self.count(format!(
+                    "resets, {:?} in {:?}",
+                    reset.direction, reset.phase
+                ));
+            }
+            Event::Tls(_) => self.count("TLS handshakes".to_owned()),
+            // One for nearly every exchange, and only numbers.
+            Event::Tcp(_) => {}
+        }
+    }
+
+    /// Everything.
+    pub(crate) fn text(mut self) -> String {
+        self.alone();
+        let Self {
+            mut text, counts, ..
+        } = self;
+        text.push('\n');
+        for (what, count) in counts {
+            push(&mut text, format_args!("{count:>6} {what}\n"));
+        }
+        text
+    }
+
+    fn count(&mut self, what: String) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn request(&mut self, request: &Request) {
+        self.alone();
+        let Request {
+            proxy,
+            client: _,
+            cookie: _,
+            index: _,
+            head,
+            started,
+            ended: _,
+            seconds,
+            code: status,
+            complete,
+            client_left,
+            error,
+            error_attempt,
+            origin,
+            attempts,
+        } = request;
+        let failed = attempts.iter().any(|attempt| attempt.failure.is_some());
+        if error.is_none() && !failed {
+            return;
+        }
+        let mut line = format!(
+            "{} {} {} {} in {seconds:.6} s",
+            self.at(*started),
+            proxy.name,
+            head_text(head.as_ref()),
+            code(*status)
+        );
+        if !complete {
+            line.push_str(", incomplete");
+        }
+        if *client_left {
+            line.push_str(", client left");
+        }
+        line.push_str(": ");
+        line.push_str(&failure_text(*error));
+        if let Some(origin) = origin {
+            push(&mut line, format_args!(", origin {}", origin.label()));
+        }
+        if let Some(attempt) = error_attempt {
+            push(&mut line, format_args!(", of attempt {attempt}"));
+        }
+        push(&mut self.text, format_args!("{line}\n"));
+        for attempt in attempts {
+            let line = self.attempt(attempt);
+            push(&mut self.text, format_args!("    {line}\n"));
+        }
+    }
+
+    /// Failed attempts that no request came for.
+    fn alone(&mut self) {
+        for attempt in std::mem::take(&mut self.untold) {
+            if attempt.failure.is_none() {
+                continue;
+            }
+            let line = self.attempt(&attempt);
+            let head = head_text(attempt.head.as_ref());
+            let name = &attempt.proxy.name;
+            push(
+                &mut self.text,
+                format_args!("alone: {name} {head} {line}\n"),
+            );
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt) -> String {
+        let Attempt {
+            proxy: _,
+            upstream,
+            cookie: _,
+            index: _,
+            join: joined,
+            head: _,
+            started,
+            ended: _,
+            reused,
+            idle_seconds,
+            connect_seconds,
+            first_byte_seconds,
+            header_seconds,
+            response_seconds,
+            code: status,
+            failure,
+            masked,
+            evidence,
+        } = attempt;
+        let mut line = format!("{} ", self.at(*started));
+        match upstream {
+            Upstream::Inet(address) => push(&mut line, format_args!("{address}")),
+            Upstream::Unix(path) => push(&mut line, format_args!("unix:{path}")),
+        }
+        line.push_str(match reused {
+            Some(true) => " reused",
+            Some(false) => " fresh",
+            None => " of unknown age",
+        });
+        push(
+            &mut line,
+            format_args!(", join {}, {}: ", join(*joined), code(*status)),
+        );
+        line.push_str(&failure_text(*failure));
+        match masked {
+            Some(true) => line.push_str(", masked"),
+            Some(false) => {}
+            None => line.push_str(", masked or not"),
+        }
+        number(&mut line, "idle", seconds(*idle_seconds));
+        number(&mut line, "connect", seconds(*connect_seconds));
+        number(&mut line, "first_byte", seconds(*first_byte_seconds));
+        number(&mut line, "header", seconds(*header_seconds));
+        number(&mut line, "response", seconds(Some(*response_seconds)));
+        evidence_text(&mut line, evidence);
+        line
+    }
+
+    /// Seconds since the beginning.
+    fn at(&self, time: Nanos) -> String {
+        let began = self.began.unwrap_or(time);
+        let nanos = i128::from(time) - i128::from(began);
+        format!("{:.6}", nanos as f64 / 1e9)
+    }
+}
+
+fn evidence_text(line: &mut String, evidence: &Evidence) {
+    let Evidence {
+        errno,
+        syns,
+        retransmits,
+        request_bytes,
+        request_acked,
+        response_bytes,
+        content_length,
+        reset_had_ack,
+        srtt_us: _,
+        zero_window,
+        killed_by,
+        tls_alert,
+    } = evidence;
+    number(line, "errno", *errno);
+    number(line, "syns", (*syns > 1).then_some(syns));
+    number(
+        line,
+        "retransmits",
+        (*retransmits > 0).then_some(retransmits),
+    );
+    push(
+        line,
+        format_args!(", request {request_acked}/{request_bytes}"),
+    );
+    number(
+        line,
+        "response",
+        (*response_bytes > 0).then_some(response_bytes),
+    );
+    number(line, "content_length", *content_length);
+    number(line, "reset_had_ack", *reset_had_ack);
+    number(line, "zero_window", zero_window.then_some(true));
+    number(line, "killed_by", *killed_by);
+    number(line, "tls_alert", *tls_alert);
+}
+
+fn number(line: &mut String, name: &str, value: Option<impl Display>) {
+    if let Some(value) = value {
+        push(line, format_args!(", {name} {value}"));
+    }
+}
+
+fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
+    text.write_fmt(what).expect("a String takes all");
+}
+
+fn seconds(value: Option<f64>) -> Option<String> {
+    value.map(|value| format!("{value:.6} s"))
+}
+
+fn code(code: Option<u16>) -> String {
+    code.map_or("no answer".to_owned(), |code| code.to_string())
+}
+
+fn head_text(head: Option<&RequestHead>) -> String {
+    head.map_or("-".to_owned(), |head| {
+        format!("{} {}", head.method, head.path)
+    })
+}
+
+fn failure_text(failure: Option<Failure>) -> String {
+    let Some(Failure {
+        cause,
+        certainty,
+        phase,
+        how,
+    }) = failure
+    else {
+        return "ok".to_owned();
+    };
+    format!(
+        "{} {} in {phase:?} by {}",
+        cause.label(),
+        certainty.label(),
+        how.label()
+    )
+}
+
+fn join(join: Join) -> &'static str {
+    match join {
+        Join::Errand => "errand",
+        Join::RequestLine => "request_line",
+        Join::Answer => "answer",
+        Join::Retry => "retry",
+        Join::None => "none",
+    }
+}
