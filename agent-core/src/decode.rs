@@ -356,6 +356,7 @@ fn exchange(record_kind: u8, wire: &record::Exchange) -> Result<Exchange, Decode
         response_bytes,
         head_bytes,
         request_head_bytes,
+        chunks_followed: content_length != record::UNFOLLOWED,
         errand: errand(wire_errand),
     })
 }

@@ -415,6 +415,9 @@ pub struct Exchange {
     pub head_bytes: u32,
     /// Bytes of the request head, 0 when incomplete.
     pub request_head_bytes: u32,
+    /// Of a chunked response: its chunks were followed, so that its end was not missed.
+    #[cfg_attr(feature = "serde", serde(default = "followed"))]
+    pub chunks_followed: bool,
     /// The sending thread's errand (upstream side).
     pub errand: Option<Errand>,
 }
@@ -450,4 +453,9 @@ pub struct ResponseHead {
     /// The head breaks the grammar after its status line. Proxies differ in what they let
     /// pass, so this alone is no failure.
     pub malformed: bool,
+}
+
+#[cfg(feature = "serde")]
+fn followed() -> bool {
+    true
 }

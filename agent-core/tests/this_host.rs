@@ -56,7 +56,7 @@ fn a_listener_that_does_not_answer_a_syn_has_a_full_queue() {
         error(&exchange_of(vec![seen], 504, 1001.4)),
         (
             Cause::AcceptQueueFull,
-            Certainty::Proof,
+            Certainty::Strong,
             Phase::Connect,
             How::Timeout
         )

@@ -6,7 +6,7 @@
 use agent_wire::record::framing;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::chunks;
+use crate::chunks::{self, Seen};
 use crate::flow::Flow;
 use crate::kernel;
 use crate::scan::SEVEN_BYTES;
@@ -14,6 +14,9 @@ use crate::segment::Payload;
 
 /// "\r\n0\r\n\r\n": the last chunk, with the line end before it.
 const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
+
+/// "\r\n\r\n".
+const BLANK_LINE: u64 = u32::from_be_bytes(*b"\r\n\r\n") as u64;
 
 /// The response at hand has all its bytes.
 #[inline(always)]
@@ -30,7 +33,13 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
             } else {
                 flow.sent.tail
             };
-            tail & SEVEN_BYTES == LAST_CHUNK && chunks::may_be_over(flow)
+            match chunks::seen(flow) {
+                // Trailers may stand between the last chunk and the blank line.
+                Seen::Last => tail & 0xffff_ffff == BLANK_LINE,
+                Seen::Unknown => tail & SEVEN_BYTES == LAST_CHUNK,
+                // What looks like the end is part of a chunk.
+                Seen::Middle => false,
+            }
         }
         _ => false,
     }

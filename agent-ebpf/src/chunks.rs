@@ -54,10 +54,25 @@ pub(crate) fn lose(flow: &mut Flow) {
     flow.chunks.state = state::LOST;
 }
 
-/// False while a chunk is known to be under way: what looks like the end is part of it.
+/// How far a chunked body was seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// A chunk is under way, or its size is awaited.
+    Middle,
+    /// The last chunk's size was there.
+    Last,
+    /// It was not followed.
+    Unknown,
+}
+
+/// How far the body was seen.
 #[inline(always)]
-pub(crate) fn may_be_over(flow: &Flow) -> bool {
-    flow.chunks.state != state::FOLLOWING
+pub(crate) fn seen(flow: &Flow) -> Seen {
+    match flow.chunks.state {
+        state::FOLLOWING => Seen::Middle,
+        state::LAST => Seen::Last,
+        _ => Seen::Unknown,
+    }
 }
 
 /// Body bytes in order.
@@ -77,6 +92,7 @@ pub(crate) fn follow(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
             offset: body.offset + at,
             len: body.len - at,
             seq: 0,
+            hole: 0,
         };
         next_size(flow, prefix(ctx, rest), rest.len);
         if kernel::opaque(&flow.chunks.state) != state::FOLLOWING {

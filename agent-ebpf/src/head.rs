@@ -13,7 +13,7 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::body::{is_complete, keep_tail};
 use crate::chunks;
 use crate::flow::{Flow, method, phase};
-use crate::http1::{measure_acked, next_exchange};
+use crate::http1::{measure_acked, method_of, next_exchange};
 use crate::kernel::{self, Sock};
 use crate::output;
 use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
@@ -80,6 +80,7 @@ pub(crate) fn read_request(
         offset: 0,
         len,
         seq: 0,
+        hole: 0,
     };
     flow.now_ns = now;
     examine(flow, sk, space, |_, _| {});
@@ -132,6 +133,10 @@ fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&m
     }
     if done {
         scan::numbers(&space.bytes, &mut flow.scan);
+        if !is_response {
+            // Its first segment may have been shorter than the method.
+            flow.method = method_of(kernel::word(&space.bytes, 0));
+        }
         understood(flow, payload, is_response, now, chunked);
     } else {
         tallies::count(Tally::HEAD_TOO_LONG);
@@ -300,6 +305,7 @@ fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
             offset: payload.offset + payload.len - body as u32,
             len: body as u32,
             seq: 0,
+            hole: 0,
         };
         chunks::follow(ctx, flow, behind_head);
     }

@@ -4,10 +4,9 @@
 //! request head is complete, a RESPONSE record when the response head is, and an END
 //! record when the exchange ends later than that. Bodies are counted, not read.
 //!
-//! Framing is RFC 9112, section 6.3. Trailers after the last chunk are not recognised as
-//! its end: such an exchange ends with the next request or the close.
+//! Framing is RFC 9112, section 6.3.
 
-use agent_wire::record::{Exchange, end, flag, framing, side};
+use agent_wire::record::{Exchange, UNFOLLOWED, end, flag, framing, side};
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
@@ -51,6 +50,9 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Pay
 #[inline(always)]
 pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
     flow.exchange.end = how;
+    if flow.exchange.framing == framing::CHUNKED && chunks::seen(flow) == chunks::Seen::Unknown {
+        flow.exchange.content_length = UNFOLLOWED;
+    }
     measure_acked(flow);
     output::end(flow, now);
     next_exchange(flow, now);
@@ -102,7 +104,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
     let between = flow.phase == phase::IDLE;
     let request_complete = flow.exchange.request_bytes >= flow.request_total;
     if !between && !request_complete {
-        flow.exchange.request_bytes += u64::from(payload.len);
+        flow.exchange.request_bytes += u64::from(payload.len) + u64::from(payload.hole);
         if flow.phase == phase::REQUEST {
             flow.exchange.request_last_ns = now;
         }
@@ -174,7 +176,7 @@ fn response_bytes(
             return true;
         }
         phase::RESPONSE_BODY => {
-            flow.exchange.response_bytes += u64::from(payload.len);
+            flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
                 let is_sent = flow.is_client_side();
@@ -206,15 +208,21 @@ fn response_bytes(
 #[inline(always)]
 pub(crate) fn request_begins(flow: &mut Flow, start: u64, seq: u32, len: u32, now: u64) {
     begin(flow, now);
-    flow.method = match start & 0xffff_ffff {
-        HEAD => method::HEAD,
-        CONN => method::CONNECT,
-        _ => method::OTHER,
-    };
+    flow.method = method_of(start);
     flow.request_seq = seq;
     flow.exchange.request_bytes = u64::from(len);
     flow.exchange.request_last_ns = now;
     flow.phase = phase::REQUEST_HEAD;
+}
+
+/// What the method that a request starts with means for the response.
+#[inline(always)]
+pub(crate) fn method_of(start: u64) -> u8 {
+    match start & 0xffff_ffff {
+        HEAD => method::HEAD,
+        CONN => method::CONNECT,
+        _ => method::OTHER,
+    }
 }
 
 /// A new exchange on this connection.

@@ -53,7 +53,25 @@ pub(crate) fn is_request(start: u64, len: u32) -> bool {
         || begins(start, len, b"UNLOCK \0", 7)
         || begins(start, len, b"REPORT \0", 7)
         || begins(start, len, b"SEARCH \0", 7)
-        || begins(start, len, b"PURGE \0\0", 6)
+        || begins(start, len, b"MKCALEND", 8)
+        || is_short_method(start, len)
+}
+
+/// A token of up to six capitals, a space and a slash: a method that is not in the list. Other
+/// protocols begin with a word and a space, too (SMTP's `EHLO name`); not with a path behind it.
+#[inline(always)]
+fn is_short_method(start: u64, len: u32) -> bool {
+    let mut rest = start;
+    let mut at = 0;
+    while at < 7 {
+        let next = (rest & 0xff) as u32;
+        if next.wrapping_sub(u32::from(b'A')) >= 26 {
+            break;
+        }
+        rest >>= 8;
+        at += 1;
+    }
+    at > 0 && at + 2 <= len && rest & 0xffff == u64::from(u16::from_le_bytes(*b" /"))
 }
 
 #[inline(always)]

@@ -33,6 +33,8 @@ pub(crate) struct Payload {
     pub(crate) len: u32,
     /// Sequence number of the first.
     pub(crate) seq: u32,
+    /// Bytes before them that were not seen: a body's hole, which a late segment fills.
+    pub(crate) hole: u32,
 }
 
 /// A segment leaves.
@@ -116,7 +118,9 @@ pub(crate) fn received(ctx: &SkBuffContext) {
         return;
     }
     if segment.flags & ACK != 0 {
-        flow.acked = segment.ack;
+        if flow.acked == 0 || segment.ack.wrapping_sub(flow.acked) as i32 > 0 {
+            flow.acked = segment.ack;
+        }
         if flow.header.retransmits != 0 {
             flow.set(flag::PEER_ANSWERS);
         }
@@ -165,7 +169,8 @@ fn flow_of(ctx: &SkBuffContext, sk: Sock, segment: &Segment) -> Option<&'static 
 /// What of the segment was not seen before.
 ///
 /// `end` follows the stream without a hole while a head is awaited or read: heads need
-/// their bytes in order. In a body only the highest byte counts, a hole fills itself.
+/// their bytes in order. In a body only the highest byte counts: what a hole lacks is counted
+/// with what came behind it, and the late segment is one that carries nothing new.
 #[inline(always)]
 fn new_bytes(
     ctx: &SkBuffContext,
@@ -223,12 +228,14 @@ fn new_bytes(
             offset: segment.offset + seen,
             len: segment.len - seen,
             seq: was,
+            hole: 0,
         });
     }
     Some(Payload {
         offset: segment.offset,
         len: segment.len,
         seq: segment.seq,
+        hole: gap as u32,
     })
 }
 

@@ -124,6 +124,9 @@ pub mod framing {
     pub const COUNT: u8 = 5;
 }
 
+/// [`Exchange::content_length`] of a chunked response whose chunks were not followed to its end.
+pub const UNFOLLOWED: u64 = 1;
+
 /// The part of the connection's life in which a reset fell.
 pub mod phase {
     /// Before the handshake was complete.
@@ -226,7 +229,8 @@ pub struct Exchange {
     pub head_bytes: u32,
     /// Bytes of the request head; 0 when incomplete.
     pub request_head_bytes: u32,
-    /// Content-Length of the response where [`framing::LENGTH`].
+    /// Content-Length of the response where [`framing::LENGTH`]; [`UNFOLLOWED`] for a chunked
+    /// one whose chunks were not all followed, so that its end may have passed unseen.
     pub content_length: u64,
     /// The errand of the thread that sent the request (upstream side only).
     pub errand: Errand,

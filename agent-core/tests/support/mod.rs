@@ -355,6 +355,7 @@ pub(crate) fn sent(index: u32, at: f64) -> Ex {
             response_bytes: 0,
             head_bytes: 0,
             request_head_bytes: 100,
+            chunks_followed: true,
             errand: None,
         },
     }

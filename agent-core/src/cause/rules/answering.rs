@@ -30,12 +30,10 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 /// The connection had carried a response before, and its peer closed it while the request
 /// was on its way:
 /// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
-/// 2. its RST has no ACK flag, the reply of a socket that was closed already, to a request
-///    that was not acknowledged, or
-/// 3. FIN or RST came sooner than the round trip after the first request byte, before the
+/// 2. (strong) FIN or RST came sooner than the round trip after the first request byte, before the
 ///    request was acknowledged, or
-/// 4. with the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong: a
-///    fast crash looks the same).
+/// 3. (strong, for a fast crash looks the same) with the request acknowledged, within
+///    [`RACE_WINDOW`] or two round trips.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
 /// a fresh connection it is never a race.
@@ -50,10 +48,11 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
     let unacked = exchange.request_acked == 0 && exchange.request_bytes > 0;
     let fin_first = trial.fin_came_first();
-    let bare_reset = how == How::Rst && !trial.flags.reset_had_ack() && !trial.all_acked();
     let too_soon = after < round_trip && !trial.all_acked();
-    let sure = if unacked || bare_reset || too_soon || fin_first {
+    let sure = if unacked || fin_first {
         Certainty::Proof
+    } else if too_soon && trial.killed_by.is_none() {
+        Certainty::Strong
     } else if after <= RACE_WINDOW.max(2 * round_trip) && trial.killed_by.is_none() {
         Certainty::Strong
     } else {
@@ -149,7 +148,8 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     }
     let sure = match trial.reused {
         Some(false) => Certainty::Proof,
-        Some(true) if trial.all_acked() => Certainty::Proof,
+        // A FIN says that the request was read; an RST may say that it was not.
+        Some(true) if trial.all_acked() && how == How::Fin => Certainty::Proof,
         _ => Certainty::Strong,
     };
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
@@ -169,6 +169,8 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
             How::Rst => Certainty::Guess,
             _ => return None,
         },
+        // The end may have passed unseen: a FIN may be the right one.
+        Framing::Chunked if !trial.exchange.as_ref()?.chunks_followed => Certainty::Guess,
         _ => Certainty::Proof,
     };
     failure(Cause::TruncatedResponse, sure, case.phase(), how)

@@ -1,6 +1,6 @@
 //! No connection to the upstream, or none that both ends agree on.
 
-use super::{Case, SILENCE, failure};
+use super::{ABORT_WINDOW, Case, SILENCE, failure};
 use crate::attempt::{EndedBy, Finish, errno};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
@@ -76,8 +76,11 @@ pub(super) fn accept_queue_full(case: &Case<'_>) -> Option<Failure> {
     let how = match case.trial.finish? {
         Finish::UnixCall if case.trial.errno == Some(errno::EAGAIN) => How::Errno,
         Finish::Handshake(ConnectOutcome::ClosedByUs) if case.trial.listener_silent => {
-            // A client that leaves at once leaves no time for an answer.
-            if case.client_gone().is_some() && case.trial.syns < 2 {
+            // A client that leaves leaves no time for an answer.
+            let left = case.client_gone();
+            if left
+                .is_some_and(|gone| case.trial.syns < 2 || case.trial.ended - gone <= ABORT_WINDOW)
+            {
                 return None;
             }
             How::Timeout
@@ -89,12 +92,12 @@ pub(super) fn accept_queue_full(case: &Case<'_>) -> Option<Failure> {
         }
         _ => return None,
     };
-    failure(
-        Cause::AcceptQueueFull,
-        Certainty::Proof,
-        Phase::Connect,
-        how,
-    )
+    // A SYN-ACK that a firewall drops on its way out of this host looks the same.
+    let sure = match case.trial.finish? {
+        Finish::UnixCall => Certainty::Proof,
+        _ => Certainty::Strong,
+    };
+    failure(Cause::AcceptQueueFull, sure, Phase::Connect, how)
 }
 
 /// The proxy gave the first SYN up when its client had left: there was no time for an
@@ -104,7 +107,7 @@ pub(super) fn client_abort_in_connect(case: &Case<'_>) -> Option<Failure> {
         return None;
     };
     let gone = case.client_gone()?;
-    if case.trial.syns > 1 {
+    if case.trial.syns > 1 && case.trial.ended - gone > ABORT_WINDOW {
         return None;
     }
     failure(
@@ -167,6 +170,8 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
     match (waited, handshake.reply) {
         // Nothing acknowledged the ClientHello: the path may be at fault.
         (true, None) if !handshake.acked => fail(Certainty::Strong, How::Timeout),
+        // A client that left is no timer: it must be known to have been there.
+        (true, _) if case.request.is_none() => fail(Certainty::Strong, How::Timeout),
         (true, _) => fail(Certainty::Proof, How::Timeout),
         // The proxy refused what the upstream said of itself: its certificate, usually.
         (false, Some(_)) => fail(Certainty::Proof, How::None),
