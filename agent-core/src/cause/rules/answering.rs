@@ -38,11 +38,12 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 ///    fast crash looks the same).
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
-/// a fresh connection it is never a race.
+/// a fresh connection it is never a race. Nor where the process that held it was killed: it closed
+/// nothing for idleness, and no longer timeout would have helped.
 pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
     let trial = case.trial;
-    if trial.response_began() || trial.reused == Some(false) {
+    if trial.response_began() || trial.reused == Some(false) || trial.killed_by.is_some() {
         return None;
     }
     let exchange = trial.exchange.as_ref()?;
@@ -54,7 +55,7 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let too_soon = after < round_trip && !trial.all_acked();
     let sure = if unacked || bare_reset || too_soon || fin_first {
         Certainty::Proof
-    } else if after <= RACE_WINDOW.max(2 * round_trip) && trial.killed_by.is_none() {
+    } else if after <= RACE_WINDOW.max(2 * round_trip) {
         Certainty::Strong
     } else {
         return None;
