@@ -108,10 +108,14 @@ impl Lines {
 pub(crate) fn find(
     trial: &Trial,
     acts_at_once: bool,
+    is_proxy: bool,
     requests: &Table<Key, Box<OpenRequest>>,
     lines: &Lines,
 ) -> Found {
-    let by_line = |wanted: Option<Key>| by_request_line(trial, requests, lines, wanted);
+    let by_line = |wanted: Option<Key>| {
+        let known = is_proxy || wanted.is_some();
+        known.then(|| by_request_line(trial, requests, lines, wanted))?
+    };
     let Some(errand) = trial.errand else {
         return Found {
             parent: by_line(None),
@@ -161,8 +165,15 @@ pub(crate) fn find(
             _ if trial.exchange.is_some() => {
                 (sure && acts_at_once).then(|| parent(Certainty::Strong))
             }
-            // A connect has no request line.
-            _ if young => acts_at_once.then(|| parent(Certainty::Proof)),
+            // A connect has no request line: another request that waits longer, of which nothing is
+            // known yet, may be the one (a timer of nginx: limit_req, a cache lock).
+            _ if young && acts_at_once => {
+                Some(parent(match alone_in_waiting(key, request, requests) {
+                    true => Certainty::Proof,
+                    false => Certainty::Guess,
+                }))
+            }
+            _ if young => None,
             // A try again by timer: same request, same upstream.
             _ => request
                 .tries
@@ -289,6 +300,25 @@ pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest
         && failed.tgid == next.tgid
         && failed.started.saturating_add(SLACK) >= request.started
         && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
+}
+
+/// No request of the same process that began before `request` still waits for its first attempt,
+/// and `request` has none under way.
+fn alone_in_waiting(
+    key: Key,
+    request: &OpenRequest,
+    requests: &Table<Key, Box<OpenRequest>>,
+) -> bool {
+    request.open.is_empty()
+        && !requests.iter().any(|(other, older)| {
+            *other != key
+                && older.end.is_none()
+                && older.open.is_empty()
+                && older.tries.is_empty()
+                && older.started < request.started
+                && older.line.is_some()
+                && (older.tgid.is_none() || older.tgid == request.tgid)
+        })
 }
 
 fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {

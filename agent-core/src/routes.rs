@@ -24,11 +24,20 @@ const UPSTREAMS: usize = 16_384;
 /// What is older is forgotten when room is needed, ns.
 const OLD: Nanos = 120_000_000_000;
 
+/// How often room is made at most, ns: it walks the tables.
+const SWEEP_EVERY: Nanos = 1_000_000_000;
+
 /// How the upstreams of a request's route fare, when it made no attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fare {
-    /// Each failed within the proxy's fail window, and none was used with success since.
-    AllDown(Cause),
+    /// Each failed within the proxy's fail window, and none was used with success since; this
+    /// process saw it itself, or another of that name did.
+    AllDown {
+        /// Why.
+        origin: Cause,
+        /// It was this process.
+        own: bool,
+    },
     /// The route is not known, and every upstream of the proxy is down.
     ProxyAllDown(Cause),
     /// Some failed within the window.
@@ -54,6 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: Nanos,
     /// Why it failed.
     pub(crate) failure: Option<Cause>,
+    /// The process whose attempt it was.
+    pub(crate) tgid: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +74,8 @@ struct Health {
     succeeded: Nanos,
     /// When a request last began to use it.
     used: Nanos,
+    /// The process that last saw it fail.
+    seen_by: u32,
 }
 
 /// What is known of all proxies' routes.
@@ -70,6 +83,7 @@ struct Health {
 pub(crate) struct Routes {
     routes: FxHashMap<u64, Route>,
     health: FxHashMap<u64, Health>,
+    next_sweep: Nanos,
 }
 
 impl Routes {
@@ -85,6 +99,7 @@ impl Routes {
             used,
             ended: at,
             failure,
+            tgid,
         } = outcome;
         let name = hash(&(proxy, upstream));
         self.make_room(at);
@@ -108,10 +123,14 @@ impl Routes {
             failed: None,
             succeeded: 0,
             used: 0,
+            seen_by: tgid,
         });
         health.used = health.used.max(used.unwrap_or(0));
         match failure {
-            Some(cause) if counts_as_down(cause) => health.failed = Some((at, cause)),
+            Some(cause) if counts_as_down(cause) => {
+                health.failed = Some((at, cause));
+                health.seen_by = tgid;
+            }
             Some(Cause::ClientAbort) => {}
             _ => health.succeeded = health.succeeded.max(at),
         }
@@ -124,6 +143,7 @@ impl Routes {
         &self,
         proxy: &str,
         head: Option<&RequestHead>,
+        tgid: u32,
         window: Nanos,
         at: Nanos,
         under_way: impl Iterator<Item = (&'a Upstream, Nanos)>,
@@ -132,7 +152,7 @@ impl Routes {
         let Some(known) = known else {
             return self.fare_of_proxy(proxy, window, at);
         };
-        let (mut down, mut up, mut failed) = (None, false, None);
+        let (mut down, mut up, mut failed, mut own) = (None, false, None, true);
         let mut used: FxHashMap<u64, Nanos> = FxHashMap::default();
         for (upstream, since) in under_way {
             let latest = used.entry(hash(&(proxy, upstream))).or_default();
@@ -144,7 +164,10 @@ impl Routes {
                 ..*health
             });
             match health {
-                Some(health) if health.is_down(window, at) => down = health.cause().or(down),
+                Some(health) if health.is_down(window, at) => {
+                    own &= health.seen_by == tgid;
+                    down = health.cause().or(down);
+                }
                 Some(health) => {
                     up = true;
                     if health.failed_within(window, at) {
@@ -156,7 +179,7 @@ impl Routes {
         }
         let full = known.upstreams.len() >= UPSTREAMS_A_ROUTE;
         match (down, up || full, failed) {
-            (Some(cause), false, _) => Fare::AllDown(cause),
+            (Some(origin), false, _) => Fare::AllDown { origin, own },
             (Some(cause), true, _) | (None, _, Some(cause)) => Fare::SomeDown(cause),
             (None, true, None) => Fare::Healthy,
             (None, false, None) => Fare::Unknown,
@@ -176,6 +199,10 @@ impl Routes {
     }
 
     fn make_room(&mut self, now: Nanos) {
+        if now < self.next_sweep {
+            return;
+        }
+        self.next_sweep = now.saturating_add(SWEEP_EVERY);
         let old = now.saturating_sub(OLD);
         if self.routes.len() >= ROUTES {
             self.routes.retain(|_, route| route.used >= old);

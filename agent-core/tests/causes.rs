@@ -189,7 +189,7 @@ fn a_fin_that_does_not_acknowledge_the_request_is_a_race() {
 }
 
 #[test]
-fn a_bare_reset_is_a_race_and_one_with_ack_after_a_while_is_not() {
+fn a_reset_that_acknowledges_nothing_is_a_race_and_one_after_a_part_was_read_is_not() {
     let u = upstream(2)
         .opened(-9000.0)
         .flag(flag::PEER_RESET)
@@ -198,7 +198,12 @@ fn a_bare_reset_is_a_race_and_one_with_ack_after_a_while_is_not() {
         .idle_since(-5000.0)
         .errand(1, 0, 100)
         .ended(End::PeerReset);
-    let bare = attempt_of(&u, &x.clone().acked(40), 43.0);
+    let partly = attempt_of(&u, &x.clone().acked(40), 43.0);
+    assert_ne!(
+        cause(&exchange_of(partly, 502, 43.2)).0,
+        Cause::KeepaliveRace
+    );
+    let bare = attempt_of(&u, &x.clone().acked(0), 43.0);
     assert_eq!(
         cause(&exchange_of(bare, 502, 43.2)),
         (
@@ -213,7 +218,7 @@ fn a_bare_reset_is_a_race_and_one_with_ack_after_a_while_is_not() {
         cause(&exchange_of(late, 502, 43.2)),
         (
             Cause::ClosedBeforeResponse,
-            Certainty::Proof,
+            Certainty::Strong,
             Phase::Request,
             How::Rst
         )

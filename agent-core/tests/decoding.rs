@@ -345,3 +345,9 @@ fn a_cut_or_broken_response_head_gives_its_status() {
     assert!(!lenient.malformed, "proxies pass it on");
     assert_eq!(head::response(b"SSH-2.0-OpenSSH_9.2\r\n"), None);
 }
+
+#[test]
+fn control_characters_of_a_request_line_are_not_passed_on() {
+    let head = head::request(b"GET /\x1b[31mred HTTP/1.1\r\nHost: a\r\n\r\n").expect("a head");
+    assert_eq!(head.path, "/?[31mred");
+}

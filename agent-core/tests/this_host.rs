@@ -183,6 +183,41 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
 }
 
 #[test]
+fn a_server_killed_while_the_request_is_on_its_way_makes_no_race() {
+    const APP: u32 = 200;
+    let mut core = core();
+    know(&mut core, APP, "app", ProcessKind::Unknown);
+    let u = upstream(2).opened(-9000.0).srtt_us(40_000);
+    let x = sent(3, 2.0).idle_since(-5000.0).errand(1, 0, 100).acked(0);
+    let x = x.ended(End::PeerFin).peer_fin(24.0);
+    let mut served = client(3).of(Some(APP)).opened(-8980.0);
+    served.socket.local = u.socket.remote;
+    served.socket.remote = u.socket.local;
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let mut seen = vec![
+        served.request(&sent(2, -5100.0), "POST", "/orders"),
+        c.request(&asked, "POST", "/orders"),
+        u.request(&x, "POST", "/orders"),
+        served.death(3.0, 9),
+        u.end(24.0, &x),
+        c.response(&asked.answered(502, 24.2)),
+    ];
+    seen.sort_by_key(|seen| seen.socket.time);
+
+    let told = told(&mut core, seen);
+
+    assert_eq!(
+        error(&told),
+        (
+            Cause::UpstreamCrashed,
+            Certainty::Proof,
+            Phase::Request,
+            How::Fin
+        )
+    );
+}
+
+#[test]
 fn a_peer_that_offers_no_window_stalls_the_request() {
     let (u, mut x) = fresh();
     x.exchange.request_bytes = 9000;

@@ -21,8 +21,9 @@ const MAX_PROCESSES: usize = 8192;
 /// with an old id keeps the old name for so long. Shorter: more reads of `/proc`.
 const RECHECK_NANOS: Nanos = 1_000_000_000;
 
-/// How long a process that said nothing is remembered, ns.
-const FORGET_NANOS: Nanos = 120_000_000_000;
+/// How long a process that said nothing is remembered, ns. Shorter: a proxy that was found by
+/// what it does, and had a quiet night, has to be found anew.
+const FORGET_NANOS: Nanos = 86_400_000_000_000;
 
 /// Longest label taken from an executable name, bytes.
 const MAX_LABEL_BYTES: usize = 64;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::agent::Agent;
+use e2e::http;
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
@@ -18,6 +19,11 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NGINX: (&str, &str) = ("proxy", "nginx");
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(20);
+
+fn incidents(agent: &Agent) -> String {
+    let answer = http::get(agent.address, "/api/v1/incidents", "*/*").expect("the agent answers");
+    String::from_utf8_lossy(&answer.body).into_owned()
+}
 
 #[test]
 fn queries_and_bodies_never_leave_the_agent() {
@@ -50,6 +56,7 @@ fn queries_and_bodies_never_leave_the_agent() {
     for (place, text) in [
         ("events", events.text()),
         ("metrics", agent.metrics_text()),
+        ("incidents", incidents(&agent)),
         ("log", agent.log()),
     ] {
         for secret in [

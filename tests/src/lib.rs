@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod delay;
 pub mod faults;
 pub mod http;
 pub mod kernel;

@@ -57,6 +57,11 @@ impl Netns {
         netns
     }
 
+    /// What `ip netns` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where the kernel shows it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
@@ -78,18 +83,10 @@ impl Netns {
     /// from the unique local fd00::/8; each pair has its own.
     #[track_caller]
     pub fn join(&self, near: Option<&Self>) -> Veth {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (number, [near_address, far_address]) = pair_of_addresses();
         let [high, low] = number.to_be_bytes();
         let process = std::process::id();
         let [.., third, fourth] = process.to_be_bytes();
-        // Four addresses a pair; pairs of one process are neighbours.
-        let base =
-            (u32::from(third) << 16 | u32::from(fourth) << 8 | u32::from(low) << 2) & 0x1_ffff;
-        let address = |host: u32| {
-            IpAddr::V4(Ipv4Addr::from_bits(
-                Ipv4Addr::new(198, 18, 0, 0).to_bits() | base | host,
-            ))
-        };
         let address6 = |host: u16| {
             IpAddr::V6(Ipv6Addr::new(
                 0xfd02,
@@ -114,8 +111,8 @@ impl Netns {
         ));
         let veth = Veth {
             near_interface: near_interface.clone(),
-            near: address(1),
-            far: address(2),
+            near: near_address,
+            far: far_address,
             near6: address6(1),
             far6: address6(2),
         };
@@ -189,6 +186,18 @@ impl Netns {
             inside()
         })
     }
+}
+
+/// A number within this process, and two IPv4 addresses of the /30 that goes with it.
+pub(crate) fn pair_of_addresses() -> (u16, [IpAddr; 2]) {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [_, low] = number.to_be_bytes();
+    let [.., third, fourth] = std::process::id().to_be_bytes();
+    // Four addresses a pair; pairs of one process are neighbours.
+    let base = (u32::from(third) << 16 | u32::from(fourth) << 8 | u32::from(low) << 2) & 0x1_ffff;
+    let first = Ipv4Addr::new(198, 18, 0, 0).to_bits() | base;
+    let address = |host: u32| IpAddr::V4(Ipv4Addr::from_bits(first | host));
+    (number, [address(1), address(2)])
 }
 
 /// Waits until a packet gets there and back. An interface that has just come up has not joined

@@ -322,7 +322,7 @@ impl Core {
         }
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
-        self.claim_earlier_try(&trial);
+        self.claim_earlier_try(&trial, out);
         self.attempts.insert(key, trial);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);

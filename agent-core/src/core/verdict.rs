@@ -14,6 +14,7 @@ use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, Parent};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
+use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes::{self, Fare};
 use crate::table::Key;
@@ -33,13 +34,14 @@ impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
         let acts_at_once = self.processes.habits(trial.tgid).acts_at_once;
-        let found = join::find(trial, acts_at_once, &self.requests, &self.lines);
+        // A client on this host sends the same request line that its proxy has not read yet.
+        let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
+        let found = join::find(trial, acts_at_once, is_proxy, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let Some(parent) = found.parent else { return };
         let Some(request) = self.requests.get_mut(parent.key) else {
             return;
         };
-        request.tgid = request.tgid.or(trial.tgid);
         trial.tgid = trial.tgid.or(request.tgid);
         trial.adopt(parent, request.started);
         if open {
@@ -189,6 +191,17 @@ impl Core {
             }
         }
         let mut tries = std::mem::take(&mut request.tries);
+        // Whose request it is was not known when they were joined: it is by now.
+        let strangers: Vec<_> = tries
+            .extract_if(.., |trial| {
+                trial.tgid.is_some() && trial.tgid != request.tgid
+            })
+            .collect();
+        self.held -= strangers.len();
+        for mut stranger in strangers {
+            stranger.parent = None;
+            self.tell_alone(stranger, out);
+        }
         for trial in &mut tries {
             self.look_for_death(trial);
         }
@@ -290,11 +303,17 @@ impl Core {
         let whole = self.lost_at.is_none_or(|lost| lost < from);
         let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
         let head = request.head.as_ref();
-        let window = self.processes.habits(Some(tgid)).fail_window;
+        // Where joins are doubtful, so is that there was no attempt.
+        let Habits {
+            fail_window: window,
+            acts_at_once,
+        } = self.processes.habits(Some(tgid));
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
-        let fare = self.routes.fare(&proxy.name, head, window, from, under_way);
+        let fare = self
+            .routes
+            .fare(&proxy.name, head, tgid, window, from, under_way);
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
@@ -310,22 +329,22 @@ impl Core {
             _ => {}
         }
         match fare {
-            Fare::AllDown(origin) if !unjoined => (
+            Fare::AllDown { origin, own } if !unjoined && own && acts_at_once => (
                 Some(failure(Cause::NoLiveUpstream, Certainty::Strong)),
                 Some(origin),
             ),
-            Fare::AllDown(origin) | Fare::ProxyAllDown(origin) => (
+            Fare::AllDown { origin, .. } | Fare::ProxyAllDown(origin) => (
                 Some(failure(Cause::NoLiveUpstream, Certainty::Guess)),
                 Some(origin),
             ),
             _ if unjoined || self.connections.has_unreadable(tgid, self.clock) => {
                 (Some(UNATTRIBUTED), None)
             }
-            Fare::Healthy => (
+            Fare::Healthy if acts_at_once => (
                 Some(failure(Cause::ProxyGenerated, Certainty::Strong)),
                 None,
             ),
-            Fare::SomeDown(_) | Fare::Unknown => {
+            Fare::Healthy | Fare::SomeDown(_) | Fare::Unknown => {
                 (Some(failure(Cause::ProxyGenerated, Certainty::Guess)), None)
             }
         }
@@ -340,7 +359,7 @@ impl Core {
 
     /// A failed attempt that nobody claimed, and that the next attempt of a request followed at
     /// once, was that request's.
-    pub(super) fn claim_earlier_try(&mut self, next: &Trial) {
+    pub(super) fn claim_earlier_try(&mut self, next: &Trial, out: &mut Vec<Event>) {
         let Some(parent) = next.parent else { return };
         if self.processes.habits(next.tgid).acts_at_once {
             return;
@@ -358,7 +377,13 @@ impl Core {
             ..parent
         };
         failed.adopt(claim, request.started);
-        request.tries.push(failed);
+        if request.tries.len() < self.limits.attempts_per_request.max(1) {
+            request.tries.push(failed);
+        } else {
+            self.held -= 1;
+            self.counts.attempts_crowded_out += 1;
+            self.tell_alone(failed, out);
+        }
     }
 
     /// Keeps how an attempt went, for requests that will find no upstream to try.
@@ -377,6 +402,7 @@ impl Core {
             used: (*join != Join::None).then_some(*started),
             ended: *ended,
             failure: failure.map(|failure| failure.cause),
+            tgid: proxy.tgid,
         };
         self.routes.record(&proxy.name, head, upstream, outcome);
     }

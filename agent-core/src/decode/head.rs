@@ -223,6 +223,14 @@ fn text(value: &[u8], limit: usize) -> String {
     )
 }
 
+/// The first `limit` bytes, control characters replaced: what a client sent is shown in terminals.
 fn bounded(value: &str, limit: usize) -> String {
-    value[..value.floor_char_boundary(limit)].to_owned()
+    let value = &value[..value.floor_char_boundary(limit)];
+    if value.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+        return value.to_owned();
+    }
+    value
+        .chars()
+        .map(|char| if char.is_control() { '?' } else { char })
+        .collect()
 }

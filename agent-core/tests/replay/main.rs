@@ -23,7 +23,7 @@ const HEAD: &str = "{\"why502_recording\":1,";
 
 /// What the processes in a recording are called, or how that begins. One that was gone before it
 /// was looked at is unknown.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "nginx",
     "haproxy",
     "httpd",
@@ -32,6 +32,7 @@ const OURS: [&str; 9] = [
     "varnish",
     "misbehave",
     "matrix-",
+    "keepalive_race-",
     "unknown",
 ];
 

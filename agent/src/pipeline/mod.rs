@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use agent_core::observation::Nanos;
 use agent_wire::record::kind;
-use agent_wire::tally;
+use agent_wire::tally::{self, Tally};
 use tokio::sync::{mpsc, oneshot};
 
 use self::daemon::Daemon;
@@ -35,9 +35,16 @@ use crate::recording::Recorder;
 /// larger ring. Shorter: the agent wakes more often for nothing.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// How often the probes' loss counters are looked at, ns. Longer than the core's grace: a
-/// verdict could be called proof although its evidence was lost. Shorter: system calls.
-const LOSS_LOOK_NANOS: Nanos = 100_000_000;
+/// How often the probes' loss counters are looked at, ns. Too long: a verdict could be called
+/// proof although its evidence was lost. Too short: system calls.
+const LOSS_LOOK_NANOS: Nanos = 10_000_000;
+
+/// Losses of the probes after which an attempt or a request may be missing.
+const MISSING: [Tally; 3] = [
+    Tally::STORAGE_FAILED,
+    Tally::CONNECTING_FULL,
+    Tally::SCRATCH_BUSY,
+];
 
 /// Scrapes that may wait for a round at once; as many as the exporter lets in.
 const MAX_WAITING_SCRAPES: usize = 64;
@@ -244,7 +251,12 @@ impl LossWatch {
             return false;
         };
         let first = usize::try_from(tally::RING_FULL).unwrap_or(usize::MAX);
-        let lost = tallies.iter().skip(first).take(kind::COUNT).sum();
+        let full: u64 = tallies.iter().skip(first).take(kind::COUNT).sum();
+        let missing: u64 = MISSING
+            .iter()
+            .filter_map(|Tally(slot)| tallies.get(usize::try_from(*slot).ok()?))
+            .sum();
+        let lost = full + missing;
         let grew = lost > self.lost;
         self.lost = lost;
         grew

@@ -264,7 +264,7 @@ fn a_gateway_error_has_the_cause_of_what_happened() {
             (false, false) => &["no_live_upstream", "unattributed"],
         };
         let cause = told.cause.as_deref().unwrap_or("none");
-        if !allowed.contains(&cause) && !is_unknown_yet(planned.case.name, cause) {
+        if !allowed.contains(&cause) {
             report.add(
                 format!("{} is told as {cause}", planned.case.name),
                 format!("{told:?}"),
@@ -290,8 +290,7 @@ fn causes_of_attempts_agree_with_the_error_log() {
             report.looked();
             let agrees = told.attempts.iter().any(|attempt| {
                 let cause = attempt.cause.as_deref().unwrap_or("none");
-                &attempt.upstream == upstream
-                    && (causes.contains(&cause) || is_unknown_yet(planned.case.name, cause))
+                &attempt.upstream == upstream && causes.contains(&cause)
             });
             if !agrees {
                 let joined = if is_joined_right(logged, told) {
@@ -325,9 +324,7 @@ fn causes_of_attempts_are_what_was_done_and_nothing_false_is_called_proof() {
             };
             let by_upstream =
                 cause == "upstream_status" && attempt.code.is_some_and(|code| code >= 500);
-            let right = planned.case.causes.contains(&cause)
-                || by_upstream
-                || is_unknown_yet(planned.case.name, cause);
+            let right = planned.case.causes.contains(&cause) || by_upstream;
             if !right {
                 let joined = if is_joined_right(logged, told) {
                     ""
@@ -461,12 +458,6 @@ fn is_joined_right(logged: &LoggedRequest, told: &Request) -> bool {
         .tried()
         .map(|attempt| &attempt.upstream)
         .eq(upstreams)
-}
-
-/// A head that is too big for nginx is none for the wire: until there is a cause for it, it
-/// may be left open, and nothing else may.
-fn is_unknown_yet(case: &str, cause: &str) -> bool {
-    case == "too_big" && cause == "unattributed"
 }
 
 fn causes_of(request: &Request) -> Vec<Option<&str>> {

@@ -30,17 +30,16 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 /// The connection had carried a response before, and its peer closed it while the request
 /// was on its way:
 /// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
-/// 2. (strong) FIN or RST came sooner than the round trip after the first request byte, before the
-///    request was acknowledged, or
-/// 3. (strong, for a fast crash looks the same) with the request acknowledged, within
+/// 2. (strong, for a fast crash looks the same) with some of it acknowledged, within
 ///    [`RACE_WINDOW`] or two round trips.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
-/// a fresh connection it is never a race.
+/// a fresh connection it is never a race. Nor where the process that held it was killed: it closed
+/// nothing for idleness, and no longer timeout would have helped.
 pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
     let trial = case.trial;
-    if trial.response_began() || trial.reused == Some(false) {
+    if trial.response_began() || trial.reused == Some(false) || trial.killed_by.is_some() {
         return None;
     }
     let exchange = trial.exchange.as_ref()?;
@@ -48,12 +47,9 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
     let unacked = exchange.request_acked == 0 && exchange.request_bytes > 0;
     let fin_first = trial.fin_came_first();
-    let too_soon = after < round_trip && !trial.all_acked();
     let sure = if unacked || fin_first {
         Certainty::Proof
-    } else if too_soon && trial.killed_by.is_none() {
-        Certainty::Strong
-    } else if after <= RACE_WINDOW.max(2 * round_trip) && trial.killed_by.is_none() {
+    } else if after <= RACE_WINDOW.max(2 * round_trip) {
         Certainty::Strong
     } else {
         return None;

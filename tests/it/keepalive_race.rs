@@ -1,0 +1,350 @@
+//! Keep-alive races as they happen: over a line of 20 ms each way, the upstream's FIN crosses the
+//! request. And crashes at the same moment on the same kind of connection, which are none.
+//!
+//! Judged by what the client got and by the proxy's own log, request by request, and by the
+//! upstream's idle timeout, which the histogram has to show. `WHY502_PROXY=nginx` runs one proxy.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use e2e::agent::events::{Attempt, Line, Request};
+use e2e::agent::metrics::Metrics;
+use e2e::agent::{Agent, Events};
+use e2e::delay::DelayLine;
+use e2e::load::{Client, Order, Outcome, runtime};
+use e2e::netns::Netns;
+use e2e::process::need_root;
+use e2e::proxies::{Group, Kind, Proxy, Target};
+use e2e::upstreams::Upstreams;
+use e2e::wait::eventually;
+
+/// One way. Shorter: a busy machine misses the moment. Longer: slow tests.
+const DELAY: Duration = Duration::from_millis(20);
+/// How long the upstream keeps an idle connection.
+const IDLE: Duration = Duration::from_millis(600);
+/// A request that leaves the proxy this long before the end of [`IDLE`], as the proxy counts
+/// it, meets the FIN half way: it is too late by a delay when it arrives, and in time by a delay
+/// when it leaves.
+const BEFORE: Duration = DELAY;
+/// And this much sooner or later. Larger: some are no race.
+const SPREAD_MS: [i64; 3] = [0, -8, 8];
+/// Races and crashes of each kind.
+const ROUNDS: usize = 3;
+
+/// An upstream that closes idle connections.
+const RACING: u16 = 9001;
+/// One that does not.
+const LASTING: u16 = 9002;
+/// One that is killed.
+const MORTAL: u16 = 9003;
+
+/// How long the agent may take to tell the end of it.
+const TELL: Duration = Duration::from_secs(10);
+
+/// A request that was made at the moment that matters.
+#[derive(Debug)]
+struct Made {
+    outcome: Outcome,
+    /// What came of it at the proxy, in its words.
+    words: String,
+    /// What the agent told.
+    told: Request,
+}
+
+/// An upstream far away, with what stands between.
+struct Scene {
+    far: Netns,
+    line: DelayLine,
+    _upstreams: Upstreams,
+}
+
+impl Scene {
+    fn build() -> Self {
+        need_root();
+        let far = Netns::new();
+        let line = DelayLine::to(&far, DELAY);
+        let racing = format!("{RACING}=ok,idle={}", IDLE.as_millis());
+        let lasting = LASTING.to_string();
+        let upstreams = Upstreams::start(line.far, &[&racing, &lasting], Some(&far));
+        Self {
+            far,
+            line,
+            _upstreams: upstreams,
+        }
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        let ports = [("racing", RACING), ("lasting", LASTING), ("mortal", MORTAL)];
+        ports
+            .map(|(name, port)| {
+                let server = SocketAddr::new(self.line.far, port);
+                Group::new(name, Target::Servers(vec![server])).kept()
+            })
+            .to_vec()
+    }
+
+    fn mortal(&self) -> Upstreams {
+        Upstreams::start(self.line.far, &[&MORTAL.to_string()], Some(&self.far))
+    }
+}
+
+impl Made {
+    /// The attempt that failed, if one did.
+    fn failed(&self) -> Option<&Attempt> {
+        let mut attempts = self.told.attempts.iter();
+        attempts.find(|attempt| attempt.cause.is_some())
+    }
+
+    /// Cause and certainty of the attempt that failed.
+    fn verdict(&self) -> String {
+        self.failed().map_or("none failed".to_owned(), |attempt| {
+            let word = |word: &Option<String>| word.clone().unwrap_or_default();
+            format!("{} {}", word(&attempt.cause), word(&attempt.certainty))
+        })
+    }
+}
+
+/// Asks twice on one connection: first for what is served, then, when the connection to the
+/// upstream has idled for `pause`, with `order`.
+async fn twice(proxy: SocketAddr, first: String, order: Order, pause: Duration) -> Outcome {
+    let mut client = Client::new(proxy);
+    let served = client.ask(&Order::get(first)).await;
+    assert!(served.is(200), "{served:?}");
+    client.ask(&Order { pause, ..order }).await
+}
+
+/// The moment of the race, a little sooner or later in each round.
+fn moment(round: usize) -> Duration {
+    let spread = SPREAD_MS[round % SPREAD_MS.len()];
+    let before = i64::try_from(BEFORE.as_millis()).unwrap_or(0);
+    IDLE.saturating_sub(Duration::from_millis(
+        u64::try_from(before - spread).unwrap_or(0),
+    ))
+}
+
+/// Puts beside each outcome what proxy and agent say of it.
+fn judged(proxy: &Proxy, agent_says: &Events, outcomes: Vec<Outcome>) -> Vec<Made> {
+    let paths: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| outcome.path.as_str())
+        .collect();
+    let said = proxy.said_of(paths.iter().copied());
+    let requests = || -> Vec<Request> {
+        let lines = agent_says.so_far().into_iter();
+        lines
+            .filter_map(|line| match line {
+                Line::Request(request) => Some(*request),
+                _ => None,
+            })
+            .collect()
+    };
+    eventually(TELL, "each request is told", || {
+        let requests = requests();
+        let has = |path: &&str| requests.iter().any(|one| one.path.as_deref() == Some(path));
+        match paths.iter().find(|path| !has(path)) {
+            None => Ok(()),
+            Some(path) => Err(format!("{path} is not told")),
+        }
+    });
+    let requests = requests();
+    let of = |path: &str| {
+        requests
+            .iter()
+            .find(|one| one.path.as_deref() == Some(path))
+    };
+    outcomes
+        .into_iter()
+        .filter_map(|outcome| {
+            let told = of(&outcome.path)?.clone();
+            let words = said.get(&outcome.path).map(|said| said.words.clone());
+            Some(Made {
+                outcome,
+                words: words.unwrap_or_default(),
+                told,
+            })
+        })
+        .inspect(|made| {
+            println!(
+                "{:<15}{:<44}{:<6}{:<32}{}",
+                proxy.kind().name(),
+                made.outcome.path,
+                made.outcome
+                    .status
+                    .map_or("none".to_owned(), |status| status.to_string()),
+                made.verdict(),
+                made.words
+            );
+        })
+        .collect()
+}
+
+/// The race itself: with POST, which proxies do not repeat, and with GET, which some do.
+fn race(proxy: &Proxy) -> Vec<Outcome> {
+    runtime().block_on(async {
+        let mut outcomes = Vec::new();
+        for round in 0..ROUNDS {
+            for order in [
+                Order::post(format!("/racing/{round}/post/ok"), 50),
+                Order::get(format!("/racing/{round}/get/ok")),
+            ] {
+                let first = format!("/racing/{round}/{}/first/ok", order.method);
+                outcomes.push(twice(proxy.address, first, order, moment(round)).await);
+            }
+        }
+        outcomes
+    })
+}
+
+/// The upstream has the request, and then ends the connection in one of these ways.
+fn crash(proxy: &Proxy) -> Vec<Outcome> {
+    runtime().block_on(async {
+        let mut outcomes = Vec::new();
+        for round in 0..ROUNDS {
+            for words in ["if_reused,reset", "if_reused,close"] {
+                let order = Order::post(format!("/lasting/{round}/{words}"), 50);
+                let first = format!("/lasting/{round}/first/ok");
+                outcomes.push(twice(proxy.address, first, order, moment(round)).await);
+            }
+        }
+        outcomes
+    })
+}
+
+/// The upstream's process is killed when it has the request.
+fn kill(proxy: &Proxy, scene: &Scene) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for round in 0..2 {
+        let _killed = scene.mortal();
+        let order = Order::post(format!("/mortal/{round}/if_reused,head_cut=0,by=kill"), 50);
+        let first = format!("/mortal/{round}/first/ok");
+        let asked = twice(proxy.address, first, order, moment(round));
+        outcomes.push(runtime().block_on(asked));
+    }
+    outcomes
+}
+
+/// The upstream's process is killed while the request is on its way to it: its FIN crosses the
+/// request as in a race, and only its death tells one from the other.
+fn kill_under_way(proxy: &Proxy, scene: &Scene) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for round in 0..2 {
+        let mut mortal = scene.mortal();
+        let order = Order::post(format!("/mortal/{round}/under-way/ok"), 50);
+        let first = format!("/mortal/{round}/under-way/first/ok");
+        let asked = twice(proxy.address, first, order, moment(round));
+        let killed = async {
+            // The first request takes two ways and a connect; then the pause, and half a way.
+            tokio::time::sleep(4 * DELAY + moment(round) + DELAY / 2).await;
+            mortal.kill();
+        };
+        let (outcome, ()) = runtime().block_on(async { tokio::join!(asked, killed) });
+        outcomes.push(outcome);
+    }
+    outcomes
+}
+
+/// What the proxy writes when an upstream closes instead of answering; HAProxy writes nothing
+/// on a connection that carried a request before.
+fn words_of(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Nginx => Some("upstream prematurely closed connection while reading response header"),
+        Kind::HaProxy => None,
+        Kind::ApacheEvent | Kind::ApachePrefork => Some("AH01102: error reading status line"),
+        Kind::Envoy => Some("UC "),
+        Kind::Caddy => Some("EOF"),
+        Kind::Varnish => Some("HTC eof"),
+    }
+}
+
+fn assert_races(kind: Kind, raced: &[Made]) {
+    let lost: Vec<&Made> = raced
+        .iter()
+        .filter(|made| made.failed().is_some())
+        .collect();
+    assert!(
+        lost.len() * 3 >= raced.len() * 2,
+        "{kind}: most requests meet the FIN: {raced:#?}"
+    );
+    for made in raced {
+        let path = &made.outcome.path;
+        let Some(attempt) = made.failed() else {
+            assert!(
+                made.outcome.is(200),
+                "{kind} {path}: nothing failed, and no 200: {made:#?}"
+            );
+            continue;
+        };
+        assert_eq!(made.verdict(), "keepalive_race proof", "{kind} {path}");
+        assert_eq!(attempt.reused, Some(true), "{kind} {path}");
+        assert_eq!(attempt.how.as_deref(), Some("fin"), "{kind} {path}");
+        // A proxy that repeats a GET may do so without a word.
+        if let Some(words) = words_of(kind)
+            && !(kind == Kind::Caddy && made.outcome.is(200))
+        {
+            assert!(made.words.contains(words), "{kind} {path}: {}", made.words);
+        }
+    }
+    assert!(
+        lost.iter().any(|made| !made.outcome.is(200)),
+        "{kind}: a POST is not repeated"
+    );
+}
+
+/// The upstream's timeout is what the histogram shows of lost races, and the wins before it.
+fn assert_shows_the_timeout(metrics: &Metrics, upstream: &str, races: usize) {
+    let of = |what: &str, raced: &str| {
+        let name = format!("why502_upstream_idle_before_reuse_seconds_{what}");
+        metrics.sum(&name, &[("upstream", upstream), ("raced", raced)])
+    };
+    let count = of("count", "true");
+    let mean = of("sum", "true") / count;
+    assert_eq!(count as usize, races, "each race is counted as one");
+    let least = (IDLE - BEFORE - BEFORE).as_secs_f64() - 0.01;
+    assert!(
+        (least..=IDLE.as_secs_f64()).contains(&mean),
+        "idle for {mean} s before a race that comes by a timeout of {IDLE:?}"
+    );
+}
+
+fn at(kind: Kind) {
+    let scene = Scene::build();
+    let agent = Agent::start_as(&format!("race-{kind}"), &[]);
+    let events = agent.events();
+    let proxy = Proxy::start(kind, &scene.groups());
+
+    let raced = judged(&proxy, &events, race(&proxy));
+    let crashed = judged(&proxy, &events, crash(&proxy));
+    let killed = judged(&proxy, &events, kill(&proxy, &scene));
+    let killed_under_way = judged(&proxy, &events, kill_under_way(&proxy, &scene));
+    let metrics = agent.settled(TELL);
+
+    assert_races(kind, &raced);
+    let races = raced.iter().filter(|made| made.failed().is_some()).count();
+    let upstream = SocketAddr::new(scene.line.far, RACING).to_string();
+    assert_shows_the_timeout(&metrics, &upstream, races);
+    for made in &crashed {
+        // One that crashes at once looks like one that closes with the request unread.
+        assert!(
+            ["keepalive_race strong", "closed_before_response proof"]
+                .contains(&made.verdict().as_str()),
+            "{kind}: {made:#?}"
+        );
+    }
+    for made in killed.iter().chain(&killed_under_way) {
+        assert_eq!(
+            made.verdict(),
+            "upstream_crashed proof",
+            "{kind}: {made:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_race_is_proven_and_a_crash_at_the_same_moment_is_not() {
+    let one = std::env::var("WHY502_PROXY").ok();
+    for kind in Kind::ALL {
+        if one.as_deref().is_none_or(|one| one == kind.name()) {
+            at(kind);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A line between the host and a namespace that takes its time, in both directions.
+//!
+//! In: a namespace and a delay. Out: two addresses whose packets arrive that much later, in their
+//! order, unchanged. It is two TUN interfaces and four threads that carry packets from one to the
+//! other: what TCP does at either end is the kernel's doing, as over a real distance. A relay of
+//! TCP would not do, for each of its ends would be acknowledged at once, and what crosses on the
+//! way is what tests need. netem would do, where the kernel has it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+
+use crate::netns::{Netns, pair_of_addresses};
+use crate::process::output_of;
+
+/// The request that makes an interface of a descriptor (linux/if_tun.h, since Linux 2.4).
+const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+/// IP packets, without a header before them: `IFF_TUN | IFF_NO_PI`.
+const TUN_OF_BARE_PACKETS: i16 = 0x1001;
+
+/// Room for a packet of the usual MTU, 1500 bytes, and more.
+const PACKET_BYTES: usize = 4096;
+
+/// How often the threads look whether the line is still wanted. Longer: tests end later.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
+/// The line. It is gone when dropped.
+#[derive(Debug)]
+pub struct DelayLine {
+    /// Address of the host's end.
+    pub near: IpAddr,
+    /// Address of the namespace's end.
+    pub far: IpAddr,
+    cut: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// `struct ifreq` (linux/if.h) as TUNSETIFF reads and writes it.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: i16,
+    rest: [u8; 22],
+}
+
+impl DelayLine {
+    /// Joins the host to `netns`; a packet takes `delay` to the other end.
+    ///
+    /// # Panics
+    /// There is no /dev/net/tun, or it is not for this user.
+    #[track_caller]
+    pub fn to(netns: &Netns, delay: Duration) -> Self {
+        let (number, [near, far]) = pair_of_addresses();
+        let process = std::process::id();
+        let (near_name, far_name) = (
+            format!("w{process}n{number}"),
+            format!("w{process}f{number}"),
+        );
+        let near_end = Arc::new(tun(&near_name));
+        let far_end = Arc::new(tun(&far_name));
+        let ip = |words: String| output_of(Command::new("ip").args(words.split_whitespace()));
+        ip(format!("addr add {near} peer {far} dev {near_name}"));
+        ip(format!("link set {near_name} up"));
+        // Made here and moved, for a descriptor opened inside would keep the namespace alive.
+        ip(format!("link set {far_name} netns {}", netns.name()));
+        netns.ip(&format!("addr add {far} peer {near} dev {far_name}"));
+        netns.ip(&format!("link set {far_name} up"));
+        let cut = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for (from, to) in [(&near_end, &far_end), (&far_end, &near_end)] {
+            let (sender, receiver) = channel();
+            let (from, to, cut) = (Arc::clone(from), Arc::clone(to), Arc::clone(&cut));
+            threads.push(std::thread::spawn(move || {
+                take(&from, delay, &sender, &cut);
+            }));
+            threads.push(std::thread::spawn(move || give(&to, &receiver)));
+        }
+        Self {
+            near,
+            far,
+            cut,
+            threads,
+        }
+    }
+}
+
+impl Drop for DelayLine {
+    fn drop(&mut self) {
+        self.cut.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// Makes an interface that lives as long as what is given back.
+#[track_caller]
+fn tun(name: &str) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .unwrap_or_else(|error| panic!("cannot open /dev/net/tun: {error}"));
+    let mut request = InterfaceRequest {
+        name: [0; 16],
+        flags: TUN_OF_BARE_PACKETS,
+        rest: [0; 22],
+    };
+    assert!(name.len() < request.name.len(), "{name} is too long a name");
+    for (to, from) in request.name.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: TUNSETIFF reads and writes a struct ifreq, which `request` is, and keeps no pointer.
+    let made = unsafe {
+        ioctl(
+            &file,
+            Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request),
+        )
+    };
+    made.unwrap_or_else(|error| panic!("cannot make the interface {name}: {error}"));
+    file
+}
+
+/// Takes what leaves at one end, until the line is cut.
+fn take(mut end: &File, delay: Duration, onward: &Sender<(Instant, Vec<u8>)>, cut: &AtomicBool) {
+    let mut packet = [0; PACKET_BYTES];
+    while !cut.load(Ordering::Relaxed) {
+        let mut wait = [PollFd::new(end, PollFlags::IN)];
+        if !poll(&mut wait, Some(&LOOK)).is_ok_and(|ready| ready > 0) {
+            continue;
+        }
+        // An error: the interface is down, or its namespace is gone.
+        let Ok(length) = end.read(&mut packet) else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        let due = Instant::now() + delay;
+        let bytes = packet.get(..length).unwrap_or_default().to_vec();
+        if onward.send((due, bytes)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives it to the other end when it is due, until nobody takes any more.
+fn give(mut end: &File, arriving: &Receiver<(Instant, Vec<u8>)>) {
+    for (due, packet) in arriving {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        // As on any line, a packet that cannot be delivered is lost.
+        let _delivered = end.write(&packet);
+    }
+}
+
+// What the kernel reads and writes.
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
