@@ -165,15 +165,12 @@ pub(crate) fn find(
             _ if trial.exchange.is_some() => {
                 (sure && acts_at_once).then(|| parent(Certainty::Strong))
             }
-            // A connect has no request line: another request that waits longer, of which nothing is
-            // known yet, may be the one (a timer of nginx: limit_req, a cache lock).
-            _ if young && acts_at_once => {
-                Some(parent(match alone_in_waiting(key, request, requests) {
-                    true => Certainty::Proof,
-                    false => Certainty::Guess,
-                }))
+            // A connect has no request line. A request that is being served already asks for no
+            // other upstream: a timer acted for somebody else (nginx's limit_req, a cache lock).
+            _ if young => {
+                let free = acts_at_once && request.open.is_empty();
+                free.then(|| parent(Certainty::Proof))
             }
-            _ if young => None,
             // A try again by timer: same request, same upstream.
             _ => request
                 .tries
@@ -300,25 +297,6 @@ pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest
         && failed.tgid == next.tgid
         && failed.started.saturating_add(SLACK) >= request.started
         && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
-}
-
-/// No request of the same process that began before `request` still waits for its first attempt,
-/// and `request` has none under way.
-fn alone_in_waiting(
-    key: Key,
-    request: &OpenRequest,
-    requests: &Table<Key, Box<OpenRequest>>,
-) -> bool {
-    request.open.is_empty()
-        && !requests.iter().any(|(other, older)| {
-            *other != key
-                && older.end.is_none()
-                && older.open.is_empty()
-                && older.tries.is_empty()
-                && older.started < request.started
-                && older.line.is_some()
-                && (older.tgid.is_none() || older.tgid == request.tgid)
-        })
 }
 
 fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {

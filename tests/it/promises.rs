@@ -21,8 +21,10 @@ const NGINX: (&str, &str) = ("proxy", "nginx");
 const TELL: Duration = Duration::from_secs(20);
 
 fn incidents(agent: &Agent) -> String {
-    let answer = http::get(agent.address, "/api/v1/incidents", "*/*").expect("the agent answers");
-    String::from_utf8_lossy(&answer.body).into_owned()
+    match http::get(agent.address, "/api/v1/incidents", "*/*") {
+        Ok(answer) => String::from_utf8_lossy(&answer.body).into_owned(),
+        Err(error) => panic!("the agent does not answer: {error}"),
+    }
 }
 
 #[test]
