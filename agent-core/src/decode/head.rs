@@ -231,6 +231,6 @@ fn bounded(value: &str, limit: usize) -> String {
     }
     value
         .chars()
-        .map(|char| if char.is_control() { '?' } else { char })
+        .map(|char| if char.is_control() { '.' } else { char })
         .collect()
 }
