@@ -10,8 +10,9 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::attempt::Trial;
 use crate::cause::Certainty;
-use crate::event::Join;
+use crate::event::{Join, Upstream};
 use crate::observation::{Nanos, RequestHead};
+use crate::proxies::Habits;
 use crate::request::OpenRequest;
 use crate::table::{Key, Table};
 
@@ -103,15 +104,25 @@ impl Lines {
 
 /// Looks for the request that `trial` belongs to: by errand first, then by request line.
 ///
-/// `acts_at_once` says that the process goes upstream for a request before it reads another: then
-/// the errand alone is proof, else only together with the request line.
+/// `habits` say whether the process goes upstream for a request before it reads another: then the
+/// errand alone is proof, else only together with the request line.
 pub(crate) fn find(
     trial: &Trial,
-    acts_at_once: bool,
+    habits: Habits,
     requests: &Table<Key, Box<OpenRequest>>,
     lines: &Lines,
 ) -> Found {
     let by_line = |wanted: Option<Key>| by_request_line(trial, requests, lines, wanted);
+    // The errand of a connect, or of what was sent on an open connection.
+    let sent = trial
+        .exchange
+        .as_ref()
+        .is_some_and(|exchange| exchange.errand.is_some());
+    let acts_at_once = if sent {
+        habits.sends_at_once
+    } else {
+        habits.connects_at_once
+    };
     let Some(errand) = trial.errand else {
         return Found {
             parent: by_line(None),
@@ -145,7 +156,7 @@ pub(crate) fn find(
                     // Two witnesses that know nothing of each other.
                     (true, true) => Certainty::Proof,
                     (false, true) if trial.own_errand && acts_at_once => Certainty::Proof,
-                    (false, true) if trial.own_errand => Certainty::Strong,
+                    (false, true) if trial.own_errand => Certainty::Guess,
                     // The thread was elsewhere for a while: only when no other fits.
                     (true, false) => Certainty::Strong,
                     (false, _) => return None,
@@ -158,9 +169,12 @@ pub(crate) fn find(
             // Another request has this line: the thread took that one up in between.
             (Some(_), Some(_)) if let Some(other) = by_line(None) => Some(other),
             // The proxy rewrote the path, or one of the heads could not be read.
-            _ if trial.exchange.is_some() => {
-                (sure && acts_at_once).then(|| parent(Certainty::Strong))
-            }
+            _ if trial.exchange.is_some() => match (acts_at_once, habits.connects_at_once) {
+                (true, _) => sure.then(|| parent(Certainty::Strong)),
+                // It does for connects, so most of what it sends is of the client it read last.
+                (false, true) => sure.then(|| parent(Certainty::Guess)),
+                (false, false) => None,
+            },
             // A connect has no request line.
             _ if young => acts_at_once.then(|| parent(Certainty::Proof)),
             // A try again by timer: same request, same upstream.
@@ -205,10 +219,11 @@ fn by_request_line(
             continue;
         };
         let Some(asked) = &request.head else { continue };
-        // A connection from before the start has no owner until it is read from.
+        // A connection has no owner until it is read from. Whoever connects to where the request
+        // arrived is a client of this proxy, on the same host.
         let same_process = match (request.tgid, trial.tgid) {
             (Some(asked), Some(sent)) => asked == sent,
-            _ => true,
+            _ => trial.upstream != Upstream::Inet(request.server),
         };
         let fits = same_process
             && request.started < at

@@ -32,8 +32,8 @@ const UNATTRIBUTED: Failure = Failure {
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
-        let acts_at_once = self.processes.habits(trial.tgid).acts_at_once;
-        let found = join::find(trial, acts_at_once, &self.requests, &self.lines);
+        let habits = self.processes.habits(trial.tgid);
+        let found = join::find(trial, habits, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let Some(parent) = found.parent else { return };
         let Some(request) = self.requests.get_mut(parent.key) else {
@@ -342,16 +342,30 @@ impl Core {
     /// once, was that request's.
     pub(super) fn claim_earlier_try(&mut self, next: &Trial) {
         let Some(parent) = next.parent else { return };
-        if self.processes.habits(next.tgid).acts_at_once {
+        if self.processes.habits(next.tgid).connects_at_once {
             return;
         }
+        let Some(request) = self.requests.get(parent.key) else {
+            return;
+        };
+        let is_followed = |failed: &Box<Trial>| join::is_followed_by(failed, next, request);
+        let rival = {
+            let mut followed = self.orphans.iter().filter(|failed| is_followed(failed));
+            match (followed.next(), followed.next()) {
+                (Some(failed), None) => self.has_rival(parent.key, failed),
+                _ => return,
+            }
+        };
+        // Another that waited for an attempt may have made this one, and got its error.
+        if rival {
+            return;
+        }
+        let Some(mut failed) = self.orphans.take_only(is_followed) else {
+            return;
+        };
         let Some(request) = self.requests.get_mut(parent.key) else {
             return;
         };
-        let only = self
-            .orphans
-            .take_only(|failed| join::is_followed_by(failed, next, request));
-        let Some(mut failed) = only else { return };
         let claim = Parent {
             join: Join::Retry,
             surety: Certainty::Strong,
@@ -359,6 +373,25 @@ impl Core {
         };
         failed.adopt(claim, request.started);
         request.tries.push(failed);
+    }
+
+    /// Whether another request than `claimant` was open when `failed` began and had no attempt under
+    /// way then, so that `failed` may be its own.
+    fn has_rival(&self, claimant: Key, failed: &Trial) -> bool {
+        let at = failed.started;
+        self.requests.iter().any(|(key, request)| {
+            let same_process = request.tgid.is_none() || request.tgid == failed.tgid;
+            let is_served = || {
+                let mut over = request.tries.iter();
+                let mut open = request
+                    .open
+                    .iter()
+                    .filter_map(|key| self.attempts.get(*key));
+                over.any(|trial| trial.started <= at && trial.ended >= at)
+                    || open.any(|trial| trial.started <= at)
+            };
+            *key != claimant && same_process && request.is_open_at(at) && !is_served()
+        })
     }
 
     /// Keeps how an attempt went, for requests that will find no upstream to try.
@@ -414,6 +447,19 @@ impl Core {
         }
     }
 
+    /// Whether an attempt of the same process that was joined to no request ended between `last` and
+    /// the answer: it may be the one that was answered for.
+    fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
+        let tgid = last.proxy.tgid;
+        let between =
+            |ended: Nanos| ended >= last.ended && ended <= answered.saturating_add(PROMPT);
+        self.unjoined.get(&tgid).is_some_and(|at| between(*at))
+            || self
+                .orphans
+                .iter()
+                .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
+    }
+
     /// The last attempt known is the last there was: nothing is known to be missing, none
     /// is under way, and the answer followed it at once.
     fn is_whole(
@@ -424,7 +470,9 @@ impl Core {
     ) -> bool {
         let complete = self.lost_at.is_none_or(|lost| lost < request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        let unjoined = last.is_some_and(|last| self.has_unjoined(last, answered));
         complete
+            && !unjoined
             && request.open.is_empty()
             && last.is_some_and(|last| answered.saturating_sub(last.ended) <= PROMPT)
     }

@@ -47,7 +47,7 @@ fn each_error_of_many_clients_at_a_time_is_told_once_with_its_own_cause() {
     for kind in proxies() {
         let mut stage = Stage::build(kind);
         let run = stage.play(by_path(seed, REQUESTS), CLIENTS);
-        let score = Score::of(&run, stage.resetting());
+        let score = Score::of(&run, stage.ports());
         println!("{kind}: {score}");
         mistakes.extend(mistakes_of(&score).map(|mistake| format!("{kind}: {mistake}")));
     }
@@ -63,7 +63,7 @@ fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
         let mut stage = Stage::build(kind);
         for (group, kept) in [("same", false), ("same_kept", true)] {
             let run = stage.play(by_header(seed, ALIKE, group, kept), ALIKE_CLIENTS);
-            let score = Score::of(&run, stage.resetting());
+            let score = Score::of(&run, stage.ports());
             println!("{kind} {group}: {score}");
             if score.wrong_as("proof") > 0 {
                 mistakes.push(format!(
@@ -90,6 +90,11 @@ fn mistakes_of(score: &Score) -> impl Iterator<Item = String> {
         ("wrong causes called proven", score.wrong_as("proof"), 0),
         ("wrong causes called strong", score.wrong_as("strong"), 0),
         ("errors without a cause", score.silent, 0),
+        (
+            "failures told of requests that had none",
+            score.not_theirs,
+            0,
+        ),
         ("unattributed", score.unattributed, allowed),
         (
             "requests whose masked failures are miscounted",

@@ -17,6 +17,7 @@ use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 
 use crate::cases::{Planned, by_name};
+use crate::score::Ports;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -29,8 +30,7 @@ pub(crate) struct Stage {
     events: e2e::agent::Events,
     proxy: Proxy,
     upstreams: Upstreams,
-    /// Resets whatever it is asked.
-    resetting: u16,
+    ports: Ports,
     _refusing: Refusing,
     told: usize,
     served: usize,
@@ -79,7 +79,10 @@ impl Stage {
         let agent = Agent::start(&[]);
         let events = agent.events();
         Self {
-            resetting: resetting.port(),
+            ports: Ports {
+                resetting: resetting.port(),
+                dead: refusing.address.port(),
+            },
             proxy: Proxy::start(kind, &groups),
             agent,
             events,
@@ -90,9 +93,9 @@ impl Stage {
         }
     }
 
-    /// Port of the server that resets whatever it is asked.
-    pub(crate) fn resetting(&self) -> u16 {
-        self.resetting
+    /// Ports with a meaning.
+    pub(crate) fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Makes all requests and waits until all is told.

@@ -7,11 +7,20 @@ use std::fmt;
 
 use e2e::agent::events::{Attempt, Request};
 
-use crate::cases::REFUSED;
+use crate::cases::{Planned, REFUSED};
 use crate::run::{Played, Run};
 
 /// Examples kept of each kind of mistake.
 const EXAMPLES: usize = 3;
+
+/// Ports with a meaning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    /// Resets whatever it is asked.
+    pub(crate) resetting: u16,
+    /// Nobody listens.
+    pub(crate) dead: u16,
+}
 
 /// Counts of one run.
 #[derive(Debug, Default)]
@@ -22,8 +31,10 @@ pub(crate) struct Score {
     pub(crate) errors: usize,
     /// Errors told with a true cause, by certainty.
     pub(crate) right: BTreeMap<String, usize>,
-    /// Requests told with a cause that is not true, by certainty.
+    /// Errors told with a cause that is not true, by certainty.
     pub(crate) wrong: BTreeMap<String, usize>,
+    /// Good requests told with a failed attempt that was not theirs.
+    pub(crate) not_theirs: usize,
     pub(crate) unattributed: usize,
     /// Errors told without any cause.
     pub(crate) silent: usize,
@@ -36,8 +47,6 @@ pub(crate) struct Score {
     pub(crate) masked_told: usize,
     /// Requests of which these differ.
     pub(crate) masked_wrong: usize,
-    /// Requests whose attempts are not as many as arrived at the servers.
-    pub(crate) attempts_differ: usize,
     lone: BTreeMap<String, usize>,
     losses: BTreeMap<Vec<String>, u64>,
     examples: BTreeMap<String, Vec<String>>,
@@ -50,8 +59,8 @@ struct Found {
 }
 
 impl Score {
-    /// Of a run; `resetting` is the port of the server that resets whatever it is asked.
-    pub(crate) fn of(run: &Run, resetting: u16) -> Self {
+    /// Of a run.
+    pub(crate) fn of(run: &Run, ports: Ports) -> Self {
         let mut score = Self {
             requests: run.played.len(),
             seconds: run.took.as_secs_f64(),
@@ -60,7 +69,7 @@ impl Score {
             ..Self::default()
         };
         for played in &run.played {
-            score.add(played, resetting);
+            score.add(played, ports);
         }
         score
     }
@@ -70,7 +79,7 @@ impl Score {
         self.wrong.get(certainty).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, played: &Played, resetting: u16) {
+    fn add(&mut self, played: &Played, ports: Ports) {
         let Played {
             planned,
             outcome,
@@ -105,8 +114,8 @@ impl Score {
                 request.code,
             )
         };
-        let causes = causes(played, resetting);
-        match found(request) {
+        let causes = causes(played, ports);
+        match found(request, has_dead_server(planned).then_some(ports.dead)) {
             None if error => {
                 self.silent += 1;
                 self.example(format!("error without a cause: {name}"), what());
@@ -121,6 +130,11 @@ impl Score {
                     *self.right.entry(certainty).or_default() += 1;
                 }
             }
+            // That attempt did fail so; it was another's.
+            Some(Found { cause, .. }) if !error => {
+                self.not_theirs += 1;
+                self.example(format!("{cause} was not its own: {name}"), what());
+            }
             Some(Found { cause, certainty }) => {
                 *self.wrong.entry(certainty.clone()).or_default() += 1;
                 self.example(format!("{cause} ({certainty}) is not true: {name}"), what());
@@ -129,17 +143,17 @@ impl Score {
         if error {
             return;
         }
-        // Of those that arrived, the last one gave the answer.
+        // Of those that arrived, the last one gave the answer. What did not arrive was refused, and
+        // how often that was the servers cannot know.
+        let maybe_dead = has_dead_server(planned);
         let masked = served.len().saturating_sub(1);
-        let failed = |attempt: &&Attempt| {
-            attempt
-                .cause
-                .as_deref()
-                .is_some_and(|cause| cause != "connect_refused")
+        let masked_told = match request.attempts.split_last() {
+            Some((_, earlier)) => earlier
+                .iter()
+                .filter(|one| one.cause.is_some() && !(maybe_dead && is_at(one, ports.dead)))
+                .count(),
+            None => 0,
         };
-        let masked_told = request.attempts.iter().filter(failed).count();
-        // An attempt may be told as failed that gave the answer the client got.
-        let masked_told = masked_told.min(request.attempts.len().saturating_sub(1));
         self.masked += masked;
         self.masked_told += masked_told;
         if masked != masked_told {
@@ -158,25 +172,30 @@ impl Score {
 }
 
 /// What is true of a request's failure: the last attempt that arrived decides.
-fn causes(played: &Played, resetting: u16) -> &'static [&'static str] {
+fn causes(played: &Played, ports: Ports) -> &'static [&'static str] {
     let Played {
         planned, served, ..
     } = played;
     let case = planned.case;
     match case.name {
-        "retry" if served.iter().all(|one| one.port != resetting) => &[],
+        "retry" if served.iter().all(|one| one.port != ports.resetting) => &[],
         // Of a group with a dead server: nothing arrived.
         _ if served.is_empty() => REFUSED,
         _ => case.causes,
     }
 }
 
-/// What is said of a request: why it is an error, else why its last failed attempt failed.
-fn found(request: &Request) -> Option<Found> {
-    let failed = |attempt: &&Attempt| attempt.cause.is_some();
+/// What is said of a request: why it is an error, else why its last failed attempt failed. That
+/// a dead server refused is true whatever was asked for.
+fn found(request: &Request, dead: Option<u16>) -> Option<Found> {
+    let refused = |attempt: &Attempt| {
+        dead.is_some_and(|dead| is_at(attempt, dead))
+            && attempt.cause.as_deref() == Some("connect_refused")
+    };
     let (cause, certainty) = match &request.cause {
         Some(cause) => (cause, &request.certainty),
         None => {
+            let failed = |attempt: &&Attempt| attempt.cause.is_some() && !refused(attempt);
             let attempt = request.attempts.iter().rev().find(failed)?;
             (attempt.cause.as_ref()?, &attempt.certainty)
         }
@@ -185,6 +204,15 @@ fn found(request: &Request) -> Option<Found> {
         cause: cause.clone(),
         certainty: certainty.clone().unwrap_or_default(),
     })
+}
+
+/// Whether one of the servers of its group refuses.
+fn has_dead_server(planned: &Planned) -> bool {
+    planned.order.words.is_some()
+}
+
+fn is_at(attempt: &Attempt, port: u16) -> bool {
+    attempt.upstream.ends_with(&format!(":{port}"))
 }
 
 fn brief(attempt: &Attempt) -> String {
@@ -212,7 +240,7 @@ impl fmt::Display for Score {
         writeln!(
             f,
             "{} requests in {:.1} s, {} errors; right {}, wrong {} (proof/strong/guess), \
-             unattributed {}, without a cause {}, not once {}+{}; masked {} told {} differ {}",
+             unattributed {}, without a cause {}, not once {}+{}, not theirs {}; masked {} told {} differ {}",
             self.requests,
             self.seconds,
             self.errors,
@@ -222,6 +250,7 @@ impl fmt::Display for Score {
             self.silent,
             self.not_once,
             self.good_not_once,
+            self.not_theirs,
             self.masked,
             self.masked_told,
             self.masked_wrong,

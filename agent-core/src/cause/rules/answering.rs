@@ -6,7 +6,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Framing, Nanos, Phase};
 
-/// A failure on a reused connection that comes this soon after the request, and with the
+/// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
 /// unread. Too small: races under load pass for crashes. Too large: fast crashes pass for
 /// races.
@@ -34,8 +34,9 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 ///    that was not acknowledged, or
 /// 3. FIN or RST came sooner than the round trip after the first request byte, before the
 ///    request was acknowledged, or
-/// 4. with the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong: a
-///    fast crash looks the same).
+/// 4. RST with the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong: a
+///    fast crash looks the same). Not FIN: a close with the request unread is a reset
+///    (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
 /// a fresh connection it is never a race.
@@ -54,7 +55,7 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let too_soon = after < round_trip && !trial.all_acked();
     let sure = if unacked || bare_reset || too_soon || fin_first {
         Certainty::Proof
-    } else if after <= RACE_WINDOW.max(2 * round_trip) && trial.killed_by.is_none() {
+    } else if how == How::Rst && came_soon(case) && trial.killed_by.is_none() {
         Certainty::Strong
     } else {
         return None;
@@ -149,10 +150,24 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     }
     let sure = match trial.reused {
         Some(false) => Certainty::Proof,
-        Some(true) if trial.all_acked() => Certainty::Proof,
+        // A server that only shuts its sending side down may have had the request unread.
+        Some(true) if trial.all_acked() && !came_soon(case) => Certainty::Proof,
         _ => Certainty::Strong,
     };
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
+}
+
+/// The peer closed soon enough after the request for a race.
+fn came_soon(case: &Case<'_>) -> bool {
+    let trial = case.trial;
+    let asked = trial
+        .exchange
+        .as_ref()
+        .and_then(|exchange| exchange.request);
+    let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
+    asked.is_some_and(|asked| {
+        trial.closed_at().saturating_sub(asked) <= RACE_WINDOW.max(2 * round_trip)
+    })
 }
 
 /// The response began, and the peer closed before its end: the head is not whole, or bytes
