@@ -26,7 +26,11 @@ pub(crate) const YOUNG_US: u32 = 20_000;
 const SLACK: Nanos = 1_000_000;
 
 /// An answer that followed a failure within this time may have been given on its account, ns.
-const AT_ONCE: Nanos = 20_000_000;
+pub(crate) const AT_ONCE: Nanos = 20_000_000;
+
+/// A proxy connects within this time after it has read the request, ns. Beyond it, who waits
+/// longest says nothing.
+const CONNECTS_WITHIN: Nanos = 5_000_000;
 
 /// A retry that follows a failure within this time is one, ns.
 const RETRIED_AT_ONCE: Nanos = 2_000_000;
@@ -254,12 +258,14 @@ fn by_request_line(
 
 /// Of requests that ended in an error for which no attempt is known, the one that a failed attempt
 /// without a request most likely belongs to: it was open all the while, and its answer followed
-/// the failure at once. With several such, the one that followed first, as a guess.
+/// the failure at once. With several such, as a guess, one that the attempt followed at once, and
+/// of those the first: a proxy serves in the order in which it reads, and its timers run out in
+/// the order in which it sets them.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
 ) -> Option<Parent> {
-    let mut best: Option<(Nanos, Key)> = None;
+    let mut best: Option<((bool, Nanos), Key)> = None;
     let mut more = false;
     for (key, request) in unexplained {
         let Some(answered) = request.outcome().answer_began else {
@@ -279,8 +285,10 @@ pub(crate) fn by_answer<'a>(
             continue;
         }
         more |= best.is_some();
-        if best.is_none_or(|(least, _)| after < least) {
-            best = Some((after, key));
+        let late = trial.started - request.started > CONNECTS_WITHIN;
+        let rank = (late, request.started);
+        if best.is_none_or(|(least, _)| rank < least) {
+            best = Some((rank, key));
         }
     }
     let (_, key) = best?;

@@ -205,7 +205,8 @@ fn a_connection_opened_ahead_counts_from_its_request() {
 #[test]
 fn who_connects_to_where_a_request_arrived_is_a_client_and_no_attempt() {
     let here = "127.0.0.1:80";
-    let first = client(1).of(None);
+    let mut first = client(1).of(None);
+    first.socket.local = here.parse().expect("address");
     let asked = sent(0, 1.0);
     let other = upstream(10).of(Some(77)).to(here).opened(1.2);
     let x = sent(0, 1.5);

@@ -108,9 +108,13 @@ fn assert_told_apart(kind: Kind, all: &[Asked]) {
     let proxy = Proxy::start(kind, &stage.groups);
     let run_id = std::process::id();
     if all.iter().any(|asked| asked.group == "judged") {
-        // Fail until the proxy has given the servers up.
+        // Fail until the proxy has given the servers up, while another server does well.
         let orders = (0..4)
-            .map(|number| Order::get(format!("/judged/{run_id}/before/{number}/any")))
+            .flat_map(|number| {
+                [("judged", "any"), ("fresh", "ok")].map(|(group, words)| {
+                    Order::get(format!("/{group}/{run_id}/before/{number}/{words}"))
+                })
+            })
             .collect();
         runtime().block_on(run(proxy.address, orders, 1));
     }

@@ -60,9 +60,14 @@ impl Core {
             let alone = request.tries.is_empty() && request.open.is_empty();
             alone.then_some((*key, request.as_ref()))
         });
-        let Some(parent) = join::by_answer(trial, unexplained) else {
+        let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
         };
+        // The only one left, after guesses that may have taken the wrong ones.
+        let guessed = trial.tgid.and_then(|tgid| self.unjoined.get(&tgid));
+        if guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE) {
+            parent.surety = Certainty::Guess;
+        }
         if let Some(request) = self.requests.get(parent.key) {
             trial.adopt(parent, request.started);
         }
@@ -304,7 +309,10 @@ impl Core {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
             }
-            Some(Lookup::FailedForAnother) if !unjoined && fare == Fare::Unknown => {
+            // Where the route is not known, the name is a nearer witness than other servers.
+            Some(Lookup::FailedForAnother)
+                if !unjoined && matches!(fare, Fare::Unknown | Fare::ProxyAllDown(_)) =>
+            {
                 return (Some(failure(Cause::DnsFailure, Certainty::Guess)), None);
             }
             _ => {}

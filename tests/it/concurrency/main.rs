@@ -4,7 +4,8 @@
 //! as a wrong cause. In the second all requests have one path, and only threads and times are left
 //! to tell them apart: what is called proven has to be right even then. What really happened is
 //! known from the client, and from the servers' own record of what arrived.
-//! `WHY502_PROXY=haproxy` runs one proxy.
+//! `WHY502_PROXY=haproxy` runs one proxy; `--nocapture` shows the counts, and examples of what is
+//! not right.
 
 mod cases;
 mod run;
