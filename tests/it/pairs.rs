@@ -3,7 +3,7 @@
 //!
 //! The same status and the same timer stand for both of each pair, and both are asked for at the
 //! same moment by as many clients as there are requests, so that neither the code nor the time
-//! gives them away. What was asked for is the judge.
+//! gives them away. What was asked for is the judge; at HAProxy a guess may be wrong, and is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -163,7 +163,9 @@ fn assert_told_apart(kind: Kind, all: &[Asked]) {
     for (path, cause) in &expected {
         let said: Vec<String> = told.get(path).into_iter().flatten().map(found).collect();
         let word = said.join(" and ");
-        if word.split(' ').next() != Some(cause) || said.len() != 1 {
+        // Which of several connects that failed at once was whose does not show at HAProxy.
+        let guessed = kind == Kind::HaProxy && word.ends_with("(guess)");
+        if said.len() != 1 || !guessed && word.split(' ').next() != Some(cause) {
             wrong.push(format!("{path}: {word}, not {cause}"));
         }
         *counts.entry(format!("{cause}: {word}")).or_default() += 1;

@@ -356,7 +356,7 @@ impl Core {
         let Some(request) = self.requests.get(parent.key) else {
             return;
         };
-        let is_followed = |failed: &Box<Trial>| join::is_followed_by(failed, next, request);
+        let is_followed = |failed: &Trial| join::is_followed_by(failed, next, request);
         let rival = {
             let mut followed = self.orphans.iter().filter(|failed| is_followed(failed));
             match (followed.next(), followed.next()) {
@@ -368,7 +368,7 @@ impl Core {
         if rival {
             return;
         }
-        let Some(mut failed) = self.orphans.take_only(is_followed) else {
+        let Some(mut failed) = self.orphans.take_only(|failed| is_followed(failed)) else {
             return;
         };
         let Some(request) = self.requests.get_mut(parent.key) else {

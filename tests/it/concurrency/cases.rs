@@ -210,14 +210,15 @@ impl Planned {
 fn drawn(rng: &mut Rng, cases: &'static [Case]) -> &'static Case {
     let all: u32 = cases.iter().map(|case| case.weight).sum();
     let mut at = rng.u32(0..all);
-    cases
-        .iter()
-        .find(|case| {
-            let found = at < case.weight;
-            at = at.saturating_sub(case.weight);
-            found
-        })
-        .expect("a number below the sum of the weights falls on a case")
+    let found = cases.iter().find(|case| {
+        let found = at < case.weight;
+        at = at.saturating_sub(case.weight);
+        found
+    });
+    let Some(case) = found else {
+        panic!("a number below the sum of the weights falls on a case");
+    };
+    case
 }
 
 const fn good(name: &'static str, weight: u32, make: fn(&mut Rng) -> Shape) -> Case {
@@ -262,5 +263,8 @@ fn ending(rng: &mut Rng) -> &'static str {
 }
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
-    *rng.choice(from).expect("there is something to pick from")
+    let Some(picked) = rng.choice(from) else {
+        panic!("there is something to pick from");
+    };
+    *picked
 }

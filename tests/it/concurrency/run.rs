@@ -134,9 +134,9 @@ impl Stage {
             .into_iter()
             .map(|outcome| {
                 let name = outcome.words.as_ref().unwrap_or(&outcome.path);
-                let planned = by_name
-                    .get(name.as_str())
-                    .expect("what was asked was planned");
+                let Some(planned) = by_name.get(name.as_str()) else {
+                    panic!("{name} was asked and not planned");
+                };
                 Played {
                     planned: (*planned).clone(),
                     served: served.remove(name).unwrap_or_default(),

@@ -126,9 +126,7 @@ impl Score {
                 self.example(format!("unattributed: {name}"), what());
             }
             Some(Found { cause, certainty }) if causes.contains(&cause.as_str()) => {
-                if error {
-                    *self.right.entry(certainty).or_default() += 1;
-                }
+                *self.right.entry(certainty).or_default() += usize::from(error);
             }
             // That attempt did fail so; it was another's.
             Some(Found { cause, .. }) if !error => {
