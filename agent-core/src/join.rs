@@ -23,7 +23,7 @@ use crate::table::{Key, Table};
 pub(crate) const YOUNG_US: u32 = 20_000;
 
 /// By how much records of two CPUs may disagree about the time, ns.
-const SLACK: Nanos = 1_000_000;
+pub(crate) const SLACK: Nanos = 1_000_000;
 
 /// An answer that followed a failure within this time may have been given on its account, ns.
 pub(crate) const AT_ONCE: Nanos = 20_000_000;

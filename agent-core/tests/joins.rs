@@ -249,3 +249,33 @@ fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next()
         assert_eq!(served.expect("told").attempts.len(), attempts, "{rival}");
     }
 }
+
+#[test]
+fn an_attempt_of_nobody_known_before_the_answer_makes_the_last_one_known_a_guess() {
+    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Guess)] {
+        let (a, b, c) = (client(1), client(2), client(3));
+        let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+        let mut seen = vec![
+            a.request(&xa, "POST", "/"),
+            b.request(&xb, "POST", "/"),
+            c.request(&xb, "POST", "/"),
+            upstream(10)
+                .opened(1.2)
+                .connect(1.3, ConnectOutcome::Reset, errand(1)),
+        ];
+        if between {
+            let u = upstream(11).opened(-9000.0);
+            let x = sent(3, 1.4).ended(End::PeerFin).peer_fin(30.0);
+            seen.push(u.request(&x, "POST", "/"));
+            seen.push(u.end(30.0, &x));
+        }
+        seen.push(a.response(&xa.answered(502, 30.2)));
+        let told = told(&mut core(), seen);
+        let failed = told
+            .requests()
+            .into_iter()
+            .find(|request| request.cookie == 1)
+            .expect("told");
+        assert_eq!(failed.error.expect("502").certainty, certainty, "{between}");
+    }
+}

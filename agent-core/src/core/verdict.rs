@@ -234,11 +234,8 @@ impl Core {
         for attempt in &attempts {
             self.remember(request.head.as_ref(), attempt);
         }
-        let surety = if self.is_whole(&request, &outcome, attempts.last()) {
-            surety
-        } else {
-            surety.max(Certainty::Strong)
-        };
+        let least = self.least_surety(&request, &outcome, attempts.last());
+        let surety = surety.max(least);
         let (error, error_attempt) = error_of(&request, &outcome, &attempts, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
@@ -295,11 +292,19 @@ impl Core {
         let whole = self.lost_at.is_none_or(|lost| lost < from);
         let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
         let head = request.head.as_ref();
-        let window = self.processes.habits(Some(tgid)).fail_window;
+        let habits = self.processes.habits(Some(tgid));
+        let window = habits.fail_window;
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
         let fare = self.routes.fare(&proxy.name, head, window, from, under_way);
+        // Where the route is not known, a name that a request of it asked for is a nearer witness
+        // than servers of other routes, if it is known who asked.
+        let nameless = match fare {
+            Fare::Unknown => true,
+            Fare::ProxyAllDown(_) => habits.connects_at_once,
+            Fare::AllDown(_) | Fare::SomeDown(_) | Fare::Healthy => false,
+        };
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
@@ -309,10 +314,7 @@ impl Core {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
             }
-            // Where the route is not known, the name is a nearer witness than other servers.
-            Some(Lookup::FailedForAnother)
-                if !unjoined && matches!(fare, Fare::Unknown | Fare::ProxyAllDown(_)) =>
-            {
+            Some(Lookup::FailedForAnother) if !unjoined && nameless => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Guess)), None);
             }
             _ => {}
@@ -459,8 +461,8 @@ impl Core {
     /// the answer: it may be the one that was answered for.
     fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
         let tgid = last.proxy.tgid;
-        let between =
-            |ended: Nanos| ended >= last.ended && ended <= answered.saturating_add(PROMPT);
+        let until = answered.saturating_add(join::SLACK);
+        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
         self.unjoined.get(&tgid).is_some_and(|at| between(*at))
             || self
                 .orphans
@@ -468,21 +470,28 @@ impl Core {
                 .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
     }
 
-    /// The last attempt known is the last there was: nothing is known to be missing, none
-    /// is under way, and the answer followed it at once.
-    fn is_whole(
+    /// How sure it is that the last attempt known is the last there was. Proof when nothing is known
+    /// to be missing, none is under way, and the answer followed it at once; a guess when the
+    /// process made another one since, for nobody knows whom.
+    fn least_surety(
         &self,
         request: &OpenRequest,
         outcome: &Outcome,
         last: Option<&Arc<Attempt>>,
-    ) -> bool {
+    ) -> Certainty {
         let complete = self.lost_at.is_none_or(|lost| lost < request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
-        let unjoined = last.is_some_and(|last| self.has_unjoined(last, answered));
-        complete
-            && !unjoined
-            && request.open.is_empty()
-            && last.is_some_and(|last| answered.saturating_sub(last.ended) <= PROMPT)
+        match last {
+            Some(last) if self.has_unjoined(last, answered) => Certainty::Guess,
+            Some(last)
+                if complete
+                    && request.open.is_empty()
+                    && answered.saturating_sub(last.ended) <= PROMPT =>
+            {
+                Certainty::Proof
+            }
+            _ => Certainty::Strong,
+        }
     }
 }
 
