@@ -251,8 +251,8 @@ fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next()
 }
 
 #[test]
-fn an_attempt_of_nobody_known_before_the_answer_makes_the_last_one_known_a_guess() {
-    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Guess)] {
+fn an_attempt_of_nobody_known_before_the_answer_makes_the_last_one_known_no_proof() {
+    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Strong)] {
         let (a, b, c) = (client(1), client(2), client(3));
         let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
         let mut seen = vec![

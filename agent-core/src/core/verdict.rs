@@ -471,8 +471,8 @@ impl Core {
     }
 
     /// How sure it is that the last attempt known is the last there was. Proof when nothing is known
-    /// to be missing, none is under way, and the answer followed it at once; a guess when the
-    /// process made another one since, for nobody knows whom.
+    /// to be missing, none is under way, the answer followed it at once, and the process made no
+    /// other one since, for nobody knows whom.
     fn least_surety(
         &self,
         request: &OpenRequest,
@@ -482,7 +482,7 @@ impl Core {
         let complete = self.lost_at.is_none_or(|lost| lost < request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         match last {
-            Some(last) if self.has_unjoined(last, answered) => Certainty::Guess,
+            Some(last) if self.has_unjoined(last, answered) => Certainty::Strong,
             Some(last)
                 if complete
                     && request.open.is_empty()
