@@ -10,8 +10,9 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use crate::attempt::Trial;
 use crate::cause::Certainty;
-use crate::event::Join;
+use crate::event::{Join, Upstream};
 use crate::observation::{Nanos, RequestHead};
+use crate::proxies::Habits;
 use crate::request::OpenRequest;
 use crate::table::{Key, Table};
 
@@ -22,10 +23,14 @@ use crate::table::{Key, Table};
 pub(crate) const YOUNG_US: u32 = 20_000;
 
 /// By how much records of two CPUs may disagree about the time, ns.
-const SLACK: Nanos = 1_000_000;
+pub(crate) const SLACK: Nanos = 1_000_000;
 
 /// An answer that followed a failure within this time may have been given on its account, ns.
-const AT_ONCE: Nanos = 20_000_000;
+pub(crate) const AT_ONCE: Nanos = 20_000_000;
+
+/// A proxy connects within this time after it has read the request, ns. Beyond it, who waits
+/// longest says nothing.
+const CONNECTS_WITHIN: Nanos = 5_000_000;
 
 /// A retry that follows a failure within this time is one, ns.
 const RETRIED_AT_ONCE: Nanos = 2_000_000;
@@ -103,11 +108,11 @@ impl Lines {
 
 /// Looks for the request that `trial` belongs to: by errand first, then by request line.
 ///
-/// `acts_at_once` says that the process goes upstream for a request before it reads another: then
-/// the errand alone is proof, else only together with the request line.
+/// `habits` say whether the process goes upstream for a request before it reads another: then the
+/// errand alone is proof, else only together with the request line.
 pub(crate) fn find(
     trial: &Trial,
-    acts_at_once: bool,
+    habits: Habits,
     is_proxy: bool,
     requests: &Table<Key, Box<OpenRequest>>,
     lines: &Lines,
@@ -115,6 +120,16 @@ pub(crate) fn find(
     let by_line = |wanted: Option<Key>| {
         let known = is_proxy || wanted.is_some();
         known.then(|| by_request_line(trial, requests, lines, wanted))?
+    };
+    // The errand of a connect, or of what was sent on an open connection.
+    let sent = trial
+        .exchange
+        .as_ref()
+        .is_some_and(|exchange| exchange.errand.is_some());
+    let acts_at_once = if sent {
+        habits.sends_at_once
+    } else {
+        habits.connects_at_once
     };
     let Some(errand) = trial.errand else {
         return Found {
@@ -149,7 +164,7 @@ pub(crate) fn find(
                     // Two witnesses that know nothing of each other.
                     (true, true) => Certainty::Proof,
                     (false, true) if trial.own_errand && acts_at_once => Certainty::Proof,
-                    (false, true) if trial.own_errand => Certainty::Strong,
+                    (false, true) if trial.own_errand => Certainty::Guess,
                     // The thread was elsewhere for a while: only when no other fits.
                     (true, false) => Certainty::Strong,
                     (false, _) => return None,
@@ -162,9 +177,12 @@ pub(crate) fn find(
             // Another request has this line: the thread took that one up in between.
             (Some(_), Some(_)) if let Some(other) = by_line(None) => Some(other),
             // The proxy rewrote the path, or one of the heads could not be read.
-            _ if trial.exchange.is_some() => {
-                (sure && acts_at_once).then(|| parent(Certainty::Strong))
-            }
+            _ if trial.exchange.is_some() => match (acts_at_once, habits.connects_at_once) {
+                (true, _) => sure.then(|| parent(Certainty::Strong)),
+                // It does for connects, so most of what it sends is of the client it read last.
+                (false, true) => sure.then(|| parent(Certainty::Guess)),
+                (false, false) => None,
+            },
             // A connect has no request line. A request that is being served already asks for no
             // other upstream: a timer acted for somebody else (nginx's limit_req, a cache lock).
             _ if young => {
@@ -213,10 +231,11 @@ fn by_request_line(
             continue;
         };
         let Some(asked) = &request.head else { continue };
-        // A connection from before the start has no owner until it is read from.
+        // A connection has no owner until it is read from. Whoever connects to where the request
+        // arrived is a client of this proxy, on the same host.
         let same_process = match (request.tgid, trial.tgid) {
             (Some(asked), Some(sent)) => asked == sent,
-            _ => true,
+            _ => trial.upstream != Upstream::Inet(request.server),
         };
         let fits = same_process
             && request.started < at
@@ -247,12 +266,14 @@ fn by_request_line(
 
 /// Of requests that ended in an error for which no attempt is known, the one that a failed attempt
 /// without a request most likely belongs to: it was open all the while, and its answer followed
-/// the failure at once. With several such, the one that followed first, as a guess.
+/// the failure at once. With several such, as a guess, one that the attempt followed at once, and
+/// of those the first: a proxy serves in the order in which it reads, and its timers run out in
+/// the order in which it sets them.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
 ) -> Option<Parent> {
-    let mut best: Option<(Nanos, Key)> = None;
+    let mut best: Option<((bool, Nanos), Key)> = None;
     let mut more = false;
     for (key, request) in unexplained {
         let Some(answered) = request.outcome().answer_began else {
@@ -272,8 +293,10 @@ pub(crate) fn by_answer<'a>(
             continue;
         }
         more |= best.is_some();
-        if best.is_none_or(|(least, _)| after < least) {
-            best = Some((after, key));
+        let late = trial.started - request.started > CONNECTS_WITHIN;
+        let rank = (late, request.started);
+        if best.is_none_or(|(least, _)| rank < least) {
+            best = Some((rank, key));
         }
     }
     let (_, key) = best?;

@@ -10,11 +10,14 @@ use crate::observation::Nanos;
 pub(crate) struct Habits {
     /// How long an upstream that failed is left alone, ns.
     pub(crate) fail_window: Nanos,
-    /// A thread that has read a client's request goes upstream for it before it reads from
+    /// A thread that has read a client's request connects upstream for it before it reads from
     /// another client. Where that does not hold, what a thread read last proves nothing: HAProxy
     /// reads all clients that are ready and then runs their streams; Go moves a request from
     /// thread to thread; Varnish fetches in another thread.
-    pub(crate) acts_at_once: bool,
+    pub(crate) connects_at_once: bool,
+    /// The same of sending on a connection that is open. Envoy connects at once, but sends in the
+    /// next turn of its loop (ConnectionImpl::write), when it has read all clients that are ready.
+    pub(crate) sends_at_once: bool,
 }
 
 /// Fail windows are defaults: nginx `fail_timeout` 10 s; Apache httpd balancer `retry` 60 s; Envoy
@@ -26,7 +29,7 @@ const KNOWN: [(&str, Habits); 10] = [
     ("angie", at_once(10)),
     ("tengine", at_once(10)),
     ("httpd", at_once(60)),
-    ("envoy", at_once(30)),
+    ("envoy", connects_at_once(30)),
     ("haproxy", later(30)),
     ("caddy", later(30)),
     ("traefik", later(30)),
@@ -38,14 +41,23 @@ const UNKNOWN: Habits = later(10);
 const fn at_once(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
-        acts_at_once: true,
+        connects_at_once: true,
+        sends_at_once: true,
+    }
+}
+
+const fn connects_at_once(seconds: u64) -> Habits {
+    Habits {
+        sends_at_once: false,
+        ..at_once(seconds)
     }
 }
 
 const fn later(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
-        acts_at_once: false,
+        connects_at_once: false,
+        sends_at_once: false,
     }
 }
 

@@ -14,6 +14,8 @@ use crate::table::Key;
 pub(crate) struct OpenRequest {
     pub(crate) tgid: Option<u32>,
     pub(crate) client: SocketAddr,
+    /// Where it arrived.
+    pub(crate) server: SocketAddr,
     pub(crate) head: Option<RequestHead>,
     /// Hash of its request line, as listed in [`crate::join::Lines`].
     pub(crate) line: Option<u64>,
@@ -64,6 +66,7 @@ impl OpenRequest {
         Self {
             tgid,
             client: socket.remote,
+            server: socket.local,
             head,
             line: None,
             started: exchange.request.unwrap_or(socket.time),

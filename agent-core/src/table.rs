@@ -89,6 +89,10 @@ impl<K: Eq + Hash + Copy, V> Table<K, V> {
         self.map.remove(&key)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.map.iter()
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.map.values()
     }

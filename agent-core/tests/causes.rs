@@ -246,6 +246,25 @@ fn an_early_close_of_an_acknowledged_request_is_only_likely_a_race() {
 }
 
 #[test]
+fn an_early_fin_that_acknowledges_the_request_is_no_race() {
+    let u = upstream(2).opened(-9000.0);
+    let x = sent(3, 2.0)
+        .idle_since(-5000.0)
+        .errand(1, 0, 100)
+        .ended(End::PeerFin)
+        .peer_fin(4.0);
+    assert_eq!(
+        cause(&exchange_of(attempt_of(&u, &x, 4.0), 502, 4.2)),
+        (
+            Cause::ClosedBeforeResponse,
+            Certainty::Strong,
+            Phase::Request,
+            How::Fin
+        )
+    );
+}
+
+#[test]
 fn on_a_connection_of_unknown_age_a_race_is_no_proof() {
     let u = upstream(2).picked_up();
     let x = sent(0, 2.0)

@@ -201,3 +201,81 @@ fn a_connection_opened_ahead_counts_from_its_request() {
     assert!((attempt.response_seconds - 0.010).abs() < 1e-9);
     assert_eq!(attempt.reused, Some(false));
 }
+
+#[test]
+fn who_connects_to_where_a_request_arrived_is_a_client_and_no_attempt() {
+    let here = "127.0.0.1:80";
+    let mut first = client(1).of(None);
+    first.socket.local = here.parse().expect("address");
+    let asked = sent(0, 1.0);
+    let other = upstream(10).of(Some(77)).to(here).opened(1.2);
+    let x = sent(0, 1.5);
+    let seen = vec![
+        first.request(&asked, "GET", "/"),
+        other.request(&x, "GET", "/"),
+        other.response(&x.answered(502, 4.0)),
+        first.of(Some(PROXY)).response(&asked.answered(200, 8.0)),
+    ];
+    let told = told(&mut core(), seen);
+    assert_eq!(told.request().attempts.len(), 0);
+}
+
+#[test]
+fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next() {
+    for (rival, attempts) in [(false, 2), (true, 1)] {
+        let mut core = core();
+        know(&mut core, 300, "haproxy", ProcessKind::Known);
+        let (a, b) = (client(1).of(Some(300)), client(2).of(Some(300)));
+        let (xa, xb) = (sent(0, 1.0), sent(0, 1.0));
+        let refused = upstream(10).of(Some(300)).opened(1.2);
+        let u = upstream(11).of(Some(300)).opened(1.4);
+        let x = sent(0, 1.5);
+        let mut seen = vec![a.request(&xa, "GET", "/a")];
+        if rival {
+            seen.push(b.request(&xb, "GET", "/b"));
+        }
+        seen.push(refused.connect(1.3, ConnectOutcome::Reset, errand(1)));
+        if rival {
+            seen.push(b.response(&xb.answered(503, 1.35)));
+        }
+        seen.push(u.request(&x, "GET", "/a"));
+        seen.push(u.response(&x.answered(200, 4.0)));
+        seen.push(a.response(&xa.answered(200, 4.1)));
+        let told = told(&mut core, seen);
+        let served = told
+            .requests()
+            .into_iter()
+            .find(|request| request.cookie == 1);
+        assert_eq!(served.expect("told").attempts.len(), attempts, "{rival}");
+    }
+}
+
+#[test]
+fn an_attempt_of_nobody_known_before_the_answer_makes_the_last_one_known_no_proof() {
+    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Strong)] {
+        let (a, b, c) = (client(1), client(2), client(3));
+        let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+        let mut seen = vec![
+            a.request(&xa, "POST", "/"),
+            b.request(&xb, "POST", "/"),
+            c.request(&xb, "POST", "/"),
+            upstream(10)
+                .opened(1.2)
+                .connect(1.3, ConnectOutcome::Reset, errand(1)),
+        ];
+        if between {
+            let u = upstream(11).opened(-9000.0);
+            let x = sent(3, 1.4).ended(End::PeerFin).peer_fin(30.0);
+            seen.push(u.request(&x, "POST", "/"));
+            seen.push(u.end(30.0, &x));
+        }
+        seen.push(a.response(&xa.answered(502, 30.2)));
+        let told = told(&mut core(), seen);
+        let failed = told
+            .requests()
+            .into_iter()
+            .find(|request| request.cookie == 1)
+            .expect("told");
+        assert_eq!(failed.error.expect("502").certainty, certainty, "{between}");
+    }
+}

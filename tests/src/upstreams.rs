@@ -6,14 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
+use crate::misbehave::record::{Record, Served};
 use crate::netns::Netns;
 use crate::process::{Running, built, command};
+
+/// Name of the file to which they write what arrived.
+const RECORD: &str = "record";
 
 /// Upstream servers in one process.
 #[derive(Debug)]
 pub struct Upstreams {
     process: Running,
+    folder: TempDir,
     /// Where they listen, in the order in which they were ordered.
     pub addresses: Vec<SocketAddr>,
 }
@@ -38,6 +44,9 @@ impl Upstreams {
         for port in dns {
             command.args(["--dns", port]);
         }
+        let folder =
+            TempDir::with_prefix("e2e-upstreams-").expect("a temporary folder can be made");
+        command.arg("--record").arg(folder.path().join(RECORD));
         command.stdout(Stdio::piped());
         let mut process = Running::start("misbehave", &mut command);
         let stdout = process.child().stdout.take().expect("stdout is piped");
@@ -55,12 +64,22 @@ impl Upstreams {
                     })
             })
             .collect();
-        Self { process, addresses }
+        Self {
+            process,
+            folder,
+            addresses,
+        }
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Each request that arrived so far, in order; a proxy that tries twice makes two.
+    #[track_caller]
+    pub fn served(&self) -> Vec<Served> {
+        Record::read(&self.folder.path().join(RECORD)).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Ends it as a crash would.

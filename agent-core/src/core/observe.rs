@@ -124,7 +124,7 @@ impl Core {
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());
                 let route = head.map(|head| routes::of("", head));
-                let sure = self.processes.habits(Some(tgid)).acts_at_once;
+                let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }
         }

@@ -14,7 +14,6 @@ use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, Parent};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
-use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes::{self, Fare};
 use crate::table::Key;
@@ -33,10 +32,10 @@ const UNATTRIBUTED: Failure = Failure {
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
-        let acts_at_once = self.processes.habits(trial.tgid).acts_at_once;
+        let habits = self.processes.habits(trial.tgid);
         // A client on this host sends the same request line that its proxy has not read yet.
         let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
-        let found = join::find(trial, acts_at_once, is_proxy, &self.requests, &self.lines);
+        let found = join::find(trial, habits, is_proxy, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let Some(parent) = found.parent else { return };
         let Some(request) = self.requests.get_mut(parent.key) else {
@@ -62,9 +61,14 @@ impl Core {
             let alone = request.tries.is_empty() && request.open.is_empty();
             alone.then_some((*key, request.as_ref()))
         });
-        let Some(parent) = join::by_answer(trial, unexplained) else {
+        let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
         };
+        // The only one left, after guesses that may have taken the wrong ones.
+        let guessed = trial.tgid.and_then(|tgid| self.unjoined.get(&tgid));
+        if guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE) {
+            parent.surety = Certainty::Guess;
+        }
         if let Some(request) = self.requests.get(parent.key) {
             trial.adopt(parent, request.started);
         }
@@ -242,11 +246,8 @@ impl Core {
         for attempt in &attempts {
             self.remember(request.head.as_ref(), attempt);
         }
-        let surety = if self.is_whole(&request, &outcome, attempts.last()) {
-            surety
-        } else {
-            surety.max(Certainty::Strong)
-        };
+        let least = self.least_surety(&request, &outcome, attempts.last());
+        let surety = surety.max(least);
         let (error, error_attempt) = error_of(&request, &outcome, &attempts, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
@@ -303,17 +304,23 @@ impl Core {
         let whole = self.lost_at.is_none_or(|lost| lost < from);
         let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
         let head = request.head.as_ref();
+        let habits = self.processes.habits(Some(tgid));
+        let window = habits.fail_window;
         // Where joins are doubtful, so is that there was no attempt.
-        let Habits {
-            fail_window: window,
-            acts_at_once,
-        } = self.processes.habits(Some(tgid));
+        let acts_at_once = habits.connects_at_once;
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
         let fare = self
             .routes
             .fare(&proxy.name, head, tgid, window, from, under_way);
+        // Where the route is not known, a name that a request of it asked for is a nearer witness
+        // than servers of other routes, if it is known who asked.
+        let nameless = match fare {
+            Fare::Unknown => true,
+            Fare::ProxyAllDown(_) => habits.connects_at_once,
+            Fare::AllDown { .. } | Fare::SomeDown(_) | Fare::Healthy => false,
+        };
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
@@ -323,7 +330,7 @@ impl Core {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
             }
-            Some(Lookup::FailedForAnother) if !unjoined && fare == Fare::Unknown => {
+            Some(Lookup::FailedForAnother) if !unjoined && nameless => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Guess)), None);
             }
             _ => {}
@@ -361,16 +368,30 @@ impl Core {
     /// once, was that request's.
     pub(super) fn claim_earlier_try(&mut self, next: &Trial, out: &mut Vec<Event>) {
         let Some(parent) = next.parent else { return };
-        if self.processes.habits(next.tgid).acts_at_once {
+        if self.processes.habits(next.tgid).connects_at_once {
             return;
         }
+        let Some(request) = self.requests.get(parent.key) else {
+            return;
+        };
+        let is_followed = |failed: &Trial| join::is_followed_by(failed, next, request);
+        let rival = {
+            let mut followed = self.orphans.iter().filter(|failed| is_followed(failed));
+            match (followed.next(), followed.next()) {
+                (Some(failed), None) => self.has_rival(parent.key, failed),
+                _ => return,
+            }
+        };
+        // Another that waited for an attempt may have made this one, and got its error.
+        if rival {
+            return;
+        }
+        let Some(mut failed) = self.orphans.take_only(|failed| is_followed(failed)) else {
+            return;
+        };
         let Some(request) = self.requests.get_mut(parent.key) else {
             return;
         };
-        let only = self
-            .orphans
-            .take_only(|failed| join::is_followed_by(failed, next, request));
-        let Some(mut failed) = only else { return };
         let claim = Parent {
             join: Join::Retry,
             surety: Certainty::Strong,
@@ -384,6 +405,25 @@ impl Core {
             self.counts.attempts_crowded_out += 1;
             self.tell_alone(failed, out);
         }
+    }
+
+    /// Whether another request than `claimant` was open when `failed` began and had no attempt under
+    /// way then, so that `failed` may be its own.
+    fn has_rival(&self, claimant: Key, failed: &Trial) -> bool {
+        let at = failed.started;
+        self.requests.iter().any(|(key, request)| {
+            let same_process = request.tgid.is_none() || request.tgid == failed.tgid;
+            let is_served = || {
+                let mut over = request.tries.iter();
+                let mut open = request
+                    .open
+                    .iter()
+                    .filter_map(|key| self.attempts.get(*key));
+                over.any(|trial| trial.started <= at && trial.ended >= at)
+                    || open.any(|trial| trial.started <= at)
+            };
+            *key != claimant && same_process && request.is_open_at(at) && !is_served()
+        })
     }
 
     /// Keeps how an attempt went, for requests that will find no upstream to try.
@@ -440,19 +480,41 @@ impl Core {
         }
     }
 
-    /// The last attempt known is the last there was: nothing is known to be missing, none
-    /// is under way, and the answer followed it at once.
-    fn is_whole(
+    /// Whether an attempt of the same process that was joined to no request ended between `last` and
+    /// the answer: it may be the one that was answered for.
+    fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
+        let tgid = last.proxy.tgid;
+        let until = answered.saturating_add(join::SLACK);
+        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
+        self.unjoined.get(&tgid).is_some_and(|at| between(*at))
+            || self
+                .orphans
+                .iter()
+                .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
+    }
+
+    /// How sure it is that the last attempt known is the last there was. Proof when nothing is known
+    /// to be missing, none is under way, the answer followed it at once, and the process made no
+    /// other one since, for nobody knows whom.
+    fn least_surety(
         &self,
         request: &OpenRequest,
         outcome: &Outcome,
         last: Option<&Arc<Attempt>>,
-    ) -> bool {
+    ) -> Certainty {
         let complete = self.lost_at.is_none_or(|lost| lost < request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
-        complete
-            && request.open.is_empty()
-            && last.is_some_and(|last| answered.saturating_sub(last.ended) <= PROMPT)
+        match last {
+            Some(last) if self.has_unjoined(last, answered) => Certainty::Strong,
+            Some(last)
+                if complete
+                    && request.open.is_empty()
+                    && answered.saturating_sub(last.ended) <= PROMPT =>
+            {
+                Certainty::Proof
+            }
+            _ => Certainty::Strong,
+        }
     }
 }
 

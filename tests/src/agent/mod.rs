@@ -137,14 +137,43 @@ impl Agent {
     /// Its memory, bytes.
     #[track_caller]
     pub fn resident_bytes(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory it had so far, bytes.
+    #[track_caller]
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// A line of its status in kB, as bytes.
+    #[track_caller]
+    fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("a running process has a status");
         status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
-            .expect("a running process has a VmRSS")
+            .unwrap_or_else(|| panic!("a running process has a {name}"))
             * 1024
+    }
+
+    /// CPU time it used so far, its programs in the kernel not counted.
+    #[track_caller]
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .expect("a running process has a stat");
+        // utime and stime, words 14 and 15 (proc_pid_stat(5)); the name may have spaces.
+        let (_, words) = stat.rsplit_once(')').expect("a name in parentheses");
+        let ticks: u64 = words
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|word| word.parse::<u64>().expect("a number of ticks"))
+            .sum();
+        let a_second = rustix::param::clock_ticks_per_second();
+        Duration::from_secs_f64(ticks as f64 / a_second as f64)
     }
 
     /// Its metrics now.

@@ -4,12 +4,15 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use e2e::misbehave::behaviour::Behaviour;
 use e2e::misbehave::dns::{self, Failure};
+use e2e::misbehave::record::Record;
 use e2e::misbehave::{listen, serve};
 use tokio::net::UdpSocket;
 
@@ -28,6 +31,10 @@ struct Options {
     /// `127.0.53.3:53=silent`. May be given more than once.
     #[arg(long = "dns", value_name = "ADDRESS:PORT=FAILURE")]
     dns: Vec<Dns>,
+    /// A file to which each request that arrives is written: port, requests before it on its
+    /// connection, path, `X-Order`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 const GRAMMAR: &str = "\
@@ -63,7 +70,8 @@ Words, separated by commas (times in milliseconds, sizes in bytes):
   banner                of a port: speak first, as SSH does
   hello=close|reset|alert|plain|hang
                         of a port: what follows the first bytes, such as a ClientHello
-A path whose last segment has other words, such as `any`, leaves it to the port.";
+A path whose last segment has other words, such as `any`, leaves it to the port. An X-Order
+header takes the place of the path.";
 
 /// A port on the command line.
 #[derive(Clone, Debug)]
@@ -113,7 +121,16 @@ impl FromStr for Port {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let Options { bind, ports, dns } = Options::parse();
+    let Options {
+        bind,
+        ports,
+        dns,
+        record,
+    } = Options::parse();
+    let record = Arc::new(match record {
+        Some(path) => Record::create(&path)?,
+        None => Record::default(),
+    });
     let mut servers = tokio::task::JoinSet::new();
     for Port {
         number,
@@ -127,7 +144,7 @@ async fn main() -> Result<()> {
             "ready {} {words}",
             listener.local_addr()?
         )?;
-        servers.spawn(serve(listener, behaviour));
+        servers.spawn(serve(listener, behaviour, Arc::clone(&record)));
     }
     for Dns { address, failure } in dns {
         let socket = UdpSocket::bind(address)

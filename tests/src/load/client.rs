@@ -83,16 +83,22 @@ impl Client {
             complete,
             keep,
         } = progress;
+        let client = self
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.local_addr().ok());
         if asked.is_err() || !complete || !keep || order.last {
             self.close();
         }
         Outcome {
             path: order.path.clone(),
+            words: order.words.clone(),
             status,
             complete,
             body,
             aborted: matches!(asked, Ok(true)),
             error: asked.err().map(|error| format!("{error:#}")),
+            client,
         }
     }
 
@@ -148,6 +154,9 @@ impl Client {
         }
         if order.expect_continue {
             request.push_str("Expect: 100-continue\r\n");
+        }
+        if let Some(words) = &order.words {
+            request.push_str(&format!("X-Order: {words}\r\n"));
         }
         if order.last {
             request.push_str("Connection: close\r\n");

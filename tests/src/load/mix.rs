@@ -281,6 +281,7 @@ impl Case {
             abort_after,
             last: rng.u32(0..20) == 0,
             pause: Duration::from_millis(rng.u64(0..25)),
+            words: None,
         };
         Planned { order, case: self }
     }

@@ -30,6 +30,8 @@ pub struct Order {
     pub last: bool,
     /// Silence before the request.
     pub pause: Duration,
+    /// An `X-Order` header: what a server is to do when the path does not say.
+    pub words: Option<String>,
 }
 
 /// What came of an order.
@@ -37,6 +39,8 @@ pub struct Order {
 pub struct Outcome {
     /// Of the order.
     pub path: String,
+    /// Of the order.
+    pub words: Option<String>,
     /// Status received, 1xx but 101 not counted; none without a status line.
     pub status: Option<u16>,
     /// The answer came to the end that its framing says.
@@ -47,6 +51,8 @@ pub struct Outcome {
     pub aborted: bool,
     /// What went wrong, if anything.
     pub error: Option<String>,
+    /// Where the client's connection began; none when it could not connect.
+    pub client: Option<SocketAddr>,
 }
 
 impl Order {
@@ -60,6 +66,7 @@ impl Order {
             abort_after: None,
             last: false,
             pause: Duration::ZERO,
+            words: None,
         }
     }
 

@@ -1,12 +1,14 @@
 //! Upstream servers that misbehave on request.
 //!
 //! In: listeners and, for each, what it does when a path orders nothing. Out: answers, resets
-//! and silences as [`behaviour`] words them. A server never decides anything at random: what
-//! happens is in the path or in the port.
+//! and silences as [`behaviour`] words them, and a [`record`] of what arrived. A server never
+//! decides anything at random: what happens is in the path, in the header `X-Order`, or in the
+//! port.
 
 mod answer;
 pub mod behaviour;
 pub mod dns;
+pub mod record;
 mod request;
 pub mod websocket;
 
@@ -21,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use answer::After;
 use behaviour::{Behaviour, Ending, Fault, Hello, Meeting};
+use record::Record;
 
 /// Waiting connections of a listener. Too small: load tests overflow it.
 const BACKLOG: i32 = 4096;
@@ -54,7 +57,7 @@ pub fn listen(address: SocketAddr, behaviour: &Behaviour) -> Result<TcpListener>
 }
 
 /// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, port: Behaviour) {
+pub async fn serve(listener: TcpListener, port: Behaviour, record: Arc<Record>) {
     if port.deaf {
         std::future::pending::<()>().await;
     }
@@ -66,18 +69,20 @@ pub async fn serve(listener: TcpListener, port: Behaviour) {
             continue;
         };
         let port = Arc::clone(&port);
+        let record = Arc::clone(&record);
         // A connection that ends in an error ended because the peer left.
-        tokio::spawn(async move { connection(stream, &port).await.ok() });
+        tokio::spawn(async move { connection(stream, &port, &record).await.ok() });
     }
 }
 
 /// One connection, request after request.
-async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
+async fn connection(mut stream: TcpStream, port: &Behaviour, record: &Record) -> Result<()> {
     stream.set_nodelay(true)?;
+    let address = stream.local_addr()?;
     if let Some(meeting) = port.meeting {
         return meet(stream, meeting).await;
     }
-    let mut reused = false;
+    let mut earlier = 0;
     loop {
         let idle = port.idle.unwrap_or(IDLE);
         let head = match tokio::time::timeout(idle, request::look(&stream)).await {
@@ -88,11 +93,13 @@ async fn connection(mut stream: TcpStream, port: &Behaviour) -> Result<()> {
         let Some(head) = head else {
             return Ok(());
         };
-        let behaviour = match Behaviour::of_path(&head.target, port) {
-            ordered if ordered.if_reused && !reused => Behaviour::default(),
+        record.add(address, earlier, &head)?;
+        let words = head.words.as_ref().unwrap_or(&head.target);
+        let behaviour = match Behaviour::of_path(words, port) {
+            ordered if ordered.if_reused && earlier == 0 => Behaviour::default(),
             ordered => ordered,
         };
-        reused = true;
+        earlier += 1;
         if behaviour.fault == Some(Fault::Unread) {
             tokio::time::sleep(behaviour.wait).await;
             return Ok(());

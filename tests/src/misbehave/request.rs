@@ -30,6 +30,8 @@ pub(super) struct Head {
     pub(super) expects_continue: bool,
     /// The connection may be used again after this exchange.
     pub(super) keep_alive: bool,
+    /// `X-Order`: words that the path does not have.
+    pub(super) words: Option<String>,
     /// `Sec-WebSocket-Key`.
     pub(super) websocket_key: Option<String>,
     /// Bytes of the head.
@@ -159,6 +161,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>> {
             Some(1) => !holds("connection", "close"),
             _ => holds("connection", "keep-alive"),
         },
+        words: header("x-order").map(str::to_owned),
         websocket_key: header("sec-websocket-key").map(str::to_owned),
         length,
     }))

@@ -79,8 +79,8 @@ pub(super) fn launch(launch: Launch, groups: &[&Group], mpm: Mpm) -> Launched {
     add("ServerName judge\nPidFile apache.pid\nUser www-data\nGroup www-data");
     add(match mpm {
         Mpm::Event => {
-            "StartServers 1\nServerLimit 1\nThreadsPerChild 40\nThreadLimit 40\n\
-             MaxRequestWorkers 40\nMinSpareThreads 1\nMaxSpareThreads 40"
+            "StartServers 1\nServerLimit 1\nThreadsPerChild 100\nThreadLimit 100\n\
+             MaxRequestWorkers 100\nMinSpareThreads 1\nMaxSpareThreads 100"
         }
         Mpm::Prefork => {
             "StartServers 24\nServerLimit 24\nMaxRequestWorkers 24\nMinSpareServers 1\n\

@@ -6,7 +6,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Framing, Nanos, Phase};
 
-/// A failure on a reused connection that comes this soon after the request, and with the
+/// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
 /// unread. Too small: races under load pass for crashes. Too large: fast crashes pass for
 /// races.
@@ -30,8 +30,9 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 /// The connection had carried a response before, and its peer closed it while the request
 /// was on its way:
 /// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
-/// 2. (strong, for a fast crash looks the same) with some of it acknowledged, within
-///    [`RACE_WINDOW`] or two round trips.
+/// 2. RST with some of the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong:
+///    a fast crash looks the same). Not FIN: a close with the request unread is a reset
+///    (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
 /// a fresh connection it is never a race. Nor where the process that held it was killed: it closed
@@ -43,13 +44,11 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
         return None;
     }
     let exchange = trial.exchange.as_ref()?;
-    let after = trial.closed_at() - exchange.request?.min(trial.closed_at());
-    let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
     let unacked = exchange.request_acked == 0 && exchange.request_bytes > 0;
     let fin_first = trial.fin_came_first();
     let sure = if unacked || fin_first {
         Certainty::Proof
-    } else if after <= RACE_WINDOW.max(2 * round_trip) {
+    } else if how == How::Rst && came_soon(case) {
         Certainty::Strong
     } else {
         return None;
@@ -144,11 +143,25 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     }
     let sure = match trial.reused {
         Some(false) => Certainty::Proof,
-        // A FIN says that the request was read; an RST may say that it was not.
-        Some(true) if trial.all_acked() && how == How::Fin => Certainty::Proof,
+        // A FIN says that the request was read, unless the server only shut its sending side
+        // down; an RST may say that it was not.
+        Some(true) if trial.all_acked() && how == How::Fin && !came_soon(case) => Certainty::Proof,
         _ => Certainty::Strong,
     };
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
+}
+
+/// The peer closed soon enough after the request for a race.
+fn came_soon(case: &Case<'_>) -> bool {
+    let trial = case.trial;
+    let asked = trial
+        .exchange
+        .as_ref()
+        .and_then(|exchange| exchange.request);
+    let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
+    asked.is_some_and(|asked| {
+        trial.closed_at().saturating_sub(asked) <= RACE_WINDOW.max(2 * round_trip)
+    })
 }
 
 /// The response began, and the peer closed before its end: the head is not whole, or bytes

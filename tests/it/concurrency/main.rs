@@ -1,0 +1,109 @@
+//! Many clients at a time, and faults among good answers: whose failure was whose.
+//!
+//! In the first test each request says by its path what shall happen, so that a wrong join shows
+//! as a wrong cause. In the second all requests have one path, and only threads and times are left
+//! to tell them apart: what is called proven has to be right even then. What really happened is
+//! known from the client, and from the servers' own record of what arrived.
+//! `WHY502_PROXY=haproxy` runs one proxy; `--nocapture` shows the counts, and examples of what is
+//! not right.
+
+mod cases;
+mod run;
+mod score;
+
+use e2e::load::mix::seed;
+use e2e::process::need_root;
+use e2e::proxies::Kind;
+
+use cases::{by_header, by_path};
+use run::Stage;
+use score::Score;
+
+/// Proxies that are told apart by how they serve: event loops, a thread for each request, and
+/// many threads for one.
+const PROXIES: [Kind; 5] = [
+    Kind::Nginx,
+    Kind::HaProxy,
+    Kind::Envoy,
+    Kind::ApacheEvent,
+    Kind::Caddy,
+];
+
+/// Requests with a path of their own, and clients at a time.
+const REQUESTS: usize = 10_000;
+const CLIENTS: usize = 64;
+
+/// Requests with one path, for each way to connect, and clients at a time.
+const ALIKE: usize = 1_000;
+const ALIKE_CLIENTS: usize = 16;
+
+/// So many of all errors may be without a cause.
+const UNATTRIBUTED: f64 = 0.005;
+
+#[test]
+fn each_error_of_many_clients_at_a_time_is_told_once_with_its_own_cause() {
+    need_root();
+    let seed = seed();
+    let mut mistakes = Vec::new();
+    for kind in proxies() {
+        let mut stage = Stage::build(kind);
+        let run = stage.play(by_path(seed, REQUESTS), CLIENTS);
+        let score = Score::of(&run, stage.ports());
+        println!("{kind}: {score}");
+        mistakes.extend(mistakes_of(&score).map(|mistake| format!("{kind}: {mistake}")));
+    }
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[test]
+fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
+    need_root();
+    let seed = seed();
+    let mut mistakes = Vec::new();
+    for kind in proxies() {
+        let mut stage = Stage::build(kind);
+        for (group, kept) in [("same", false), ("same_kept", true)] {
+            let run = stage.play(by_header(seed, ALIKE, group, kept), ALIKE_CLIENTS);
+            let score = Score::of(&run, stage.ports());
+            println!("{kind} {group}: {score}");
+            if score.wrong_as("proof") > 0 {
+                mistakes.push(format!(
+                    "{kind} {group}: {} causes called proven are wrong",
+                    score.wrong_as("proof")
+                ));
+            }
+        }
+    }
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+fn proxies() -> impl Iterator<Item = Kind> {
+    let one = std::env::var("WHY502_PROXY").ok();
+    PROXIES
+        .into_iter()
+        .filter(move |kind| one.as_deref().is_none_or(|one| one == kind.name()))
+}
+
+fn mistakes_of(score: &Score) -> impl Iterator<Item = String> {
+    let allowed = (score.errors as f64 * UNATTRIBUTED) as usize;
+    [
+        ("errors not told once", score.not_once, 0),
+        ("wrong causes called proven", score.wrong_as("proof"), 0),
+        ("wrong causes called strong", score.wrong_as("strong"), 0),
+        ("errors without a cause", score.silent, 0),
+        (
+            "failures told of requests that had none",
+            score.not_theirs,
+            0,
+        ),
+        ("unattributed", score.unattributed, allowed),
+        (
+            "requests whose masked failures are miscounted",
+            score.masked_wrong,
+            0,
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, found, allowed)| found > allowed)
+    .map(|(what, found, allowed)| format!("{what}: {found}, {allowed} allowed"))
+}
