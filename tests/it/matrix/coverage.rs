@@ -103,6 +103,8 @@ fn reasons(verdicts: &Verdicts, kind: Kind) -> BTreeMap<&'static str, Vec<&'stat
 
 /// Lines of the page that are not as committed, but for cells that were wrong and those that
 /// are right by now.
+///
+/// Some depend on timing, so that a few may be: a guess, or less certainty. See [`is_false`].
 pub(crate) fn worse(committed: &str, page: &str) -> Vec<String> {
     let mut worse = Vec::new();
     let mut old = committed.lines().filter(|line| is_told(line));
@@ -119,6 +121,17 @@ pub(crate) fn worse(committed: &str, page: &str) -> Vec<String> {
         }
     }
     worse
+}
+
+/// A cell that names a wrong cause as proof or strong.
+pub(crate) fn is_false(line: &str) -> bool {
+    let said = cells(line)
+        .into_iter()
+        .filter_map(|cell| cell.split_once(WRONG));
+    said.map(|(_, said)| said.trim_end_matches([' ', '|']))
+        .any(|said| {
+            !said.contains("only ") && (said.ends_with(" proof") || said.ends_with(" strong"))
+        })
 }
 
 /// Lines but for the count of right and wrong cells.

@@ -133,11 +133,7 @@ impl Row {
         let of_cause: Vec<&Way> = of_code.filter(|way| way.outcome.is_as(found)).collect();
         let certainty = found.certainty.as_deref().unwrap_or("");
         if of_cause.is_empty() {
-            Some(format!(
-                "{} {}",
-                self::code(code),
-                found.without_certainty()
-            ))
+            Some(format!("{} {found}", self::code(code)))
         } else if self.is_own_cause(found) && !enough(certainty) {
             Some(format!("only {certainty}"))
         } else {
