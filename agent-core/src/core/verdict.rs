@@ -14,6 +14,7 @@ use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, Parent};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
+use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes::{self, Fare};
 use crate::table::Key;
@@ -304,10 +305,12 @@ impl Core {
         let whole = self.lost_at.is_none_or(|lost| lost < from);
         let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
         let head = request.head.as_ref();
-        let habits = self.processes.habits(Some(tgid));
-        let window = habits.fail_window;
         // Where joins are doubtful, so is that there was no attempt.
-        let acts_at_once = habits.connects_at_once;
+        let Habits {
+            fail_window: window,
+            connects_at_once: acts_at_once,
+            sends_at_once: _,
+        } = self.processes.habits(Some(tgid));
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
@@ -318,7 +321,7 @@ impl Core {
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
             Fare::Unknown => true,
-            Fare::ProxyAllDown(_) => habits.connects_at_once,
+            Fare::ProxyAllDown(_) => acts_at_once,
             Fare::AllDown { .. } | Fare::SomeDown(_) | Fare::Healthy => false,
         };
         // Without a code the proxy closed: that says nothing of upstreams.
