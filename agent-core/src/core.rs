@@ -2,10 +2,11 @@
 //!
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
-//! is in `observe`, how attempts and requests come to their verdict in `verdict`, and
-//! what happens by the mere passing of time in `time`.
+//! is in `observe`, how attempts come to their requests in `joining`, how both come to their
+//! verdict in `verdict`, and what happens by the mere passing of time in `time`.
 
 mod connecting;
+mod joining;
 mod observe;
 mod time;
 mod verdict;
@@ -102,9 +103,9 @@ impl Core {
             deaths: Deaths::default(),
             unjoined: FxHashMap::default(),
             held: 0,
-            waiting: Deadlines::new(limits.requests),
-            orphans: Deadlines::new(limits.attempts),
-            stragglers: Deadlines::new(limits.requests),
+            waiting: Deadlines::new(limits.requests, limits.grace),
+            orphans: Deadlines::new(limits.attempts, limits.grace),
+            stragglers: Deadlines::new(limits.requests, limits.grace),
             counts: Counts::default(),
         }
     }

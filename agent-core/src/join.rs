@@ -33,7 +33,7 @@ pub(crate) const AT_ONCE: Nanos = 20_000_000;
 const CONNECTS_WITHIN: Nanos = 5_000_000;
 
 /// A retry that follows a failure within this time is one, ns.
-const RETRIED_AT_ONCE: Nanos = 2_000_000;
+pub(crate) const RETRIED_AT_ONCE: Nanos = 2_000_000;
 
 /// Requests with the same line that are listed one by one. With more, the line alone tells
 /// nothing.

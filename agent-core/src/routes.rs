@@ -24,6 +24,11 @@ const UPSTREAMS: usize = 16_384;
 /// What is older is forgotten when room is needed, ns.
 const OLD: Nanos = 120_000_000_000;
 
+/// An upstream that was connected to twice within this time without anybody asking for it is
+/// checked, ns. Too small: checks that are far apart are not known as such. Too large: what was
+/// under way when the agent started is taken for checks as long.
+const CHECKED_WITHIN: Nanos = 300_000_000_000;
+
 /// How often room is made at most, ns: it walks the tables.
 const SWEEP_EVERY: Nanos = 1_000_000_000;
 
@@ -76,6 +81,9 @@ struct Health {
     used: Nanos,
     /// The process that last saw it fail.
     seen_by: u32,
+    /// When it was last connected to although no request waited for an upstream, and the time
+    /// before that.
+    unasked: [Nanos; 2],
 }
 
 /// What is known of all proxies' routes.
@@ -115,16 +123,9 @@ impl Routes {
                 route.upstreams.push(name);
             }
         }
-        if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
+        let Some(health) = self.health_of(proxy, name) else {
             return;
-        }
-        let health = self.health.entry(name).or_insert_with(|| Health {
-            proxy: hash(&proxy),
-            failed: None,
-            succeeded: 0,
-            used: 0,
-            seen_by: tgid,
-        });
+        };
         health.used = health.used.max(used.unwrap_or(0));
         match failure {
             Some(cause) if counts_as_down(cause) => {
@@ -134,6 +135,37 @@ impl Routes {
             Some(Cause::ClientAbort) => {}
             _ => health.succeeded = health.succeeded.max(at),
         }
+    }
+
+    /// `proxy` connected to `upstream` at `at`, and none of its requests waited for an upstream.
+    pub(crate) fn saw_unasked(&mut self, proxy: &str, upstream: &Upstream, at: Nanos) {
+        if let Some(health) = self.health_of(proxy, hash(&(proxy, upstream))) {
+            health.unasked = [at, health.unasked[0]];
+        }
+    }
+
+    /// Whether `proxy` connects to `upstream` for others than the requests that are seen as well: to
+    /// check it, or for clients that cannot be read.
+    pub(crate) fn is_checked(&self, proxy: &str, upstream: &Upstream, at: Nanos) -> bool {
+        let health = self.health.get(&hash(&(proxy, upstream)));
+        health.is_some_and(|health| {
+            let [_, earlier] = health.unasked;
+            earlier != 0 && at.saturating_sub(earlier) <= CHECKED_WITHIN
+        })
+    }
+
+    fn health_of(&mut self, proxy: &str, name: u64) -> Option<&mut Health> {
+        if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
+            return None;
+        }
+        Some(self.health.entry(name).or_insert_with(|| Health {
+            proxy: hash(&proxy),
+            failed: None,
+            succeeded: 0,
+            used: 0,
+            seen_by: 0,
+            unasked: [0; 2],
+        }))
     }
 
     /// How the upstreams fare that `proxy` would have used for `head` at `at`. It leaves one that

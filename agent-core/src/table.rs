@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::ops::RangeInclusive;
 
 use rustc_hash::FxHashMap;
 
@@ -105,32 +106,38 @@ impl<K: Eq + Hash + Copy, V> Table<K, V> {
 /// Things that fall due, all after the same delay: so the first in is the first due.
 #[derive(Debug)]
 pub(crate) struct Deadlines<T> {
+    /// When each came in, and what it is.
     queue: VecDeque<(Nanos, T)>,
+    delay: Nanos,
     limit: usize,
 }
 
 impl<T> Deadlines<T> {
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, delay: Nanos) -> Self {
         Self {
             queue: VecDeque::new(),
+            delay,
             limit: limit.max(1),
         }
     }
 
-    /// Adds `thing`; at the bound, the oldest falls due now and is returned.
-    pub(crate) fn push(&mut self, due: Nanos, thing: T) -> Option<T> {
+    /// Adds `thing`, at a time that never goes back; at the bound, the oldest falls due now and
+    /// is returned.
+    pub(crate) fn push(&mut self, now: Nanos, thing: T) -> Option<T> {
         let early = if self.queue.len() >= self.limit {
             self.queue.pop_front()
         } else {
             None
         };
-        self.queue.push_back((due, thing));
+        self.queue.push_back((now, thing));
         early.map(|(_, thing)| thing)
     }
 
-    /// Takes out the only thing that `is_it` holds of; `None` when there is none, or more.
-    pub(crate) fn take_only(&mut self, is_it: impl Fn(&T) -> bool) -> Option<T> {
-        let mut places = (0..self.queue.len())
+    /// Takes out the only thing of those that came in at `since` or later that `is_it` holds of;
+    /// `None` when there is none, or more.
+    pub(crate) fn take_only(&mut self, since: Nanos, is_it: impl Fn(&T) -> bool) -> Option<T> {
+        let first = self.queue.partition_point(|(came, _)| *came < since);
+        let mut places = (first..self.queue.len())
             .filter(|at| self.queue.get(*at).is_some_and(|(_, thing)| is_it(thing)));
         let at = places.next()?;
         if places.next().is_some() {
@@ -139,14 +146,21 @@ impl<T> Deadlines<T> {
         self.queue.remove(at).map(|(_, thing)| thing)
     }
 
-    /// All that wait, the first due first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.queue.iter().map(|(_, thing)| thing)
+    /// What came in then and still waits, the first due first.
+    pub(crate) fn came_in(&self, between: RangeInclusive<Nanos>) -> impl Iterator<Item = &T> {
+        let first = self
+            .queue
+            .partition_point(|(came, _)| came < between.start());
+        let end = self
+            .queue
+            .partition_point(|(came, _)| came <= between.end());
+        let end = end.max(first);
+        self.queue.range(first..end).map(|(_, thing)| thing)
     }
 
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<T> {
         self.queue
-            .pop_front_if(|(due, _)| *due <= now)
+            .pop_front_if(|(came, _)| came.saturating_add(self.delay) <= now)
             .map(|(_, thing)| thing)
     }
 }
@@ -203,13 +217,32 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_back_its_oldest() {
-        let mut queue = Deadlines::new(2);
+        let mut queue = Deadlines::new(2, 10);
         assert_eq!(queue.push(1, 'a'), None);
         assert_eq!(queue.push(2, 'b'), None);
         assert_eq!(queue.push(3, 'c'), Some('a'));
-        assert_eq!(queue.pop_due(1), None);
-        assert_eq!(queue.pop_due(2), Some('b'));
-        assert_eq!(queue.pop_due(2), None);
+        assert_eq!(queue.pop_due(11), None);
+        assert_eq!(queue.pop_due(12), Some('b'));
+        assert_eq!(queue.pop_due(12), None);
+    }
+
+    #[test]
+    fn a_queue_is_looked_through_only_where_asked() {
+        let mut queue = Deadlines::new(9, 10);
+        for (came, thing) in [(1, 'a'), (2, 'b'), (2, 'c'), (5, 'd')] {
+            assert_eq!(queue.push(came, thing), None);
+        }
+        let came_in = |between| queue.came_in(between).collect::<String>();
+        assert_eq!(came_in(0..=0), "");
+        assert_eq!(came_in(1..=2), "abc");
+        assert_eq!(came_in(2..=9), "bcd");
+        #[expect(clippy::reversed_empty_ranges, reason = "it may be asked for")]
+        let reversed = came_in(5..=1);
+        assert_eq!(reversed, "");
+        assert_eq!(queue.take_only(2, |_| true), None, "more than one");
+        assert_eq!(queue.take_only(3, |_| true), Some('d'));
+        assert_eq!(queue.take_only(3, |_| true), None, "none is left");
+        assert_eq!(queue.take_only(0, |thing| *thing == 'b'), Some('b'));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use agent_core::cause::Certainty;
+use agent_core::cause::{Cause, Certainty};
 use agent_core::event::Join;
 use agent_core::observation::{ConnectOutcome, End, Observation};
 use agent_core::{Core, Limits, ProcessKind};
@@ -247,6 +247,55 @@ fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next()
             .into_iter()
             .find(|request| request.cookie == 1);
         assert_eq!(served.expect("told").attempts.len(), attempts, "{rival}");
+    }
+}
+
+/// A connect that was refused, of a process whose errands say nothing.
+fn refused(at: f64) -> Observation {
+    let cookie = 1000 + at.to_bits() % 1_000_003;
+    let u = upstream(cookie).of(Some(300)).opened(at);
+    u.connect(at + 0.1, ConnectOutcome::Reset, None)
+}
+
+#[test]
+fn a_connect_to_an_upstream_that_is_checked_is_no_earlier_try() {
+    // Two, for the first may have been made for a request that was under way before the agent was.
+    for (checks, attempts) in [(&[][..], 2), (&[-90.0], 2), (&[-90.0, -40.0], 1)] {
+        let mut core = core();
+        know(&mut core, 300, "haproxy", ProcessKind::Known);
+        let a = client(1).of(Some(300));
+        let xa = sent(0, 1.0);
+        let mut seen: Vec<_> = checks.iter().map(|at| refused(*at)).collect();
+        seen.push(a.request(&xa, "GET", "/a"));
+        seen.push(refused(1.2));
+        let u = upstream(11).of(Some(300)).opened(1.4);
+        let x = sent(0, 1.5);
+        seen.push(u.request(&x, "GET", "/a"));
+        seen.push(u.response(&x.answered(200, 4.0)));
+        seen.push(a.response(&xa.answered(200, 4.1)));
+        let told = told(&mut core, seen);
+        assert_eq!(told.request().attempts.len(), attempts, "{checks:?}");
+    }
+}
+
+#[test]
+fn an_error_that_follows_a_check_is_explained_by_it_only_as_a_guess() {
+    for (checks, certainty) in [
+        (&[][..], Certainty::Strong),
+        (&[-90.0, -40.0], Certainty::Guess),
+    ] {
+        let mut core = core();
+        know(&mut core, 300, "haproxy", ProcessKind::Known);
+        let a = client(1).of(Some(300));
+        let xa = sent(0, 1.0);
+        let mut seen: Vec<_> = checks.iter().map(|at| refused(*at)).collect();
+        seen.push(a.request(&xa, "GET", "/a"));
+        seen.push(refused(1.2));
+        seen.push(a.response(&xa.answered(503, 1.5)));
+        let told = told(&mut core, seen);
+        let error = told.request().error.expect("503");
+        let found = (error.cause, error.certainty);
+        assert_eq!(found, (Cause::ConnectRefused, certainty), "{checks:?}");
     }
 }
 

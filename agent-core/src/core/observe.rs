@@ -339,7 +339,15 @@ impl Core {
         let (side, current) = (connection.side, connection.current);
         let unused = connection.was_never_used();
         let errand = connection.connect_errand;
+        let (tgid, established) = (socket.tgid.or(connection.tgid), connection.established);
         self.tell_tcp(socket, out);
+        if let Some(established) = established
+            && unused
+            && !talked
+        {
+            let upstream = Upstream::Inet(socket.remote);
+            self.look_for_check(tgid, &upstream, established, socket.time);
+        }
         if unused && !talked && socket.flags.active_open() {
             self.closed_unused(socket, errand, out);
         }

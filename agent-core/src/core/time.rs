@@ -53,8 +53,7 @@ impl Core {
         if std::mem::replace(straggling, true) {
             return;
         }
-        let due = self.clock.saturating_add(self.limits.grace);
-        if let Some((side, key)) = self.stragglers.push(due, (side, key)) {
+        if let Some((side, key)) = self.stragglers.push(self.clock, (side, key)) {
             self.end_was_lost(side, key, out);
         }
     }

@@ -11,7 +11,6 @@ use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, Parent};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
@@ -31,61 +30,6 @@ const UNATTRIBUTED: Failure = Failure {
 };
 
 impl Core {
-    /// Looks for the request `trial` belongs to; `open` when it is still under way.
-    pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
-        let habits = self.processes.habits(trial.tgid);
-        // A client on this host sends the same request line that its proxy has not read yet.
-        let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
-        let found = join::find(trial, habits, is_proxy, &self.requests, &self.lines);
-        self.counts.errands_unmatched += u64::from(found.errand_failed);
-        let Some(parent) = found.parent else { return };
-        let Some(request) = self.requests.get_mut(parent.key) else {
-            return;
-        };
-        trial.tgid = trial.tgid.or(request.tgid);
-        trial.adopt(parent, request.started);
-        if open {
-            request.open.push(trial.key);
-        }
-        if let Some(tgid) = trial.tgid
-            && parent.forwarding
-        {
-            self.processes.saw_forwarding(tgid);
-        }
-    }
-
-    /// Looks for a request that ended in an error for which no attempt is known, and that `trial`
-    /// explains.
-    pub(super) fn join_by_answer(&mut self, trial: &mut Trial) {
-        let unexplained = self.waiting.iter().filter_map(|key| {
-            let request = self.requests.get(*key)?;
-            let alone = request.tries.is_empty() && request.open.is_empty();
-            alone.then_some((*key, request.as_ref()))
-        });
-        let Some(mut parent) = join::by_answer(trial, unexplained) else {
-            return;
-        };
-        // The only one left, after guesses that may have taken the wrong ones.
-        let guessed = trial.tgid.and_then(|tgid| self.unjoined.get(&tgid));
-        if guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE) {
-            parent.surety = Certainty::Guess;
-        }
-        if let Some(request) = self.requests.get(parent.key) {
-            trial.adopt(parent, request.started);
-        }
-        if parent.surety == Certainty::Guess {
-            self.saw_unjoined(trial);
-        }
-    }
-
-    /// The attempt may belong to any request of its process that was open then.
-    fn saw_unjoined(&mut self, trial: &Trial) {
-        if let Some(tgid) = trial.tgid {
-            let latest = self.unjoined.entry(tgid).or_default();
-            *latest = trial.ended.max(*latest);
-        }
-    }
-
     /// An attempt is over: it goes to its request, is told, or waits for a request.
     pub(super) fn settle(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
         if trial.outcome.is_some() {
@@ -125,6 +69,7 @@ impl Core {
     /// A success needs no request to be judged; a failure waits for one to turn up, since
     /// records of two CPUs may come in the wrong order.
     fn without_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
+        self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
         if judge(&Case {
             trial: &trial,
             request: None,
@@ -135,8 +80,7 @@ impl Core {
             return;
         }
         self.held += 1;
-        let due = self.clock.saturating_add(self.limits.grace);
-        if let Some(oldest) = self.orphans.push(due, trial) {
+        if let Some(oldest) = self.orphans.push(self.clock, trial) {
             self.held -= 1;
             self.tell_alone(oldest, out);
         }
@@ -146,8 +90,7 @@ impl Core {
         if self.resolve_if_ready(key, out) {
             return;
         }
-        let due = self.clock.saturating_add(self.limits.grace);
-        if let Some(oldest) = self.waiting.push(due, key) {
+        if let Some(oldest) = self.waiting.push(self.clock, key) {
             self.resolve(oldest, out);
         }
     }
@@ -367,68 +310,6 @@ impl Core {
         }
     }
 
-    /// A failed attempt that nobody claimed, and that the next attempt of a request followed at
-    /// once, was that request's.
-    pub(super) fn claim_earlier_try(&mut self, next: &Trial, out: &mut Vec<Event>) {
-        let Some(parent) = next.parent else { return };
-        if self.processes.habits(next.tgid).connects_at_once {
-            return;
-        }
-        let Some(request) = self.requests.get(parent.key) else {
-            return;
-        };
-        let is_followed = |failed: &Trial| join::is_followed_by(failed, next, request);
-        let rival = {
-            let mut followed = self.orphans.iter().filter(|failed| is_followed(failed));
-            match (followed.next(), followed.next()) {
-                (Some(failed), None) => self.has_rival(parent.key, failed),
-                _ => return,
-            }
-        };
-        // Another that waited for an attempt may have made this one, and got its error.
-        if rival {
-            return;
-        }
-        let Some(mut failed) = self.orphans.take_only(|failed| is_followed(failed)) else {
-            return;
-        };
-        let Some(request) = self.requests.get_mut(parent.key) else {
-            return;
-        };
-        let claim = Parent {
-            join: Join::Retry,
-            surety: Certainty::Strong,
-            ..parent
-        };
-        failed.adopt(claim, request.started);
-        if request.tries.len() < self.limits.attempts_per_request.max(1) {
-            request.tries.push(failed);
-        } else {
-            self.held -= 1;
-            self.counts.attempts_crowded_out += 1;
-            self.tell_alone(failed, out);
-        }
-    }
-
-    /// Whether another request than `claimant` was open when `failed` began and had no attempt under
-    /// way then, so that `failed` may be its own.
-    fn has_rival(&self, claimant: Key, failed: &Trial) -> bool {
-        let at = failed.started;
-        self.requests.iter().any(|(key, request)| {
-            let same_process = request.tgid.is_none() || request.tgid == failed.tgid;
-            let is_served = || {
-                let mut over = request.tries.iter();
-                let mut open = request
-                    .open
-                    .iter()
-                    .filter_map(|key| self.attempts.get(*key));
-                over.any(|trial| trial.started <= at && trial.ended >= at)
-                    || open.any(|trial| trial.started <= at)
-            };
-            *key != claimant && same_process && request.is_open_at(at) && !is_served()
-        })
-    }
-
     /// Keeps how an attempt went, for requests that will find no upstream to try.
     fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt) {
         let Attempt {
@@ -481,19 +362,6 @@ impl Core {
         if let Some(request) = self.requests.get_mut(request) {
             request.open.retain(|open| *open != key);
         }
-    }
-
-    /// Whether an attempt of the same process that was joined to no request ended between `last` and
-    /// the answer: it may be the one that was answered for.
-    fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
-        let tgid = last.proxy.tgid;
-        let until = answered.saturating_add(join::SLACK);
-        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
-        self.unjoined.get(&tgid).is_some_and(|at| between(*at))
-            || self
-                .orphans
-                .iter()
-                .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
     }
 
     /// How sure it is that the last attempt known is the last there was. Proof when nothing is known

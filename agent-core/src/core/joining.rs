@@ -1,0 +1,180 @@
+//! How attempts come to the requests they were made for.
+//!
+//! In: attempts, under way or over. Out: their parent, or none. Which request fits is decided in
+//! [`crate::join`]; here is what the core knows besides: who else waits, who has claimed what,
+//! and which upstreams are checked.
+
+use super::Core;
+use crate::attempt::Trial;
+use crate::cause::Certainty;
+use crate::event::{Attempt, Event, Join, Upstream};
+use crate::join::{self, Parent};
+use crate::observation::Nanos;
+use crate::table::Key;
+
+/// Within this time no request can have come, been served and gone unnoticed, ns.
+const BRIEF: Nanos = 2_000_000;
+
+impl Core {
+    /// Looks for the request `trial` belongs to; `open` when it is still under way.
+    pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
+        let habits = self.processes.habits(trial.tgid);
+        // A client on this host sends the same request line that its proxy has not read yet.
+        let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
+        let found = join::find(trial, habits, is_proxy, &self.requests, &self.lines);
+        self.counts.errands_unmatched += u64::from(found.errand_failed);
+        let Some(parent) = found.parent else { return };
+        let Some(request) = self.requests.get_mut(parent.key) else {
+            return;
+        };
+        trial.tgid = trial.tgid.or(request.tgid);
+        trial.adopt(parent, request.started);
+        if open {
+            request.open.push(trial.key);
+        }
+        if let Some(tgid) = trial.tgid
+            && parent.forwarding
+        {
+            self.processes.saw_forwarding(tgid);
+        }
+    }
+
+    /// Looks for a request that ended in an error for which no attempt is known, and that `trial`
+    /// explains.
+    pub(super) fn join_by_answer(&mut self, trial: &mut Trial) {
+        // Proxies write an error of their own in one go: it ends when it begins.
+        let since = trial.ended.saturating_sub(join::SLACK);
+        let until = trial.ended.saturating_add(2 * join::AT_ONCE);
+        let unexplained = self.waiting.came_in(since..=until).filter_map(|key| {
+            let request = self.requests.get(*key)?;
+            let alone = request.tries.is_empty() && request.open.is_empty();
+            alone.then_some((*key, request.as_ref()))
+        });
+        let Some(mut parent) = join::by_answer(trial, unexplained) else {
+            return;
+        };
+        // The only one left, after guesses that may have taken the wrong ones.
+        let guessed = trial.tgid.and_then(|tgid| self.unjoined.get(&tgid));
+        let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE);
+        if doubtful || self.is_checked(trial) {
+            parent.surety = Certainty::Guess;
+        }
+        if let Some(request) = self.requests.get(parent.key) {
+            trial.adopt(parent, request.started);
+        }
+        if parent.surety == Certainty::Guess {
+            self.saw_unjoined(trial);
+        }
+    }
+
+    /// The attempt may belong to any request of its process that was open then.
+    pub(super) fn saw_unjoined(&mut self, trial: &Trial) {
+        if let Some(tgid) = trial.tgid {
+            let latest = self.unjoined.entry(tgid).or_default();
+            *latest = trial.ended.max(*latest);
+        }
+    }
+
+    /// A failed attempt that nobody claimed, and that the next attempt of a request followed at
+    /// once, was that request's; not when it may have been a check of its upstream.
+    pub(super) fn claim_earlier_try(&mut self, next: &Trial, out: &mut Vec<Event>) {
+        let Some(parent) = next.parent else { return };
+        if self.processes.habits(next.tgid).connects_at_once {
+            return;
+        }
+        let Some(request) = self.requests.get(parent.key) else {
+            return;
+        };
+        let since = next.started.saturating_sub(join::RETRIED_AT_ONCE);
+        let is_followed = |failed: &Trial| join::is_followed_by(failed, next, request);
+        let mut followed = self
+            .orphans
+            .came_in(since..=Nanos::MAX)
+            .filter(|failed| is_followed(failed));
+        let (Some(failed), None) = (followed.next(), followed.next()) else {
+            return;
+        };
+        // Another that waited for an attempt may have made this one, and got its error.
+        if self.is_checked(failed)
+            || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
+        {
+            return;
+        }
+        drop(followed);
+        let Some(mut failed) = self.orphans.take_only(since, |failed| is_followed(failed)) else {
+            return;
+        };
+        let Some(request) = self.requests.get_mut(parent.key) else {
+            return;
+        };
+        let claim = Parent {
+            join: Join::Retry,
+            surety: Certainty::Strong,
+            ..parent
+        };
+        failed.adopt(claim, request.started);
+        if request.tries.len() < self.limits.attempts_per_request.max(1) {
+            request.tries.push(failed);
+        } else {
+            self.held -= 1;
+            self.counts.attempts_crowded_out += 1;
+            self.tell_alone(failed, out);
+        }
+    }
+
+    /// Whether a request of the process `tgid` other than `except` was open at `at` and had no attempt
+    /// under way then, so that an attempt which began then may be its own.
+    fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
+        self.requests.iter().any(|(key, request)| {
+            let same_process = request.tgid.is_none() || request.tgid == tgid;
+            let is_served = || {
+                let mut over = request.tries.iter();
+                let mut open = request
+                    .open
+                    .iter()
+                    .filter_map(|key| self.attempts.get(*key));
+                over.any(|trial| trial.started <= at && trial.ended >= at)
+                    || open.any(|trial| trial.started <= at)
+            };
+            Some(*key) != except && same_process && request.is_open_at(at) && !is_served()
+        })
+    }
+
+    /// A connection that no request is known for was begun at `started` and over at `ended`. When none
+    /// waited for an upstream, others than the requests that are seen use it.
+    pub(super) fn look_for_check(
+        &mut self,
+        tgid: Option<u32>,
+        upstream: &Upstream,
+        started: Nanos,
+        ended: Nanos,
+    ) {
+        let Some(proxy) = self.processes.proxy(tgid) else {
+            return;
+        };
+        let brief = ended.saturating_sub(started) <= BRIEF;
+        if brief && !self.has_waiting(tgid, started, None) {
+            self.routes.saw_unasked(&proxy.name, upstream, ended);
+        }
+    }
+
+    fn is_checked(&self, trial: &Trial) -> bool {
+        self.processes.proxy(trial.tgid).is_some_and(|proxy| {
+            self.routes
+                .is_checked(&proxy.name, &trial.upstream, trial.ended)
+        })
+    }
+
+    /// Whether an attempt of the same process that was joined to no request ended between `last` and
+    /// the answer: it may be the one that was answered for.
+    pub(super) fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
+        let tgid = last.proxy.tgid;
+        let until = answered.saturating_add(join::SLACK);
+        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
+        self.unjoined.get(&tgid).is_some_and(|at| between(*at))
+            || self
+                .orphans
+                .came_in(last.ended..=Nanos::MAX)
+                .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
+    }
+}
