@@ -16,6 +16,7 @@ use crate::observation::{
 };
 use crate::request::Outcome;
 use crate::table::Key;
+use agent_wire::reset_reason;
 
 /// errno values that the core tells apart (errno(3), the same on all Linux architectures
 /// that BPF runs on save MIPS and Alpha).
@@ -101,6 +102,8 @@ pub(crate) struct Trial {
     pub(crate) listener_silent: bool,
     /// The signal that took the upstream's process down under this attempt.
     pub(crate) killed_by: Option<u32>,
+    /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
+    pub(crate) reset_reason: Option<u16>,
     pub(crate) finish: Option<Finish>,
     /// What became of its request, when that was told first.
     pub(crate) outcome: Option<Outcome>,
@@ -147,6 +150,7 @@ impl Trial {
             srtt_us: socket.srtt_us,
             listener_silent: false,
             killed_by: None,
+            reset_reason: None,
             finish: Some(finish),
             outcome: None,
             straggling: false,
@@ -218,6 +222,7 @@ impl Trial {
             exchange: Some(exchange),
             listener_silent: false,
             killed_by: None,
+            reset_reason: None,
             finish: None,
             outcome: None,
             straggling: false,
@@ -406,6 +411,7 @@ impl Trial {
             srtt_us: self.srtt_us,
             zero_window: self.flags.zero_window(),
             killed_by: self.killed_by,
+            reset_reason: self.reset_reason.and_then(reset_reason::name),
             tls_alert: match self.finish {
                 Some(Finish::Tls(handshake)) => handshake.alert.map(|alert| alert.description),
                 _ => None,

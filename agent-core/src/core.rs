@@ -14,6 +14,7 @@ mod verdict;
 use rustc_hash::FxHashMap;
 
 use crate::attempt::Trial;
+use crate::by_ends::ByEnds;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
 use crate::event::{Event, Proxy, Upstream};
@@ -45,6 +46,8 @@ pub struct Core {
     routes: Routes,
     lookups: Lookups,
     deaths: Deaths,
+    /// Why servers on this host reset their connections.
+    resets: ByEnds<u16>,
     /// When each process last had an attempt that was not joined.
     unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
@@ -101,6 +104,7 @@ impl Core {
             routes: Routes::default(),
             lookups: Lookups::default(),
             deaths: Deaths::default(),
+            resets: ByEnds::default(),
             unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),

@@ -6,13 +6,9 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use rustc_hash::FxHashMap;
-
+use crate::by_ends::{ByEnds, Ends};
 use crate::limits::SECOND;
 use crate::observation::Nanos;
-
-/// Connections of dead processes that are remembered.
-const REMEMBERED: usize = 16_384;
 
 /// Processes that died lately, so that what is told of their connections afterwards is known for
 /// what it is.
@@ -21,9 +17,6 @@ const RECENT: usize = 64;
 /// A connection breaks within this time after the process that served it died, ns. Sockets are
 /// closed when the last thread is gone; a core dump comes first.
 const AFTERWARDS: Nanos = 10 * SECOND;
-
-/// Both ends, the dead process's first.
-type Ends = (SocketAddr, SocketAddr);
 
 #[derive(Clone, Copy, Debug)]
 struct Death {
@@ -36,8 +29,8 @@ struct Death {
 pub(crate) struct Deaths {
     /// The last processes that died.
     recent: VecDeque<(u32, Death)>,
-    by_ends: FxHashMap<Ends, Death>,
-    order: VecDeque<Ends>,
+    /// The signal, by connection that the dead process served.
+    connections: ByEnds<u32>,
 }
 
 impl Deaths {
@@ -71,21 +64,12 @@ impl Deaths {
 
     /// The process that served `ends` dies of `signal`.
     pub(crate) fn add(&mut self, ends: Ends, at: Nanos, signal: u32) {
-        if self.by_ends.insert(ends, Death { at, signal }).is_none() {
-            self.order.push_back(ends);
-        }
-        while self.order.len() > REMEMBERED {
-            if let Some(oldest) = self.order.pop_front() {
-                self.by_ends.remove(&oldest);
-            }
-        }
+        self.connections.insert(ends, at, signal);
     }
 
     /// The signal that killed the process at `remote`, when a connection from `local` to it
     /// broke at `at` on that account.
     pub(crate) fn of_peer(&self, local: SocketAddr, remote: SocketAddr, at: Nanos) -> Option<u32> {
-        let death = self.by_ends.get(&(remote, local))?;
-        let after = at.checked_sub(death.at)?;
-        (after <= AFTERWARDS).then_some(death.signal)
+        self.connections.of_peer(local, remote, at, AFTERWARDS)
     }
 }

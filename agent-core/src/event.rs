@@ -178,6 +178,9 @@ pub struct Evidence {
     pub zero_window: bool,
     /// Signal that took the upstream's process down, where that runs on this host.
     pub killed_by: Option<u32>,
+    /// Why the upstream sent RST, in the kernel's words (`enum sk_rst_reason`), where it runs on
+    /// this host and the kernel says so (since 6.10).
+    pub reset_reason: Option<&'static str>,
     /// AlertDescription of the TLS alert that ended the handshake, where it passed in clear.
     pub tls_alert: Option<u8>,
 }

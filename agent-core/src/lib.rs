@@ -8,6 +8,7 @@
 //! Reading order: [`observation`] → [`mod@decode`] → [`mod@core`] → `join` → [`cause`] → [`event`].
 
 mod attempt;
+mod by_ends;
 pub mod cause;
 mod connection;
 pub mod core;

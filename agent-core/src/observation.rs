@@ -102,7 +102,7 @@ pub enum What {
         direction: ResetDirection,
         /// In which part of the connection's life.
         phase: Phase,
-        /// `enum sk_rst_reason` of the running kernel, where it gives one.
+        /// Why it was sent, a code of [`agent_wire::reset_reason`], where the kernel says so.
         reason: Option<u16>,
     },
 }

@@ -11,6 +11,8 @@ use agent_wire::record::{
     Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
+use agent_wire::reset_reason::NUMBERS;
+use aya_ebpf::Global;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
@@ -51,6 +53,15 @@ struct Reported {
 
 #[btf_map]
 static REPORTED: PerCpuArray<Reported, 1> = PerCpuArray::new();
+
+/// The kernel says why a reset is sent. The daemon sets it when it loads.
+#[unsafe(no_mangle)]
+static RESET_HAS_REASON: Global<u8> = Global::new(0);
+
+/// The code of [`agent_wire::reset_reason`] for each number that the kernel has for a reason. The
+/// daemon sets it when it loads.
+#[unsafe(no_mangle)]
+static RESET_REASONS: [Global<u8>; NUMBERS] = [const { Global::new(0) }; NUMBERS];
 
 /// `sock:inet_sk_error_report`: error, sport, dport.
 const ERROR: usize = 8;
@@ -234,20 +245,31 @@ fn closed(flow: &mut Flow) {
 }
 
 #[inline(always)]
+pub(crate) fn reset_has_reason() -> bool {
+    RESET_HAS_REASON.load() != 0
+}
+
+/// The code for the kernel's `number` of a reason.
+#[inline(always)]
+pub(crate) fn reset_reason(number: u32) -> u8 {
+    RESET_REASONS[number as usize % NUMBERS].load()
+}
+
+#[inline(always)]
 pub(crate) fn reset_received(sk: *const c_void) {
     let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
         return;
     };
-    reset(flow, RESET_RECEIVED);
+    reset(flow, RESET_RECEIVED, 0);
     flow.set(flag::PEER_RESET);
 }
 
 #[inline(always)]
-pub(crate) fn reset_sent(sk: *const c_void) {
+pub(crate) fn reset_sent(sk: *const c_void, reason: u8) {
     let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
         return;
     };
-    reset(flow, RESET_SENT);
+    reset(flow, RESET_SENT, reason);
     if !flow.has(flag::PEER_RESET) {
         flow.set(flag::LOCAL_RESET);
     }
@@ -260,7 +282,7 @@ pub(crate) fn reset_sent(sk: *const c_void) {
 }
 
 #[inline(always)]
-fn reset(flow: &mut Flow, direction: u8) {
+fn reset(flow: &mut Flow, direction: u8, reason: u8) {
     if !flow.is_told() {
         return;
     }
@@ -283,7 +305,7 @@ fn reset(flow: &mut Flow, direction: u8) {
             header: flow.header,
             phase: told,
             direction,
-            reason: 0,
+            reason: u16::from(reason),
             reserved: 0,
         },
         kind::RESET,

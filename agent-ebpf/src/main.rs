@@ -68,10 +68,17 @@ fn reset_received(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb, ...)
+// void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb,
+//                     const enum sk_rst_reason reason)    [the reason since 6.10]
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::reset_sent(ctx.arg(0));
+    // Where there is no such argument, the verifier does not let it be read.
+    let reason = if lifecycle::reset_has_reason() {
+        lifecycle::reset_reason(ctx.arg(2))
+    } else {
+        0
+    };
+    lifecycle::reset_sent(ctx.arg(0), reason);
     0
 }
 

@@ -1,7 +1,7 @@
 //! What the kernel side and the daemon agree on.
 //!
 //! In: nothing. Out: the layout of every record in the ring buffer ([`record`]), the
-//! bounds both sides keep ([`limits`]), the counters the kernel side keeps ([`tally`]),
+//! bounds both sides keep ([`limits`]), what a reset may be for ([`reset_reason`]), the counters the kernel side keeps ([`tally`]),
 //! and the one place that turns bytes into a record and back ([`plain`]).
 //!
 //! This crate has no dependencies, allocates nothing and compiles for the BPF target.
@@ -12,4 +12,5 @@
 pub mod limits;
 pub mod plain;
 pub mod record;
+pub mod reset_reason;
 pub mod tally;

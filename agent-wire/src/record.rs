@@ -287,7 +287,7 @@ pub struct Reset {
     pub phase: u8,
     /// 1 when received, 2 when sent.
     pub direction: u8,
-    /// `enum sk_rst_reason` where the kernel gives one (6.10), else 0.
+    /// Why it was sent, a code of [`crate::reset_reason`]; 0 when the kernel does not say.
     pub reason: u16,
     /// Zero.
     pub reserved: u32,

@@ -385,3 +385,42 @@ fn a_race_with_the_upstreams_idle_timeout_is_proven() {
         .expect("idle time of a reused connection");
     assert!((0.29..2.0).contains(&idle), "idle for {idle} s");
 }
+
+#[test]
+fn why_an_upstream_on_this_host_sent_rst_is_told_where_its_kernel_says_so() {
+    let scene = Scene::build("1s");
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    let asked = ["/app/1/unread", "/app/2/reset"];
+
+    let outcomes = scene.ask(asked.iter().copied().map(Order::get).collect());
+
+    assert!(outcomes.iter().all(|outcome| outcome.is(502)));
+    let reasons = eventually(TELL, "both are told", || {
+        let reason_of = |path: &str| {
+            let so_far = events.so_far();
+            so_far.into_iter().find_map(|line| match line {
+                Line::Request(request) if request.path.as_deref() == Some(path) => {
+                    let evidence = &request.attempts.first()?.evidence;
+                    Some(evidence["reset_reason"].as_str().map(str::to_owned))
+                }
+                _ => None,
+            })
+        };
+        let found: Option<Vec<_>> = asked.iter().map(|path| reason_of(path)).collect();
+        found.ok_or_else(|| "not yet".to_owned())
+    });
+    let expected = if kernel_gives_reasons() {
+        [Some("tcp_abort_on_close"), Some("tcp_state")]
+    } else {
+        [None, None]
+    };
+    let reasons: Vec<Option<&str>> = reasons.iter().map(Option::as_deref).collect();
+    assert_eq!(reasons, expected);
+}
+
+/// Since Linux 6.10 `tcp_send_reset` has one.
+fn kernel_gives_reasons() -> bool {
+    std::fs::read_to_string("/sys/kernel/tracing/events/tcp/tcp_send_reset/format")
+        .is_ok_and(|format| format.contains("sk_rst_reason"))
+}

@@ -97,8 +97,14 @@ impl Core {
             What::Reset {
                 direction,
                 phase,
-                reason: _,
+                reason,
             } => {
+                if let Some(reason) = reason
+                    && !is_outgoing(&socket)
+                {
+                    let ends = (socket.local, socket.remote);
+                    self.resets.insert(ends, socket.time, reason);
+                }
                 self.tell_reset(&socket, direction, phase, out);
             }
         }

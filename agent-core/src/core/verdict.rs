@@ -11,6 +11,7 @@ use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
+use crate::join::SLACK;
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
@@ -21,6 +22,9 @@ use crate::table::Key;
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
+
+/// A reset arrives within this time after it was sent on the same host, ns.
+const RESET_UNDER_WAY: Nanos = 1_000_000_000;
 
 const UNATTRIBUTED: Failure = Failure {
     cause: Cause::Unattributed,
@@ -151,7 +155,7 @@ impl Core {
             self.tell_alone(stranger, out);
         }
         for trial in &mut tries {
-            self.look_for_death(trial);
+            self.ask_peer(trial);
         }
         self.held -= tries.len();
         let seen_end = request.end.and_then(|(end, _)| end);
@@ -303,10 +307,18 @@ impl Core {
         }
     }
 
-    /// Whether the upstream's process was killed under the attempt.
-    fn look_for_death(&self, trial: &mut Trial) {
+    /// What the upstream's own socket told, where that is on this host: whether its process was
+    /// killed under the attempt, and why it sent a reset.
+    fn ask_peer(&self, trial: &mut Trial) {
         if let Upstream::Inet(remote) = trial.upstream {
-            trial.killed_by = self.deaths.of_peer(trial.local, remote, trial.ended);
+            let (local, at) = (trial.local, trial.ended);
+            trial.killed_by = self.deaths.of_peer(local, remote, at);
+            // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
+            let at = at.saturating_add(SLACK);
+            trial.reset_reason = self
+                .resets
+                .of_peer(local, remote, at, RESET_UNDER_WAY)
+                .filter(|_| trial.flags.peer_reset());
         }
     }
 
@@ -338,7 +350,7 @@ impl Core {
             self.counts.attempts.foreign += 1;
             return;
         };
-        self.look_for_death(&mut trial);
+        self.ask_peer(&mut trial);
         let outcome = trial.outcome.take();
         let failure = judge(&Case {
             trial: &trial,

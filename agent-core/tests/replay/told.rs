@@ -210,6 +210,7 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
         srtt_us: _,
         zero_window,
         killed_by,
+        reset_reason,
         tls_alert,
     } = evidence;
     number(line, "errno", *errno);
@@ -232,6 +233,7 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
     number(line, "reset_had_ack", *reset_had_ack);
     number(line, "zero_window", zero_window.then_some(true));
     number(line, "killed_by", *killed_by);
+    number(line, "reset_reason", *reset_reason);
     number(line, "tls_alert", *tls_alert);
 }
 

@@ -217,6 +217,8 @@ pub struct EvidenceShape {
     pub zero_window: bool,
     /// Signal that took the upstream's process down, where that runs on this host.
     pub killed_by: Option<u32>,
+    /// Why the upstream sent RST (`enum sk_rst_reason`), where that runs on this host.
+    pub reset_reason: Option<String>,
     /// Description of the TLS alert that passed in clear (RFC 8446, 6).
     pub tls_alert: Option<u8>,
 }
@@ -261,6 +263,7 @@ impl EvidenceShape {
             srtt_us,
             zero_window,
             killed_by,
+            reset_reason,
             tls_alert,
         } = evidence;
         Self {
@@ -275,6 +278,7 @@ impl EvidenceShape {
             srtt_us: *srtt_us,
             zero_window: *zero_window,
             killed_by: *killed_by,
+            reset_reason: reset_reason.map(str::to_owned),
             tls_alert: *tls_alert,
         }
     }
@@ -415,6 +419,7 @@ mod tests {
             "srtt_us": 250,
             "zero_window": false,
             "killed_by": null,
+            "reset_reason": null,
             "tls_alert": null
         }
     }]

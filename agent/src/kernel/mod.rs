@@ -12,6 +12,7 @@
 mod catalog;
 mod cgroup;
 mod costs;
+mod reset_reasons;
 mod survey;
 
 use std::os::fd::AsFd;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_wire::limits::DEFAULT_RING_BYTES;
+use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -251,9 +253,14 @@ fn load_object(options: &Options) -> Result<Ebpf, KernelError> {
         return Err(KernelError::RingBytes(options.ring_bytes));
     }
     let level = options.probe_log.map_or(0u8, |level| level as u8 + 1);
+    let reasons = reset_reasons::of_this_kernel();
+    let has_reason = u8::from(reasons.is_some());
+    let reasons = reasons.unwrap_or([0; NUMBERS]);
     EbpfLoader::new()
         .map_max_entries("RING", options.ring_bytes)
         .override_global("AYA_LOG_LEVEL", &level, false)
+        .override_global("RESET_HAS_REASON", &has_reason, true)
+        .override_global("RESET_REASONS", &reasons, true)
         .load(OBJECT)
         .map_err(|error| {
             if is_not_permitted(&error) {

@@ -90,6 +90,7 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
     let EvidenceShape {
         zero_window,
         killed_by,
+        reset_reason,
         tls_alert,
         ..
     } = &attempt.evidence;
@@ -98,8 +99,26 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
         all.push("the upstream offered no window".to_owned());
     }
     all.extend(killed_by.map(|signal| format!("its process was killed by signal {signal}")));
+    all.extend(reset_reason.as_deref().map(|reason| {
+        let meaning = reset_meaning(reason).map(|meaning| format!(" ({meaning})"));
+        format!("its kernel gave {reason}{}", meaning.unwrap_or_default())
+    }));
     all.extend(tls_alert.map(|alert| format!("TLS alert {alert}")));
     (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// What a server did that its kernel sent RST for, in plain words.
+fn reset_meaning(reason: &str) -> Option<&'static str> {
+    match reason {
+        "tcp_abort_on_close" => Some("it closed with data unread"),
+        "tcp_abort_on_data" => Some("it had closed before the data came"),
+        "tcp_abort_on_linger" => Some("it closed, and waited for no more data"),
+        "tcp_abort_on_memory" => Some("out of memory for TCP"),
+        "tcp_keepalive_timeout" => Some("its keep-alive probes were not answered"),
+        "tcp_state" => Some("it closed with SO_LINGER 0, or was aborted"),
+        "tcp_disconnect_with_data" => Some("it disconnected with data unread"),
+        _ => None,
+    }
 }
 
 /// By what it ended, and after how long.

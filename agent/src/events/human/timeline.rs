@@ -207,6 +207,7 @@ fn numbers(attempt: &AttemptShape) -> String {
         srtt_us,
         zero_window,
         killed_by,
+        reset_reason,
         tls_alert,
     } = &attempt.evidence;
     let mut all = vec![
@@ -230,6 +231,11 @@ fn numbers(attempt: &AttemptShape) -> String {
         all.push("zero_window true".to_owned());
     }
     all.extend(reset_had_ack.map(|had| format!("reset_had_ack {had}")));
+    all.extend(
+        reset_reason
+            .iter()
+            .map(|reason| format!("reset_reason {reason}")),
+    );
     all.extend(
         [("phase", &attempt.phase), ("how", &attempt.how)]
             .into_iter()
