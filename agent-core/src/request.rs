@@ -99,6 +99,11 @@ impl OpenRequest {
         self.last_seen
     }
 
+    /// Its answer has begun, or it is over.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.end.is_some() || self.exchange.first_byte.is_some()
+    }
+
     pub(crate) fn is_open_at(&self, time: Nanos) -> bool {
         self.started <= time && self.end.is_none_or(|(_, ended)| ended >= time)
     }

@@ -250,6 +250,37 @@ fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next()
     }
 }
 
+#[test]
+fn a_connect_by_timer_belongs_to_who_was_answered_for_it_and_not_to_who_was_read_last() {
+    let (a, b) = (client(1), client(2));
+    let (xa, xb) = (sent(0, 1.0), sent(0, 30.0));
+    let u = upstream(11).opened(80.0);
+    let x = sent(0, 80.2).errand(2, 0, 50_000);
+    let seen = vec![
+        a.request(&xa, "GET", "/a"),
+        b.request(&xb, "GET", "/b"),
+        upstream(10)
+            .opened(30.2)
+            .connect(30.3, ConnectOutcome::Reset, errand(2)),
+        a.response(&xa.answered(502, 30.5)),
+        u.request(&x, "GET", "/b"),
+        u.response(&x.answered(200, 81.0)),
+        b.response(&xb.answered(200, 81.2)),
+    ];
+    let told = told(&mut core(), seen);
+    let of = |cookie| {
+        let requests = told.requests();
+        let found = requests
+            .into_iter()
+            .find(|request| request.cookie == cookie);
+        found.expect("told")
+    };
+    let error = of(1).error.expect("502");
+    let found = (error.cause, error.certainty);
+    assert_eq!(found, (Cause::ConnectRefused, Certainty::Guess));
+    assert_eq!(of(2).attempts.len(), 1);
+}
+
 /// A connect that was refused, of a process whose errands say nothing.
 fn refused(at: f64) -> Observation {
     let cookie = 1000 + at.to_bits() % 1_000_003;

@@ -122,6 +122,51 @@ impl Core {
         }
     }
 
+    /// A request was answered with an error and has no attempt, right after a connect failed that was
+    /// joined to another, which was not answered: a timer acted for the first (nginx's limit_req, a
+    /// cache lock) while the thread had read from the other last. The connect is nobody's again, and
+    /// whose it was is a guess.
+    pub(super) fn take_back_lent(&mut self, answered: Key, out: &mut Vec<Event>) {
+        let Some(request) = self.requests.get(answered) else {
+            return;
+        };
+        let (tgid, began, outcome) = (request.tgid, request.started, request.outcome());
+        let without_attempt = request.tries.is_empty() && request.open.is_empty();
+        let is_error = outcome.code.is_some_and(|code| code >= 500);
+        let Some(at) = outcome.answer_began.filter(|_| without_attempt && is_error) else {
+            return;
+        };
+        if !self.processes.habits(tgid).connects_at_once {
+            return;
+        }
+        let is_lent = |trial: &Trial| {
+            let by_errand = trial
+                .parent
+                .is_some_and(|parent| parent.join == Join::Errand);
+            by_errand
+                && trial.tgid == tgid
+                && trial.exchange.is_none()
+                && trial.started >= began
+                && trial.ended <= at.saturating_add(join::SLACK)
+                && at.saturating_sub(trial.ended) <= join::AT_ONCE
+        };
+        let lender = self.requests.iter_mut().find_map(|(key, request)| {
+            let waits = request.open.is_empty() && !request.is_answered();
+            (*key != answered && waits && request.tries.last().is_some_and(|last| is_lent(last)))
+                .then_some(request)
+        });
+        let Some(mut trial) = lender.and_then(|lender| lender.tries.pop()) else {
+            return;
+        };
+        trial.parent = None;
+        trial.errand = None;
+        self.saw_unjoined(&trial);
+        if let Some(oldest) = self.orphans.push(self.clock, trial) {
+            self.held -= 1;
+            self.tell_alone(oldest, out);
+        }
+    }
+
     /// Whether a request of the process `tgid` other than `except` was open at `at` and had no attempt
     /// under way then, so that an attempt which began then may be its own.
     fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {

@@ -94,6 +94,7 @@ impl Core {
         if self.resolve_if_ready(key, out) {
             return;
         }
+        self.take_back_lent(key, out);
         if let Some(oldest) = self.waiting.push(self.clock, key) {
             self.resolve(oldest, out);
         }
