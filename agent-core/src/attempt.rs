@@ -426,6 +426,7 @@ impl Trial {
             join: self
                 .parent
                 .map_or(crate::event::Join::None, |parent| parent.join),
+            join_certainty: self.parent.map(|parent| parent.surety),
             started: self.started,
             ended: self.ended,
             reused: self.reused,

@@ -112,6 +112,9 @@ pub struct Attempt {
     pub index: u32,
     /// How it is joined.
     pub join: Join,
+    /// How sure it is that it was made for that request; `None` when it is joined to none. The
+    /// certainty of its failure is that of the cause alone.
+    pub join_certainty: Option<Certainty>,
     /// Request head as sent upstream.
     pub head: Option<RequestHead>,
     /// Start: connect for a fresh connection, else first request byte.

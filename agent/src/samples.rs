@@ -50,6 +50,7 @@ pub(crate) fn failed_attempt() -> Attempt {
         cookie: 77,
         index: 3,
         join: Join::Errand,
+        join_certainty: Some(Certainty::Proof),
         head: Some(head("POST", "/api/orders")),
         started: 2_000_000_000,
         ended: 2_041_000_000,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
+use agent_core::cause::Certainty;
 use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
 use agent_core::observation::{Nanos, RequestHead};
 
@@ -146,6 +147,7 @@ impl Told {
             cookie: _,
             index: _,
             join: joined,
+            join_certainty,
             head: _,
             started,
             ended: _,
@@ -172,7 +174,12 @@ impl Told {
         });
         push(
             &mut line,
-            format_args!(", join {}, {}: ", join(*joined), code(*status)),
+            format_args!(
+                ", join {}{}, {}: ",
+                join(*joined),
+                doubt(*join_certainty),
+                code(*status)
+            ),
         );
         line.push_str(&failure_text(*failure));
         match masked {
@@ -277,6 +284,14 @@ fn failure_text(failure: Option<Failure>) -> String {
         certainty.label(),
         how.label()
     )
+}
+
+fn doubt(certainty: Option<Certainty>) -> &'static str {
+    match certainty {
+        Some(Certainty::Strong) => " (strong)",
+        Some(Certainty::Guess) => " (guess)",
+        Some(Certainty::Proof) | None => "",
+    }
 }
 
 fn join(join: Join) -> &'static str {

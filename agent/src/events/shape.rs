@@ -150,6 +150,8 @@ pub struct AttemptShape {
     pub upstream: String,
     /// How it was joined to its request.
     pub join: String,
+    /// How sure it is that it was made for this request; null when its request is not known.
+    pub join_certainty: Option<String>,
     /// On a connection that had carried an exchange.
     pub reused: Option<bool>,
     /// How long that connection had been idle.
@@ -389,6 +391,7 @@ mod tests {
     "attempts": [{
         "upstream": "10.0.3.17:8080",
         "join": "errand",
+        "join_certainty": "proof",
         "reused": true,
         "idle_seconds": 5.002,
         "cause": "keepalive_race",

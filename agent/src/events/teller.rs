@@ -171,6 +171,7 @@ impl Teller {
             cookie,
             index,
             join,
+            join_certainty,
             head: _,
             started,
             ended,
@@ -194,6 +195,7 @@ impl Teller {
         AttemptShape {
             upstream: names::address(upstream),
             join: word(*join),
+            join_certainty: join_certainty.map(word),
             reused: *reused,
             idle_seconds: *idle_seconds,
             cause,

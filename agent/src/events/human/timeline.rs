@@ -241,7 +241,10 @@ fn numbers(attempt: &AttemptShape) -> String {
             .into_iter()
             .filter_map(|(name, value)| Some(format!("{name} {}", value.as_deref()?))),
     );
-    all.push(format!("joined by {}", attempt.join));
+    let sure = attempt.join_certainty.as_deref();
+    let doubt = sure.filter(|sure| *sure != "proof");
+    let doubt = doubt.map_or_else(String::new, |sure| format!(" ({sure})"));
+    all.push(format!("joined by {}{doubt}", attempt.join));
     all.join(", ")
 }
 
