@@ -11,6 +11,7 @@ use agent_core::{Core, Ledger, Limits, ProcessInfo, ProcessKind};
 
 /// Bounds so low that a short input meets them.
 const LIMITS: Limits = Limits {
+    bystander_exchanges: 3,
     connections: 6,
     requests: 4,
     attempts: 5,

@@ -58,6 +58,8 @@ pub struct Core {
     orphans: Deadlines<Box<Trial>>,
     /// Exchanges whose end must have been lost, unless it comes yet.
     stragglers: Deadlines<(Side, Key)>,
+    /// Processes that turned out to be none, since last asked.
+    bystanders: Vec<u32>,
     counts: Counts,
 }
 
@@ -110,6 +112,7 @@ impl Core {
             waiting: Deadlines::new(limits.requests, limits.grace),
             orphans: Deadlines::new(limits.attempts, limits.grace),
             stragglers: Deadlines::new(limits.requests, limits.grace),
+            bystanders: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -129,6 +132,17 @@ impl Core {
     /// that are no proxies are forgotten after [`Limits::idle`] of silence.
     pub fn is_known(&self, tgid: u32) -> bool {
         self.processes.is_known(tgid)
+    }
+
+    /// Processes of which [`Limits::bystander_exchanges`] were told and none shows a proxy: their
+    /// connections need not be looked at. Each once, until [`Core::look_again`].
+    pub fn take_bystanders(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.bystanders)
+    }
+
+    /// A bystander is looked at again: it may have become a proxy.
+    pub fn look_again(&mut self, tgid: u32) {
+        self.processes.look_again(tgid);
     }
 
     /// Records are known to be missing (the ring was full). Requests under way now, or

@@ -32,6 +32,10 @@ pub struct Limits {
     pub idle: Nanos,
     /// After how long without a record an exchange under way is forgotten, ns.
     pub stuck: Nanos,
+    /// After so many exchanges a process that is no proxy is told as a bystander
+    /// ([`crate::Core::take_bystanders`]); 0 for never. Too small: a proxy that passes few of its
+    /// requests on is given up before it has shown it. Too large: applications cost as proxies do.
+    pub bystander_exchanges: u32,
 }
 
 impl Default for Limits {
@@ -46,6 +50,7 @@ impl Default for Limits {
             grace: SECOND / 4,
             idle: 600 * SECOND,
             stuck: 3_600 * SECOND,
+            bystander_exchanges: 2_000,
         }
     }
 }

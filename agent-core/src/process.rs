@@ -45,6 +45,8 @@ struct Process {
     info: ProcessInfo,
     habits: Habits,
     acts_as_proxy: bool,
+    /// Exchanges told of it while it was no proxy.
+    foreign: u32,
     last_used: Nanos,
 }
 
@@ -80,6 +82,7 @@ impl Processes {
                 habits: Habits::of(&info.program),
                 info,
                 acts_as_proxy,
+                foreign: 0,
                 last_used: now,
             },
         );
@@ -106,6 +109,23 @@ impl Processes {
     pub(crate) fn saw_forwarding(&mut self, tgid: u32) {
         if let Some(process) = self.table.get_mut(tgid) {
             process.acts_as_proxy = true;
+        }
+    }
+
+    /// An exchange was told of a process that is no proxy; `true` when it is the one that makes it a
+    /// bystander.
+    pub(crate) fn saw_foreign(&mut self, tgid: Option<u32>, enough: u32) -> bool {
+        let process = tgid.and_then(|tgid| self.table.get_mut(tgid));
+        process.is_some_and(|process| {
+            process.foreign = process.foreign.saturating_add(1);
+            process.info.kind == ProcessKind::Unknown && process.foreign == enough
+        })
+    }
+
+    /// Counts anew from here.
+    pub(crate) fn look_again(&mut self, tgid: u32) {
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.foreign = 0;
         }
     }
 

@@ -16,6 +16,7 @@ use support::scenario::{FATES, Plan, client_cookie, expected, observations, time
 use support::{PROXY, Told, know, told};
 
 const SMALL: Limits = Limits {
+    bystander_exchanges: 3,
     connections: 24,
     requests: 8,
     attempts: 12,

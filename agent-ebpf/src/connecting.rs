@@ -4,13 +4,14 @@
 //! are those the call itself returns: no route, no free port, no permission, and every
 //! failure of a Unix socket.
 
-use agent_wire::limits::{CONNECTING_THREADS, IGNORED_PROCESSES, UNIX_PATH_BYTES};
+use agent_wire::limits::{CONNECTING_THREADS, UNIX_PATH_BYTES};
 use agent_wire::record::{Connect, Header, Path, UnixConnect, end, flag, kind};
 use agent_wire::tally::Tally;
 use aya_ebpf::btf_maps::{HashMap, LruHashMap};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
 
+use crate::attention;
 use crate::errand;
 use crate::flow::Flow;
 use crate::kernel;
@@ -26,10 +27,6 @@ static CONNECTING: HashMap<u64, Connecting, { CONNECTING_THREADS as usize }> = H
 /// from a datagram, and resolvers connect datagram sockets to unreachable addresses daily.
 #[btf_map]
 static MADE: LruHashMap<u64, Made, { CONNECTING_THREADS as usize }> = LruHashMap::new();
-
-/// Processes to leave alone; written by the daemon.
-#[btf_map]
-static IGNORED: HashMap<u32, u8, { IGNORED_PROCESSES as usize }> = HashMap::new();
 
 const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
@@ -77,12 +74,6 @@ struct Made {
     fd: i32,
 }
 
-/// The daemon asked to leave this process alone.
-#[inline(always)]
-pub(crate) fn is_ignored(tgid: u32) -> bool {
-    IGNORED.get_ptr(tgid).is_some()
-}
-
 #[inline(always)]
 pub(crate) fn socket_enter(ctx: &TracePointContext) {
     let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) else {
@@ -121,7 +112,7 @@ pub(crate) fn connect_enter(ctx: &TracePointContext) {
     if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
         return;
     }
-    if is_ignored(kernel::tgid()) {
+    if attention::opens_unseen(kernel::tgid()) {
         return;
     }
     let task = kernel::task();

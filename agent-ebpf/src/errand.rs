@@ -16,7 +16,7 @@ use agent_wire::record::{Errand, flag};
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 
-use crate::connecting;
+use crate::attention;
 use crate::flow::{Flow, phase};
 use crate::kernel::{self, Sock};
 
@@ -84,7 +84,8 @@ pub(crate) fn begin(cookie: u64, index: u32) {
 pub(crate) fn data_read(sk: *const c_void) {
     let Some(sk) = Sock::from_arg(sk) else { return };
     let Some(flow) = Flow::of(sk) else { return };
-    if flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN) {
+    let opaque = flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN);
+    if opaque || flow.phase == phase::PARKED {
         return;
     }
     let task = kernel::task();
@@ -93,7 +94,7 @@ pub(crate) fn data_read(sk: *const c_void) {
         let tgid = kernel::tgid();
         if flow.header.tgid != tgid {
             flow.header.tgid = tgid;
-            if connecting::is_ignored(tgid) {
+            if attention::is_ignored(tgid) {
                 flow.ignored = 1;
                 flow.phase = phase::OPAQUE;
             }

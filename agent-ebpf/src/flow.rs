@@ -40,6 +40,8 @@ pub(crate) mod phase {
     pub(crate) const TUNNEL: u8 = 7;
     /// Not HTTP/1.
     pub(crate) const OPAQUE: u8 = 8;
+    /// HTTP, and of a process that is no proxy ([`crate::attention`]).
+    pub(crate) const PARKED: u8 = 9;
 }
 
 /// What the request's method means for the response.
@@ -129,7 +131,8 @@ pub(crate) struct Flow {
     pub(crate) spoke_first: u8,
     /// Something was sent.
     pub(crate) talked: u8,
-    pub(crate) reserved: [u8; 4],
+    /// Processes parked when this one was last looked for among them.
+    pub(crate) parkings: u32,
 }
 
 impl Flow {

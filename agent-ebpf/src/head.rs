@@ -32,8 +32,9 @@ struct Gathered {
 #[btf_map]
 static GATHERED: SkStorage<Gathered> = SkStorage::new();
 
-/// Bytes told of a response that is not HTTP: enough to see what it is instead.
-const NOT_HTTP_BYTES: u32 = 32;
+/// Bytes told of a response that is not HTTP, enough to see what it is instead, and of one that a
+/// client gets, of which only the status counts.
+const FIRST_BYTES: u32 = 32;
 
 /// Head bytes: complete with these, or gathered until they are.
 #[inline(always)]
@@ -366,8 +367,10 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     } else {
         filled
     };
-    let captured = if flow.has(flag::NOT_HTTP) && captured > NOT_HTTP_BYTES {
-        NOT_HTTP_BYTES
+    let to_client = is_response && flow.is_client_side() && flow.scan.start == 0;
+    let first_only = to_client || flow.has(flag::NOT_HTTP);
+    let captured = if first_only && captured > FIRST_BYTES {
+        FIRST_BYTES
     } else {
         captured
     };

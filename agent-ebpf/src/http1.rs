@@ -10,6 +10,7 @@ use agent_wire::record::{Exchange, UNFOLLOWED, end, flag, framing, side};
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::attention;
 use crate::body::{is_complete, keep_tail};
 use crate::chunks;
 use crate::errand;
@@ -124,6 +125,10 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
             return false;
         }
         finish(flow, end::SUPERSEDED, now);
+    }
+    if attention::is_parked(flow) {
+        flow.phase = phase::PARKED;
+        return false;
     }
     let connected_for = flow.exchange.errand;
     request_begins(flow, start, payload.seq, payload.len, now);

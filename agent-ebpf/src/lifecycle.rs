@@ -17,6 +17,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
 
+use crate::attention;
 use crate::connecting;
 use crate::deferred;
 use crate::errand;
@@ -108,7 +109,7 @@ fn opening(sk: Sock) {
     flow.header.tgid = kernel::tgid();
     flow.task = kernel::task();
     flow.exchange.errand = errand::current(now);
-    if connecting::is_ignored(flow.header.tgid) {
+    if attention::opens_unseen(flow.header.tgid) {
         flow.ignored = 1;
         flow.phase = phase::OPAQUE;
     }
@@ -184,6 +185,14 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
         end::LOCAL_CLOSE
     };
     http1::finish(flow, how, kernel::now());
+}
+
+/// A parked server's FIN left: the daemon may have to know that it was its death.
+#[inline(always)]
+pub(crate) fn parked_fin_sent(flow: &mut Flow) {
+    flow.header.kind = kind::TCP;
+    flow.header.time_ns = kernel::now();
+    output::emit(&flow.header, kind::TCP);
 }
 
 #[inline(always)]
@@ -294,7 +303,7 @@ fn reset(flow: &mut Flow, direction: u8, reason: u8) {
             phase::REQUEST_HEAD | phase::REQUEST => told_phase::REQUEST,
             phase::RESPONSE_HEAD => told_phase::HEAD,
             phase::RESPONSE_BODY => told_phase::BODY,
-            phase::TUNNEL | phase::OPAQUE => told_phase::OPAQUE,
+            phase::TUNNEL | phase::OPAQUE | phase::PARKED => told_phase::OPAQUE,
             _ => told_phase::IDLE,
         }
     };

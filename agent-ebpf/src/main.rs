@@ -7,12 +7,13 @@
 //!
 //! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
-//! became of a SYN), [`errand`] (whom a thread works for), [`dns`], [`death`], [`log`]. State lives in
+//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] (who is looked at), [`dns`], [`death`], [`log`]. State lives in
 //! [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod attention;
 mod body;
 mod chunks;
 mod connecting;

@@ -24,6 +24,9 @@ static RING: RingBuf = RingBuf::with_byte_size(DEFAULT_RING_BYTES, 0);
 /// Part of the ring, as a divisor, that may fill before the reader is woken.
 const WAKE_AT_PART: u64 = 8;
 
+/// Of how many records of a kind on a CPU one looks how full the ring is: a power of two.
+const ASK_EVERY: u64 = 16;
+
 /// Puts a record into the ring, or counts that it was full.
 #[inline(always)]
 pub(crate) fn emit<T: Plain + 'static>(record: &T, record_kind: u8) {
@@ -50,14 +53,15 @@ pub(crate) fn emit_with<T: Plain + 'static>(record_kind: u8, fill: impl FnOnce(&
 
 #[inline(always)]
 fn submit<T>(entry: RingBufEntry<T>, record_kind: u8) {
+    let flags = flags(record_kind);
     tallies::emitted(record_kind);
-    entry.submit(flags());
+    entry.submit(flags);
 }
 
 /// Copies the first `len` bytes of a record that was built elsewhere.
 #[inline(always)]
 pub(crate) fn copy<T>(record: &T, len: u32, record_kind: u8) {
-    if kernel::ring_output(&RING, record, len, flags()) {
+    if kernel::ring_output(&RING, record, len, flags(record_kind)) {
         tallies::emitted(record_kind);
     } else {
         tallies::ring_full(record_kind);
@@ -75,8 +79,13 @@ pub(crate) fn end(flow: &mut Flow, now: u64) {
     });
 }
 
+/// Whether the record to come wakes the reader: asked now and then, for the ring's positions are
+/// on the reader's CPU.
 #[inline(always)]
-fn flags() -> u64 {
+fn flags(record_kind: u8) -> u64 {
+    if tallies::so_far(record_kind) & (ASK_EVERY - 1) != 0 {
+        return u64::from(BPF_RB_NO_WAKEUP);
+    }
     let waiting = RING.query(u64::from(BPF_RB_AVAIL_DATA));
     let size = RING.query(u64::from(BPF_RB_RING_SIZE));
     if waiting > size / WAKE_AT_PART {

@@ -66,6 +66,9 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         packet::addresses(ctx, &segment, &mut header.local, &mut header.remote);
     }
     if flow.phase >= phase::TUNNEL {
+        if flow.phase == phase::PARKED && segment.flags & FIN != 0 && flow.is_client_side() {
+            lifecycle::parked_fin_sent(flow);
+        }
         return;
     }
     if segment.len > 0

@@ -21,6 +21,15 @@ pub(crate) fn emitted(kind: u8) {
     add(EMITTED + u32::from(kind));
 }
 
+/// How many records of `kind` went into the ring on this CPU.
+#[inline(always)]
+pub(crate) fn so_far(kind: u8) -> u64 {
+    match TALLIES.get_ptr_mut(EMITTED + u32::from(kind)) {
+        Some(value) => kernel::opaque(kernel::value(value)),
+        None => 0,
+    }
+}
+
 /// A record of `kind` found the ring full.
 #[inline(always)]
 pub(crate) fn ring_full(kind: u8) {

@@ -9,6 +9,7 @@
 //! reader validates every kind, length and code (`agent-core`'s `decode`).
 #![no_std]
 
+pub mod attention;
 pub mod limits;
 pub mod plain;
 pub mod record;

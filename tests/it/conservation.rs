@@ -56,7 +56,7 @@ fn assert_conserved(metrics: &Metrics) {
 fn every_record_emitted_is_drained_and_decoded() {
     need_root();
     let stage = Stage::build();
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&["--bystander-exchanges", "0"]);
     let orders = plan(seed(), 1000)
         .into_iter()
         .map(|planned| planned.order)
@@ -102,8 +102,9 @@ fn a_ring_that_is_too_small_loses_and_says_so_and_the_agent_lives() {
         (metrics, end)
     };
 
-    let (usual, _) = seen_by(&[]);
-    let (tiny, end) = seen_by(&["--ring-bytes", "4096"]);
+    let all = ["--bystander-exchanges", "0"];
+    let (usual, _) = seen_by(&all);
+    let (tiny, end) = seen_by(&[&all[..], &["--ring-bytes", "4096"]].concat());
 
     assert_conserved(&end);
     let lost = |kind| tiny.sum(LOSSES, &[("stage", "ring"), ("what", kind)]);

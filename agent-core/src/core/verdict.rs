@@ -170,6 +170,7 @@ impl Core {
             return;
         }
         let Some(proxy) = self.processes.proxy(request.tgid) else {
+            self.saw_foreign(request.tgid);
             self.counts.requests.foreign += 1;
             self.counts.attempts.foreign += tries.len() as u64;
             return;
@@ -349,6 +350,9 @@ impl Core {
         let proxy = self.processes.proxy(trial.tgid);
         let Some(proxy) = proxy.filter(|_| !trial.speculative) else {
             self.counts.attempts.foreign += 1;
+            if !trial.speculative {
+                self.saw_foreign(trial.tgid);
+            }
             return;
         };
         self.ask_peer(&mut trial);
@@ -368,6 +372,15 @@ impl Core {
         let attempt = trial.into_attempt(proxy, failure, masked);
         self.remember(attempt.head.as_ref(), &attempt);
         out.push(Event::Attempt(attempt));
+    }
+
+    fn saw_foreign(&mut self, tgid: Option<u32>) {
+        let enough = self.limits.bystander_exchanges;
+        if self.processes.saw_foreign(tgid, enough)
+            && let Some(tgid) = tgid
+        {
+            self.bystanders.push(tgid);
+        }
     }
 
     /// The attempt `key` is no longer under way and will not come to its request.

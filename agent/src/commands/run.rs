@@ -86,6 +86,10 @@ pub(super) struct Arguments {
     /// Explained errors kept for `why502 explain`, the last ones, up to 8 KiB each [default: 1000]
     #[arg(long, value_name = "COUNT")]
     incidents: Option<usize>,
+    /// After so many exchanges of a process that is no proxy, do not look at its connections for a
+    /// minute; 0: always look [default: 2000]
+    #[arg(long, value_name = "COUNT")]
+    bystander_exchanges: Option<u32>,
     /// Call this executable by this name in the label `proxy`, and take it for a proxy (repeatable)
     #[arg(long = "proxy-name", value_name = "EXECUTABLE=LABEL", value_parser = pair)]
     proxy_names: Vec<(String, String)>,
@@ -284,6 +288,7 @@ impl Arguments {
             max_upstreams,
             max_proxies,
             incidents,
+            bystander_exchanges,
             proxy_names,
             upstream_names,
             include_processes,
@@ -303,6 +308,7 @@ impl Arguments {
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
         settings.max_proxies = max_proxies.unwrap_or(settings.max_proxies);
         settings.incidents = incidents.unwrap_or(settings.incidents);
+        settings.bystander_exchanges = bystander_exchanges.unwrap_or(settings.bystander_exchanges);
         settings.proxy_names.extend(proxy_names);
         settings.upstream_names.extend(upstream_names);
         settings.include_processes.extend(include_processes);

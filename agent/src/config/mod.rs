@@ -9,6 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use agent_core::Limits;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -59,6 +60,9 @@ pub struct Settings {
     /// How many explained errors are kept with their evidence for `why502 explain`, the last
     /// ones; up to 8 KiB of memory each.
     pub incidents: usize,
+    /// After so many exchanges of a process that is no proxy its connections are not looked at for
+    /// a minute; 0 for never.
+    pub bystander_exchanges: u32,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -164,6 +168,7 @@ impl Default for Settings {
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
             incidents: DEFAULT_INCIDENTS,
+            bystander_exchanges: Limits::default().bystander_exchanges,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -226,6 +231,7 @@ impl Settings {
             max_upstreams,
             max_proxies,
             incidents,
+            bystander_exchanges: _,
             log_level: _,
             log_format: _,
             probe_log: _,

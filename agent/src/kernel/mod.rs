@@ -19,10 +19,11 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_wire::attention;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
@@ -56,6 +57,17 @@ impl Default for Options {
             probe_log: None,
         }
     }
+}
+
+/// How the kernel side attends to the sockets of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// As to any other.
+    Watch,
+    /// Only their end is told: it is no proxy.
+    Park,
+    /// Not at all.
+    Ignore,
 }
 
 /// Level of the probes' own log lines.
@@ -135,7 +147,8 @@ pub struct Probes {
     ebpf: Ebpf,
     ring: AsyncFd<RingBuf<MapData>>,
     tallies: PerCpuArray<MapData, u64>,
-    ignored: HashMap<MapData, u32, u8>,
+    attention: HashMap<MapData, u32, u8>,
+    parkings: Array<MapData, u64>,
     capabilities: Vec<Capability>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -161,7 +174,8 @@ impl Probes {
         Ok(Self {
             ring: ring.map_err(|error| KernelError::Watch(error.into()))?,
             tallies: take_map(&mut ebpf, "TALLIES")?,
-            ignored: take_map(&mut ebpf, "IGNORED")?,
+            attention: take_map(&mut ebpf, "ATTENTION")?,
+            parkings: take_map(&mut ebpf, "PARKINGS")?,
             capabilities,
             logger,
             ebpf,
@@ -227,24 +241,32 @@ impl Probes {
         costs::maps(&self.ebpf)
     }
 
-    /// Asks the kernel side to leave the sockets of a process alone (those it opens or
-    /// first reads from now on).
+    /// Tells the kernel side how to attend to the sockets of a process. One that is ignored: those
+    /// that it opens or first reads from now on; one that is parked: from the next request on each.
     ///
     /// # Errors
     /// The list is full.
-    pub fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
-        self.ignored
-            .insert(tgid, 1, 0)
-            .map_err(|source| KernelError::Map {
-                name: "IGNORED",
-                source,
-            })
-    }
-
-    /// Takes [`Probes::ignore_process`] back.
-    pub fn watch_process(&mut self, tgid: u32) {
-        // Not on the list is what was wanted.
-        let _ = self.ignored.remove(&tgid);
+    pub fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError> {
+        let code = match attention {
+            Attention::Watch => {
+                // Not on the list is what was wanted.
+                let _ = self.attention.remove(&tgid);
+                return Ok(());
+            }
+            Attention::Park => attention::PARKED,
+            Attention::Ignore => attention::IGNORED,
+        };
+        let map = |name| move |source| KernelError::Map { name, source };
+        self.attention
+            .insert(tgid, code, 0)
+            .map_err(map("ATTENTION"))?;
+        if attention == Attention::Park {
+            let number = self.parkings.get(&0, 0).map_err(map("PARKINGS"))?;
+            self.parkings
+                .set(0, number.wrapping_add(1), 0)
+                .map_err(map("PARKINGS"))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! One record after the other: decode, identify, observe, count, tell.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::events::EventStream;
 use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
 use crate::incidents::Incidents;
+use crate::kernel::Attention;
 use crate::metrics::report::{CoreCounts, Fates, IncidentCounts, RecordCounts};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
@@ -25,6 +27,10 @@ const FORGET_EVERY_NANOS: Nanos = 10_000_000_000;
 
 /// How often a refused record is logged at most, ns; every one is counted.
 const LOG_EVERY_NANOS: Nanos = 10_000_000_000;
+
+/// For how long a bystander is not watched, ns. Too small: it costs as much as a proxy. Too large:
+/// one that becomes a proxy is found out late, and a new process with its number is not watched.
+const PARKED_NANOS: Nanos = 60_000_000_000;
 
 /// Everything but the source of records.
 #[derive(Debug)]
@@ -37,8 +43,10 @@ pub(super) struct Daemon {
     records: RecordCounts,
     /// Scratch for the core's events.
     events: Vec<Event>,
-    /// Processes to leave alone, or not any more.
-    process_changes: Vec<(u32, bool)>,
+    /// What the source must learn.
+    changes_of_attention: Vec<(u32, Attention)>,
+    /// Bystanders that are not watched, and since when; the first first.
+    parked: VecDeque<(Nanos, u32)>,
     forgot: Nanos,
     logged: Nanos,
 }
@@ -61,7 +69,10 @@ impl Daemon {
         recorder: Option<Recorder>,
     ) -> Self {
         Self {
-            core: Core::new(Limits::default()),
+            core: Core::new(Limits {
+                bystander_exchanges: settings.bystander_exchanges,
+                ..Limits::default()
+            }),
             recorder,
             processes: Processes::new(settings),
             sink: Sink {
@@ -72,7 +83,8 @@ impl Daemon {
             },
             records: RecordCounts::default(),
             events: Vec::new(),
-            process_changes: Vec::new(),
+            changes_of_attention: Vec::new(),
+            parked: VecDeque::new(),
             forgot: monotonic(),
             logged: 0,
         }
@@ -114,8 +126,26 @@ impl Daemon {
             self.forgot = now;
             for tgid in self.processes.forget_quiet(now) {
                 self.feed(Input::ForgetProcess { tgid });
-                self.process_changes.push((tgid, false));
+                self.changes_of_attention.push((tgid, Attention::Watch));
             }
+        }
+        self.park(now);
+    }
+
+    /// Processes that turned out to be no proxies are not watched for a while.
+    fn park(&mut self, now: Nanos) {
+        for tgid in self.core.take_bystanders() {
+            tracing::debug!(
+                tgid,
+                "is no proxy: its connections are not looked at for a while"
+            );
+            self.parked.push_back((now, tgid));
+            self.changes_of_attention.push((tgid, Attention::Park));
+        }
+        let is_over = |(since, _): &mut (Nanos, u32)| now.saturating_sub(*since) >= PARKED_NANOS;
+        while let Some((_, tgid)) = self.parked.pop_front_if(is_over) {
+            self.core.look_again(tgid);
+            self.changes_of_attention.push((tgid, Attention::Watch));
         }
     }
 
@@ -145,9 +175,9 @@ impl Daemon {
         sink.traffic.set_under_way(under_way, now);
     }
 
-    /// What the source must learn: a process and whether to leave it alone.
-    pub(super) fn take_process_changes(&mut self) -> Vec<(u32, bool)> {
-        std::mem::take(&mut self.process_changes)
+    /// What the source must learn: how to attend to which process.
+    pub(super) fn take_changes_of_attention(&mut self) -> Vec<(u32, Attention)> {
+        std::mem::take(&mut self.changes_of_attention)
     }
 
     /// Records so far.
@@ -191,8 +221,11 @@ impl Daemon {
                 info: info(identity),
             }),
             Look::New(identity) => {
-                self.process_changes
-                    .push((tgid, identity.standing == Standing::Excluded));
+                let attention = match identity.standing {
+                    Standing::Excluded => Attention::Ignore,
+                    Standing::Gateway | Standing::Undecided => Attention::Watch,
+                };
+                self.changes_of_attention.push((tgid, attention));
                 self.feed(Input::ForgetProcess { tgid });
                 self.feed(Input::KnowProcess {
                     tgid,

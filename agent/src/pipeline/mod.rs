@@ -27,6 +27,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::events::EventStream;
 use crate::incidents::Incidents;
+use crate::kernel::Attention;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
 use crate::recording::Recorder;
@@ -124,7 +125,7 @@ impl<S: Source> Pipeline<S> {
             turned_away,
             recorder,
         } = sinks;
-        if let Err(error) = source.ignore_process(std::process::id()) {
+        if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
         let daemon = Daemon::new(settings, traffic, stream, incidents, recorder);
@@ -185,11 +186,9 @@ impl<S: Source> Pipeline<S> {
             daemon.records_lost();
         }
         daemon.advance(now);
-        for (tgid, leave_alone) in daemon.take_process_changes() {
-            if !leave_alone {
-                source.watch_process(tgid);
-            } else if let Err(error) = source.ignore_process(tgid) {
-                tracing::warn!(tgid, %error, "an excluded process is still watched by the probes");
+        for (tgid, attention) in daemon.take_changes_of_attention() {
+            if let Err(error) = source.attend(tgid, attention) {
+                tracing::warn!(tgid, %error, "a process is still watched by the probes");
             }
         }
     }

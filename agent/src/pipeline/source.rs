@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::kernel::{Capability, KernelError, MapUse, Probes, ProgramCost};
+use crate::kernel::{Attention, Capability, KernelError, MapUse, Probes, ProgramCost};
 
 /// A source of records and of what they cost.
 pub trait Source {
@@ -21,13 +21,11 @@ pub trait Source {
     fn maps(&self) -> Vec<MapUse>;
     /// What is on and off.
     fn capabilities(&self) -> &[Capability];
-    /// Leaves a process alone.
+    /// Attends to a process in this way from now on.
     ///
     /// # Errors
-    /// The list is full.
-    fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError>;
-    /// Takes that back.
-    fn watch_process(&mut self, tgid: u32);
+    /// The list of those that are not watched is full.
+    fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError>;
 }
 
 impl Source for Probes {
@@ -55,11 +53,7 @@ impl Source for Probes {
         Probes::capabilities(self)
     }
 
-    fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
-        Probes::ignore_process(self, tgid)
-    }
-
-    fn watch_process(&mut self, tgid: u32) {
-        Probes::watch_process(self, tgid);
+    fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError> {
+        Probes::attend(self, tgid, attention)
     }
 }

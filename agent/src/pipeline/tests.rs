@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::events::{EventStream, Interest};
 use crate::incidents::Incidents;
-use crate::kernel::{Capability, KernelError, MapUse, ProgramCost};
+use crate::kernel::{Attention, Capability, KernelError, MapUse, ProgramCost};
 use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
 use crate::metrics::report::{RecordCounts, Report};
@@ -62,13 +62,12 @@ impl Source for Fake {
         &[]
     }
 
-    fn ignore_process(&mut self, tgid: u32) -> Result<(), KernelError> {
-        self.ignored.push(tgid);
-        Ok(())
-    }
-
-    fn watch_process(&mut self, tgid: u32) {
+    fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError> {
         self.ignored.retain(|other| *other != tgid);
+        if attention == Attention::Ignore {
+            self.ignored.push(tgid);
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,72 @@
+//! Applications and clients on the proxy's host are looked at until they have shown that they are
+//! no proxies. What is told of the proxy must not suffer from it.
+
+use std::time::Duration;
+
+use e2e::agent::Agent;
+use e2e::agent::events::Line;
+use e2e::load::{Client, Order, runtime};
+use e2e::process::need_root;
+use e2e::stage::Stage;
+use e2e::wait::eventually;
+
+const EXCHANGES: &str = "why502_agent_exchanges_total";
+
+/// After so many the application and the client are bystanders.
+const ENOUGH: usize = 200;
+
+/// Records may be on their way when they become that.
+const LATE: usize = 400;
+
+const REQUESTS: usize = 2000;
+
+/// How long the agent may take to tell the end of it.
+const TELL: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_bystander_is_not_read_and_its_death_is_told_all_the_same() {
+    need_root();
+    let stage = Stage::build();
+    let agent = Agent::start(&["--bystander-exchanges", &ENOUGH.to_string()]);
+    let events = agent.events();
+
+    let killed = "/one/0/last/head_cut=0,by=kill";
+    runtime().block_on(async {
+        // One connection, kept on both sides of the proxy, so that it lives on when its ends are
+        // looked at no more.
+        let mut client = Client::new(stage.address);
+        for number in 0..REQUESTS {
+            let outcome = client.ask(&Order::get(format!("/one/0/{number}/ok"))).await;
+            assert!(outcome.is(200), "{outcome:?}");
+        }
+        client.ask(&Order::post(killed, 10)).await;
+    });
+
+    let told = eventually(TELL, "the death is told", || {
+        let found = events.so_far().into_iter().find_map(|line| match line {
+            Line::Request(request) if request.path.as_deref() == Some(killed) => Some(request),
+            _ => None,
+        });
+        found.ok_or_else(|| "not yet".to_owned())
+    });
+    assert_eq!(told.cause.as_deref(), Some("upstream_crashed"), "{told:?}");
+    let metrics = agent.settled(TELL);
+    let count = |fate, what| metrics.sum(EXCHANGES, &[("fate", fate), ("what", what)]) as usize;
+    println!(
+        "told {} requests, {} attempts; foreign {} requests, {} attempts",
+        count("told", "request"),
+        count("told", "attempt"),
+        count("foreign", "request"),
+        count("foreign", "attempt")
+    );
+    assert!(count("told", "request") > REQUESTS);
+    assert!(count("told", "attempt") > REQUESTS);
+    // The application's requests, and the client's attempts.
+    for what in ["request", "attempt"] {
+        let foreign = count("foreign", what);
+        assert!(
+            (ENOUGH..=ENOUGH + LATE).contains(&foreign),
+            "{foreign} foreign {what}s of {REQUESTS} were read"
+        );
+    }
+}
