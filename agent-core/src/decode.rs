@@ -75,10 +75,14 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         }
         kind::RESPONSE => {
             let (record, _, last) = message(bytes)?;
-            let not_http = Flags(header.flags).not_http();
+            let head = match header.side {
+                _ if Flags(header.flags).not_http() => None,
+                side::CLIENT => head::status_line(last).or_else(|| head::response(last)),
+                _ => head::response(last),
+            };
             What::Response {
                 exchange: exchange(header.kind, &record.exchange)?,
-                head: if not_http { None } else { head::response(last) },
+                head,
             }
         }
         kind::END => {

@@ -448,8 +448,6 @@ pub struct RequestHead {
 pub struct ResponseHead {
     /// Status code.
     pub status: u16,
-    /// `Server`, cut at 64 bytes.
-    pub server: Option<String>,
     /// The head breaks the grammar after its status line. Proxies differ in what they let
     /// pass, so this alone is no failure.
     pub malformed: bool,

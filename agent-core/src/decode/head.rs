@@ -6,8 +6,9 @@
 //! Strings are bounded, and bytes that are not UTF-8 are replaced.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 
-use httparse::{EMPTY_HEADER, ParserConfig, Status};
+use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 
 use crate::observation::{RequestHead, ResponseHead};
 
@@ -20,18 +21,25 @@ const HOST_BYTES: usize = 256;
 const ID_BYTES: usize = 128;
 /// Bytes of a method that are kept; the longest registered one has 17.
 const METHOD_BYTES: usize = 32;
-/// Bytes of a `Server` field that are kept.
-const SERVER_BYTES: usize = 64;
 /// Header fields that are looked at. Too small: fields late in a head are missed. Too
 /// large: every head pays for clearing the table. Proxies allow about 100.
 const FIELDS: usize = 96;
 
 /// Parses a request head.
 pub fn request(bytes: &[u8]) -> Option<RequestHead> {
+    let mut unset = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    if let Ok(Status::Complete(_)) = parsed.parse_with_uninit_headers(bytes, &mut unset) {
+        return request_of(&parsed, bytes);
+    }
+    // What was read before a cut or a fault is found in fields that were set before only.
     let mut fields = [EMPTY_HEADER; FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
-    // Whatever the outcome, what was read before a cut or a fault is in `parsed`.
     let _outcome = parsed.parse(bytes);
+    request_of(&parsed, bytes)
+}
+
+fn request_of(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<RequestHead> {
     let (method, target) = match (parsed.method, parsed.path) {
         (Some(method), Some(target)) => (Cow::Borrowed(method), Cow::Borrowed(target)),
         _ => request_line_by_hand(bytes)?,
@@ -82,38 +90,47 @@ pub fn request(bytes: &[u8]) -> Option<RequestHead> {
 
 /// Parses a response head, which must be the final one (not 1xx, save 101).
 pub fn response(bytes: &[u8]) -> Option<ResponseHead> {
-    let mut fields = [EMPTY_HEADER; FIELDS];
-    let mut parsed = httparse::Response::new(&mut fields);
     // As lenient as the proxies are: what they pass on must not be called malformed.
-    let outcome = ParserConfig::default()
+    let mut config = ParserConfig::default();
+    config
         .allow_spaces_after_header_name_in_responses(true)
         .allow_obsolete_multiline_headers_in_responses(true)
-        .allow_multiple_spaces_in_response_status_delimiters(true)
-        .parse_response(&mut parsed, bytes);
+        .allow_multiple_spaces_in_response_status_delimiters(true);
+    let mut unset = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let outcome = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut unset);
     let status = parsed.code.or_else(|| status_by_hand(bytes))?;
-    let has = |name: &str| {
-        let mut fields = parsed.headers.iter();
-        fields.any(|field| field.name.eq_ignore_ascii_case(name))
-    };
     let malformed = match outcome {
-        // Two framings at once are one too many (RFC 9112, 6.1): some proxies refuse them.
-        Ok(Status::Complete(_) | Status::Partial) => {
-            has("content-length") && has("transfer-encoding")
+        Ok(Status::Complete(_)) => has_two_framings(parsed.headers),
+        Ok(Status::Partial) => {
+            // As with requests.
+            let mut fields = [EMPTY_HEADER; FIELDS];
+            let mut parsed = httparse::Response::new(&mut fields);
+            let _outcome = config.parse_response(&mut parsed, bytes);
+            has_two_framings(parsed.headers)
         }
         Err(httparse::Error::TooManyHeaders) => false,
         Err(_) => true,
     };
-    let server = parsed
-        .headers
-        .iter()
-        .take_while(|field| !field.name.is_empty())
-        .find(|field| field.name.eq_ignore_ascii_case("server"))
-        .map(|field| text(field.value, SERVER_BYTES));
+    Some(ResponseHead { status, malformed })
+}
+
+/// Status of a response of which the first line was captured, and nothing else is wanted.
+pub fn status_line(bytes: &[u8]) -> Option<ResponseHead> {
+    let status = status_by_hand(bytes)?;
     Some(ResponseHead {
         status,
-        server,
-        malformed,
+        malformed: false,
     })
+}
+
+/// Two framings at once are one too many (RFC 9112, 6.1): some proxies refuse them.
+fn has_two_framings(fields: &[Header<'_>]) -> bool {
+    let has = |length: usize, name: &str| {
+        let mut fields = fields.iter();
+        fields.any(|field| field.name.len() == length && field.name.eq_ignore_ascii_case(name))
+    };
+    has(17, "transfer-encoding") && has(14, "content-length")
 }
 
 /// Method and target of a request line that the parser would not give whole: cut in the

@@ -27,7 +27,7 @@ use crate::recording::Recorder;
 #[derive(Default)]
 struct Fake {
     records: VecDeque<Vec<u8>>,
-    ignored: Vec<u32>,
+    told: Vec<(u32, Attention)>,
 }
 
 impl Source for Fake {
@@ -63,10 +63,7 @@ impl Source for Fake {
     }
 
     fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError> {
-        self.ignored.retain(|other| *other != tgid);
-        if attention == Attention::Ignore {
-            self.ignored.push(tgid);
-        }
+        self.told.push((tgid, attention));
         Ok(())
     }
 }
@@ -85,7 +82,7 @@ fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Repo
     };
     let source = Fake {
         records: records.into(),
-        ignored: Vec::new(),
+        told: Vec::new(),
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -182,11 +179,12 @@ fn the_agent_leaves_itself_and_excluded_processes_alone() {
     let name = name.file_name().unwrap().to_str().unwrap();
     let settings = Settings::parse(&format!("exclude_processes = [\"{name}\"]")).unwrap();
     let (mut pipeline, _) = pipeline(vec![close(myself)], &settings);
-    assert_eq!(pipeline.source.ignored, [myself]);
+    let ignore = (myself, Attention::Ignore);
+    assert_eq!(pipeline.source.told, [ignore]);
 
     pipeline.round();
 
-    assert_eq!(pipeline.source.ignored, [myself, myself]);
+    assert_eq!(pipeline.source.told, [ignore, ignore]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! nginx in front of nginx: a proxy with nothing to wait for, so that its own speed is the
-//! limit.
+//! nginx in front of an application server that is an nginx under another name: a proxy with
+//! nothing to wait for, so that its own speed is the limit.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,9 +22,9 @@ impl Proxy {
     /// Starts both, files in `folder`.
     pub(super) fn start(folder: &Path) -> Result<Self> {
         let upstream_address = net::free_address()?;
-        let upstream = Nginx::start(
+        let upstream = Nginx::start_as_application(
             folder,
-            "upstream",
+            "application",
             MAIN,
             &format!(
                 "    access_log off;

@@ -201,7 +201,7 @@ impl Report {
 Written by `cargo xtask bench overhead`; every run is in `overhead.csv` and `overhead.json`.
 
 Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}. One nginx worker as proxy, one
-as upstream, wrk with {connections} connections; keep-alive on both sides, answers of about
+as application, wrk with {connections} connections; keep-alive on both sides, answers of about
 100 bytes, everything on this host. {} pairs of {seconds_per_run} s, order alternating. The
 proxy's worker was busy {:.0} % of the time (median) without the agent.
 {doubt}
@@ -218,8 +218,8 @@ proxy's worker was busy {:.0} % of the time (median) without the agent.
 | agent peak memory, MB | {:.1} | {:.1} | {:.1} |
 
 Time in the probes: {:.0} ns per request, kernel statistics on. Client, proxy and upstream
-are on this host, so that is the probes' work for all four sockets of a request; on a host
-with the proxy alone it is that for two.
+are on this host. The probes see all four sockets of a request; after 2,000 requests they leave
+those of the client and of the upstream alone, which are no proxies.
 
 | program | runs per request | ns per run | ns per request |
 | --- | --- | --- | --- |

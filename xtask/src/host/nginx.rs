@@ -30,15 +30,36 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let prefix = folder.join(name);
-        std::fs::create_dir_all(prefix.join("temp"))
-            .with_context(|| format!("cannot make the folder {}", prefix.display()))?;
-        let config = prefix.join("nginx.conf");
-        std::fs::write(&config, configuration(&prefix, main, http))
-            .with_context(|| format!("cannot write {}", config.display()))?;
+        let (prefix, config) = configure(folder, name, main, http)?;
         let program = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
+        Self::start_program(&program, &prefix, &config, name, listens)
+    }
+
+    /// The same under another name, so that nobody takes it for a proxy: an application server.
+    pub(crate) fn start_as_application(
+        folder: &Path,
+        name: &str,
+        main: &str,
+        http: &str,
+        listens: SocketAddr,
+    ) -> Result<Self> {
+        let program = folder.join(format!("{name}-server"));
+        let nginx = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
+        std::fs::copy(&nginx, &program)
+            .with_context(|| format!("cannot copy {}", nginx.display()))?;
+        let (prefix, config) = configure(folder, name, main, http)?;
+        Self::start_program(&program, &prefix, &config, name, listens)
+    }
+
+    fn start_program(
+        program: &Path,
+        prefix: &Path,
+        config: &Path,
+        name: &str,
+        listens: SocketAddr,
+    ) -> Result<Self> {
         let mut command = Command::new(program);
-        command.arg("-p").arg(&prefix).arg("-c").arg(&config);
+        command.arg("-p").arg(prefix).arg("-c").arg(config);
         let mut guard = Guard::start(name, &command)?;
         guard.wait_listening(listens, START)?;
         Ok(Self { guard })
@@ -53,6 +74,17 @@ impl Nginx {
             .filter_map(|pid| pid.parse().ok())
             .collect()
     }
+}
+
+/// Writes the configuration; the folder of its own, and the file.
+fn configure(folder: &Path, name: &str, main: &str, http: &str) -> Result<(PathBuf, PathBuf)> {
+    let prefix = folder.join(name);
+    std::fs::create_dir_all(prefix.join("temp"))
+        .with_context(|| format!("cannot make the folder {}", prefix.display()))?;
+    let config = prefix.join("nginx.conf");
+    std::fs::write(&config, configuration(&prefix, main, http))
+        .with_context(|| format!("cannot write {}", config.display()))?;
+    Ok((prefix, config))
 }
 
 fn configuration(prefix: &Path, main: &str, http: &str) -> String {
