@@ -12,6 +12,8 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
+use agent_wire::reset_reason::NUMBERS;
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
@@ -21,6 +23,27 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{SkBuffContext, TracePointContext};
+
+/// The kernel says why a reset is sent. The daemon sets it when it loads.
+#[unsafe(no_mangle)]
+static RESET_HAS_REASON: Global<u8> = Global::new(0);
+
+/// The code of [`agent_wire::reset_reason`] for each number that the kernel has for a reason. The
+/// daemon sets it when it loads.
+#[unsafe(no_mangle)]
+static RESET_REASONS: [Global<u8>; NUMBERS] = [const { Global::new(0) }; NUMBERS];
+
+/// The kernel says why a reset is sent.
+#[inline(always)]
+pub(crate) fn reset_has_reason() -> bool {
+    RESET_HAS_REASON.load() != 0
+}
+
+/// The code for the kernel's `number` of a reason.
+#[inline(always)]
+pub(crate) fn reset_reason(number: u32) -> u8 {
+    RESET_REASONS[number as usize % NUMBERS].load()
+}
 
 /// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets), never null.
 #[derive(Clone, Copy)]

@@ -11,8 +11,6 @@ use agent_wire::record::{
     Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
-use agent_wire::reset_reason::NUMBERS;
-use aya_ebpf::Global;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
@@ -54,15 +52,6 @@ struct Reported {
 
 #[btf_map]
 static REPORTED: PerCpuArray<Reported, 1> = PerCpuArray::new();
-
-/// The kernel says why a reset is sent. The daemon sets it when it loads.
-#[unsafe(no_mangle)]
-static RESET_HAS_REASON: Global<u8> = Global::new(0);
-
-/// The code of [`agent_wire::reset_reason`] for each number that the kernel has for a reason. The
-/// daemon sets it when it loads.
-#[unsafe(no_mangle)]
-static RESET_REASONS: [Global<u8>; NUMBERS] = [const { Global::new(0) }; NUMBERS];
 
 /// `sock:inet_sk_error_report`: error, sport, dport.
 const ERROR: usize = 8;
@@ -251,17 +240,6 @@ fn closed(flow: &mut Flow) {
             kind::CLOSE,
         );
     }
-}
-
-#[inline(always)]
-pub(crate) fn reset_has_reason() -> bool {
-    RESET_HAS_REASON.load() != 0
-}
-
-/// The code for the kernel's `number` of a reason.
-#[inline(always)]
-pub(crate) fn reset_reason(number: u32) -> u8 {
-    RESET_REASONS[number as usize % NUMBERS].load()
 }
 
 #[inline(always)]

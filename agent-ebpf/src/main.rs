@@ -74,8 +74,8 @@ fn reset_received(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     // Where there is no such argument, the verifier does not let it be read.
-    let reason = if lifecycle::reset_has_reason() {
-        lifecycle::reset_reason(ctx.arg(2))
+    let reason = if kernel::reset_has_reason() {
+        kernel::reset_reason(ctx.arg(2))
     } else {
         0
     };

@@ -303,7 +303,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
         records: records.into(),
-        ignored: Vec::new(),
+        told: Vec::new(),
     };
     let (_ask, asks) = refresh();
 
@@ -373,7 +373,7 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
-        ignored: Vec::new(),
+        told: Vec::new(),
     };
     let (_ask, asks) = refresh();
 
