@@ -42,7 +42,9 @@ impl Scene {
         let far = upstream.join(Some(&proxy)).far;
         let front = SocketAddr::new(proxy.join(None).far, LISTENS);
         let upstreams = Upstreams::start(far, &["9001"], Some(&upstream));
-        let app = *upstreams.addresses.first().expect("it was ordered");
+        let [app] = *upstreams.addresses.as_slice() else {
+            panic!("one server was ordered");
+        };
         let ports = format!("{} {}", PORTS.start(), PORTS.end());
         proxy.set("ipv4/ip_local_port_range", &ports);
         Self {
