@@ -26,6 +26,7 @@ pub(crate) mod errno {
     pub(crate) const EAGAIN: u16 = 11;
     pub(crate) const EPIPE: u16 = 32;
     pub(crate) const ENETUNREACH: u16 = 101;
+    pub(crate) const ECONNABORTED: u16 = 103;
     pub(crate) const ECONNRESET: u16 = 104;
     pub(crate) const EISCONN: u16 = 106;
     pub(crate) const ETIMEDOUT: u16 = 110;

@@ -25,6 +25,7 @@ use crate::observation::{Nanos, Observation, Side};
 use crate::process::{ProcessInfo, Processes};
 use crate::request::OpenRequest;
 use crate::routes::Routes;
+use crate::servers::Servers;
 use crate::table::{Deadlines, Key, Table};
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -48,6 +49,7 @@ pub struct Core {
     deaths: Deaths,
     /// Why servers on this host reset their connections.
     resets: ByEnds<u16>,
+    servers: Servers,
     /// When each process last had an attempt that was not joined.
     unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
@@ -107,6 +109,7 @@ impl Core {
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
+            servers: Servers::default(),
             unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),

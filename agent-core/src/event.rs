@@ -95,6 +95,8 @@ pub enum Join {
     Answer,
     /// The request's next attempt followed the failure at once.
     Retry,
+    /// No other request of the process waited for an upstream then.
+    Waiting,
     /// Not joined.
     None,
 }

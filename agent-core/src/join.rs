@@ -312,6 +312,32 @@ pub(crate) fn by_answer<'a>(
     })
 }
 
+/// Whether a failed connect fits a request that waits: as the first try, soon after the request came;
+/// as another, when it goes to an upstream that was tried, whenever the proxy's timer says, or
+/// follows a try at once.
+pub(crate) fn is_try_of(failed: &Trial, request: &OpenRequest) -> bool {
+    let after = |time: Nanos| failed.started.saturating_sub(time);
+    let fits = if request.tries.is_empty() {
+        after(request.started) <= CONNECTS_WITHIN
+    } else {
+        request.tries.iter().any(|earlier| {
+            earlier.upstream == failed.upstream || after(earlier.ended) <= RETRIED_AT_ONCE
+        })
+    };
+    fits && request.end.is_none()
+}
+
+/// Whether the answer followed no known attempt at once, so that one that nobody claimed may be the
+/// last of this request. Only connects that were joined for want of another request leave such gaps.
+pub(crate) fn lacks_last_try(request: &OpenRequest) -> bool {
+    let outcome = request.outcome();
+    let answered = outcome.answer_began.unwrap_or(outcome.ended);
+    request.tries.iter().all(|trial| {
+        let join = trial.parent.map(|parent| parent.join);
+        join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
+    })
+}
+
 /// A failed attempt without a request belongs to the request whose next attempt, `next`, followed
 /// it at once.
 pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest) -> bool {

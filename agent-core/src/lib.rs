@@ -24,6 +24,7 @@ mod process;
 mod proxies;
 mod request;
 mod routes;
+mod servers;
 mod table;
 
 pub use crate::core::{Core, Outstanding};

@@ -458,6 +458,22 @@ fn a_kernel_that_gives_up_is_no_slow_application() {
 }
 
 #[test]
+fn a_connection_that_somebody_had_the_kernel_end_is_no_lost_path() {
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0).errand(1, 0, 100).ended(End::KernelError);
+    let attempt = attempt_of(&u.errno(103), &x, 900.0);
+    assert_eq!(
+        error(&exchange_of(attempt, 502, 900.2)),
+        (
+            Cause::Unattributed,
+            Certainty::Guess,
+            Phase::Request,
+            How::None
+        )
+    );
+}
+
+#[test]
 fn a_client_that_left_first_is_client_abort_and_no_error() {
     let (c, asked) = (client(1), sent(0, 1.0));
     let u = upstream(2).opened(1.5);

@@ -310,6 +310,38 @@ fn a_connect_to_an_upstream_that_is_checked_is_no_earlier_try() {
 }
 
 #[test]
+fn tries_a_second_apart_are_of_the_only_request_that_waits() {
+    for rival in [None, Some(300), Some(400)] {
+        let mut core = core();
+        know(&mut core, 300, "haproxy", ProcessKind::Known);
+        know(&mut core, 400, "app", ProcessKind::Unknown);
+        let a = client(1).of(Some(300));
+        let xa = sent(0, 1.0);
+        let b = client(2).of(rival);
+        let xb = sent(0, 0.5);
+        let mut seen = Vec::new();
+        if rival.is_some() {
+            seen.push(b.request(&xb, "GET", "/b"));
+        }
+        seen.push(a.request(&xa, "GET", "/a"));
+        seen.extend([1.2, 1001.4, 2001.6, 3001.8].map(refused));
+        seen.push(a.response(&xa.answered(503, 3002.0)));
+        let told = told(&mut core, seen);
+        // Whose the tries are is not known when two wait: the answer tells of the last one.
+        let (attempts, join) = match rival {
+            Some(300) => (1, Join::Answer),
+            _ => (4, Join::Waiting),
+        };
+        let request = told.request();
+        assert_eq!(request.attempts.len(), attempts, "{rival:?}");
+        assert!(request.attempts.iter().all(|one| one.join == join));
+        let error = request.error.expect("503");
+        let found = (error.cause, error.certainty);
+        assert_eq!(found, (Cause::ConnectRefused, Certainty::Strong));
+    }
+}
+
+#[test]
 fn an_error_that_follows_a_check_is_explained_by_it_only_as_a_guess() {
     for (checks, certainty) in [
         (&[][..], Certainty::Strong),

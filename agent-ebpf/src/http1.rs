@@ -172,8 +172,12 @@ fn response_bytes(
             flow.method = method::OTHER;
         }
         phase::RESPONSE_HEAD => {
-            flow.exchange.response_bytes += u64::from(payload.len);
+            flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
             flow.exchange.last_byte_ns = now;
+            if payload.hole != 0 {
+                head::cut(flow, true);
+                return false;
+            }
             if flow.awaiting_final != 0 {
                 flow.awaiting_final = 0;
                 flow.exchange.first_byte_ns = now;
@@ -204,8 +208,13 @@ fn response_bytes(
     flow.awaiting_final = 0;
     flow.exchange.first_byte_ns = now;
     flow.exchange.last_byte_ns = now;
-    flow.exchange.response_bytes = u64::from(payload.len);
+    flow.exchange.response_bytes = u64::from(payload.len) + u64::from(payload.hole);
     flow.header.srtt_us = sk.srtt_us();
+    if payload.hole != 0 {
+        // The head is in the hole: what is here says nothing of it.
+        head::cut(flow, true);
+        return false;
+    }
     true
 }
 

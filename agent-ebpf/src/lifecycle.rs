@@ -195,8 +195,9 @@ fn entered_close(flow: &mut Flow) {
         return;
     }
     let idle = flow.connecting == 0 && !flow.in_exchange() && flow.phase != phase::HANDSHAKE;
-    let known = flag::PEER_RESET | flag::LOCAL_RESET;
-    if idle || flow.header.flags & known != 0 || flow.header.errno != 0 {
+    // A reset of ours that left before CLOSE was no close(2): the kernel gave up on its keep-alive
+    // probes, and says so next (tcp_keepalive_timer, net/ipv4/tcp_timer.c).
+    if idle || flow.has(flag::PEER_RESET) || flow.header.errno != 0 {
         closed(flow);
     } else {
         flow.closing = 1;
@@ -213,10 +214,10 @@ fn closed(flow: &mut Flow) {
     flow.closing = 0;
     let how = if flow.has(flag::PEER_RESET) {
         end::PEER_RESET
-    } else if flow.has(flag::LOCAL_RESET) {
-        end::LOCAL_RESET
     } else if flow.header.errno != 0 {
         end::KERNEL_ERROR
+    } else if flow.has(flag::LOCAL_RESET) {
+        end::LOCAL_RESET
     } else {
         end::LOCAL_CLOSE
     };

@@ -19,9 +19,10 @@ use crate::packet::{self, ACK, FIN, RST, SYN, Segment};
 use crate::tallies;
 use crate::tls;
 
-/// Segments out of order that may wait for the start of a head. More: the stream is taken
-/// up where it is.
-const AHEAD_LIMIT: u32 = 64;
+/// Segments out of order that may wait for the start of a head. Too small: where the head is lost
+/// and much was under way behind it, the status is not known (a window of 1.5 MB is 1000 segments).
+/// Too large: a stream that is followed wrongly is taken up again late.
+const AHEAD_LIMIT: u32 = 1024;
 
 /// New bytes of a segment.
 #[repr(C)]

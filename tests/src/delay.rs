@@ -1,21 +1,24 @@
-//! A line between the host and a namespace that takes its time, in both directions.
+//! A line to a namespace that takes its time, in both directions, and may be a rough one.
 //!
-//! In: a namespace and a delay. Out: two addresses whose packets arrive that much later, in their
-//! order, unchanged. It is two TUN interfaces and four threads that carry packets from one to the
+//! In: a namespace and a delay. Out: two addresses whose packets arrive that much later, unchanged,
+//! and in their order unless [`Rough`] says otherwise. It is two TUN interfaces and four threads that carry packets from one to the
 //! other: what TCP does at either end is the kernel's doing, as over a real distance. A relay of
 //! TCP would not do, for each of its ends would be acknowledged at once, and what crosses on the
 //! way is what tests need. netem would do, where the kernel has it.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
@@ -36,10 +39,31 @@ const LOOK: Timespec = Timespec {
     tv_nsec: 50_000_000,
 };
 
+/// A line on which some packets do not fare well, chosen by chance.
+#[derive(Clone, Copy, Debug)]
+pub struct Rough {
+    /// What the choice begins with. The same seed chooses the same packets of the same traffic.
+    pub seed: u64,
+    /// Of a thousand packets, so many do not arrive.
+    pub lost: u16,
+    /// So many arrive twice.
+    pub doubled: u16,
+    /// So many come behind others that left later,
+    pub late: u16,
+    /// by this much.
+    pub late_by: Duration,
+}
+
+/// How packets of one direction fare.
+struct Way {
+    delay: Duration,
+    rough: Option<(Rough, Rng)>,
+}
+
 /// The line. It is gone when dropped.
 #[derive(Debug)]
 pub struct DelayLine {
-    /// Address of the host's end.
+    /// Address of the near end.
     pub near: IpAddr,
     /// Address of the namespace's end.
     pub far: IpAddr,
@@ -62,6 +86,22 @@ impl DelayLine {
     /// There is no /dev/net/tun, or it is not for this user.
     #[track_caller]
     pub fn to(netns: &Netns, delay: Duration) -> Self {
+        Self::between(None, netns, delay, None)
+    }
+
+    /// Joins `near`, or the host, to `netns`; a packet takes `delay` to the other end, if it gets
+    /// there.
+    ///
+    /// # Panics
+    /// As [`DelayLine::to`].
+    #[track_caller]
+    pub fn between(
+        near: Option<&Netns>,
+        netns: &Netns,
+        delay: Duration,
+        rough: Option<Rough>,
+    ) -> Self {
+        let near_netns = near;
         let (number, [near, far]) = pair_of_addresses();
         let process = std::process::id();
         let (near_name, far_name) = (
@@ -71,19 +111,39 @@ impl DelayLine {
         let near_end = Arc::new(tun(&near_name));
         let far_end = Arc::new(tun(&far_name));
         let ip = |words: String| output_of(Command::new("ip").args(words.split_whitespace()));
-        ip(format!("addr add {near} peer {far} dev {near_name}"));
-        ip(format!("link set {near_name} up"));
-        // Made here and moved, for a descriptor opened inside would keep the namespace alive.
-        ip(format!("link set {far_name} netns {}", netns.name()));
-        netns.ip(&format!("addr add {far} peer {near} dev {far_name}"));
-        netns.ip(&format!("link set {far_name} up"));
+        let ends = [
+            (near_netns, &near_name, near, far),
+            (Some(netns), &far_name, far, near),
+        ];
+        for (netns, name, own, other) in ends {
+            let address = format!("addr add {own} peer {other} dev {name}");
+            let up = format!("link set {name} up");
+            match netns {
+                Some(netns) => {
+                    // Made here and moved, for a descriptor opened inside would keep the
+                    // namespace alive.
+                    ip(format!("link set {name} netns {}", netns.name()));
+                    netns.ip(&address);
+                    netns.ip(&up);
+                }
+                None => {
+                    ip(address);
+                    ip(up);
+                }
+            }
+        }
         let cut = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        for (from, to) in [(&near_end, &far_end), (&far_end, &near_end)] {
+        for (direction, from, to) in [(0, &near_end, &far_end), (1, &far_end, &near_end)] {
             let (sender, receiver) = channel();
             let (from, to, cut) = (Arc::clone(from), Arc::clone(to), Arc::clone(&cut));
+            let rough = rough.map(|rough| {
+                let seed = rough.seed.wrapping_mul(2).wrapping_add(direction);
+                (rough, Rng::with_seed(seed))
+            });
+            let way = Way { delay, rough };
             threads.push(std::thread::spawn(move || {
-                take(&from, delay, &sender, &cut);
+                take(&from, way, &sender, &cut);
             }));
             threads.push(std::thread::spawn(move || give(&to, &receiver)));
         }
@@ -134,8 +194,29 @@ fn tun(name: &str) -> File {
     file
 }
 
+impl Way {
+    /// How much later a packet arrives, once for each time it does.
+    fn arrivals(&mut self) -> impl Iterator<Item = Duration> {
+        let Self { delay, rough } = self;
+        let (mut times, mut after) = (1, *delay);
+        if let Some((rough, rng)) = rough {
+            let mut one_of = |wanted: u16| rng.u16(..1000) < wanted;
+            let (lost, doubled) = (one_of(rough.lost), one_of(rough.doubled));
+            times = match (lost, doubled) {
+                (true, _) => 0,
+                (false, true) => 2,
+                (false, false) => 1,
+            };
+            if one_of(rough.late) {
+                after += rough.late_by;
+            }
+        }
+        std::iter::repeat_n(after, times)
+    }
+}
+
 /// Takes what leaves at one end, until the line is cut.
-fn take(mut end: &File, delay: Duration, onward: &Sender<(Instant, Vec<u8>)>, cut: &AtomicBool) {
+fn take(mut end: &File, mut way: Way, onward: &Sender<(Instant, Vec<u8>)>, cut: &AtomicBool) {
     let mut packet = [0; PACKET_BYTES];
     while !cut.load(Ordering::Relaxed) {
         let mut wait = [PollFd::new(end, PollFlags::IN)];
@@ -147,20 +228,44 @@ fn take(mut end: &File, delay: Duration, onward: &Sender<(Instant, Vec<u8>)>, cu
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };
-        let due = Instant::now() + delay;
-        let bytes = packet.get(..length).unwrap_or_default().to_vec();
-        if onward.send((due, bytes)).is_err() {
-            return;
+        let now = Instant::now();
+        let bytes = packet.get(..length).unwrap_or_default();
+        for after in way.arrivals() {
+            if onward.send((now + after, bytes.to_vec())).is_err() {
+                return;
+            }
         }
     }
 }
 
 /// Gives it to the other end when it is due, until nobody takes any more.
 fn give(mut end: &File, arriving: &Receiver<(Instant, Vec<u8>)>) {
-    for (due, packet) in arriving {
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        // As on any line, a packet that cannot be delivered is lost.
-        let _delivered = end.write(&packet);
+    let mut number = 0_u64;
+    // The first due first, and of those the first to leave.
+    let mut under_way: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>> = BinaryHeap::new();
+    loop {
+        let next = match under_way.peek() {
+            None => arriving.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(Reverse((due, ..))) => {
+                arriving.recv_timeout(due.saturating_duration_since(Instant::now()))
+            }
+        };
+        match next {
+            Ok((due, packet)) => {
+                number += 1;
+                under_way.push(Reverse((due, number, packet)));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        while under_way
+            .peek()
+            .is_some_and(|Reverse((due, ..))| *due <= Instant::now())
+            && let Some(Reverse((_, _, packet))) = under_way.pop()
+        {
+            // As on any line, a packet that cannot be delivered is lost.
+            let _delivered = end.write(&packet);
+        }
     }
 }
 

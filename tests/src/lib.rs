@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod delay;
 pub mod faults;
+pub mod haproxy;
 pub mod http;
 pub mod kernel;
 pub mod load;

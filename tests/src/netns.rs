@@ -3,7 +3,7 @@
 //! In: nothing. Out: names, addresses, and ways to run programs and closures inside. All of
 //! it goes when dropped; deleting the namespace takes the pair along.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -137,6 +137,18 @@ impl Netns {
             None => wait_until_answering(far),
         }
         veth
+    }
+
+    /// Sets a value under /proc/sys/net of this namespace: `ipv4/tcp_retries2`.
+    #[track_caller]
+    pub fn set(&self, name: &str, value: &str) {
+        let path = PathBuf::from("/proc/sys/net").join(name);
+        let (file, text) = (path.clone(), value.to_owned());
+        // What a path there shows goes by the namespace of the thread that opens it.
+        self.run(move || fs::write(file, text))
+            .join()
+            .expect("writing a file does not panic")
+            .unwrap_or_else(|error| panic!("cannot write {value} to {}: {error}", path.display()));
     }
 
     /// Drops what arrives here for TCP port `port`, without a word to the sender.

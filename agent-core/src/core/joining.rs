@@ -10,6 +10,7 @@ use crate::cause::Certainty;
 use crate::event::{Attempt, Event, Join, Upstream};
 use crate::join::{self, Parent};
 use crate::observation::Nanos;
+use crate::request::OpenRequest;
 use crate::table::Key;
 
 /// Within this time no request can have come, been served and gone unnoticed, ns.
@@ -18,6 +19,7 @@ const BRIEF: Nanos = 2_000_000;
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
+        self.learn_server(trial);
         let habits = self.processes.habits(trial.tgid);
         // A client on this host sends the same request line that its proxy has not read yet.
         let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
@@ -39,16 +41,42 @@ impl Core {
         }
     }
 
-    /// Looks for a request that ended in an error for which no attempt is known, and that `trial`
-    /// explains.
+    /// A failed connect that no errand tells of: it was made for the only request that waited for an
+    /// upstream then; not when it may have been a check of its upstream.
+    pub(super) fn join_waiting(&mut self, trial: &mut Trial) {
+        let no_connect = trial.exchange.is_some() || trial.speculative;
+        if no_connect || self.processes.habits(trial.tgid).connects_at_once {
+            return;
+        }
+        let mut waiting = self
+            .waiting_at(trial.tgid, trial.started)
+            .filter(|(_, request)| self.owner(request).is_some());
+        let (Some((key, request)), None) = (waiting.next(), waiting.next()) else {
+            return;
+        };
+        let own = self.owner(request) == trial.tgid;
+        if !own || !join::is_try_of(trial, request) || self.is_checked(trial) {
+            return;
+        }
+        let parent = Parent {
+            key,
+            join: Join::Waiting,
+            surety: Certainty::Strong,
+            forwarding: false,
+        };
+        trial.adopt(parent, request.started);
+    }
+
+    /// Looks for a request that ended in an error for which no attempt is known, or only some that
+    /// failed well before, and that `trial` explains.
     pub(super) fn join_by_answer(&mut self, trial: &mut Trial) {
         // Proxies write an error of their own in one go: it ends when it begins.
         let since = trial.ended.saturating_sub(join::SLACK);
         let until = trial.ended.saturating_add(2 * join::AT_ONCE);
         let unexplained = self.waiting.came_in(since..=until).filter_map(|key| {
             let request = self.requests.get(*key)?;
-            let alone = request.tries.is_empty() && request.open.is_empty();
-            alone.then_some((*key, request.as_ref()))
+            (request.open.is_empty() && join::lacks_last_try(request))
+                .then_some((*key, request.as_ref()))
         });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
@@ -167,11 +195,53 @@ impl Core {
         }
     }
 
-    /// Whether a request of the process `tgid` other than `except` was open at `at` and had no attempt
-    /// under way then, so that an attempt which began then may be its own.
+    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`.
     fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
-        self.requests.iter().any(|(key, request)| {
-            let same_process = request.tgid.is_none() || request.tgid == tgid;
+        self.waiting_at(tgid, at)
+            .any(|(key, _)| Some(key) != except)
+    }
+
+    /// The thread that made the attempt had read a request: its process has clients where that arrived.
+    fn learn_server(&mut self, trial: &Trial) {
+        let (Some(errand), Some(tgid)) = (trial.errand, trial.tgid) else {
+            return;
+        };
+        let key = Key {
+            cookie: errand.cookie,
+            index: errand.index,
+        };
+        if trial.own_errand
+            && let Some(request) = self.requests.get(key)
+            && request.tgid.is_none()
+        {
+            self.servers.saw(request.server, tgid);
+        }
+    }
+
+    /// The process whose request it is, as far as is known.
+    fn owner(&self, request: &OpenRequest) -> Option<u32> {
+        request.tgid.or_else(|| self.servers.owner(request.server))
+    }
+
+    /// Requests that were open at `at` and had no attempt under way then, but those of other
+    /// programs than `tgid`: an attempt that it began then may be their own.
+    fn waiting_at(
+        &self,
+        tgid: Option<u32>,
+        at: Nanos,
+    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
+        let proxy = self.processes.proxy(tgid);
+        self.requests.iter().filter_map(move |(key, request)| {
+            let owner = self.owner(request);
+            // A proxy that is reloaded has two processes for a while.
+            let alike = || {
+                let other = self.processes.proxy(owner);
+                matches!((&proxy, other), (Some(one), Some(other)) if one.name == other.name)
+            };
+            let same_process = match request.tgid {
+                Some(_) => request.tgid == tgid,
+                None => owner.is_none() || owner == tgid || alike(),
+            };
             let is_served = || {
                 let mut over = request.tries.iter();
                 let mut open = request
@@ -181,7 +251,8 @@ impl Core {
                 over.any(|trial| trial.started <= at && trial.ended >= at)
                     || open.any(|trial| trial.started <= at)
             };
-            Some(*key) != except && same_process && request.is_open_at(at) && !is_served()
+            let waits = same_process && request.is_open_at(at) && !is_served();
+            waits.then_some((*key, request.as_ref()))
         })
     }
 

@@ -177,6 +177,9 @@ impl Core {
         head: Option<ResponseHead>,
         out: &mut Vec<Event>,
     ) {
+        if let Some(tgid) = socket.tgid {
+            self.servers.saw(socket.local, tgid);
+        }
         let status = head.map(|head| head.status);
         let ended = exchange.end.is_some();
         let key = Key {

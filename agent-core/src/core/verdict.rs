@@ -11,7 +11,7 @@ use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::SLACK;
+use crate::join::{self, SLACK};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
@@ -42,6 +42,9 @@ impl Core {
         }
         if trial.parent.is_none() {
             self.join(&mut trial, false);
+        }
+        if trial.parent.is_none() {
+            self.join_waiting(&mut trial);
         }
         let Some(parent) = trial.parent else {
             self.without_request(trial, out);
@@ -122,7 +125,7 @@ impl Core {
             })
             .is_some()
         });
-        if !answered && !explained {
+        if !answered && (!explained || join::lacks_last_try(request)) {
             return false;
         }
         self.resolve(key, out);

@@ -300,6 +300,7 @@ fn join(join: Join) -> &'static str {
         Join::RequestLine => "request_line",
         Join::Answer => "answer",
         Join::Retry => "retry",
+        Join::Waiting => "waiting",
         Join::None => "none",
     }
 }

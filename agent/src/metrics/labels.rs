@@ -180,6 +180,7 @@ impl From<Join> for Word {
             Join::RequestLine => "request_line",
             Join::Answer => "answer",
             Join::Retry => "retry",
+            Join::Waiting => "waiting",
             Join::None => "none",
         })
     }

@@ -6,6 +6,7 @@
 pub mod events;
 pub mod metrics;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,7 +22,7 @@ use crate::http;
 use crate::ports;
 use crate::process::{Running, command, need_root};
 use crate::wait::eventually;
-use events::Line;
+use events::{Line, Request};
 use metrics::Metrics;
 
 /// Loading and verifying all programs may take this long on a busy machine.
@@ -254,6 +255,34 @@ impl Events {
     #[track_caller]
     pub fn so_far(&self) -> Vec<Line> {
         self.lines().iter().map(|text| Line::parse(text)).collect()
+    }
+
+    /// The requests for these paths, once all are told; each is told once.
+    #[track_caller]
+    pub fn of<'a>(
+        &self,
+        paths: impl IntoIterator<Item = &'a str> + Clone,
+        within: Duration,
+    ) -> BTreeMap<String, Request> {
+        eventually(within, "each request is told", || {
+            let mut told: BTreeMap<String, Request> = BTreeMap::new();
+            for line in self.so_far() {
+                if let Line::Request(request) = line {
+                    let path = request.path.clone().unwrap_or_default();
+                    if let Some(earlier) = told.insert(path, *request) {
+                        panic!("told twice: {earlier:?}");
+                    }
+                }
+            }
+            match paths
+                .clone()
+                .into_iter()
+                .find(|path| !told.contains_key(*path))
+            {
+                None => Ok(told),
+                Some(path) => Err(format!("{path} is not told")),
+            }
+        })
     }
 
     /// All so far, as printed.

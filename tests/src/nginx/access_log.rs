@@ -70,6 +70,8 @@ pub struct LoggedAttempt {
     pub header_seconds: Option<f64>,
     /// Start to the end, seconds.
     pub response_seconds: Option<f64>,
+    /// Bytes to the upstream.
+    pub bytes_sent: Option<u64>,
     /// Bytes from the upstream.
     pub bytes_received: Option<u64>,
 }
@@ -149,6 +151,7 @@ impl FromStr for LoggedRequest {
         let connects = column("upstream_connect_time")?;
         let headers = column("upstream_header_time")?;
         let responses = column("upstream_response_time")?;
+        let sent = column("upstream_bytes_sent")?;
         let received = column("upstream_bytes_received")?;
         let attempts = addresses
             .iter()
@@ -161,6 +164,7 @@ impl FromStr for LoggedRequest {
                     connect_seconds: number(connects.get(index))?,
                     header_seconds: number(headers.get(index))?,
                     response_seconds: number(responses.get(index))?,
+                    bytes_sent: number(sent.get(index))?,
                     bytes_received: number(received.get(index))?,
                 })
             })

@@ -40,6 +40,8 @@ pub enum Words {
     HeadTimedOut,
     /// `upstream timed out` while reading the body
     BodyTimedOut,
+    /// errno 110 without a timer of nginx's, after the connection was made
+    GaveUp,
     /// `prematurely closed` while reading the head
     ClosedInHead,
     /// errno 104 while reading the head
@@ -79,6 +81,7 @@ impl Words {
             Self::SendTimedOut => &["request_stalled", "path_lost"],
             Self::HeadTimedOut => &["response_timeout", "path_lost"],
             Self::BodyTimedOut => &["response_timeout", "path_lost"],
+            Self::GaveUp => &["path_lost"],
             Self::ClosedInHead | Self::ResetInHead => &[
                 "keepalive_race",
                 "closed_before_response",
@@ -156,6 +159,9 @@ fn words(message: &str) -> Words {
             Words::ClosedInBody
         };
     }
+    if errno == Some(110) {
+        return Words::GaveUp;
+    }
     if matches!(errno, Some(104 | 32)) {
         return if says("while reading response header") {
             Words::ResetInHead
@@ -226,6 +232,9 @@ mod tests {
             Words::HeadTimedOut
         );
         assert_eq!(timed_out("reading"), Words::BodyTimedOut);
+        // The kernel's errno has the same number and the same text.
+        let said = "*1 recv() failed (110: Connection timed out) while reading response header";
+        assert_eq!(words(said), Words::GaveUp);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
 use super::{Case, SILENCE, failure};
-use crate::attempt::{EndedBy, Finish};
+use crate::attempt::{EndedBy, Finish, errno};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::Phase;
@@ -22,14 +22,16 @@ pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
 }
 
 /// Established, but the request was not acknowledged and was sent again at least twice, or the
-/// kernel gave up. Not a slow application: the path, or the host, is gone. A peer that offers no
-/// window, or acknowledges something, is there.
+/// kernel gave up on it or on its own keep-alive probes. Not a slow application: the path, or the
+/// host, is gone. A peer that offers no window, or acknowledges something, is there.
 pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     if trial.is_complete() || matches!(trial.finish?, Finish::Tls(_)) {
         return None;
     }
     let how = match trial.ended_by() {
+        // Somebody had the kernel end it (`ss -K`; tcp_abort, net/ipv4/tcp.c).
+        EndedBy::Kernel if trial.errno == Some(errno::ECONNABORTED) => return None,
         EndedBy::Kernel => How::Errno,
         EndedBy::Local
             if !trial.all_acked()

@@ -218,9 +218,9 @@ pub(in crate::knowledge) const REQUEST_STALLED: Entry = Entry {
 
 pub(in crate::knowledge) const PATH_LOST: Entry = Entry {
     cause: Cause::PathLost,
-    meaning: "The connection stood, but what was sent on it was never acknowledged: the network lost it.",
+    meaning: "The connection stood, but the other end stopped acknowledging: the network lost what was sent.",
     gloss: "not a slow app",
-    evidence: "Request bytes not acknowledged and sent again at least twice, then the proxy closed, or the kernel gave up (110, 113).",
+    evidence: "Request bytes not acknowledged and sent again at least twice, then the proxy closed, or the kernel gave up (110, 113); or its keep-alive probes were not answered (110).",
     check: &[
         check("Is the upstream's host alive?", "ping -c 3 ADDRESS"),
         check(

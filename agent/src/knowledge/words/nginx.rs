@@ -17,7 +17,7 @@ const TIMED_OUT_IN_HEAD: &str =
     "upstream timed out (110: Connection timed out) while reading response header";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 44] = [
+pub(super) static SAYINGS: [Saying; 45] = [
     says(Cause::ConnectRefused, "502", "failed (2: No such file or directory) while connecting to upstream").errno(2),
     says(Cause::ConnectRefused, "502", "failed (111: Connection refused) while connecting to upstream"),
     says(Cause::ConnectTimeout, "502", "failed (110: Connection timed out) while connecting to upstream").how(How::Errno),
@@ -55,6 +55,7 @@ pub(super) static SAYINGS: [Saying; 44] = [
     says(Cause::ResponseTimeout, "200, cut", "upstream timed out (110: Connection timed out) while reading upstream").phase(Phase::Body),
     says(Cause::ResponseTimeout, "504", TIMED_OUT_IN_HEAD),
     says(Cause::RequestStalled, "504", "upstream timed out (110: Connection timed out) while sending request to upstream"),
+    says(Cause::PathLost, "200, cut", "readv() failed (110: Connection timed out) while reading upstream").phase(Phase::Body).how(How::Errno),
     says(Cause::PathLost, "502", "recv() failed (110: Connection timed out) while reading response header").how(How::Errno),
     says(Cause::PathLost, "504", TIMED_OUT_IN_HEAD),
     silent(Cause::UpstreamStatus, "the upstream's", "nothing in the error log; `$upstream_status` in the access log"),

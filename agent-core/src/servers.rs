@@ -1,0 +1,54 @@
+//! Who answers at which address.
+//!
+//! In: addresses that clients connected to, with the process that read or answered there. Out: the
+//! owner of a request that nobody has answered yet: until then the kernel does not tell.
+
+use std::net::SocketAddr;
+
+use rustc_hash::FxHashMap;
+
+/// Addresses that are remembered. With more, the owner of some requests is not known until they
+/// are answered.
+const ADDRESSES: usize = 4096;
+
+/// Processes by the address they answer at.
+#[derive(Debug, Default)]
+pub(crate) struct Servers {
+    owners: FxHashMap<SocketAddr, u32>,
+}
+
+impl Servers {
+    /// Process `tgid` has a client at `address`.
+    pub(crate) fn saw(&mut self, address: SocketAddr, tgid: u32) {
+        let room = self.owners.len() < ADDRESSES;
+        if let Some(owner) = self.owners.get_mut(&address) {
+            *owner = tgid;
+        } else if room {
+            self.owners.insert(address, tgid);
+        }
+    }
+
+    /// Who answered there last.
+    pub(crate) fn owner(&self, address: SocketAddr) -> Option<u32> {
+        self.owners.get(&address).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_to_answer_owns_an_address_and_there_is_a_bound() {
+        let mut servers = Servers::default();
+        let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], port as u16));
+        for port in 0..=ADDRESSES {
+            servers.saw(address(port), 1);
+        }
+        servers.saw(address(0), 2);
+
+        assert_eq!(servers.owner(address(0)), Some(2));
+        assert_eq!(servers.owner(address(1)), Some(1));
+        assert_eq!(servers.owner(address(ADDRESSES)), None);
+    }
+}
