@@ -35,11 +35,15 @@ pub(crate) struct Slot {
 }
 
 /// The errand of the running thread; zero when it has none.
+///
+/// Not by way of an `Option`: the compiler keeps what it would hold on the stack, unset where
+/// there is none, and reads it before it looks ("invalid read from stack", before 6.3).
 #[inline(always)]
 pub(crate) fn current(now: u64) -> Errand {
-    match of_server_thread(now) {
-        Some((errand, _)) => errand,
-        None => Errand::default(),
+    let task = kernel::task();
+    match slot(task) {
+        Some(slot) if slot.is_of(task) => slot.errand(now),
+        _ => Errand::default(),
     }
 }
 
@@ -48,21 +52,33 @@ pub(crate) fn current(now: u64) -> Errand {
 pub(crate) fn of_server_thread(now: u64) -> Option<(Errand, u32)> {
     let task = kernel::task();
     let slot = slot(task)?;
-    if slot.task != task || slot.cookie == 0 {
-        return None;
-    }
-    let age_us = now.saturating_sub(slot.since_ns) / 1000;
-    let age_us = if age_us > u64::from(u32::MAX) {
-        u32::MAX
+    if slot.is_of(task) {
+        Some((slot.errand(now), slot.tgid))
     } else {
-        age_us as u32
-    };
-    let errand = Errand {
-        cookie: slot.cookie,
-        index: slot.index,
-        age_us,
-    };
-    Some((errand, slot.tgid))
+        None
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    fn is_of(&self, task: u64) -> bool {
+        self.task == task && self.cookie != 0
+    }
+
+    #[inline(always)]
+    fn errand(&self, now: u64) -> Errand {
+        let age_us = now.saturating_sub(self.since_ns) / 1000;
+        let age_us = if age_us > u64::from(u32::MAX) {
+            u32::MAX
+        } else {
+            age_us as u32
+        };
+        Errand {
+            cookie: self.cookie,
+            index: self.index,
+            age_us,
+        }
+    }
 }
 
 /// The running thread works for `cookie`'s request number `index` from now on.

@@ -310,6 +310,45 @@ pub(crate) fn word<const N: usize>(bytes: &[u8; N], at: u32) -> u64 {
     value
 }
 
+/// The low bits of `value` that `BELOW`, a power of two, leaves; to be used after `value` was
+/// compared. A value that waits on the stack loses what a comparison showed of it (kernels
+/// before 6.8 know two copies to be the same only in registers); this it keeps.
+#[inline(always)]
+pub(crate) fn bounded<const BELOW: u32>(value: u32) -> u32 {
+    const { assert!(BELOW.is_power_of_two() && BELOW <= 1 << 16) };
+    let mut value = u64::from(value);
+    // SAFETY: registers only.
+    unsafe {
+        core::arch::asm!(
+            "{value} &= {mask}",
+            value = inout(reg) value,
+            mask = const BELOW - 1,
+            options(nostack, pure, nomem),
+        );
+    }
+    value as u32
+}
+
+/// `value`, which was compared: 1 at least, and `MAX`, a power of two, at most. That a value is
+/// not 0 teaches the verifier nothing before 6.8 ("R3 min value is outside of the allowed
+/// memory range").
+#[inline(always)]
+fn from_one_to<const MAX: usize>(mut value: u64) -> u64 {
+    const { assert!(MAX.is_power_of_two() && MAX <= 1 << 16) };
+    // SAFETY: registers only.
+    unsafe {
+        core::arch::asm!(
+            "{value} += -1",
+            "{value} &= {mask}",
+            "{value} += 1",
+            value = inout(reg) value,
+            mask = const MAX - 1,
+            options(nostack, pure, nomem),
+        );
+    }
+    value
+}
+
 /// 0 for 0, else 1, without a branch: the verifier would walk both ways of one.
 #[inline(always)]
 pub(crate) fn not_zero(value: u64) -> u64 {
@@ -376,6 +415,7 @@ pub(crate) fn load_at<const MAX: usize, const N: usize>(
     if len == 0 || len > MAX as u64 {
         return false;
     }
+    let len = from_one_to::<MAX>(len);
     // SAFETY: see the top of the file; the verifier checks the bound.
     let to = unsafe { to.as_mut_ptr().add(at as usize) };
     // SAFETY: as above.
