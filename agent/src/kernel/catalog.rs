@@ -1,6 +1,8 @@
 //! The programs: what each is for, what is lost without it, and how it is attached.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError,
@@ -21,6 +23,21 @@ pub struct Capability {
     pub available: bool,
     /// Why not.
     pub reason: Option<String>,
+}
+
+/// One program, shown to the verifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Its name.
+    pub name: &'static str,
+    /// The ability it is for.
+    pub capability: &'static str,
+    /// The kernel took it.
+    pub loaded: bool,
+    /// Instructions the verifier walked; told since 5.16.
+    pub instructions: Option<u32>,
+    /// How long it took to verify and compile it.
+    pub took: Duration,
 }
 
 /// How a program is attached.
@@ -173,17 +190,49 @@ pub(super) fn attach_all(
     collect(|entry| attach(ebpf, btf, cgroup, entry))
 }
 
-/// Loads every program and attaches none: the verifier's word without a trace.
-///
-/// # Errors
-/// None; needed programs are reported like the others.
-pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Capability> {
+/// Loads every program and attaches none: the verifier's word without a trace. A program whose
+/// tracepoint is not there counts as refused, for it could not be attached.
+pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> (Vec<Capability>, Vec<Verified>) {
     let mut capabilities: Vec<Capability> = Vec::new();
+    let mut programs = Vec::new();
     for entry in entries() {
-        record(&mut capabilities, entry, load(ebpf, btf, entry).err());
+        let started = Instant::now();
+        let refused = load(ebpf, btf, entry).err();
+        programs.push(Verified {
+            name: entry.program,
+            capability: entry.capability,
+            loaded: refused.is_none(),
+            instructions: verified_instructions(ebpf, entry.program),
+            took: started.elapsed(),
+        });
+        let missing = refused.is_none().then(|| entry.missing()).flatten();
+        let reason = refused.map(|error| first_lines(&error)).or(missing);
+        record(&mut capabilities, entry, reason);
     }
-    capabilities
+    (capabilities, programs)
 }
+
+fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
+    let info = ebpf.program(name)?.info().ok()?;
+    info.verified_instruction_count()
+}
+
+impl Entry {
+    /// Why it could not be attached, if it could not: a classic tracepoint that this kernel
+    /// lacks. (A typed one is missed when it is loaded.)
+    fn missing(&self) -> Option<String> {
+        let Hook::Classic(category, name) = self.hook else {
+            return None;
+        };
+        let there = |root: &&&str| Path::new(root).join("events").is_dir();
+        let root = TRACEFS.iter().find(there)?;
+        let event = Path::new(root).join("events").join(category).join(name);
+        (!event.exists()).then(|| format!("this kernel has no tracepoint {category}:{name}"))
+    }
+}
+
+/// Where tracefs is mounted; the second one by debugfs.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 fn collect(
     mut attach: impl FnMut(&Entry) -> Result<(), ProgramError>,
@@ -197,13 +246,17 @@ fn collect(
                 reason: first_lines(error),
             });
         }
-        record(&mut capabilities, entry, refused);
+        record(
+            &mut capabilities,
+            entry,
+            refused.map(|error| first_lines(&error)),
+        );
     }
     Ok(capabilities)
 }
 
 /// An ability is on when all of its programs are.
-fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<ProgramError>) {
+fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<String>) {
     let at = match capabilities.iter().position(|c| c.name == entry.capability) {
         Some(at) => at,
         None => {
@@ -216,9 +269,9 @@ fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<Pro
             capabilities.len() - 1
         }
     };
-    if let Some(error) = refused {
+    if let Some(reason) = refused {
         capabilities[at].available = false;
-        capabilities[at].reason = Some(first_lines(&error));
+        capabilities[at].reason = Some(reason);
     }
 }
 

@@ -28,9 +28,9 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
-pub use catalog::Capability;
+pub use catalog::{Capability, Verified};
 pub use costs::{MapUse, ProgramCost};
-pub use survey::survey;
+pub use survey::{Survey, survey};
 
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
