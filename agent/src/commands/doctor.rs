@@ -76,6 +76,8 @@ struct Program {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     name: String,
+    /// It is an ability of the agent, not a property of the machine.
+    ability: bool,
     state: State,
     words: String,
 }
@@ -263,10 +265,19 @@ fn ability(ability: Capability) -> Finding {
         available,
         reason,
     } = ability;
-    if available {
-        return good(name, purpose);
+    let found = if available {
+        good(name, purpose)
+    } else {
+        refused(name, purpose, reason.as_deref())
+    };
+    Finding {
+        ability: true,
+        ..found
     }
-    let reason = reason.as_deref().unwrap_or("the kernel does not say why");
+}
+
+fn refused(name: &str, purpose: &str, reason: Option<&str>) -> Finding {
+    let reason = reason.unwrap_or("the kernel does not say why");
     let words = format!("{purpose}: off, {reason}");
     if name == NEEDED {
         broken(name, words)
@@ -292,9 +303,11 @@ fn table(findings: &[Finding]) -> String {
         .unwrap_or(0);
     findings
         .iter()
-        .map(|Finding { name, state, words }| {
-            format!("{:<4}  {name:<width$}  {words}\n", state.word())
-        })
+        .map(
+            |Finding {
+                 name, state, words, ..
+             }| { format!("{:<4}  {name:<width$}  {words}\n", state.word()) },
+        )
         .collect()
 }
 
@@ -333,6 +346,7 @@ impl State {
 fn good(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Good,
         words: words.into(),
     }
@@ -341,6 +355,7 @@ fn good(name: impl Into<String>, words: impl Into<String>) -> Finding {
 fn off(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Off,
         words: words.into(),
     }
@@ -349,6 +364,7 @@ fn off(name: impl Into<String>, words: impl Into<String>) -> Finding {
 fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Broken,
         words: words.into(),
     }

@@ -1,9 +1,7 @@
 //! What this kernel and these rights allow: each program is shown to the verifier, none is
 //! attached, nothing stays.
 
-use aya::Btf;
-
-use super::{Capability, KernelError, Options, Verified, catalog, cgroup, load_object};
+use super::{Capability, KernelError, Options, Verified, catalog, cgroup, load_the_right_way};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,9 +18,8 @@ pub struct Survey {
 /// The object itself cannot be loaded (rights, BTF, cgroup): nothing would run.
 pub fn survey(options: &Options) -> Result<Survey, KernelError> {
     cgroup::open(options.cgroup.as_deref())?;
-    let mut ebpf = load_object(options)?;
-    let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
-    let (capabilities, programs) = catalog::load_all(&mut ebpf, &btf);
+    let (mut ebpf, btf, way) = load_the_right_way(options)?;
+    let (capabilities, programs) = catalog::load_all(&mut ebpf, &btf, way);
     Ok(Survey {
         capabilities,
         programs,

@@ -34,6 +34,9 @@ pub(super) struct Finding {
     pub(super) name: String,
     /// `ok`, `off` or `FAIL`.
     pub(super) state: String,
+    /// It is an ability of the agent.
+    #[serde(rename = "ability")]
+    pub(super) is_ability: bool,
     /// What it is good for, or why it is off.
     pub(super) words: String,
 }
@@ -43,8 +46,6 @@ pub(super) struct Finding {
 pub(super) struct Program {
     /// Its name.
     pub(super) name: String,
-    /// The ability it is for.
-    pub(super) capability: String,
     /// The kernel took it.
     pub(super) loaded: bool,
     /// Instructions the verifier walked.
@@ -74,15 +75,12 @@ impl Answer {
         serde_json::from_str(line).context("the answer of the guest is not as expected")
     }
 
-    /// The abilities: findings that programs are for.
+    /// The abilities; what else is looked at is of the machine, not of the kernel.
     pub(super) fn abilities(&self) -> impl Iterator<Item = &Finding> {
         let doctor = self.doctor.as_ref();
-        doctor.into_iter().flat_map(|doctor| {
-            doctor.findings.iter().filter(|finding| {
-                let mut programs = doctor.programs.iter();
-                programs.any(|program| program.capability == finding.name)
-            })
-        })
+        doctor
+            .into_iter()
+            .flat_map(|doctor| doctor.findings.iter().filter(|finding| finding.is_ability))
     }
 
     /// The programs.

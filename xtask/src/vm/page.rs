@@ -228,7 +228,6 @@ mod tests {
     fn measured(kernel: &'static str, count: u32) -> Measured {
         let program = Program {
             name: "packet_out".to_owned(),
-            capability: "packets".to_owned(),
             loaded: true,
             verified_instructions: Some(count),
             load_seconds: 1.0,
@@ -236,6 +235,7 @@ mod tests {
         let finding = Finding {
             name: "packets".to_owned(),
             state: "ok".to_owned(),
+            is_ability: true,
             words: "HTTP".to_owned(),
         };
         Measured {
