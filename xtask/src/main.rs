@@ -5,6 +5,7 @@
 //! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
 //! (and [`demo`]), [`mod@test`], [`tidy`], [`vm`], [`mod@bench`]. What they share is in [`host`].
 
+mod aarch64;
 mod agent;
 mod bench;
 mod build;

@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{build, setup, tidy, vm};
+use crate::{aarch64, build, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     /// Only the steps of these names (see `--list`). May be given more than once.
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
-    /// Leave nothing out: all kernels of the matrix instead of one.
+    /// Leave nothing out: all kernels of the matrix instead of one, and the agent for aarch64.
     #[arg(long)]
     all: bool,
     /// Name the steps and stop.
@@ -35,7 +35,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -70,6 +70,11 @@ const STEPS: [Step; 10] = [
         name: "unit",
         what: "unit, property and fuzz smoke tests",
         run: unit,
+    },
+    Step {
+        name: "aarch64",
+        what: "the object is the same there; with --all the agent compiles",
+        run: aarch64_too,
     },
     Step {
         name: "release",
@@ -247,6 +252,15 @@ fn end_to_end(shared: &Shared) -> Result<()> {
         // One host, one agent, one set of ports: one test at a time.
         .args(["--", "--test-threads=1"]);
     command::run(&mut cargo)
+}
+
+fn aarch64_too(shared: &Shared) -> Result<()> {
+    let toolchain = shared.toolchain()?;
+    aarch64::same_object(toolchain)?;
+    if shared.all {
+        aarch64::agent(toolchain)?;
+    }
+    Ok(())
 }
 
 fn kernels(shared: &Shared) -> Result<()> {
