@@ -75,10 +75,3 @@ pub fn switch_off() {
 pub fn release() -> String {
     uname().release().to_string_lossy().into_owned()
 }
-
-/// Seconds since the machine started.
-pub(super) fn seconds_up() -> f64 {
-    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let first = uptime.split(' ').next().unwrap_or_default();
-    first.parse().unwrap_or(0.0)
-}

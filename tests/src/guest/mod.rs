@@ -71,8 +71,6 @@ pub struct Answer {
     pub faults: Vec<Fault>,
     /// What is wrong on any kernel; empty when all is well.
     pub wrong: Vec<String>,
-    /// Seconds since the machine started.
-    pub seconds: f64,
 }
 
 /// What came of one fault.
@@ -124,7 +122,6 @@ pub fn ask() -> Answer {
         doctor,
         faults,
         wrong,
-        seconds: machine::seconds_up(),
     }
 }
 

@@ -14,8 +14,6 @@ pub(super) struct Answer {
     pub(super) faults: Vec<Fault>,
     /// What is wrong on any kernel.
     pub(super) wrong: Vec<String>,
-    /// Seconds since the machine started.
-    pub(super) seconds: f64,
 }
 
 /// The doctor's word.

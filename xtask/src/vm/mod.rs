@@ -144,13 +144,14 @@ impl Place {
         let folder = self.folder.join(kernel.name);
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let started = Instant::now();
+        let mut started = Instant::now();
         let (from, text) = match &kernel.source {
             Source::Debian(package) => {
                 let image = debian::image(&folder, package, refresh)?;
                 println!("{}: {}", kernel.name, image.package);
+                started = Instant::now();
                 let text = machine::boot(&folder, &image.path, &self.initramfs)?;
-                (format!("{}, {}", package.suite, image.package), text)
+                (format!("{} ({})", image.package, package.suite), text)
             }
             Source::Host if !runs_here(kernel.name) => return Ok(None),
             Source::Host => {
@@ -159,11 +160,10 @@ impl Place {
             }
         };
         let answer = Answer::parse(&text)?;
+        let seconds = started.elapsed().as_secs_f64();
         println!(
-            "{}: {} answered after {:.0} s",
-            kernel.name,
-            answer.release,
-            started.elapsed().as_secs_f64()
+            "{}: {} answered after {seconds:.0} s",
+            kernel.name, answer.release
         );
         if !kernels::is_release_of(&answer.release, kernel.name) {
             bail!("{} was booted instead", answer.release);
@@ -171,6 +171,7 @@ impl Place {
         Ok(Some(Measured {
             kernel: kernel.name,
             from,
+            seconds,
             answer,
         }))
     }

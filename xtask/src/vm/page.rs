@@ -32,6 +32,8 @@ pub(super) struct Measured {
     pub(super) kernel: &'static str,
     /// Package and version, or that it runs here.
     pub(super) from: String,
+    /// How long it took, with boot and all faults.
+    pub(super) seconds: f64,
     /// What it answered.
     pub(super) answer: Answer,
 }
@@ -100,7 +102,7 @@ fn stale_of(page: &str, measured: &Measured) -> Vec<String> {
     stale
 }
 
-/// The first number of a cell such as `176,158 in 1.35 s`.
+/// The first number of a cell such as `176,158 in 1350 ms`.
 fn instructions(cell: &str) -> Option<u32> {
     let first = cell.split(' ').next()?;
     first.replace(',', "").parse().ok()
@@ -135,14 +137,15 @@ pub(super) fn tables(measured: &[Measured]) -> String {
     for Measured {
         kernel,
         from,
+        seconds,
         answer,
     } in measured
     {
         // Writing to a String cannot fail.
         let _written = writeln!(
             text,
-            "| {kernel} | {} | {from} | {:.0} |",
-            answer.release, answer.seconds
+            "| {kernel} | {} | {from} | {seconds:.0} |",
+            version(&answer.release)
         );
     }
     text.push_str("\n### Abilities\n\n");
@@ -157,12 +160,13 @@ pub(super) fn tables(measured: &[Measured]) -> String {
         let programs = answer.programs().iter();
         programs
             .map(|program| {
+                let milliseconds = program.load_seconds * 1000.0;
                 let cell = match (program.loaded, program.verified_instructions) {
                     (false, _) => "refused".to_owned(),
                     (true, Some(count)) => {
-                        format!("{} in {:.2} s", grouped(count), program.load_seconds)
+                        format!("{} in {milliseconds:.0} ms", grouped(count))
                     }
-                    (true, None) => format!("? in {:.2} s", program.load_seconds),
+                    (true, None) => format!("? in {milliseconds:.0} ms"),
                 };
                 (program.name.clone(), cell)
             })
@@ -176,6 +180,14 @@ pub(super) fn tables(measured: &[Measured]) -> String {
             .collect()
     });
     text
+}
+
+/// The version in a release; what follows is the builder's own.
+fn version(release: &str) -> &str {
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.');
+    release
+        .get(..end.unwrap_or(release.len()))
+        .unwrap_or(release)
 }
 
 /// One row a name, one column a kernel.
@@ -241,6 +253,7 @@ mod tests {
         Measured {
             kernel,
             from: "here".to_owned(),
+            seconds: 30.0,
             answer: Answer {
                 doctor: Some(Doctor {
                     findings: vec![finding],
@@ -255,10 +268,16 @@ mod tests {
     fn a_page_of_what_was_measured_is_not_stale() {
         let both = [measured("5.10", 100_000), measured("6.1", 200_000)];
         let page = tables(&both);
-        assert!(page.contains("| packet_out | 100,000 in 1.00 s | 200,000 in 1.00 s |"));
+        assert!(page.contains("| packet_out | 100,000 in 1000 ms | 200,000 in 1000 ms |"));
         for one in &both {
             assert_eq!(stale_of(&page, one), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn the_version_is_what_all_builders_share() {
+        assert_eq!(version("6.12.117+deb13-cloud-amd64"), "6.12.117");
+        assert_eq!(version("7.2.13"), "7.2.13");
     }
 
     #[test]
