@@ -11,6 +11,7 @@
 //! On newer kernels the daemon makes the map as small as a map can be and loads none of these
 //! programs, and the verifier takes the calls out of the others.
 
+use agent_wire::record::flag;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
@@ -64,16 +65,21 @@ pub(crate) fn destroyed(ctx: &TracePointContext) {
         return;
     };
     if let Some(flow) = get(cookie) {
+        if flow.has(flag::LOCAL_RESET) {
+            lifecycle::tell_reset_sent(flow);
+        }
         lifecycle::destroyed(flow);
         let _ = FLOWS_BY_COOKIE.remove(cookie);
     }
 }
 
-/// A reset leaves as a packet; what follows from it is told when the socket is destroyed. A call,
-/// and a short one, for the packet programs have little stack to spare.
-#[inline(never)]
+/// A reset leaves as a packet. Only noted, for the packet programs have no stack to tell it; it is
+/// told when the socket is destroyed.
+#[inline(always)]
 pub(crate) fn reset_leaves(flow: &mut Flow) {
-    lifecycle::note_reset_sent(flow, 0);
+    if !flow.has(flag::PEER_RESET) {
+        flow.set(flag::LOCAL_RESET);
+    }
 }
 
 /// TCP calls back.

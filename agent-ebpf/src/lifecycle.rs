@@ -259,17 +259,18 @@ pub(crate) fn reset_received(flow: &mut Flow) {
     flow.set(flag::PEER_RESET);
 }
 
+/// The reset that was noted; why, no old kernel tells.
 #[inline(always)]
-pub(crate) fn note_reset_sent(flow: &mut Flow, reason: u8) {
-    reset(flow, RESET_SENT, reason);
-    if !flow.has(flag::PEER_RESET) {
-        flow.set(flag::LOCAL_RESET);
-    }
+pub(crate) fn tell_reset_sent(flow: &mut Flow) {
+    reset(flow, RESET_SENT, 0);
 }
 
 #[inline(always)]
 pub(crate) fn reset_sent(flow: &mut Flow, reason: u8) {
-    note_reset_sent(flow, reason);
+    reset(flow, RESET_SENT, reason);
+    if !flow.has(flag::PEER_RESET) {
+        flow.set(flag::LOCAL_RESET);
+    }
     if flow.task == kernel::task() {
         errand::touched(flow);
     }

@@ -14,7 +14,7 @@ use crate::host::interrupt;
 
 /// Boot, all programs verified twice, all faults: 20 to 45 s on a machine with nothing else to
 /// do. Shorter: false alarms on a busy one. Longer: a hang is told late.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(420);
 
 /// How often the machine is looked at.
 const POLL: Duration = Duration::from_millis(200);
