@@ -6,7 +6,7 @@
 //! hook; `tcp_destroy_sock` always comes.
 
 use agent_wire::record::{
-    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Connect, End, Exchange, Header, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -184,7 +184,10 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
 pub(crate) fn parked_fin_sent(flow: &mut Flow) {
     flow.header.kind = kind::TCP;
     flow.header.time_ns = kernel::now();
-    output::emit(&flow.header, kind::TCP);
+    // In place: the packet programs have no stack to spare.
+    output::emit_with(kind::TCP, |record: &mut Header| {
+        kernel::assign(record, &flow.header);
+    });
 }
 
 #[inline(always)]
