@@ -123,6 +123,18 @@ fn a_syn_without_answer_is_connect_timeout_and_says_who_gave_up() {
     );
 }
 
+/// As kernels before 5.15 leave it: taken down by the kernel, with no error told.
+#[test]
+fn a_syn_that_the_kernel_gave_up_without_saying_why_is_not_explained() {
+    let u = upstream(2).opened(1.2).syns(3);
+    let silent = vec![u.connect(3001.0, ConnectOutcome::KernelError, errand(1))];
+    let (cause, certainty, phase, _) = error(&exchange_of(silent, 502, 3001.5));
+    assert_eq!(
+        (cause, certainty, phase),
+        (Cause::Unattributed, Certainty::Guess, Phase::Connect)
+    );
+}
+
 #[test]
 fn no_route_and_icmp_are_host_unreachable() {
     let by_call = vec![upstream(2).errno(101).connect_errno(1.2, errand(1))];

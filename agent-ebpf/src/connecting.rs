@@ -63,7 +63,8 @@ struct Connecting {
     path_len: u16,
     address: [u8; 16],
     path: [u8; UNIX_PATH_BYTES],
-    reserved: [u8; 4],
+    /// Thread group, which callbacks cannot ask for.
+    tgid: u32,
 }
 
 /// A socket just made.
@@ -112,7 +113,8 @@ pub(crate) fn connect_enter(ctx: &TracePointContext) {
     if family != AF_INET && family != AF_INET6 && family != AF_UNIX {
         return;
     }
-    if attention::opens_unseen(kernel::tgid()) {
+    let tgid = kernel::tgid();
+    if attention::opens_unseen(tgid) {
         return;
     }
     let task = kernel::task();
@@ -135,7 +137,7 @@ pub(crate) fn connect_enter(ctx: &TracePointContext) {
         path_len: 0,
         address: [0; 16],
         path: [0; UNIX_PATH_BYTES],
-        reserved: [0; 4],
+        tgid,
     };
     if family == AF_INET {
         packet::map_v4([start[4], start[5], start[6], start[7]], &mut entry.address);
@@ -250,6 +252,27 @@ pub(crate) fn syn_sent(flow: &mut Flow) {
         flow.header.remote = entry.address;
         flow.header.remote_port = entry.port;
     }
+}
+
+/// Thread group of the running thread, which opens a connection. Callbacks have it from its
+/// `connect(2)`; 0 when the connection is opened in another way.
+#[inline(always)]
+pub(crate) fn thread_group() -> u32 {
+    if !kernel::by_cookie() {
+        return kernel::tgid();
+    }
+    match CONNECTING.get_ptr_mut(kernel::task()) {
+        Some(entry) => kernel::value(entry).tgid,
+        None => 0,
+    }
+}
+
+/// The running thread is the one `flow` belongs to, and not inside `connect(2)`: what happens to
+/// `flow` is its doing, or that of an interrupt at this very moment.
+#[inline(always)]
+pub(crate) fn acts_itself(flow: &Flow) -> bool {
+    let task = kernel::task();
+    flow.task == task && CONNECTING.get_ptr(task).is_none()
 }
 
 /// `flow` left SYN_SENT. True when it did so inside `connect(2)` without a packet: then

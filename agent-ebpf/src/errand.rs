@@ -9,8 +9,6 @@
 //! One slot a thread, found by a hash of its task pointer and checked against it: two
 //! threads that share a slot forget each other's errand, they never take it over.
 
-use core::ffi::c_void;
-
 use agent_wire::limits::ERRAND_SLOTS;
 use agent_wire::record::{Errand, flag};
 use aya_ebpf::btf_maps::Array;
@@ -18,7 +16,7 @@ use aya_ebpf::macros::btf_map;
 
 use crate::attention;
 use crate::flow::{Flow, phase};
-use crate::kernel::{self, Sock};
+use crate::kernel;
 
 #[btf_map]
 static ERRANDS: Array<Slot, { ERRAND_SLOTS as usize }> = Array::new();
@@ -35,11 +33,15 @@ pub(crate) struct Slot {
 }
 
 /// The errand of the running thread; zero when it has none.
+///
+/// Not by way of an `Option`: the compiler keeps what it would hold on the stack, unset where
+/// there is none, and reads it before it looks ("invalid read from stack", before 6.3).
 #[inline(always)]
 pub(crate) fn current(now: u64) -> Errand {
-    match of_server_thread(now) {
-        Some((errand, _)) => errand,
-        None => Errand::default(),
+    let task = kernel::task();
+    match slot(task) {
+        Some(slot) if slot.is_of(task) => slot.errand(now),
+        _ => Errand::default(),
     }
 }
 
@@ -48,42 +50,52 @@ pub(crate) fn current(now: u64) -> Errand {
 pub(crate) fn of_server_thread(now: u64) -> Option<(Errand, u32)> {
     let task = kernel::task();
     let slot = slot(task)?;
-    if slot.task != task || slot.cookie == 0 {
-        return None;
-    }
-    let age_us = now.saturating_sub(slot.since_ns) / 1000;
-    let age_us = if age_us > u64::from(u32::MAX) {
-        u32::MAX
+    if slot.is_of(task) {
+        Some((slot.errand(now), slot.tgid))
     } else {
-        age_us as u32
-    };
-    let errand = Errand {
-        cookie: slot.cookie,
-        index: slot.index,
-        age_us,
-    };
-    Some((errand, slot.tgid))
+        None
+    }
 }
 
-/// The running thread works for `cookie`'s request number `index` from now on.
+impl Slot {
+    #[inline(always)]
+    fn is_of(&self, task: u64) -> bool {
+        self.task == task && self.cookie != 0
+    }
+
+    #[inline(always)]
+    fn errand(&self, now: u64) -> Errand {
+        let age_us = now.saturating_sub(self.since_ns) / 1000;
+        let age_us = if age_us > u64::from(u32::MAX) {
+            u32::MAX
+        } else {
+            age_us as u32
+        };
+        Errand {
+            cookie: self.cookie,
+            index: self.index,
+            age_us,
+        }
+    }
+}
+
+/// The running thread, of the group `tgid`, works for `cookie`'s request number `index` from now on.
 #[inline(always)]
-pub(crate) fn begin(cookie: u64, index: u32) {
+fn begin(cookie: u64, index: u32, tgid: u32) {
     let task = kernel::task();
     if let Some(slot) = slot(task) {
         slot.task = 0;
         slot.cookie = cookie;
         slot.index = index;
         slot.since_ns = kernel::now();
-        slot.tgid = kernel::tgid();
+        slot.tgid = tgid;
         slot.task = task;
     }
 }
 
-/// A thread copied data from `sk` to itself.
+/// A thread copied data from the socket of `flow` to itself.
 #[inline(always)]
-pub(crate) fn data_read(sk: *const c_void) {
-    let Some(sk) = Sock::from_arg(sk) else { return };
-    let Some(flow) = Flow::of(sk) else { return };
+pub(crate) fn data_read(flow: &mut Flow) {
     let opaque = flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN);
     if opaque || flow.phase == phase::PARKED {
         return;
@@ -103,18 +115,19 @@ pub(crate) fn data_read(sk: *const c_void) {
     touched(flow);
 }
 
-/// The running thread acted on `flow`: it is on that flow's errand.
+/// The running thread, which is the one that `flow` is known to belong to, acted on it: it is on
+/// that flow's errand.
 #[inline(always)]
 pub(crate) fn touched(flow: &Flow) {
     if flow.is_upstream_side() || flow.has(flag::ACTIVE_OPEN) {
         let errand = flow.exchange.errand;
         if errand.cookie != 0 {
-            begin(errand.cookie, errand.index);
+            begin(errand.cookie, errand.index, flow.header.tgid);
         }
     } else {
         // An accepted socket that is not HTTP (TLS, say) counts too: an attempt made for it
         // must not be joined to the plain request this thread read before.
-        begin(flow.header.cookie, flow.exchange.index);
+        begin(flow.header.cookie, flow.exchange.index, flow.header.tgid);
     }
 }
 

@@ -10,6 +10,7 @@ use agent_wire::record::{Exchange, Header, flag, side};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 
+use crate::by_cookie;
 use crate::chunks::Chunks;
 use crate::kernel;
 use crate::scan::Scan;
@@ -119,7 +120,7 @@ pub(crate) struct Flow {
     pub(crate) ignored: u8,
     /// The handshake is under way.
     pub(crate) connecting: u8,
-    /// The state is CLOSE and the reason is not known yet.
+    /// The state is CLOSE and the reason is not known yet; see [`crate::lifecycle`].
     pub(crate) closing: u8,
     /// The CLOSE record is out.
     pub(crate) closed: u8,
@@ -139,6 +140,9 @@ impl Flow {
     /// The flow of `sk`, if it has one.
     #[inline(always)]
     pub(crate) fn of(sk: kernel::Sock) -> Option<&'static mut Self> {
+        if kernel::by_cookie() {
+            return by_cookie::get(sk.cookie());
+        }
         kernel::storage_get(&FLOWS, sk)
     }
 
@@ -149,7 +153,12 @@ impl Flow {
         cookie: u64,
         seen_open: bool,
     ) -> Option<&'static mut Self> {
-        let Some(flow) = kernel::storage_get_or_create(&FLOWS, sk) else {
+        let flow = if kernel::by_cookie() {
+            by_cookie::get_or_create(cookie)
+        } else {
+            kernel::storage_get_or_create(&FLOWS, sk)
+        };
+        let Some(flow) = flow else {
             tallies::count(agent_wire::tally::Tally::STORAGE_FAILED);
             return None;
         };

@@ -175,7 +175,7 @@ fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
             ctx,
             payload.offset + taken,
             &mut space.bytes,
-            at,
+            kernel::bounded::<{ HEAD_BYTES as u32 }>(at),
             len,
         ) {
             break;

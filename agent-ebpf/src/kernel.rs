@@ -22,7 +22,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
 };
 use aya_ebpf::maps::RingBuf;
-use aya_ebpf::programs::{SkBuffContext, TracePointContext};
+use aya_ebpf::programs::{SkBuffContext, SockOpsContext, TracePointContext};
 
 /// The kernel says why a reset is sent. The daemon sets it when it loads.
 #[unsafe(no_mangle)]
@@ -45,9 +45,24 @@ pub(crate) fn reset_reason(number: u32) -> u8 {
     RESET_REASONS[number as usize % NUMBERS].load()
 }
 
-/// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets), never null.
+/// Not 0 where tracepoints cannot reach a socket's storage (before 5.11): see `by_cookie.rs`.
+/// Set by the daemon before it loads the object, so that the verifier takes out the other way.
+#[unsafe(no_mangle)]
+static BY_COOKIE: Global<u8> = Global::new(0);
+
+/// Flows are found by the socket's cookie.
+#[inline(always)]
+pub(crate) fn by_cookie() -> bool {
+    BY_COOKIE.load() != 0
+}
+
+/// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets, callbacks), never null, and
+/// what the kernel gives its cookie for.
 #[derive(Clone, Copy)]
-pub(crate) struct Sock(*mut c_void);
+pub(crate) struct Sock {
+    sk: *mut c_void,
+    named_by: *mut c_void,
+}
 
 impl Sock {
     /// From a tracepoint argument.
@@ -56,7 +71,23 @@ impl Sock {
         if sk.is_null() {
             None
         } else {
-            Some(Self(sk.cast_mut()))
+            let sk = sk.cast_mut();
+            Some(Self { sk, named_by: sk })
+        }
+    }
+
+    /// The socket of a callback.
+    #[inline(always)]
+    pub(crate) fn of_callback(ctx: &SockOpsContext) -> Option<Self> {
+        // SAFETY: see the top of the file.
+        let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            None
+        } else {
+            Some(Self {
+                sk: sk.cast(),
+                named_by: ctx.ops.cast(),
+            })
         }
     }
 
@@ -73,7 +104,10 @@ impl Sock {
         if full.is_null() {
             None
         } else {
-            Some(Self(full.cast()))
+            Some(Self {
+                sk: full.cast(),
+                named_by: ctx.skb.skb.cast(),
+            })
         }
     }
 
@@ -83,7 +117,7 @@ impl Sock {
         /// `TCP_LISTEN`, include/net/tcp_states.h
         const LISTEN: u32 = 10;
         // SAFETY: see the top of the file.
-        unsafe { (*self.0.cast::<bpf_sock>()).state == LISTEN }
+        unsafe { (*self.sk.cast::<bpf_sock>()).state == LISTEN }
     }
 
     /// Smoothed round-trip time, us (packets only: a tracepoint's socket is of another
@@ -91,7 +125,7 @@ impl Sock {
     #[inline(always)]
     pub(crate) fn srtt_us(self) -> u32 {
         // SAFETY: see the top of the file.
-        let tcp = unsafe { bpf_tcp_sock(self.0.cast::<bpf_sock>()) };
+        let tcp = unsafe { bpf_tcp_sock(self.sk.cast::<bpf_sock>()) };
         if tcp.is_null() {
             return 0;
         }
@@ -100,19 +134,12 @@ impl Sock {
         unsafe { (*tcp).srtt_us >> 3 }
     }
 
-    /// Socket cookie (tracepoints only).
+    /// Socket cookie.
     #[inline(always)]
     pub(crate) fn cookie(self) -> u64 {
         // SAFETY: see the top of the file.
-        unsafe { bpf_get_socket_cookie(self.0) }
+        unsafe { bpf_get_socket_cookie(self.named_by) }
     }
-}
-
-/// Socket cookie of a packet's socket.
-#[inline(always)]
-pub(crate) fn packet_cookie(ctx: &SkBuffContext) -> u64 {
-    // SAFETY: see the top of the file.
-    unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) }
 }
 
 /// `CLOCK_MONOTONIC`, ns.
@@ -160,7 +187,7 @@ pub(crate) fn storage_get_or_create<T>(
 fn storage<T>(map: &'static SkStorage<T>, sk: Sock, flags: u64) -> Option<&'static mut T> {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: see the top of the file.
-    let value = unsafe { bpf_sk_storage_get(map, sk.0, core::ptr::null_mut(), flags) };
+    let value = unsafe { bpf_sk_storage_get(map, sk.sk, core::ptr::null_mut(), flags) };
     // SAFETY: as above.
     unsafe { value.cast::<T>().as_mut() }
 }
@@ -310,6 +337,45 @@ pub(crate) fn word<const N: usize>(bytes: &[u8; N], at: u32) -> u64 {
     value
 }
 
+/// The low bits of `value` that `BELOW`, a power of two, leaves; to be used after `value` was
+/// compared. A value that waits on the stack loses what a comparison showed of it (kernels
+/// before 6.8 know two copies to be the same only in registers); this it keeps.
+#[inline(always)]
+pub(crate) fn bounded<const BELOW: u32>(value: u32) -> u32 {
+    const { assert!(BELOW.is_power_of_two() && BELOW <= 1 << 16) };
+    let mut value = u64::from(value);
+    // SAFETY: registers only.
+    unsafe {
+        core::arch::asm!(
+            "{value} &= {mask}",
+            value = inout(reg) value,
+            mask = const BELOW - 1,
+            options(nostack, pure, nomem),
+        );
+    }
+    value as u32
+}
+
+/// `value`, which was compared: 1 at least, and `MAX`, a power of two, at most. That a value is
+/// not 0 teaches the verifier nothing before 6.8 ("R3 min value is outside of the allowed
+/// memory range").
+#[inline(always)]
+fn from_one_to<const MAX: usize>(mut value: u64) -> u64 {
+    const { assert!(MAX.is_power_of_two() && MAX <= 1 << 16) };
+    // SAFETY: registers only.
+    unsafe {
+        core::arch::asm!(
+            "{value} += -1",
+            "{value} &= {mask}",
+            "{value} += 1",
+            value = inout(reg) value,
+            mask = const MAX - 1,
+            options(nostack, pure, nomem),
+        );
+    }
+    value
+}
+
 /// 0 for 0, else 1, without a branch: the verifier would walk both ways of one.
 #[inline(always)]
 pub(crate) fn not_zero(value: u64) -> u64 {
@@ -376,6 +442,7 @@ pub(crate) fn load_at<const MAX: usize, const N: usize>(
     if len == 0 || len > MAX as u64 {
         return false;
     }
+    let len = from_one_to::<MAX>(len);
     // SAFETY: see the top of the file; the verifier checks the bound.
     let to = unsafe { to.as_mut_ptr().add(at as usize) };
     // SAFETY: as above.

@@ -5,10 +5,8 @@
 //! it, `tcp_reset` is told before it). So CLOSE without a known reason waits for the next
 //! hook; `tcp_destroy_sock` always comes.
 
-use core::ffi::c_void;
-
 use agent_wire::record::{
-    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Connect, End, Exchange, Header, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
 use aya_ebpf::btf_maps::PerCpuArray;
@@ -38,6 +36,11 @@ mod state {
     pub(super) const LAST_ACK: i32 = 9;
 }
 
+/// [`Flow::closing`]: the next hook will say why.
+const CLOSING: u8 = 1;
+/// The same, and the kernel did it, not the socket's own thread.
+const TAKEN_DOWN: u8 = 2;
+
 /// How often it is told at most how TCP fares on a connection that is not HTTP, ns.
 const TOLD_EVERY: u64 = 1_000_000_000;
 
@@ -59,8 +62,7 @@ const SOURCE: usize = 12;
 const DESTINATION: usize = 14;
 
 #[inline(always)]
-pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
-    let Some(sk) = Sock::from_arg(sk) else { return };
+pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
     if old == state::CLOSE && new == state::SYN_SENT {
         opening(sk);
         return;
@@ -84,8 +86,9 @@ pub(crate) fn state_changed(sk: *const c_void, old: i32, new: i32) {
     }
 }
 
+/// A SYN is about to leave.
 #[inline(always)]
-fn opening(sk: Sock) {
+pub(crate) fn opening(sk: Sock) {
     let cookie = sk.cookie();
     let Some(flow) = Flow::open(sk, cookie, true) else {
         log::no_storage(cookie);
@@ -95,7 +98,7 @@ fn opening(sk: Sock) {
     flow.set(flag::ACTIVE_OPEN | flag::OWN_ERRAND);
     flow.connecting = 1;
     flow.header.opened_ns = now;
-    flow.header.tgid = kernel::tgid();
+    flow.header.tgid = connecting::thread_group();
     flow.task = kernel::task();
     flow.exchange.errand = errand::current(now);
     if attention::opens_unseen(flow.header.tgid) {
@@ -181,7 +184,10 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
 pub(crate) fn parked_fin_sent(flow: &mut Flow) {
     flow.header.kind = kind::TCP;
     flow.header.time_ns = kernel::now();
-    output::emit(&flow.header, kind::TCP);
+    // In place: the packet programs have no stack to spare.
+    output::emit_with(kind::TCP, |record: &mut Header| {
+        kernel::assign(record, &flow.header);
+    });
 }
 
 #[inline(always)]
@@ -200,7 +206,11 @@ fn entered_close(flow: &mut Flow) {
     if idle || flow.has(flag::PEER_RESET) || flow.header.errno != 0 {
         closed(flow);
     } else {
-        flow.closing = 1;
+        flow.closing = if kernel::by_cookie() && !connecting::acts_itself(flow) {
+            TAKEN_DOWN
+        } else {
+            CLOSING
+        };
     }
 }
 
@@ -210,6 +220,7 @@ fn closed(flow: &mut Flow) {
     if flow.closed != 0 {
         return;
     }
+    let taken_down = flow.closing == TAKEN_DOWN;
     flow.closed = 1;
     flow.closing = 0;
     let how = if flow.has(flag::PEER_RESET) {
@@ -218,6 +229,8 @@ fn closed(flow: &mut Flow) {
         end::KERNEL_ERROR
     } else if flow.has(flag::LOCAL_RESET) {
         end::LOCAL_RESET
+    } else if taken_down {
+        end::KERNEL_ERROR
     } else {
         end::LOCAL_CLOSE
     };
@@ -244,19 +257,19 @@ fn closed(flow: &mut Flow) {
 }
 
 #[inline(always)]
-pub(crate) fn reset_received(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
-        return;
-    };
+pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
     flow.set(flag::PEER_RESET);
 }
 
+/// The reset that was noted; why, no old kernel tells.
 #[inline(always)]
-pub(crate) fn reset_sent(sk: *const c_void, reason: u8) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
-        return;
-    };
+pub(crate) fn tell_reset_sent(flow: &mut Flow) {
+    reset(flow, RESET_SENT, 0);
+}
+
+#[inline(always)]
+pub(crate) fn reset_sent(flow: &mut Flow, reason: u8) {
     reset(flow, RESET_SENT, reason);
     if !flow.has(flag::PEER_RESET) {
         flow.set(flag::LOCAL_RESET);
@@ -301,10 +314,7 @@ fn reset(flow: &mut Flow, direction: u8, reason: u8) {
 }
 
 #[inline(always)]
-pub(crate) fn retransmitted(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
-        return;
-    };
+pub(crate) fn retransmitted(flow: &mut Flow) {
     if flow.connecting == 0 {
         flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
         flow.clear(flag::PEER_ANSWERS);
@@ -345,10 +355,7 @@ pub(crate) fn error_number(ctx: &TracePointContext) {
 }
 
 #[inline(always)]
-pub(crate) fn error_reported(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
-        return;
-    };
+pub(crate) fn error_reported(flow: &mut Flow) {
     let Some(slot) = REPORTED.get_ptr_mut(0) else {
         return;
     };
@@ -369,10 +376,7 @@ pub(crate) fn error_reported(sk: *const c_void) {
 }
 
 #[inline(always)]
-pub(crate) fn destroyed(sk: *const c_void) {
-    let Some(flow) = Sock::from_arg(sk).and_then(Flow::of) else {
-        return;
-    };
+pub(crate) fn destroyed(flow: &mut Flow) {
     if flow.task == kernel::task() {
         errand::touched(flow);
     }

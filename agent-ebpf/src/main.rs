@@ -7,7 +7,8 @@
 //!
 //! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
-//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] (who is looked at), [`dns`], [`death`], [`log`]. State lives in
+//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] (who is looked at),
+//! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
 //! [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
@@ -15,6 +16,7 @@
 
 mod attention;
 mod body;
+mod by_cookie;
 mod chunks;
 mod connecting;
 mod death;
@@ -37,8 +39,11 @@ mod segment;
 mod tallies;
 mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, sock_ops, tracepoint};
+use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockOpsContext, TracePointContext};
+
+use crate::flow::Flow;
+use crate::kernel::Sock;
 
 /// Let the packet go on: the only verdict these programs have.
 const PASS: i32 = 1;
@@ -58,14 +63,18 @@ fn packet_in(ctx: SkBuffContext) -> i32 {
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_changed(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::state_changed(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    if let Some(sk) = Sock::from_arg(ctx.arg(0)) {
+        lifecycle::state_changed(sk, ctx.arg(1), ctx.arg(2));
+    }
     0
 }
 
 // void tcp_receive_reset(struct sock *sk)
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_received(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::reset_received(ctx.arg(0));
+    if let Some(flow) = flow_of(&ctx) {
+        lifecycle::reset_received(flow);
+    }
     0
 }
 
@@ -79,21 +88,27 @@ fn reset_sent(ctx: BtfTracePointContext) -> i32 {
     } else {
         0
     };
-    lifecycle::reset_sent(ctx.arg(0), reason);
+    if let Some(flow) = flow_of(&ctx) {
+        lifecycle::reset_sent(flow, reason);
+    }
     0
 }
 
 // void tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, ...)
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmitted(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::retransmitted(ctx.arg(0));
+    if let Some(flow) = flow_of(&ctx) {
+        lifecycle::retransmitted(flow);
+    }
     0
 }
 
 // void inet_sk_error_report(const struct sock *sk)
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error_reported(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::error_reported(ctx.arg(0));
+    if let Some(flow) = flow_of(&ctx) {
+        lifecycle::error_reported(flow);
+    }
     0
 }
 
@@ -108,7 +123,9 @@ fn error_number(ctx: TracePointContext) -> u32 {
 // void tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroyed(ctx: BtfTracePointContext) -> i32 {
-    lifecycle::destroyed(ctx.arg(0));
+    if let Some(flow) = flow_of(&ctx) {
+        lifecycle::destroyed(flow);
+    }
     0
 }
 
@@ -116,7 +133,39 @@ fn destroyed(ctx: BtfTracePointContext) -> i32 {
 // the thread that reads.
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 fn data_read(ctx: BtfTracePointContext) -> i32 {
-    errand::data_read(ctx.arg(0));
+    if let Some(flow) = flow_of(&ctx) {
+        errand::data_read(flow);
+    }
+    0
+}
+
+// The same again for kernels before 5.11, whose typed tracepoints cannot reach a socket's
+// storage: see `by_cookie`. Not loaded elsewhere.
+#[sock_ops]
+fn state_callback(ctx: SockOpsContext) -> u32 {
+    by_cookie::callback(&ctx);
+    1
+}
+
+#[tracepoint(category = "tcp", name = "tcp_receive_reset")]
+fn reset_received_by_cookie(ctx: TracePointContext) -> u32 {
+    if let Some(flow) = by_cookie::flow_of(&ctx) {
+        lifecycle::reset_received(flow);
+    }
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
+fn destroyed_by_cookie(ctx: TracePointContext) -> u32 {
+    by_cookie::destroyed(&ctx);
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_rcv_space_adjust")]
+fn data_read_by_cookie(ctx: TracePointContext) -> u32 {
+    if let Some(flow) = by_cookie::flow_of(&ctx) {
+        errand::data_read(flow);
+    }
     0
 }
 
@@ -148,6 +197,12 @@ fn connect_exit(ctx: TracePointContext) -> u32 {
 fn signal_delivered(ctx: TracePointContext) -> u32 {
     death::signal_delivered(&ctx);
     0
+}
+
+/// The flow of the socket that is a typed tracepoint's first argument.
+#[inline(always)]
+fn flow_of(ctx: &BtfTracePointContext) -> Option<&'static mut Flow> {
+    Sock::from_arg(ctx.arg(0)).and_then(Flow::of)
 }
 
 #[panic_handler]

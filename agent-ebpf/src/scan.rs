@@ -212,7 +212,7 @@ fn head_end<const N: usize>(bytes: &[u8; N], end: u32, scan: &mut Scan) -> bool 
 pub(crate) fn numbers<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
     let start = kernel::opaque(&scan.start);
     if kernel::opaque(&scan.is_response) != 0 && start < HEAD_BYTES as u32 {
-        scan.status = status(bytes, start);
+        scan.status = status(bytes, kernel::bounded::<{ HEAD_BYTES as u32 }>(start));
     }
     content_length(bytes, scan);
 }
@@ -236,6 +236,7 @@ fn content_length<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
     if at == 0 || at >= HEAD_BYTES as u32 {
         return;
     }
+    let at = kernel::bounded::<{ HEAD_BYTES as u32 }>(at);
     let mut value = 0u64;
     let mut digits = 0u32;
     let mut step = 0u32;

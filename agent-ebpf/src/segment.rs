@@ -7,6 +7,7 @@ use agent_wire::record::flag;
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::by_cookie;
 use crate::chunks;
 use crate::deferred;
 use crate::dns;
@@ -52,9 +53,12 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
     let Some(sk) = Sock::of_packet(ctx) else {
         return;
     };
-    let Some(flow) = flow_of(ctx, sk, &segment) else {
+    let Some(flow) = flow_of(sk, &segment) else {
         return;
     };
+    if kernel::by_cookie() && segment.flags & RST != 0 {
+        by_cookie::reset_leaves(flow);
+    }
     if segment.flags & SYN != 0 {
         flow.header.syns = flow.header.syns.wrapping_add(1);
         flow.sent.end = segment.seq.wrapping_add(1);
@@ -102,7 +106,7 @@ pub(crate) fn received(ctx: &SkBuffContext) {
         deferred::keep(ctx, &segment);
         return;
     }
-    let Some(flow) = flow_of(ctx, sk, &segment) else {
+    let Some(flow) = flow_of(sk, &segment) else {
         return;
     };
     if flow.header.local_port == 0 {
@@ -160,14 +164,14 @@ fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, sent:
 /// The flow of the packet's socket. A socket without one is picked up at its next payload:
 /// it was there before the agent.
 #[inline(always)]
-fn flow_of(ctx: &SkBuffContext, sk: Sock, segment: &Segment) -> Option<&'static mut Flow> {
+fn flow_of(sk: Sock, segment: &Segment) -> Option<&'static mut Flow> {
     if let Some(flow) = Flow::of(sk) {
         return Some(flow);
     }
     if segment.len == 0 || segment.flags & (SYN | RST) != 0 {
         return None;
     }
-    Flow::open(sk, kernel::packet_cookie(ctx), false)
+    Flow::open(sk, sk.cookie(), false)
 }
 
 /// What of the segment was not seen before.

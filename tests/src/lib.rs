@@ -3,8 +3,8 @@
 //! The product is judged by what real proxies write into their own logs and what the kernel
 //! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
 //! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs and the other
-//! [`proxies`], all [`faults`] one can make, clients ([`load`]), namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), and the
-//! [`agent`] as a process. It knows nothing of how the agent works, only what it promises to
+//! [`proxies`], all [`faults`] one can make, clients ([`load`]), namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), the
+//! [`agent`] as a process, and the [`guest`] that asks all this of one kernel. It knows nothing of how the agent works, only what it promises to
 //! print.
 #![expect(
     clippy::expect_used,
@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod delay;
 pub mod faults;
+pub mod guest;
 pub mod haproxy;
 pub mod http;
 pub mod kernel;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::host::{command, target_dir};
-use crate::toolchain::{self, Toolchain};
+use crate::toolchain::{self, Architecture, Toolchain};
 
 /// What to build.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -41,11 +41,7 @@ pub(crate) fn everything(release: bool) -> Result<PathBuf> {
 
 /// Builds the eBPF object and puts it where the agent's build script takes it from.
 pub(crate) fn object(toolchain: &Toolchain) -> Result<PathBuf> {
-    let build_dir = bpf_target_dir();
-    let mut cargo = toolchain.cargo("build", &build_dir)?;
-    cargo.args(["--package", "agent-ebpf", "--bin", "agent-ebpf", "--quiet"]);
-    command::run(&mut cargo).context("the eBPF object could not be built")?;
-    let built = build_dir.join("bpfel-unknown-none/release/agent-ebpf");
+    let built = object_of(toolchain, Architecture::X86_64, &bpf_target_dir())?;
     let object = target_dir().join("bpf/agent-ebpf");
     if let Some(folder) = object.parent() {
         fs::create_dir_all(folder)
@@ -53,6 +49,18 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<PathBuf> {
     }
     copy_if_different(&built, &object)?;
     Ok(object)
+}
+
+/// Builds the eBPF object for an architecture, in a folder of its own.
+pub(crate) fn object_of(
+    toolchain: &Toolchain,
+    architecture: Architecture,
+    build_dir: &Path,
+) -> Result<PathBuf> {
+    let mut cargo = toolchain.cargo_of(architecture, "build", build_dir)?;
+    cargo.args(["--package", "agent-ebpf", "--bin", "agent-ebpf", "--quiet"]);
+    command::run(&mut cargo).context("the eBPF object could not be built")?;
+    Ok(build_dir.join("bpfel-unknown-none/release/agent-ebpf"))
 }
 
 /// Builds the agent around the object that is there; the path of the binary.

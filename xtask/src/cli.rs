@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, run, setup, test, tidy};
+use crate::{bench, build, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Task {
     Run(run::Options),
     /// Everything CI runs, in order.
     Test(test::Options),
+    /// The same binary on every kernel of the matrix, in virtual machines.
+    Vm(vm::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
     /// Measurements.
@@ -52,6 +54,7 @@ impl Cli {
             Task::Build(options) => build::run(&options)?,
             Task::Run(options) => run::run(&options)?,
             Task::Test(options) => return test::run(&options),
+            Task::Vm(options) => vm::run(&options)?,
             Task::Tidy => tidy::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),

@@ -3,8 +3,9 @@
 //! In: a command line. Out: an exit code, and lines that say what is being done. A task
 //! installs only what it needs, says so first, and leaves no process, mount or interface
 //! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
-//! (and [`demo`]), [`mod@test`], [`tidy`], [`mod@bench`]. What they share is in [`host`].
+//! (and [`demo`]), [`mod@test`], [`tidy`], [`vm`], [`mod@bench`]. What they share is in [`host`].
 
+mod aarch64;
 mod agent;
 mod bench;
 mod build;
@@ -16,6 +17,7 @@ mod setup;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 

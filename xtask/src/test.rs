@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{build, setup, tidy};
+use crate::{aarch64, build, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Only the steps of these names (see `--list`). May be given more than once.
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
+    /// Leave nothing out: all kernels of the matrix instead of one, and the agent for aarch64.
+    #[arg(long)]
+    all: bool,
     /// Name the steps and stop.
     #[arg(long)]
     list: bool,
@@ -32,7 +35,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -69,6 +72,11 @@ const STEPS: [Step; 9] = [
         run: unit,
     },
     Step {
+        name: "aarch64",
+        what: "the object is the same there; with --all the agent compiles",
+        run: aarch64_too,
+    },
+    Step {
         name: "release",
         what: "release agent builds",
         run: release,
@@ -78,11 +86,18 @@ const STEPS: [Step; 9] = [
         what: "end to end, as root",
         run: end_to_end,
     },
+    Step {
+        name: "vm",
+        what: "another kernel, in a virtual machine; all with --all",
+        run: kernels,
+    },
 ];
 
-/// What steps share: found once, by the first that needs it.
+/// What steps share: what was asked for, and what is found once, by the first that needs it.
 #[derive(Default)]
 struct Shared {
+    /// Nothing is left out.
+    all: bool,
     toolchain: OnceCell<Toolchain>,
 }
 
@@ -94,7 +109,7 @@ struct Outcome {
 
 /// Runs the steps; a failing exit code when any failed.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let Options { only, list } = options;
+    let Options { only, all, list } = options;
     if *list {
         for Step { name, what, .. } in &STEPS {
             println!("{name:<12} {what}");
@@ -103,7 +118,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     let chosen = choose(only)?;
     interrupt::listen()?;
-    let shared = Shared::default();
+    let shared = Shared {
+        all: *all,
+        ..Shared::default()
+    };
     let mut outcomes = Vec::new();
     for step in chosen {
         println!("── {}: {}", step.name, step.what);
@@ -234,6 +252,19 @@ fn end_to_end(shared: &Shared) -> Result<()> {
         // One host, one agent, one set of ports: one test at a time.
         .args(["--", "--test-threads=1"]);
     command::run(&mut cargo)
+}
+
+fn aarch64_too(shared: &Shared) -> Result<()> {
+    let toolchain = shared.toolchain()?;
+    aarch64::same_object(toolchain)?;
+    if shared.all {
+        aarch64::agent(toolchain)?;
+    }
+    Ok(())
+}
+
+fn kernels(shared: &Shared) -> Result<()> {
+    if shared.all { vm::all() } else { vm::quick() }
 }
 
 /// cargo on all crates but the one for the kernel.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::kernel::{self, Capability, Options};
+use crate::kernel::{self, Capability, Options, Verified};
 
 /// Everything works.
 const EXIT_GOOD: u8 = 0;
@@ -35,7 +36,8 @@ all is well, 1 when `why502 run` works with abilities off, 2 when it cannot work
 pub(super) const EXAMPLES: &str = "\
 Examples:
   sudo why502 doctor
-  sudo why502 doctor --cgroup /sys/fs/cgroup/system.slice";
+  sudo why502 doctor --cgroup /sys/fs/cgroup/system.slice
+  sudo why502 doctor --json    the same for machines, and what each program cost to verify";
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
@@ -43,21 +45,51 @@ pub(super) struct Arguments {
     /// Look at this cgroup v2 directory, as `run` would
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
+    /// Print JSON, with what the verifier says of each program
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    /// `ok`, `off` (works with abilities off) or `FAIL`.
+    state: State,
+    findings: &'a [Finding],
+    programs: Vec<Program>,
+}
+
+/// One program of the probes.
+#[derive(Debug, Serialize)]
+struct Program {
+    name: &'static str,
+    /// The ability it is for.
+    capability: &'static str,
+    /// The kernel took it.
+    loaded: bool,
+    /// Instructions the verifier walked; none before 5.16, which does not tell.
+    verified_instructions: Option<u32>,
+    load_seconds: f64,
 }
 
 /// One thing looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Finding {
     name: String,
+    /// It is an ability of the agent, not a property of the machine.
+    ability: bool,
     state: State,
     words: String,
 }
 
 /// How it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 enum State {
+    #[serde(rename = "ok")]
     Good,
+    #[serde(rename = "off")]
     Off,
+    #[serde(rename = "FAIL")]
     Broken,
 }
 
@@ -70,11 +102,41 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         tracefs(),
         statistics(),
     ];
-    findings.extend(abilities(arguments));
-    print!("{}", table(&findings));
+    let (abilities, programs) = abilities(arguments);
+    findings.extend(abilities);
     let (code, verdict) = verdict(&findings);
-    println!("\n{verdict}");
+    if arguments.json {
+        let report = Report {
+            state: worst(&findings),
+            findings: &findings,
+            programs: programs.into_iter().map(Program::from).collect(),
+        };
+        // Strings and numbers only: it cannot fail.
+        println!("{}", serde_json::to_string(&report).unwrap_or_default());
+    } else {
+        print!("{}", table(&findings));
+        println!("\n{verdict}");
+    }
     ExitCode::from(code)
+}
+
+impl From<Verified> for Program {
+    fn from(verified: Verified) -> Self {
+        let Verified {
+            name,
+            capability,
+            loaded,
+            instructions,
+            took,
+        } = verified;
+        Self {
+            name,
+            capability,
+            loaded,
+            verified_instructions: instructions,
+            load_seconds: took.as_secs_f64(),
+        }
+    }
 }
 
 fn rights() -> Finding {
@@ -178,15 +240,21 @@ fn statistics() -> Finding {
     )
 }
 
-fn abilities(arguments: &Arguments) -> Vec<Finding> {
-    let Arguments { cgroup } = arguments;
+fn abilities(arguments: &Arguments) -> (Vec<Finding>, Vec<Verified>) {
+    let Arguments { cgroup, json: _ } = arguments;
     let options = Options {
         cgroup: cgroup.clone(),
         ..Options::default()
     };
     match kernel::survey(&options) {
-        Ok(abilities) => abilities.into_iter().map(ability).collect(),
-        Err(error) => vec![broken("probes", error.to_string())],
+        Ok(survey) => {
+            let kernel::Survey {
+                capabilities,
+                programs,
+            } = survey;
+            (capabilities.into_iter().map(ability).collect(), programs)
+        }
+        Err(error) => (vec![broken("probes", error.to_string())], Vec::new()),
     }
 }
 
@@ -197,10 +265,19 @@ fn ability(ability: Capability) -> Finding {
         available,
         reason,
     } = ability;
-    if available {
-        return good(name, purpose);
+    let found = if available {
+        good(name, purpose)
+    } else {
+        refused(name, purpose, reason.as_deref())
+    };
+    Finding {
+        ability: true,
+        ..found
     }
-    let reason = reason.as_deref().unwrap_or("the kernel does not say why");
+}
+
+fn refused(name: &str, purpose: &str, reason: Option<&str>) -> Finding {
+    let reason = reason.unwrap_or("the kernel does not say why");
     let words = format!("{purpose}: off, {reason}");
     if name == NEEDED {
         broken(name, words)
@@ -226,23 +303,30 @@ fn table(findings: &[Finding]) -> String {
         .unwrap_or(0);
     findings
         .iter()
-        .map(|Finding { name, state, words }| {
-            format!("{:<4}  {name:<width$}  {words}\n", state.word())
-        })
+        .map(
+            |Finding {
+                 name, state, words, ..
+             }| { format!("{:<4}  {name:<width$}  {words}\n", state.word()) },
+        )
         .collect()
 }
 
+fn worst(findings: &[Finding]) -> State {
+    let states = findings.iter().map(|finding| finding.state);
+    states.max().unwrap_or(State::Good)
+}
+
 fn verdict(findings: &[Finding]) -> (u8, &'static str) {
-    match findings.iter().map(|finding| finding.state).max() {
-        None | Some(State::Good) => (
+    match worst(findings) {
+        State::Good => (
             EXIT_GOOD,
             "All is well: `sudo why502 run` watches everything it can.",
         ),
-        Some(State::Off) => (
+        State::Off => (
             EXIT_DEGRADED,
             "`sudo why502 run` works; what is off above is not seen.",
         ),
-        Some(State::Broken) => (
+        State::Broken => (
             EXIT_BROKEN,
             "`why502 run` cannot work here until what fails above is put right.",
         ),
@@ -262,6 +346,7 @@ impl State {
 fn good(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Good,
         words: words.into(),
     }
@@ -270,6 +355,7 @@ fn good(name: impl Into<String>, words: impl Into<String>) -> Finding {
 fn off(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Off,
         words: words.into(),
     }
@@ -278,6 +364,7 @@ fn off(name: impl Into<String>, words: impl Into<String>) -> Finding {
 fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
     Finding {
         name: name.into(),
+        ability: false,
         state: State::Broken,
         words: words.into(),
     }

@@ -1,10 +1,13 @@
 //! The programs: what each is for, what is lost without it, and how it is attached.
 
+use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError,
-    TracePoint,
+    SockOps, TracePoint,
 };
 use aya::{Btf, Ebpf};
 
@@ -23,6 +26,21 @@ pub struct Capability {
     pub reason: Option<String>,
 }
 
+/// One program, shown to the verifier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Its name.
+    pub name: &'static str,
+    /// The ability it is for.
+    pub capability: &'static str,
+    /// The kernel took it.
+    pub loaded: bool,
+    /// Instructions the verifier walked; told since 5.16.
+    pub instructions: Option<u32>,
+    /// How long it took to verify and compile it.
+    pub took: Duration,
+}
+
 /// How a program is attached.
 #[derive(Clone, Copy, Debug)]
 enum Hook {
@@ -32,6 +50,19 @@ enum Hook {
     Typed(&'static str),
     /// A classic tracepoint: category, name.
     Classic(&'static str, &'static str),
+    /// A classic tracepoint that tells the socket's cookie where the probes read it.
+    Cookie(&'static str, &'static str),
+    /// Callbacks of the sockets in the cgroup.
+    Callbacks,
+}
+
+/// How a probe finds what is remembered of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In the socket's own storage, from every program.
+    Storage,
+    /// In a map, by the socket's cookie: before 5.11, where tracepoints cannot reach the storage.
+    Cookie,
 }
 
 struct Entry {
@@ -148,6 +179,49 @@ const CATALOG: [Entry; 14] = [
     },
 ];
 
+/// Instead of those at typed tracepoints where the way is [`Way::Cookie`]. Resets that leave are
+/// seen by the packet programs; errors are told by nothing.
+const BY_COOKIE: [Entry; 4] = [
+    Entry {
+        program: "state_callback",
+        capability: "tcp_state",
+        purpose: "connects, connect failures and closes, told by callbacks",
+        hook: Hook::Callbacks,
+        needed: false,
+    },
+    Entry {
+        program: "reset_received_by_cookie",
+        capability: "tcp_receive_reset",
+        purpose: "resets received",
+        hook: Hook::Cookie("tcp", "tcp_receive_reset"),
+        needed: false,
+    },
+    Entry {
+        program: "destroyed_by_cookie",
+        capability: "tcp_destroy",
+        purpose: "ends of failed sockets",
+        hook: Hook::Cookie("tcp", "tcp_destroy_sock"),
+        needed: false,
+    },
+    Entry {
+        program: "data_read_by_cookie",
+        capability: "reader_join",
+        purpose: "which thread reads which client, the strongest join of attempt and request",
+        hook: Hook::Cookie("tcp", "tcp_rcv_space_adjust"),
+        needed: false,
+    },
+];
+
+/// What [`BY_COOKIE`] has a stand-in for, in its own or in the packet programs.
+const REPLACED: [&str; 6] = [
+    "state_changed",
+    "reset_received",
+    "reset_sent",
+    "retransmitted",
+    "destroyed",
+    "data_read",
+];
+
 /// The other direction; apart only because it shares a capability and must be last.
 const LAST: Entry = Entry {
     program: "packet_in",
@@ -157,8 +231,35 @@ const LAST: Entry = Entry {
     needed: true,
 };
 
-fn entries() -> impl Iterator<Item = &'static Entry> {
-    CATALOG.iter().chain(std::iter::once(&LAST))
+/// In the order in which they are attached.
+fn entries(way: Way) -> impl Iterator<Item = &'static Entry> {
+    let (instead, replaced): (&[Entry], &[&str]) = match way {
+        Way::Storage => (&[], &[]),
+        Way::Cookie => (&BY_COOKIE, &REPLACED),
+    };
+    instead
+        .iter()
+        .chain(
+            CATALOG
+                .iter()
+                .filter(|entry| !replaced.contains(&entry.program)),
+        )
+        .chain(std::iter::once(&LAST))
+}
+
+/// Which way this kernel allows: a small program is shown to it that goes by the storage.
+pub(super) fn way(ebpf: &mut Ebpf, btf: &Btf) -> Way {
+    const SMALL: &str = "reset_received";
+    let found = CATALOG.iter().find(|entry| entry.program == SMALL);
+    match found.map(|entry| load(ebpf, btf, entry)) {
+        // Without the right to load anything it says nothing.
+        Some(Err(ProgramError::LoadError { io_error, .. }))
+            if io_error.raw_os_error() != Some(libc::EPERM) =>
+        {
+            Way::Cookie
+        }
+        _ => Way::Storage,
+    }
 }
 
 /// Loads and attaches every program.
@@ -169,41 +270,115 @@ pub(super) fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
     cgroup: BorrowedFd<'_>,
+    way: Way,
 ) -> Result<Vec<Capability>, KernelError> {
-    collect(|entry| attach(ebpf, btf, cgroup, entry))
+    collect(way, |entry| attach(ebpf, btf, cgroup, entry))
 }
 
-/// Loads every program and attaches none: the verifier's word without a trace.
-///
-/// # Errors
-/// None; needed programs are reported like the others.
-pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Capability> {
+/// Loads every program and attaches none: the verifier's word without a trace. A program whose
+/// tracepoint is not there counts as refused, for it could not be attached.
+pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>, Vec<Verified>) {
     let mut capabilities: Vec<Capability> = Vec::new();
-    for entry in entries() {
-        record(&mut capabilities, entry, load(ebpf, btf, entry).err());
+    let mut programs = Vec::new();
+    for entry in entries(way) {
+        let started = Instant::now();
+        let refused = load(ebpf, btf, entry).err();
+        programs.push(Verified {
+            name: entry.program,
+            capability: entry.capability,
+            loaded: refused.is_none(),
+            instructions: verified_instructions(ebpf, entry.program),
+            took: started.elapsed(),
+        });
+        let missing = refused.is_none().then(|| entry.missing()).flatten();
+        let reason = refused.map(|error| first_lines(&error)).or(missing);
+        record(&mut capabilities, entry, reason);
     }
-    capabilities
+    add_stand_ins(&mut capabilities, way);
+    (capabilities, programs)
 }
+
+fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
+    let info = ebpf.program(name)?.info().ok()?;
+    info.verified_instruction_count()
+}
+
+impl Entry {
+    /// Why it could not be attached, if it could not: a classic tracepoint that this kernel
+    /// lacks, or tells in another way. (A typed one is missed when it is loaded.)
+    fn missing(&self) -> Option<String> {
+        let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
+            return None;
+        };
+        let there = |root: &&&str| Path::new(root).join("events").is_dir();
+        let root = TRACEFS.iter().find(there)?;
+        let event = Path::new(root).join("events").join(category).join(name);
+        if !event.exists() {
+            return Some(format!("this kernel has no tracepoint {category}:{name}"));
+        }
+        let by_cookie = matches!(self.hook, Hook::Cookie(..));
+        let format = fs::read_to_string(event.join("format")).unwrap_or_default();
+        (by_cookie && !tells_cookie(&format)).then(|| {
+            format!("the tracepoint {category}:{name} does not tell the socket where expected")
+        })
+    }
+}
+
+/// Whether a tracepoint of this format has the socket's cookie where the probes read it
+/// (`by_cookie.rs`).
+fn tells_cookie(format: &str) -> bool {
+    let mut lines = format.lines().map(str::trim_start);
+    lines.any(|line| line.starts_with("field:__u64 sock_cookie;\toffset:64;"))
+}
+
+/// Where tracefs is mounted; the second one by debugfs.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 fn collect(
+    way: Way,
     mut attach: impl FnMut(&Entry) -> Result<(), ProgramError>,
 ) -> Result<Vec<Capability>, KernelError> {
     let mut capabilities: Vec<Capability> = Vec::new();
-    for entry in entries() {
-        let refused = attach(entry).err();
-        if let (Some(error), true) = (&refused, entry.needed) {
+    for entry in entries(way) {
+        let refused = entry
+            .missing()
+            .or_else(|| attach(entry).err().map(|error| first_lines(&error)));
+        if let (Some(reason), true) = (&refused, entry.needed) {
             return Err(KernelError::Program {
                 name: entry.program,
-                reason: first_lines(error),
+                reason: reason.clone(),
             });
         }
         record(&mut capabilities, entry, refused);
     }
+    add_stand_ins(&mut capabilities, way);
     Ok(capabilities)
 }
 
+/// Abilities that go by the cookie without a program of their own: each is on when another is.
+const STAND_INS: [(&str, &str, &str); 2] = [
+    ("tcp_send_reset", "resets sent, seen as packets", "packets"),
+    ("tcp_retransmit", "retransmitted segments", "tcp_state"),
+];
+
+fn add_stand_ins(capabilities: &mut Vec<Capability>, way: Way) {
+    if way == Way::Storage {
+        return;
+    }
+    for (name, purpose, by) in STAND_INS {
+        let other = capabilities.iter().find(|other| other.name == by);
+        let available = other.is_some_and(|other| other.available);
+        capabilities.push(Capability {
+            name,
+            purpose,
+            available,
+            reason: (!available).then(|| format!("it goes by {by}")),
+        });
+    }
+}
+
 /// An ability is on when all of its programs are.
-fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<ProgramError>) {
+fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<String>) {
     let at = match capabilities.iter().position(|c| c.name == entry.capability) {
         Some(at) => at,
         None => {
@@ -216,9 +391,9 @@ fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<Pro
             capabilities.len() - 1
         }
     };
-    if let Some(error) = refused {
+    if let Some(reason) = refused {
         capabilities[at].available = false;
-        capabilities[at].reason = Some(first_lines(&error));
+        capabilities[at].reason = Some(reason);
     }
 }
 
@@ -226,7 +401,8 @@ fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
     match entry.hook {
         Hook::Packets(_) => program::<CgroupSkb>(ebpf, entry)?.load(),
         Hook::Typed(tracepoint) => program::<BtfTracePoint>(ebpf, entry)?.load(tracepoint, btf),
-        Hook::Classic(..) => program::<TracePoint>(ebpf, entry)?.load(),
+        Hook::Classic(..) | Hook::Cookie(..) => program::<TracePoint>(ebpf, entry)?.load(),
+        Hook::Callbacks => program::<SockOps>(ebpf, entry)?.load(),
     }
 }
 
@@ -243,8 +419,13 @@ fn attach(
             .attach(cgroup, direction, CgroupAttachMode::Single)
             .map(drop),
         Hook::Typed(_) => program::<BtfTracePoint>(ebpf, entry)?.attach().map(drop),
-        Hook::Classic(category, name) => program::<TracePoint>(ebpf, entry)?
-            .attach(category, name)
+        Hook::Classic(category, name) | Hook::Cookie(category, name) => {
+            program::<TracePoint>(ebpf, entry)?
+                .attach(category, name)
+                .map(drop)
+        }
+        Hook::Callbacks => program::<SockOps>(ebpf, entry)?
+            .attach(cgroup, CgroupAttachMode::Single)
             .map(drop),
     }
 }
@@ -280,4 +461,33 @@ fn first_lines(error: &dyn std::error::Error) -> String {
         start += 1;
     }
     format!("... {}", &text[start..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tracepoint_that_tells_the_cookie_elsewhere_is_not_used() {
+        let format = "\tfield:__u16 dport;\toffset:18;\tsize:2;\tsigned:0;\n\
+                      \tfield:__u64 sock_cookie;\toffset:64;\tsize:8;\tsigned:0;\n";
+        assert!(tells_cookie(format));
+        assert!(!tells_cookie(&format.replace("offset:64", "offset:72")));
+        assert!(!tells_cookie(""));
+    }
+
+    #[test]
+    fn every_way_has_all_abilities() {
+        let names = |way| {
+            let mut capabilities = Vec::new();
+            for entry in entries(way) {
+                record(&mut capabilities, entry, None);
+            }
+            add_stand_ins(&mut capabilities, way);
+            let mut names: Vec<&str> = capabilities.iter().map(|one| one.name).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(Way::Storage), names(Way::Cookie));
+    }
 }

@@ -28,12 +28,18 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
-pub use catalog::Capability;
+use catalog::Way;
+
+pub use catalog::{Capability, Verified};
 pub use costs::{MapUse, ProgramCost};
-pub use survey::survey;
+pub use survey::{Survey, survey};
 
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
+
+/// Sockets remembered at a time where they are in a map (440 bytes each, set aside at the start).
+/// Smaller: connections of a busy host are not seen, which is counted. Larger: memory.
+const FLOWS_BY_COOKIE: u32 = 32_768;
 
 /// Smallest ring the kernel takes: one page.
 pub const MIN_RING_BYTES: u32 = 4096;
@@ -160,10 +166,9 @@ impl Probes {
     /// [`KernelError`], each with what to do about it. A program that only one ability
     /// needs is not an error: see [`Probes::capabilities`].
     pub fn load(options: &Options) -> Result<Self, KernelError> {
-        let mut ebpf = load_object(options)?;
         let cgroup = cgroup::open(options.cgroup.as_deref())?;
-        let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
-        let capabilities = catalog::attach_all(&mut ebpf, &btf, cgroup.as_fd())?;
+        let (mut ebpf, btf, way) = load_the_right_way(options)?;
+        let capabilities = catalog::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
         let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
         // which is what `register` asks of its I/O object.
@@ -270,7 +275,18 @@ impl Probes {
     }
 }
 
-fn load_object(options: &Options) -> Result<Ebpf, KernelError> {
+/// The object, made for the way in which this kernel lets probes find what they remember.
+fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way), KernelError> {
+    // First, because of its message where rights are missing.
+    let mut ebpf = load_object(options, Way::Storage)?;
+    let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
+    // Shown to the verifier, it cannot be loaded again: the object that is used is another.
+    let way = catalog::way(&mut ebpf, &btf);
+    drop(ebpf);
+    Ok((load_object(options, way)?, btf, way))
+}
+
+fn load_object(options: &Options, way: Way) -> Result<Ebpf, KernelError> {
     if options.ring_bytes < MIN_RING_BYTES || !options.ring_bytes.is_power_of_two() {
         return Err(KernelError::RingBytes(options.ring_bytes));
     }
@@ -278,8 +294,14 @@ fn load_object(options: &Options) -> Result<Ebpf, KernelError> {
     let reasons = reset_reasons::of_this_kernel();
     let has_reason = u8::from(reasons.is_some());
     let reasons = reasons.unwrap_or([0; NUMBERS]);
+    let (by_cookie, flows) = match way {
+        Way::Storage => (0u8, 1),
+        Way::Cookie => (1u8, FLOWS_BY_COOKIE),
+    };
     EbpfLoader::new()
         .map_max_entries("RING", options.ring_bytes)
+        .map_max_entries("FLOWS_BY_COOKIE", flows)
+        .override_global("BY_COOKIE", &by_cookie, true)
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)

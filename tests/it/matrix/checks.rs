@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use e2e::agent::Agent;
+use e2e::faults::observed::Told;
 use e2e::load::{Order, run, runtime};
 use e2e::ports::Refusing;
 use e2e::process::need_root;
 use e2e::proxies::{Group, Judged, Kind, Proxy, Target};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
-
-use super::observed::Told;
 
 /// Often enough that some fall into each request.
 const CHECK_EVERY: Duration = Duration::from_millis(50);

@@ -8,7 +8,6 @@
 
 mod checks;
 mod coverage;
-mod observed;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use e2e::agent::{Agent, Events};
 use e2e::faults::MODES;
 use e2e::faults::expected::{Table, code};
+use e2e::faults::observed::Told;
 use e2e::faults::play::{Played, lacks, play_all};
 use e2e::faults::stage::Stage;
 use e2e::load::runtime;
@@ -23,7 +23,6 @@ use e2e::process::need_root;
 use e2e::proxies::{Kind, Proxy};
 
 use coverage::{Verdict, Verdicts};
-use observed::Told;
 
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(40);

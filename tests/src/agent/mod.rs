@@ -25,8 +25,8 @@ use crate::wait::eventually;
 use events::{Line, Request};
 use metrics::Metrics;
 
-/// Loading and verifying all programs may take this long on a busy machine.
-const START: Duration = Duration::from_secs(30);
+/// Loading and verifying all programs may take this long on a busy machine, or an emulated one.
+const START: Duration = Duration::from_secs(90);
 
 /// What the agent is asked for to get the text form.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";

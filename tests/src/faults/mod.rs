@@ -1,10 +1,12 @@
 //! Every way in which an upstream, the path to it, the proxy or the client can fail.
 //!
 //! [`MODES`] lists them; a [`stage::Stage`] has the servers, sockets and namespaces they need;
-//! [`play`] makes one happen at a running proxy; [`expected`] is what should come of it.
+//! [`play`] makes one happen at a running proxy; [`expected`] is what should come of it, and
+//! [`observed`] what did.
 
 pub mod expected;
 mod modes;
+pub mod observed;
 pub mod play;
 pub mod stage;
 

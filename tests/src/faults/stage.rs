@@ -1,6 +1,8 @@
 //! What the modes need, for one proxy: upstream servers, dead and dark addresses, Unix
 //! sockets, certificates, DNS servers, and the groups that lead to them.
 
+mod local;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -37,8 +39,8 @@ pub struct Stage {
     pub groups: Vec<Group>,
     /// Where the connections of a race lead.
     pub race: SocketAddr,
-    far: Netns,
-    far_address: IpAddr,
+    /// Another host, and its address; not on a [`Stage::local`].
+    far: Option<(Netns, IpAddr)>,
     _upstreams: Vec<Upstreams>,
     _refusing: Vec<Refusing>,
     _tls: Vec<Running>,
@@ -222,8 +224,7 @@ impl Stage {
         Self {
             groups,
             race,
-            far,
-            far_address,
+            far: Some((far, far_address)),
             _upstreams: all_upstreams,
             _refusing: refusing,
             _tls: tls.servers,
@@ -237,9 +238,8 @@ impl Stage {
     /// From now on the network swallows what goes to the group `lost`.
     #[track_caller]
     pub fn darken(&self) {
-        let address = self.far_address;
-        self.far
-            .filter(&format!("ip daddr {address} tcp dport 9001 drop"));
+        let (far, address) = self.far.as_ref().expect("a stage with another host");
+        far.filter(&format!("ip daddr {address} tcp dport 9001 drop"));
     }
 }
 

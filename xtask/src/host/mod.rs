@@ -2,6 +2,7 @@
 //! installed, and how to run a program without leaving it behind.
 
 pub(crate) mod apt;
+pub(crate) mod archive;
 pub(crate) mod bpf;
 pub(crate) mod child;
 pub(crate) mod command;

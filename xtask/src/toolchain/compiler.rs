@@ -51,6 +51,11 @@ impl Compiler {
         cargo
     }
 
+    /// It is of a Debian package.
+    pub(crate) fn is_debians(&self) -> bool {
+        self.origin == Origin::Debian
+    }
+
     /// Major version of its LLVM.
     pub(crate) fn llvm(&self) -> u32 {
         self.llvm

@@ -32,13 +32,23 @@ impl Toolchain {
     /// A cargo command for the BPF target, in the checkout, with its own target folder: the
     /// host crates' cache is not disturbed by another compiler and other flags.
     pub(crate) fn cargo(&self, verb: &str, target_dir: &Path) -> Result<Command> {
+        self.cargo_of(Architecture::X86_64, verb, target_dir)
+    }
+
+    /// The same for an object whose programs run on `architecture`.
+    pub(crate) fn cargo_of(
+        &self,
+        architecture: Architecture,
+        verb: &str,
+        target_dir: &Path,
+    ) -> Result<Command> {
         let mut cargo = self.compiler.cargo(verb);
         cargo
             .current_dir(crate::host::root())
             .env("PATH", command::path_with(self.linker.folder())?)
             // Lets a stable compiler build `core` for a target that has none.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", architecture.flags().join("\x1f"))
             .args([
                 "-Z",
                 "build-std=core",
@@ -49,6 +59,18 @@ impl Toolchain {
             .arg("--target-dir")
             .arg(target_dir);
         Ok(cargo)
+    }
+
+    /// Its cargo for targets other than BPF, in the checkout.
+    pub(crate) fn host_cargo(&self, verb: &str) -> Command {
+        let mut cargo = self.compiler.cargo(verb);
+        cargo.current_dir(crate::host::root());
+        cargo
+    }
+
+    /// The compiler is of a Debian package.
+    pub(crate) fn is_debians(&self) -> bool {
+        self.compiler.is_debians()
     }
 
     /// Makes sure that this compiler has clippy.
@@ -67,12 +89,25 @@ impl Toolchain {
     }
 }
 
-/// For aya-ebpf (registers of the traced architecture), and for BTF in the object.
-const RUSTFLAGS: [&str; 3] = [
-    "--cfg=bpf_target_arch=\"x86_64\"",
-    "-Cdebuginfo=2",
-    "-Clink-arg=--btf",
-];
+/// Whose kernel runs the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    /// x86_64
+    X86_64,
+    /// aarch64
+    Aarch64,
+}
+
+impl Architecture {
+    /// For aya-ebpf (registers of the traced architecture), and for BTF in the object.
+    fn flags(self) -> [&'static str; 3] {
+        let architecture = match self {
+            Self::X86_64 => "--cfg=bpf_target_arch=\"x86_64\"",
+            Self::Aarch64 => "--cfg=bpf_target_arch=\"aarch64\"",
+        };
+        [architecture, "-Cdebuginfo=2", "-Clink-arg=--btf"]
+    }
+}
 
 /// A pair that is there, or made complete by building the linker; else installs one.
 pub(crate) fn find_or_install() -> Result<Toolchain> {

@@ -3,32 +3,35 @@
 //! In: outcomes of clients, and the agent's stream of events. Out: an [`Observed`] for each
 //! mode.
 
-use e2e::agent::events::{Attempt, Line, LoneAttempt, Request};
-use e2e::faults::expected::Found;
-use e2e::faults::play::Played;
-use e2e::load::Outcome;
-use e2e::proxies::Kind;
+use std::collections::BTreeMap;
+
+use super::expected::Found;
+use super::play::Played;
+use crate::agent::events::{Attempt, Line, LoneAttempt, Request};
+use crate::load::Outcome;
+use crate::proxies::Kind;
 
 /// What came of a mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Observed {
+pub struct Observed {
     /// The status that the client got.
-    pub(crate) code: Option<u16>,
+    pub code: Option<u16>,
     /// What the agent found.
-    pub(crate) found: Found,
+    pub found: Found,
     /// What is wrong whatever was expected.
-    pub(crate) faults: Vec<String>,
+    pub faults: Vec<String>,
 }
 
 /// What the agent said about all requests of a run.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub struct Told {
     requests: Vec<Request>,
     lone: Vec<LoneAttempt>,
 }
 
 impl Told {
-    pub(crate) fn new(lines: Vec<Line>) -> Self {
+    /// Sorts the lines of an event stream.
+    pub fn new(lines: Vec<Line>) -> Self {
         let mut told = Self::default();
         for line in lines {
             match line {
@@ -41,19 +44,33 @@ impl Told {
     }
 
     /// How many requests were told.
-    pub(crate) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.requests.len()
     }
 
     /// Whether there is an event about a path.
-    pub(crate) fn has(&self, path: &str) -> bool {
+    pub fn has(&self, path: &str) -> bool {
         self.requests
             .iter()
             .any(|request| request.path.as_deref() == Some(path))
     }
 
+    /// How many errors `proxy` gave to clients, by code, cause and certainty.
+    pub fn errors_of(&self, proxy: &str) -> BTreeMap<Vec<String>, u64> {
+        let mut errors = BTreeMap::new();
+        let of_proxy = |request: &&Request| request.proxy.name == proxy;
+        for request in self.requests.iter().filter(of_proxy) {
+            if let (Some(cause), Some(certainty)) = (&request.cause, &request.certainty) {
+                let code = super::expected::code(request.code);
+                let key = vec![code, cause.clone(), certainty.clone()];
+                *errors.entry(key).or_insert(0) += 1;
+            }
+        }
+        errors
+    }
+
     /// Paths of requests that `upstream` was tried for, with their cause.
-    pub(crate) fn tried(&self, upstream: &str) -> Vec<String> {
+    pub fn tried(&self, upstream: &str) -> Vec<String> {
         let tries = |request: &&Request| {
             let mut attempts = request.attempts.iter();
             attempts.any(|attempt| attempt.upstream == upstream)
@@ -68,7 +85,7 @@ impl Told {
     }
 
     /// What came of a mode; of several requests, the one whose attempt failed.
-    pub(crate) fn observe(&self, kind: Kind, played: &Played) -> Observed {
+    pub fn observe(&self, kind: Kind, played: &Played) -> Observed {
         let all: Vec<Observed> = played
             .outcomes
             .iter()
