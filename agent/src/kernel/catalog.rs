@@ -398,11 +398,16 @@ fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<Str
 }
 
 fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
-    match entry.hook {
+    let loaded = match entry.hook {
         Hook::Packets(_) => program::<CgroupSkb>(ebpf, entry)?.load(),
         Hook::Typed(tracepoint) => program::<BtfTracePoint>(ebpf, entry)?.load(tracepoint, btf),
         Hook::Classic(..) | Hook::Cookie(..) => program::<TracePoint>(ebpf, entry)?.load(),
         Hook::Callbacks => program::<SockOps>(ebpf, entry)?.load(),
+    };
+    match loaded {
+        // By which [`way`] found out.
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded,
     }
 }
 

@@ -280,10 +280,13 @@ fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way), KernelError
     // First, because of its message where rights are missing.
     let mut ebpf = load_object(options, Way::Storage)?;
     let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
-    // Shown to the verifier, it cannot be loaded again: the object that is used is another.
-    let way = catalog::way(&mut ebpf, &btf);
-    drop(ebpf);
-    Ok((load_object(options, way)?, btf, way))
+    match catalog::way(&mut ebpf, &btf) {
+        way @ Way::Storage => Ok((ebpf, btf, way)),
+        way @ Way::Cookie => {
+            drop(ebpf);
+            Ok((load_object(options, way)?, btf, way))
+        }
+    }
 }
 
 fn load_object(options: &Options, way: Way) -> Result<Ebpf, KernelError> {
