@@ -6,13 +6,14 @@
 
 use anyhow::Result;
 
-use crate::build;
-use crate::host::{command, kernel, target_dir};
+use crate::host::{apt, command, kernel, target_dir};
 use crate::toolchain::Toolchain;
+use crate::{build, setup};
 
 /// Loads the object and compares.
 pub(crate) fn run(toolchain: &Toolchain) -> Result<()> {
     kernel::require()?;
+    apt::ensure(&[setup::BPFTOOL], "measuring the probes")?;
     build::object(toolchain)?;
     let _tracefs = kernel::Tracefs::ensure()?;
     let mut cargo = command::cargo();

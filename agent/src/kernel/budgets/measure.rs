@@ -1,14 +1,16 @@
 //! The counts themselves, from the kernel that has loaded the programs and the maps.
 
 use std::mem::size_of;
+use std::process::Command;
 
 use agent_wire::record::{Connect, Death, Dns, End, Header, MessageHead, Reset, Tls, UnixConnect};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{MapInfo, MapType};
 use aya::programs::ProgramError;
 use aya::{Btf, VerifierLogLevel};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::chain;
 use crate::kernel::catalog::Way;
 use crate::kernel::{Options, catalog, costs, load_object, load_object_logging};
 
@@ -42,6 +44,8 @@ pub(super) struct Program {
     pub(super) machine_code: u32,
     /// Bytes of stack of each function, the entry first.
     pub(super) frames: Vec<u32>,
+    /// Bytes of stack of the deepest chain of calls.
+    pub(super) chain: u32,
 }
 
 pub(super) struct Map {
@@ -65,12 +69,14 @@ impl Measured {
             let program = ebpf.program(entry.program).context(entry.program)?;
             let info = program.info()?;
             let bytes = info.size_translated().context("loaded as root")?;
+            let frames = frames(&words)?;
             programs.push(Program {
                 name: entry.program,
                 verified: processed(&words)?,
                 instructions: bytes / INSTRUCTION_BYTES,
                 machine_code: info.size_jitted(),
-                frames: frames(&words)?,
+                chain: chain::deepest(&code(info.id())?, &frames).context(entry.program)?,
+                frames,
             });
         }
         programs.sort_by_key(|program| program.name);
@@ -96,12 +102,6 @@ impl Measured {
             .filter(storage)
             .map(|map| u64::from(map.value))
             .sum()
-    }
-}
-
-impl Program {
-    pub(super) fn largest_frame(&self) -> u32 {
-        self.frames.iter().copied().max().unwrap_or_default()
     }
 }
 
@@ -169,6 +169,20 @@ fn processed(words: &str) -> Result<u32> {
 fn frames(words: &str) -> Result<Vec<u32>> {
     let parts = after(words, "stack depth ")?.split('+');
     parts.map(|part| Ok(part.trim().parse()?)).collect()
+}
+
+/// The instructions of a loaded program, which aya does not fetch.
+fn code(id: u32) -> Result<Vec<u8>> {
+    let file = std::env::temp_dir().join(format!("why502-code-{}", std::process::id()));
+    let mut bpftool = Command::new("bpftool");
+    bpftool.args(["prog", "dump", "xlated", "id", &id.to_string(), "file"]);
+    let output = bpftool.arg(&file).output().context("bpftool")?;
+    let code = std::fs::read(&file);
+    // Not there when bpftool failed.
+    let _ = std::fs::remove_file(&file);
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "bpftool: {words}");
+    Ok(code?)
 }
 
 /// What follows `start` in the line that begins with it.

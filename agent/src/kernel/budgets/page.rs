@@ -93,11 +93,11 @@ fn write_counts(
         "\n### Programs\n\n\
          *Verified* are the instructions that the verifier looked at, over all paths. The kernel refuses\n\
          a program at 1,000,000; ours may have {VERIFIED_MOST}, which leaves a margin of a quarter for\n\
-         other verifiers and compilers. *Loaded* are the instructions of the program. Stack is in bytes,\n\
-         the entry's first, then that of each function that is called; one function may take\n\
-         {STACK_MOST}, and a chain of calls 512, which the verifier sees to.\n\n\
-         | program | verified | loaded | machine code, bytes | stack |\n\
-         | --- | ---: | ---: | ---: | --- |\n"
+         other verifiers and compilers. *Loaded* are the instructions of the program. *Stack* is in\n\
+         bytes, the entry's first, then that of each function that is called; *chain* is the deepest\n\
+         of their calls, each rounded up to 32, of which a kernel allows {STACK_MOST}.\n\n\
+         | program | verified | loaded | machine code, bytes | stack | chain |\n\
+         | --- | ---: | ---: | ---: | --- | ---: |\n"
     )?;
     for Program {
         name,
@@ -105,12 +105,13 @@ fn write_counts(
         instructions,
         machine_code,
         frames,
+        chain,
     } in programs
     {
         let frames: Vec<String> = frames.iter().map(u32::to_string).collect();
         writeln!(
             text,
-            "| {name} | {verified} | {instructions} | {machine_code} | {} |",
+            "| {name} | {verified} | {instructions} | {machine_code} | {} | {chain} |",
             frames.join(" + ")
         )?;
     }
