@@ -140,7 +140,8 @@ meant, this writes the page anew:
 The first two tables follow from the source and hold on every machine. Those below count what a
 kernel made of an object: they are compared where kernel, number of CPUs and compiler are the same,
 and elsewhere only the ceilings are. A ceiling is raised in `agent/src/kernel/budgets`, with a
-reason.
+reason. What other kernels count of the same programs, and refuse, is in [kernels](kernels.md);
+before 5.11 they are loaded with their flows in a map, which takes more memory than is told here.
 ";
 
 #[test]
