@@ -9,6 +9,9 @@ use clap::Args;
 use crate::host::{command, target_dir};
 use crate::toolchain::{self, Architecture, Toolchain};
 
+/// The object in the folder of its own build.
+pub(crate) const OBJECT: &str = "bpfel-unknown-none/release/agent-ebpf";
+
 /// What to build.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Options {
@@ -60,7 +63,7 @@ pub(crate) fn object_of(
     let mut cargo = toolchain.cargo_of(architecture, "build", build_dir)?;
     cargo.args(["--package", "agent-ebpf", "--bin", "agent-ebpf", "--quiet"]);
     command::run(&mut cargo).context("the eBPF object could not be built")?;
-    Ok(build_dir.join("bpfel-unknown-none/release/agent-ebpf"))
+    Ok(build_dir.join(OBJECT))
 }
 
 /// Builds the agent around the object that is there; the path of the binary.

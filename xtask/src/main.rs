@@ -8,10 +8,13 @@
 mod aarch64;
 mod agent;
 mod bench;
+mod budgets;
 mod build;
 mod cli;
 mod demo;
+mod deny;
 mod host;
+mod reproducible;
 mod run;
 mod setup;
 mod test;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::host::apt::{self, Package};
-use crate::host::envoy;
+use crate::host::{cargo_deny, envoy};
 use crate::toolchain;
 
 /// What to set up.
@@ -91,6 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     ensure_tests()?;
+    cargo_deny::ensure()?;
     toolchain.ensure_clippy()?;
     println!("everything is here: next, `cargo xtask run --demo` or `cargo xtask test`");
     Ok(())

@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{aarch64, build, setup, tidy, vm};
+use crate::{aarch64, budgets, build, deny, reproducible, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 14] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -47,9 +47,19 @@ const STEPS: [Step; 11] = [
         run: tidy_up,
     },
     Step {
+        name: "deny",
+        what: "licences, sources and advisories of dependencies",
+        run: |_| deny::run(),
+    },
+    Step {
         name: "object",
         what: "eBPF object builds",
         run: object,
+    },
+    Step {
+        name: "reproducible",
+        what: "the object is the same when built elsewhere",
+        run: |shared| reproducible::check(shared.toolchain()?),
     },
     Step {
         name: "clippy",
@@ -70,6 +80,11 @@ const STEPS: [Step; 11] = [
         name: "unit",
         what: "unit, property and fuzz smoke tests",
         run: unit,
+    },
+    Step {
+        name: "budgets",
+        what: "what the probes take of the kernel, as root",
+        run: |shared| budgets::run(shared.toolchain()?),
     },
     Step {
         name: "aarch64",

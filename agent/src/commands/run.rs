@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
 use crate::events::EventStream;
@@ -247,19 +249,24 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
 
 /// `probes`: their lines pass whatever the level of the daemon's own.
 fn start_log(level: LogLevel, format: LogFormat, probes: bool) {
-    let mut filter = EnvFilter::new(level.directive());
-    if probes && let Ok(all) = "agent_ebpf=trace".parse() {
-        filter = filter.add_directive(all);
+    let mut filter = filter(level);
+    if probes {
+        filter = filter.with_target("agent_ebpf", LevelFilter::TRACE);
     }
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(level >= LogLevel::Debug);
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
+}
+
+fn filter(level: LogLevel) -> Targets {
+    let parsed = level.directive().parse();
+    parsed.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO))
 }
 
 fn options(settings: &Settings) -> Options {
@@ -337,7 +344,7 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{Arguments, pair};
+    use super::{Arguments, LogLevel, filter, pair};
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -380,6 +387,25 @@ mod tests {
             settings.exclude_processes.iter().collect::<Vec<_>>(),
             ["curl", "wget"]
         );
+    }
+
+    #[test]
+    fn every_log_level_is_a_filter_of_its_own() {
+        let shows =
+            |level, target: &str, at: tracing::Level| filter(level).would_enable(target, &at);
+
+        assert!(!shows(LogLevel::Off, "agent", tracing::Level::ERROR));
+        assert!(shows(LogLevel::Error, "agent", tracing::Level::ERROR));
+        assert!(!shows(LogLevel::Error, "agent", tracing::Level::WARN));
+        assert!(shows(LogLevel::Warn, "agent", tracing::Level::WARN));
+        assert!(!shows(LogLevel::Info, "agent", tracing::Level::DEBUG));
+        assert!(shows(
+            LogLevel::Debug,
+            "agent::pipeline",
+            tracing::Level::DEBUG
+        ));
+        assert!(!shows(LogLevel::Debug, "hyper", tracing::Level::DEBUG));
+        assert!(shows(LogLevel::Trace, "hyper", tracing::Level::TRACE));
     }
 
     #[test]

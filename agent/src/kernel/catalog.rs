@@ -65,8 +65,8 @@ pub(super) enum Way {
     Cookie,
 }
 
-struct Entry {
-    program: &'static str,
+pub(super) struct Entry {
+    pub(super) program: &'static str,
     capability: &'static str,
     purpose: &'static str,
     hook: Hook,
@@ -232,7 +232,7 @@ const LAST: Entry = Entry {
 };
 
 /// In the order in which they are attached.
-fn entries(way: Way) -> impl Iterator<Item = &'static Entry> {
+pub(super) fn entries(way: Way) -> impl Iterator<Item = &'static Entry> {
     let (instead, replaced): (&[Entry], &[&str]) = match way {
         Way::Storage => (&[], &[]),
         Way::Cookie => (&BY_COOKIE, &REPLACED),
@@ -397,7 +397,7 @@ fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<Str
     }
 }
 
-fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
+pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
     let loaded = match entry.hook {
         Hook::Packets(_) => program::<CgroupSkb>(ebpf, entry)?.load(),
         Hook::Typed(tracepoint) => program::<BtfTracePoint>(ebpf, entry)?.load(tracepoint, btf),

@@ -60,7 +60,7 @@ pub(super) fn maps(ebpf: &Ebpf) -> Vec<MapUse> {
         .collect()
 }
 
-fn data(map: &Map) -> Option<&aya::maps::MapData> {
+pub(super) fn data(map: &Map) -> Option<&aya::maps::MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
@@ -73,7 +73,7 @@ fn data(map: &Map) -> Option<&aya::maps::MapData> {
 }
 
 /// `memlock` of a map by its id; a stand-in until aya offers it.
-fn memlock(id: u32) -> Option<u64> {
+pub(super) fn memlock(id: u32) -> Option<u64> {
     let info = aya::maps::MapInfo::from_id(id).ok()?;
     let fd = info.fd().ok()?;
     use std::os::fd::{AsFd, AsRawFd};

@@ -9,6 +9,8 @@
 //! Reading order: `catalog` (which programs there are and what each is for), this file,
 //! `cgroup`, [`survey`](fn@survey).
 
+#[cfg(test)]
+mod budgets;
 mod catalog;
 mod cgroup;
 mod costs;
@@ -24,7 +26,7 @@ use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
@@ -290,6 +292,15 @@ fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way), KernelError
 }
 
 fn load_object(options: &Options, way: Way) -> Result<Ebpf, KernelError> {
+    load_object_logging(options, way, VerifierLogLevel::default())
+}
+
+/// `log`: what the verifier is to say of a program that is refused.
+fn load_object_logging(
+    options: &Options,
+    way: Way,
+    log: VerifierLogLevel,
+) -> Result<Ebpf, KernelError> {
     if options.ring_bytes < MIN_RING_BYTES || !options.ring_bytes.is_power_of_two() {
         return Err(KernelError::RingBytes(options.ring_bytes));
     }
@@ -302,6 +313,7 @@ fn load_object(options: &Options, way: Way) -> Result<Ebpf, KernelError> {
         Way::Cookie => (1u8, FLOWS_BY_COOKIE),
     };
     EbpfLoader::new()
+        .verifier_log_level(log)
         .map_max_entries("RING", options.ring_bytes)
         .map_max_entries("FLOWS_BY_COOKIE", flows)
         .override_global("BY_COOKIE", &by_cookie, true)

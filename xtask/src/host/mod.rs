@@ -4,6 +4,7 @@
 pub(crate) mod apt;
 pub(crate) mod archive;
 pub(crate) mod bpf;
+pub(crate) mod cargo_deny;
 pub(crate) mod child;
 pub(crate) mod command;
 pub(crate) mod envoy;
@@ -16,11 +17,29 @@ pub(crate) mod void;
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
 
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// The files that git tracks or would add, relative to the root of the checkout.
+pub(crate) fn checked_in() -> Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "-z",
+    ]);
+    let listed = command::output(&mut git).context("the list of files comes from git")?;
+    let paths = listed.split('\0').filter(|path| !path.is_empty());
+    Ok(paths.map(str::to_owned).collect())
 }
 
 /// Where build results go: `CARGO_TARGET_DIR`, or `target` in the checkout.

@@ -1,10 +1,11 @@
 //! `tidy`: the invariants that cargo, rustc and clippy cannot hold.
 //!
-//! In: the files that git knows or would add. Out: one line a problem, `path:line: what`,
+//! In: the files that git knows or would add, and what cargo reads in the manifests. Out: one line a problem, `path:line: what`,
 //! and an error when there is any. Rules are pure functions of a [`Tree`], so each has a
 //! test that shows it fail.
 
 mod code;
+mod dependencies;
 mod layout;
 mod purity;
 mod style;
@@ -55,7 +56,7 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
@@ -69,12 +70,15 @@ const RULES: [Rule; 13] = [
     layout::top_level_is_as_designed,
     layout::decisions_are_numbered_without_gaps,
     layout::decisions_have_their_parts,
+    dependencies::lock_is_of_crates_io,
 ];
 
 /// Checks the checkout.
 pub(crate) fn run() -> Result<()> {
     let tree = Tree::of_checkout()?;
-    let problems: Vec<Problem> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
+    let mut problems: Vec<Problem> = RULES.iter().flat_map(|rule| rule(&tree)).collect();
+    let packages = dependencies::packages()?;
+    problems.extend(dependencies::are_in_the_table(&packages, &tree));
     for problem in &problems {
         eprintln!("{problem}");
     }
@@ -84,7 +88,7 @@ pub(crate) fn run() -> Result<()> {
     println!(
         "tidy: {} files, {} rules, no problem",
         tree.len(),
-        RULES.len()
+        RULES.len() + 1
     );
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! The files of the checkout, as text, read once.
 
 use std::fs;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::code::code_only;
-use crate::host::{command, root};
+use crate::host::{checked_in, root};
 
 /// A text file.
 #[derive(Clone, Debug)]
@@ -60,21 +59,11 @@ pub(super) struct Tree {
 impl Tree {
     /// What git tracks and what it would add; files that are not text are left out.
     pub(super) fn of_checkout() -> Result<Self> {
-        let mut git = Command::new("git");
-        git.current_dir(root()).args([
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "-z",
-        ]);
-        let listed = command::output(&mut git).context("tidy reads the list of files from git")?;
-        let files = listed
-            .split('\0')
-            .filter(|path| !path.is_empty())
+        let files = checked_in()?
+            .into_iter()
             .filter_map(|path| {
-                let text = fs::read_to_string(root().join(path)).ok()?;
-                Some(File::new(path.to_owned(), text))
+                let text = fs::read_to_string(root().join(&path)).ok()?;
+                Some(File::new(path, text))
             })
             .collect();
         Ok(Self { files })

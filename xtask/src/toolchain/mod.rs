@@ -11,10 +11,12 @@ mod install;
 mod linker;
 mod llvm;
 
-use std::path::Path;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 pub(crate) use compiler::Compiler;
 pub(crate) use linker::Linker;
@@ -42,22 +44,42 @@ impl Toolchain {
         verb: &str,
         target_dir: &Path,
     ) -> Result<Command> {
+        let mut cargo = self.cargo_at(&crate::host::root(), &cargo_home()?, architecture, verb)?;
+        cargo.arg("--target-dir").arg(target_dir);
+        Ok(cargo)
+    }
+
+    /// The same in any checkout, with the dependencies' source in any `CARGO_HOME`.
+    pub(crate) fn cargo_at(
+        &self,
+        checkout: &Path,
+        home: &Path,
+        architecture: Architecture,
+        verb: &str,
+    ) -> Result<Command> {
+        // As the compiler sees them: it asks the kernel where it is, which follows links.
+        let real = |path: &Path| {
+            path.canonicalize()
+                .with_context(|| format!("cannot find {}", path.display()))
+        };
+        let (checkout, home) = (&real(checkout)?, &real(home)?);
+        let mut flags: Vec<OsString> = architecture.flags().map(OsString::from).into();
+        flags.extend(without_places(checkout, home));
         let mut cargo = self.compiler.cargo(verb);
         cargo
-            .current_dir(crate::host::root())
+            .current_dir(checkout)
+            .env("CARGO_HOME", home)
             .env("PATH", command::path_with(self.linker.folder())?)
             // Lets a stable compiler build `core` for a target that has none.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", architecture.flags().join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsStr::new("\x1f")))
             .args([
                 "-Z",
                 "build-std=core",
                 "--target",
                 "bpfel-unknown-none",
                 "--release",
-            ])
-            .arg("--target-dir")
-            .arg(target_dir);
+            ]);
         Ok(cargo)
     }
 
@@ -109,6 +131,29 @@ impl Architecture {
     }
 }
 
+/// Keeps out of the object where on this machine it was built: debug information and BTF name
+/// source files. The checkout becomes `.`, so that the linker, which is started there, still
+/// finds the source lines that it copies for the verifier's messages.
+fn without_places(checkout: &Path, home: &Path) -> [OsString; 2] {
+    [(checkout, "."), (home, "/cargo")].map(|(place, name)| {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(place);
+        flag.push("=");
+        flag.push(name);
+        flag
+    })
+}
+
+/// Where cargo keeps the source of dependencies.
+pub(crate) fn cargo_home() -> Result<PathBuf> {
+    match env::var_os("CARGO_HOME") {
+        Some(path) if !path.is_empty() => Ok(crate::host::root().join(path)),
+        _ => env::home_dir()
+            .map(|home| home.join(".cargo"))
+            .context("neither CARGO_HOME nor HOME is set"),
+    }
+}
+
 /// A pair that is there, or made complete by building the linker; else installs one.
 pub(crate) fn find_or_install() -> Result<Toolchain> {
     if !cfg!(target_arch = "x86_64") {
@@ -132,4 +177,21 @@ fn find() -> Option<(Compiler, llvm::Llvm)> {
         let llvm = llvm::Llvm::of_version(compiler.llvm())?;
         Some((compiler, llvm))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_checkout_nor_home_stays_in_the_object() {
+        let flags = without_places(Path::new("/a/checkout"), Path::new("/b/cargo"));
+        assert_eq!(
+            flags,
+            [
+                "--remap-path-prefix=/a/checkout=.",
+                "--remap-path-prefix=/b/cargo=/cargo"
+            ]
+        );
+    }
 }
