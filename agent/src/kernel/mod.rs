@@ -205,11 +205,13 @@ impl Probes {
         let _ = tokio::time::timeout(at_most, filling).await;
     }
 
-    /// Hands every waiting record to `each`, oldest first; how many there were.
-    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+    /// Hands waiting records to `each`, oldest first and `at_most` so many; how many there were.
+    pub fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
         let ring = self.ring.get_mut();
         let mut count = 0;
-        while let Some(record) = ring.next() {
+        while count < at_most
+            && let Some(record) = ring.next()
+        {
             each(&record);
             count += 1;
         }

@@ -10,6 +10,7 @@ use agent_core::observation::{Nanos, What};
 use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
+use super::coverage;
 use crate::clock::monotonic;
 use crate::config::Settings;
 use crate::events::EventStream;
@@ -17,7 +18,7 @@ use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
-use crate::metrics::report::{CoreCounts, Fates, IncidentCounts, RecordCounts};
+use crate::metrics::report::{CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
 use crate::recording::Recorder;
@@ -41,6 +42,7 @@ pub(super) struct Daemon {
     processes: Processes,
     sink: Sink,
     records: RecordCounts,
+    coverage: Coverage,
     /// Scratch for the core's events.
     events: Vec<Event>,
     /// What the source must learn.
@@ -82,6 +84,7 @@ impl Daemon {
                 teller: Teller::new(settings),
             },
             records: RecordCounts::default(),
+            coverage: Coverage::default(),
             events: Vec::new(),
             changes_of_attention: Vec::new(),
             parked: VecDeque::new(),
@@ -185,6 +188,11 @@ impl Daemon {
         self.records
     }
 
+    /// Errors seen and explained so far.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
     /// The event stream.
     pub(super) fn stream(&self) -> &EventStream {
         &self.sink.stream
@@ -236,9 +244,17 @@ impl Daemon {
     }
 
     fn tell(&mut self, now: Nanos) {
-        let Self { sink, events, .. } = self;
+        let Self {
+            sink,
+            events,
+            coverage,
+            ..
+        } = self;
         for event in events.iter() {
             sink.traffic.record(event, now);
+            if let Event::Request(request) = event {
+                coverage::count(coverage, request);
+            }
         }
         sink.tell(events);
         events.clear();
