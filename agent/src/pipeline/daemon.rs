@@ -43,6 +43,10 @@ pub(super) struct Daemon {
     sink: Sink,
     records: RecordCounts,
     coverage: Coverage,
+    /// What began before may have been seen in part, and is left aside.
+    whole_since: Nanos,
+    /// How much of that there was.
+    seen_in_part: u64,
     /// Scratch for the core's events.
     events: Vec<Event>,
     /// What the source must learn.
@@ -69,6 +73,7 @@ impl Daemon {
         stream: EventStream,
         incidents: Incidents,
         recorder: Option<Recorder>,
+        whole_since: Nanos,
     ) -> Self {
         Self {
             core: Core::new(Limits {
@@ -85,6 +90,8 @@ impl Daemon {
             },
             records: RecordCounts::default(),
             coverage: Coverage::default(),
+            whole_since,
+            seen_in_part: 0,
             events: Vec::new(),
             changes_of_attention: Vec::new(),
             parked: VecDeque::new(),
@@ -110,6 +117,13 @@ impl Daemon {
             }
         };
         self.records.decoded[slot] += 1;
+        if observation
+            .began()
+            .is_some_and(|began| began < self.whole_since)
+        {
+            self.seen_in_part += 1;
+            return;
+        }
         // A process that dies is known already, or no connection of its was ever seen.
         if let Some(tgid) = observation.socket.tgid
             && !matches!(observation.what, What::Death { .. })
@@ -205,7 +219,9 @@ impl Daemon {
 
     /// What the core holds, lost and left aside.
     pub(super) fn core(&self) -> CoreCounts {
-        core_counts(self.core.stats())
+        let mut counts = core_counts(self.core.stats());
+        counts.skips.push(("seen_in_part", self.seen_in_part));
+        counts
     }
 
     /// The ring was full: what is under way may lack something.

@@ -128,7 +128,8 @@ impl<S: Source> Pipeline<S> {
         if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
-        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder);
+        let whole_since = source.whole_since();
+        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
         let pipeline = Self {
             source,
             daemon,

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use agent_core::observation::Nanos;
+
 use crate::kernel::{Attention, Capability, KernelError, MapUse, Probes, ProgramCost};
 
 /// A source of records and of what they cost.
 pub trait Source {
     /// Waits until there is something worth draining, `at_most` so long.
     fn wait(&self, at_most: Duration) -> impl Future<Output = ()>;
+    /// Since when nothing passes unseen: what began before may have been seen in part.
+    fn whole_since(&self) -> Nanos;
     /// Hands out the records that wait, oldest first and `at_most` so many; how many.
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize;
     /// The kernel side's counters.
@@ -31,6 +35,10 @@ pub trait Source {
 impl Source for Probes {
     async fn wait(&self, at_most: Duration) {
         Probes::wait(self, at_most).await;
+    }
+
+    fn whole_since(&self) -> Nanos {
+        Probes::whole_since(self)
     }
 
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize {

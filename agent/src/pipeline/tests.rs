@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::Input;
+use agent_core::observation::Nanos;
 use agent_wire::plain::bytes_of;
 use agent_wire::record::{
     Connect, End, Errand, Exchange, Header, MessageHead, end, flag, framing, kind, side,
@@ -30,11 +31,16 @@ struct Fake {
     told: Vec<(u32, Attention)>,
     /// The probes' counters; zeros when empty.
     tallies: Vec<u64>,
+    whole_since: Nanos,
 }
 
 impl Source for Fake {
     async fn wait(&self, _: Duration) {
         tokio::task::yield_now().await;
+    }
+
+    fn whole_since(&self) -> Nanos {
+        self.whole_since
     }
 
     fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
@@ -73,6 +79,14 @@ impl Source for Fake {
 }
 
 fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Report) {
+    let source = Fake {
+        records: records.into(),
+        ..Fake::default()
+    };
+    pipeline_of(source, settings)
+}
+
+fn pipeline_of(source: Fake, settings: &Settings) -> (Pipeline<Fake>, Report) {
     let Metrics {
         traffic, report, ..
     } = Metrics::new(settings);
@@ -83,10 +97,6 @@ fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Repo
         incidents: Incidents::new(settings),
         turned_away: Arc::default(),
         recorder: None,
-    };
-    let source = Fake {
-        records: records.into(),
-        ..Fake::default()
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -164,6 +174,24 @@ async fn records_drained_are_records_decoded_plus_records_refused() {
         2,
         "kinds that are none have a slot of their own"
     );
+}
+
+#[tokio::test]
+async fn what_began_before_all_probes_were_there_is_left_aside() {
+    let source = Fake {
+        records: refused_connect_and_502(std::process::id()).into(),
+        whole_since: clock::monotonic(),
+        ..Fake::default()
+    };
+    let (pipeline, report) = pipeline_of(source, &Settings::default());
+    let (_ask, asks) = refresh();
+
+    pipeline.run(asks, std::future::ready(())).await;
+
+    let told = report.get();
+    assert_eq!(told.records.decoded.iter().sum::<u64>(), 3);
+    assert!(told.core.skips.contains(&("seen_in_part", 3)), "{told:?}");
+    assert!(told.core.tracked.contains(&("requests", 0)), "{told:?}");
 }
 
 #[tokio::test]
