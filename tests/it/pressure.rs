@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::agent::Agent;
+use e2e::agent::events::Line;
 use e2e::agent::metrics::Metrics;
 use e2e::churn::{churn, namespace};
 use e2e::http;
@@ -16,7 +18,7 @@ use e2e::load::traffic::Traffic;
 use e2e::load::{Order, Outcome, run, runtime};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::{self, Refusing};
-use e2e::process::need_root;
+use e2e::process::{need_root, output_of};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 use fastrand::Rng;
@@ -295,6 +297,31 @@ fn agents_killed_and_started_again_under_load_tell_nothing_false() {
     assert_unharmed(&traffic.stop());
     let agent = Agent::start(&[]);
     scene.assert_told_right(&agent, known::orders(seed, 1000));
+}
+
+#[test]
+fn an_agent_whose_clock_is_a_day_ahead_of_the_kernels_tells_right() {
+    let scene = Scene::build();
+    // As in a container with a time namespace of its own, or one that was moved there.
+    let agent = Agent::start_ahead(86_400, &[]);
+    let events = agent.events();
+    let now = || output_of(Command::new("date").args(["-u", "+%FT%T"]));
+    let before = now();
+    scene.assert_told_right(&agent, known::orders(seed(), 1000));
+    let after = now();
+
+    let (proofs, wrong) = proofs(&events.so_far());
+    println!("{} lines, {proofs} proofs", events.count());
+    assert!(proofs > 0 && wrong.is_empty(), "{wrong:?}");
+    for line in events.so_far() {
+        if let Line::Request(request) = line {
+            let time = request.time.get(..19).unwrap_or_default();
+            assert!(
+                (before.trim()..=after.trim()).contains(&time),
+                "{time} is not from {before} to {after}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -25,7 +25,7 @@ use e2e::process::need_root;
 use e2e::wait::eventually;
 
 use shapes::Shape;
-use wire::{Hostile, say};
+use wire::{Hostile, Then, say};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NGINX: (&str, &str) = ("proxy", "nginx");
@@ -167,7 +167,7 @@ fn false_proofs(
 }
 
 /// Says each shape to a server, so many at a time; how often which status came back.
-fn say_all(address: SocketAddr, shapes: Vec<Shape>) -> BTreeMap<Option<u16>, usize> {
+fn say_all(address: SocketAddr, shapes: Vec<Shape>, then: Then) -> BTreeMap<Option<u16>, usize> {
     let shapes = Arc::new(shapes);
     let next = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..CLIENTS)
@@ -176,7 +176,7 @@ fn say_all(address: SocketAddr, shapes: Vec<Shape>) -> BTreeMap<Option<u16>, usi
             std::thread::spawn(move || {
                 let mut statuses = Vec::new();
                 while let Some(shape) = shapes.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    statuses.push(say(address, shape).0);
+                    statuses.push(say(address, shape, then));
                 }
                 statuses
             })
@@ -206,7 +206,20 @@ fn hostile_answers_are_told_as_what_nginx_made_of_them() {
     runtime().block_on(run(address, orders.collect(), CLIENTS));
 
     let metrics = assert_sound(&agent);
-    nginx.access_log_of(count);
+    eventually(TELL, "nginx logs every request", || {
+        let paths: BTreeSet<String> = nginx
+            .access_log()
+            .into_iter()
+            .map(|line| line.path)
+            .collect();
+        let missing = (0..count).filter(|number| !paths.contains(&format!("/a/{number}/x")));
+        let missing: Vec<_> = missing.filter_map(|number| names.get(number)).collect();
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("not logged: {missing:?}"))
+        }
+    });
     eventually(TELL, "every request is told", || {
         match told(&agent, events.so_far()).len() {
             all if all >= count => Ok(()),
@@ -267,7 +280,7 @@ fn hostile_requests_are_told_as_what_nginx_made_of_them() {
     let shapes = shapes::requests(|number| format!("/r/{number}/x"), BODY);
     let count = shapes.len();
 
-    let statuses = say_all(address, shapes);
+    let statuses = say_all(address, shapes, Then::Wait);
 
     let metrics = assert_sound(&agent);
     let (told, logged) = (told(&agent, events.so_far()), logged(&nginx));
@@ -322,7 +335,7 @@ fn hostile_at_both_ends_the_agent_lives() {
     let mut requests = shapes::requests(|number| ask(number % count), 1 << 20);
     requests.extend(shapes::random(seed() ^ 1, RANDOM));
     let many = requests.len();
-    let statuses = say_all(hostile.address, requests);
+    let statuses = say_all(hostile.address, requests, Then::End);
 
     assert_sound(&agent);
     println!(

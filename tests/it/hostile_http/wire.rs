@@ -92,9 +92,10 @@ fn serve(mut stream: TcpStream, shapes: &[Shape]) -> std::io::Result<()> {
             let length = text.to_ascii_lowercase();
             let length = length.split("content-length: ").nth(1).unwrap_or("0");
             let digits: String = length.chars().take_while(char::is_ascii_digit).collect();
-            let start = text.find("\r\n\r\n").map_or(head.len(), |end| end + 4);
+            let end = head.windows(4).position(|end| end == b"\r\n\r\n");
+            let body = end.map_or(0, |end| head.len() - end - 4);
             let mut left = digits.parse::<u64>().unwrap_or(0);
-            left = left.saturating_sub((head.len() - start) as u64);
+            left = left.saturating_sub(body as u64);
             while left > 0 {
                 let read = stream.read(&mut buffer)?;
                 if read == 0 {
@@ -110,31 +111,36 @@ fn serve(mut stream: TcpStream, shapes: &[Shape]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Says this to a server; the status it gives, if any, and the bytes it sends.
-pub(crate) fn say(address: SocketAddr, shape: &Shape) -> (Option<u16>, u64) {
-    let Ok(mut stream) = TcpStream::connect(address) else {
-        return (None, 0);
-    };
+/// What a client does when it has said what it has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It waits, and may say more.
+    Wait,
+    /// It says that this was all: FIN.
+    End,
+}
+
+/// Says this to a server; the status it gives, if any.
+pub(crate) fn say(address: SocketAddr, shape: &Shape, then: Then) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
     let options = stream
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
         .and_then(|()| stream.set_nodelay(true));
     // A server that has heard enough closes: what it said is read nevertheless.
     let _said = options.and_then(|()| write(&mut stream, shape));
+    if then == Then::End {
+        drop(stream.shutdown(Shutdown::Write));
+    }
     let mut start = Vec::new();
     let mut buffer = vec![0; PIECE];
-    let mut bytes = 0;
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
-        bytes += read as u64;
         if start.len() < 64 {
             start.extend_from_slice(buffer.get(..read.min(64)).unwrap_or_default());
         }
     }
     let text = String::from_utf8_lossy(&start);
-    let status = text
-        .strip_prefix("HTTP/1.")
-        .and_then(|rest| rest.get(2..5)?.parse().ok());
-    (status, bytes)
+    text.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
 }
 
 fn write(stream: &mut TcpStream, shape: &Shape) -> std::io::Result<()> {
