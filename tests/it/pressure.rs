@@ -132,7 +132,10 @@ fn assert_conserved(metrics: &Metrics) -> BTreeMap<Vec<String>, u64> {
     metrics.by(LOSSES, &[("stage", "ring")], &["what"])
 }
 
-/// Tables that must be empty when nothing is under way.
+/// Requests and attempts of other programs of this host that may be under way at any time.
+const OTHERS: f64 = 20.0;
+
+/// What is under way.
 fn tracked(metrics: &Metrics) -> f64 {
     ["requests", "attempts"]
         .iter()
@@ -169,7 +172,8 @@ fn connections_without_end_leave_nothing_behind() {
         // The host may connect somewhere as well.
         let most = CHURN as f64 * 1.001 + 50.0;
         assert!(seen >= CHURN as f64 && seen <= most, "{seen} connects");
-        assert_eq!(tracked(&after), 0.0, "nothing is under way");
+        let under_way = tracked(&after);
+        assert!(under_way <= OTHERS, "{under_way} under way");
         // One whose end was lost is kept until it was silent for long.
         let ends: u64 = lost.values().sum();
         let kept = after.sum("why502_agent_tracked", &[("what", "connections")]);
@@ -228,18 +232,18 @@ fn an_agent_that_did_not_run_for_ten_seconds_says_what_it_missed_and_nothing_fal
         wrong.first()
     );
     assert!(!lost.is_empty(), "a ring of 1 MB does not hold 10 s");
-    // Each request passes two connections, but those to a port that refuses, and each connection
-    // has two ends on this host.
+    // Each request passes two connections, but those to a port that refuses. nginx has an end of
+    // each; the other ends are looked at until their processes are known to be no proxies.
     let refused = outcomes
         .iter()
         .filter(|outcome| known::cause(&outcome.path) == Some("connect_refused"));
-    let expected = 2.0 * (2 * outcomes.len() - refused.count()) as f64;
+    let least = (2 * outcomes.len() - refused.count()) as f64;
     let requests = metrics.sum(RECORDS, &[("stage", "emitted"), ("kind", "request")])
         + metrics.sum(LOSSES, &[("stage", "ring"), ("what", "request")]);
-    println!("{requests} requests told or lost, {expected} made");
+    println!("{requests} requests told or lost, {least} at nginx");
     assert!(
-        requests >= expected && requests <= expected + 50.0,
-        "{requests} told or lost, {expected} made"
+        (least..=2.0 * least + 50.0).contains(&requests),
+        "{requests} told or lost, {least} at nginx"
     );
     assert_covered(&metrics);
     assert!(agent.peak_resident_bytes() <= MEMORY);
@@ -329,7 +333,8 @@ fn an_hour_of_traffic_leaves_memory_and_files_flat() {
     let scene = Scene::build();
     let agent = Agent::start(&[]);
     let traffic = scene.traffic(seed());
-    // The incident store and the tables reach their size.
+    // The store of incidents, and what is remembered of closed connections, reach their size.
+    churn(&namespace(), 1, 40_000);
     traffic.goes_on(30_000);
     let text = std::env::var("WHY502_SOAK_SECONDS").ok();
     let lasts = text.and_then(|text| text.parse().ok()).unwrap_or(SOAK);
@@ -348,6 +353,13 @@ fn an_hour_of_traffic_leaves_memory_and_files_flat() {
     let seconds = started.elapsed().as_secs_f64();
     assert_unharmed(&traffic.stop());
 
+    let every = memory.len().div_ceil(12).max(1);
+    let shown: Vec<String> = memory
+        .iter()
+        .step_by(every)
+        .map(|(at, bytes)| format!("{at:.0} s {:.2} MB", bytes / 1e6))
+        .collect();
+    println!("{}", shown.join(", "));
     let growth = slope(&memory) * seconds;
     let opened = slope(&files) * seconds;
     println!(
@@ -364,7 +376,8 @@ fn an_hour_of_traffic_leaves_memory_and_files_flat() {
     let metrics = agent.settled(TELL);
     let lost = assert_conserved(&metrics);
     println!("lost {lost:?}");
-    assert_eq!(tracked(&metrics), 0.0, "nothing is under way");
+    let under_way = tracked(&metrics);
+    assert!(under_way <= OTHERS, "{under_way} under way");
     assert_covered(&metrics);
 }
 

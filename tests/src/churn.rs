@@ -63,10 +63,13 @@ fn pair(count: usize) -> io::Result<()> {
     let address = listener.local_addr()?;
     let over = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&over);
+    // Kept until the last client is done: a listener that is closed resets who waits.
+    let listener = Arc::new(listener);
+    let accepting = Arc::clone(&listener);
     // A thread made here is in this thread's namespace.
     let server = std::thread::spawn(move || {
         while !ended.load(Ordering::Relaxed) {
-            drop(listener.accept());
+            drop(accepting.accept());
         }
     });
     let connect = |in_order: bool| {

@@ -252,7 +252,7 @@ pub(crate) fn answers(body: u64) -> Vec<Shape> {
     shapes.push(Shape::dripping("head that never ends", endless.as_bytes()));
     let sized = format!("{head}Content-Length: {body}\r\n\r\n");
     shapes.push(Shape::new("large body", sized).filled(body));
-    shapes.push(Shape::new("large body without length", format!("{head}\r\n")).filled(body / 4));
+    shapes.push(Shape::new("large body without length", format!("{head}\r\n")).filled(body / 64));
     shapes
 }
 
