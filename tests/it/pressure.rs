@@ -36,11 +36,11 @@ const CLIENTS: usize = 16;
 const MEMORY: u64 = 100 << 20;
 
 /// Connections of one round of churn.
-const CHURN: usize = 150_000;
+const CHURN: usize = 100_000;
 /// How long an agent is stopped.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long a soak lasts, without what comes before it, seconds. `WHY502_SOAK_SECONDS` is longer.
-const SOAK: u64 = 20;
+const SOAK: u64 = 15;
 /// Between two looks at memory and files during a soak.
 const LOOK: Duration = Duration::from_millis(500);
 /// Growth of memory over a whole soak that is no leak, bytes: the allocator's own doing.
@@ -132,8 +132,9 @@ fn assert_conserved(metrics: &Metrics) -> BTreeMap<Vec<String>, u64> {
     metrics.by(LOSSES, &[("stage", "ring")], &["what"])
 }
 
-/// Requests and attempts of other programs of this host that may be under way at any time.
-const OTHERS: f64 = 20.0;
+/// Requests and attempts that may be under way at any time: those of other programs of this host,
+/// and the last on each connection of a process that was found to be no proxy.
+const OTHERS: f64 = 400.0;
 
 /// What is under way.
 fn tracked(metrics: &Metrics) -> f64 {
@@ -203,7 +204,9 @@ fn connections_without_end_leave_nothing_behind() {
 fn an_agent_that_did_not_run_for_ten_seconds_says_what_it_missed_and_nothing_false() {
     let scene = Scene::build();
     let seed = seed();
-    let agent = Agent::start(&["--ring-bytes", "1048576"]);
+    // Both ends of each connection are looked at to the end, so that their sum is known.
+    let flags = ["--ring-bytes", "1048576", "--bystander-exchanges", "0"];
+    let agent = Agent::start(&flags);
     let events = agent.events();
     let traffic = scene.traffic(seed);
     traffic.goes_on(1000);
@@ -232,18 +235,18 @@ fn an_agent_that_did_not_run_for_ten_seconds_says_what_it_missed_and_nothing_fal
         wrong.first()
     );
     assert!(!lost.is_empty(), "a ring of 1 MB does not hold 10 s");
-    // Each request passes two connections, but those to a port that refuses. nginx has an end of
-    // each; the other ends are looked at until their processes are known to be no proxies.
+    // Each request passes two connections, but those to a port that refuses, and each connection
+    // has two ends on this host.
     let refused = outcomes
         .iter()
         .filter(|outcome| known::cause(&outcome.path) == Some("connect_refused"));
-    let least = (2 * outcomes.len() - refused.count()) as f64;
+    let expected = 2.0 * (2 * outcomes.len() - refused.count()) as f64;
     let requests = metrics.sum(RECORDS, &[("stage", "emitted"), ("kind", "request")])
         + metrics.sum(LOSSES, &[("stage", "ring"), ("what", "request")]);
-    println!("{requests} requests told or lost, {least} at nginx");
+    println!("{requests} requests told or lost, {expected} made");
     assert!(
-        (least..=2.0 * least + 50.0).contains(&requests),
-        "{requests} told or lost, {least} at nginx"
+        (expected..=expected + 50.0).contains(&requests),
+        "{requests} told or lost, {expected} made"
     );
     assert_covered(&metrics);
     assert!(agent.peak_resident_bytes() <= MEMORY);
@@ -284,7 +287,7 @@ fn agents_killed_and_started_again_under_load_tell_nothing_false() {
     let scene = Scene::build();
     let seed = seed();
     let traffic = scene.traffic(seed);
-    for round in 0..8 {
+    for round in 0..6 {
         let agent = Agent::start(&[]);
         let events = agent.events();
         traffic.goes_on(1500);
@@ -335,7 +338,7 @@ fn an_hour_of_traffic_leaves_memory_and_files_flat() {
     let traffic = scene.traffic(seed());
     // The store of incidents, and what is remembered of closed connections, reach their size.
     churn(&namespace(), 1, 40_000);
-    traffic.goes_on(30_000);
+    traffic.goes_on(100_000);
     let text = std::env::var("WHY502_SOAK_SECONDS").ok();
     let lasts = text.and_then(|text| text.parse().ok()).unwrap_or(SOAK);
     let (asked, started) = (traffic.asked(), Instant::now());

@@ -39,6 +39,9 @@ const MEMORY: u64 = 100 << 20;
 const CLIENTS: usize = 16;
 /// A large body, bytes.
 const BODY: u64 = 1 << 30;
+/// An answer that is broken and then ends was cut as well: the agent sees the end of it, nginx the
+/// first byte that is wrong.
+const BROKEN: [Words; 3] = [Words::InvalidHead, Words::NotHttp, Words::InvalidChunk];
 /// Exchanges of random bytes.
 const RANDOM: usize = 3000;
 
@@ -152,6 +155,8 @@ fn false_proofs(
                         .iter()
                         .any(|attempt| attempt.status == request.code);
                 from_upstream
+                    || cause == "truncated_response"
+                        && words.iter().any(|words| BROKEN.contains(words))
                     || words
                         .iter()
                         .any(|words| words.causes().contains(&cause.as_str()))
@@ -164,6 +169,24 @@ fn false_proofs(
         }
     }
     (proofs, wrong)
+}
+
+/// Lines that differ in nothing but the byte, put together.
+fn by_kind(lines: &[String]) -> String {
+    let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for line in lines {
+        let (name, rest) = line.split_once(':').unwrap_or((line, ""));
+        let (kind, byte) = name.split_once(" 0x").unwrap_or((name, ""));
+        kinds
+            .entry(format!("{kind}:{rest}"))
+            .or_default()
+            .push(byte);
+    }
+    let lines: Vec<_> = kinds
+        .iter()
+        .map(|(kind, bytes)| format!("{} times {kind} ({})", bytes.len(), bytes.join(" ")))
+        .collect();
+    lines.join("\n")
 }
 
 /// Says each shape to a server, so many at a time; how often which status came back.
@@ -203,7 +226,12 @@ fn hostile_answers_are_told_as_what_nginx_made_of_them() {
     let (nginx, address) = nginx(hostile.address);
     let agent = agent_of_nginx();
     let events = agent.events();
-    let orders = (0..count).map(|number| Order::get(format!("/a/{number}/x")));
+    // Each on a connection of its own: an answer that nginx passes on as it is may look to the
+    // client as if the connection lived on.
+    let orders = (0..count).map(|number| Order {
+        last: true,
+        ..Order::get(format!("/a/{number}/x"))
+    });
 
     let outcomes = runtime().block_on(run(address, orders.collect(), CLIENTS));
 
@@ -244,10 +272,14 @@ fn hostile_answers_are_told_as_what_nginx_made_of_them() {
         name.map_or(path, String::as_str).to_owned()
     };
     let mut wrong: Vec<String> = Vec::new();
-    for (path, (line, words)) in &logged {
+    // What nginx passed on as it came, and takes for no answer of its own, has no code to compare.
+    let own = |(line, words): &&(LoggedRequest, BTreeSet<Words>)| {
+        line.status >= 200 && !words.contains(&Words::NotHttp)
+    };
+    for (path, (line, words)) in logged.iter().filter(|(_, said)| own(said)) {
         let requests = told.get(path).map(Vec::as_slice).unwrap_or_default();
         let codes: Vec<_> = requests.iter().map(|request| request.code).collect();
-        if codes != [line.answered().filter(|status| *status != 9)] {
+        if codes != [line.answered()] {
             wrong.push(format!(
                 "{}: told {codes:?}, nginx {} {words:?}",
                 name(path),
@@ -255,11 +287,12 @@ fn hostile_answers_are_told_as_what_nginx_made_of_them() {
             ));
         }
     }
-    let (proofs, mut false_ones) = false_proofs(&told, &logged, name);
+    let (proofs, false_ones) = false_proofs(&told, &logged, name);
     println!(
         "{count} answers, {proofs} proofs, {} codes told otherwise",
         wrong.len()
     );
+    println!("other codes:\n{}", by_kind(&wrong));
     println!(
         "{:?}",
         metrics.by(
@@ -268,14 +301,12 @@ fn hostile_answers_are_told_as_what_nginx_made_of_them() {
             &["cause", "certainty"]
         )
     );
-    wrong.truncate(20);
-    false_ones.truncate(20);
     assert!(
         false_ones.is_empty(),
         "false proofs:\n{}",
-        false_ones.join("\n")
+        by_kind(&false_ones)
     );
-    assert!(wrong.is_empty(), "other codes:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "other codes:\n{}", by_kind(&wrong));
 }
 
 #[test]
@@ -292,7 +323,7 @@ fn hostile_requests_are_told_as_what_nginx_made_of_them() {
 
     let metrics = assert_sound(&agent);
     let (told, logged) = (told(&agent, events.so_far()), logged(&nginx));
-    let (proofs, mut false_ones) = false_proofs(&told, &logged, str::to_owned);
+    let (proofs, false_ones) = false_proofs(&told, &logged, str::to_owned);
     let invented: Vec<_> = told
         .iter()
         .filter(|(path, requests)| {
@@ -309,11 +340,10 @@ fn hostile_requests_are_told_as_what_nginx_made_of_them() {
         told.len(),
         logged.len()
     );
-    false_ones.truncate(20);
     assert!(
         false_ones.is_empty(),
         "false proofs:\n{}",
-        false_ones.join("\n")
+        by_kind(&false_ones)
     );
     assert!(
         invented.is_empty(),
