@@ -148,10 +148,11 @@ impl Core {
         self.processes.look_again(tgid);
     }
 
-    /// Records are known to be missing (the ring was full). Requests under way now, or
-    /// waiting for their verdict, may lack an attempt: their cause is no proof.
+    /// Records are known to be missing (the ring was full), from before the next
+    /// [`Core::advance`]. Requests that began before it may lack an attempt: their cause is no
+    /// proof. To be called before [`Core::observe`] with what came behind the loss.
     pub fn records_lost(&mut self) {
-        self.lost_at = Some(self.clock);
+        self.lost_at = Some(Nanos::MAX);
     }
 
     /// Takes one observation in; what became final by it is added to `out`.
@@ -164,6 +165,8 @@ impl Core {
     /// called a few times within [`Limits::grace`], also when nothing is observed.
     pub fn advance(&mut self, now: Nanos, out: &mut Vec<Event>) {
         self.clock = self.clock.max(now);
+        // When the loss was is not known, only that it was before now.
+        self.lost_at = self.lost_at.map(|lost| lost.min(self.clock));
         self.expire(self.clock, out);
         if self.clock >= self.next_sweep {
             self.sweep(out);

@@ -20,6 +20,27 @@ pub struct Observation {
     pub what: What,
 }
 
+impl Observation {
+    /// When that began which it tells of, where it tells of more than a moment: a connect, or an
+    /// exchange.
+    pub fn began(&self) -> Option<Nanos> {
+        match &self.what {
+            What::Connect { .. } => self.socket.opened,
+            What::Request { exchange, .. }
+            | What::Response { exchange, .. }
+            | What::End { exchange } => exchange.request,
+            What::ConnectErrno { .. }
+            | What::UnixConnect { .. }
+            | What::Close { .. }
+            | What::Tls { .. }
+            | What::Dns { .. }
+            | What::Tcp
+            | What::Death { .. }
+            | What::Reset { .. } => None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(

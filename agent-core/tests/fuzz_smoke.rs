@@ -1,14 +1,20 @@
 //! A bounded run of the fuzz targets on stable: the seed corpus, mutated.
 //!
-//! `WHY502_FUZZ_SEED` repeats a run, `WHY502_FUZZ_RUNS` makes it longer. After a change of
-//! the record layout, `cargo test -p agent-core --test fuzz_smoke -- --ignored` writes the
-//! corpus anew.
+//! `WHY502_FUZZ_SEED` repeats a run, `WHY502_FUZZ_RUNS` or `WHY502_FUZZ_SECONDS` makes it longer
+//! (`cargo xtask fuzz`). An input that fails is kept, and its file named. After a change of the
+//! record layout, `cargo test -p agent-core --test fuzz_smoke -- --ignored` writes the corpus
+//! anew.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 #[path = "../fuzz/drive.rs"]
 mod drive;
+#[path = "support/effort.rs"]
+mod effort;
+#[path = "support/random.rs"]
+mod random;
 
 use std::fs;
+use std::panic::{catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use agent_wire::plain::{Plain, bytes_of};
@@ -16,23 +22,25 @@ use agent_wire::record::{
     Connect, Death, Dns, End, Errand, Exchange, Header, MessageHead, Path as UnixPath, Reset, Tls,
     UnixConnect, end, flag, framing, kind, phase, side,
 };
+use effort::Effort;
+use random::Random;
 
 /// Runs per target when nothing else is said; well under a second together.
 const RUNS: u64 = 3000;
 
 #[test]
 fn mutated_records_are_decoded_or_refused() {
-    run("decode", drive::decode);
+    run("decode", drive::decode, mutate);
 }
 
 #[test]
 fn mutated_heads_are_parsed_within_bounds() {
-    run("head", drive::head);
+    run("head", drive::head, mutate);
 }
 
 #[test]
 fn mutated_streams_keep_the_core_sound() {
-    run("core", drive::core);
+    run("core", drive::core, mutate_stream);
 }
 
 #[test]
@@ -212,11 +220,11 @@ fn write(target: &str, number: usize, bytes: &[u8]) {
     fs::write(folder.join(format!("seed-{number}")), bytes).expect("seed");
 }
 
-fn run(target: &str, drive: fn(&[u8])) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed: u64 = number("WHY502_FUZZ_SEED").unwrap_or(0x5eed_0502);
-    let runs: u64 = number("WHY502_FUZZ_RUNS").unwrap_or(RUNS);
-    println!("WHY502_FUZZ_SEED={seed}");
+/// Changes an input; the last argument is what pieces may be taken from.
+type Mutate = fn(&mut Vec<u8>, &mut Random, &[Vec<u8>]);
+
+fn run(target: &str, drive: fn(&[u8]), mutate: Mutate) {
+    let mut effort = Effort::new(target, RUNS);
     let mut seeds: Vec<Vec<u8>> = fs::read_dir(corpus(target))
         .expect("the corpus is committed")
         .map(|entry| fs::read(entry.expect("entry").path()).expect("seed"))
@@ -226,14 +234,54 @@ fn run(target: &str, drive: fn(&[u8])) {
     for whole in &seeds {
         drive(whole);
     }
-    let mut random = Random(seed | 1);
-    for _ in 0..runs {
+    let mut random = Random::new(effort.seed());
+    while effort.goes_on() {
         let mut bytes = seeds[random.below(seeds.len())].clone();
         for _ in 0..=random.below(8) {
             mutate(&mut bytes, &mut random, &seeds);
         }
-        drive(&bytes);
+        if let Err(panic) = catch_unwind(|| drive(&bytes)) {
+            let kept = std::env::temp_dir().join(format!("why502-fuzz-{target}"));
+            fs::write(&kept, &bytes).expect("the input is kept");
+            println!("the input that failed: {}", kept.display());
+            resume_unwind(panic);
+        }
     }
+}
+
+/// Changes the order, number and losses of records, or bytes in them.
+fn mutate_stream(bytes: &mut Vec<u8>, random: &mut Random, seeds: &[Vec<u8>]) {
+    if random.below(2) == 0 {
+        mutate(bytes, random, seeds);
+        return;
+    }
+    let mut records = parts(bytes);
+    let at = random.below(records.len().max(1));
+    match random.below(5) {
+        _ if records.is_empty() => {}
+        0 => drop(records.remove(at)),
+        1 => records.insert(random.below(records.len()), records[at].clone()),
+        2 => records.swap(at, at / 2),
+        // Time passes, or something is lost.
+        3 => records.insert(at, vec![0, 0]),
+        _ => records.insert(at, vec![0xff, 0xff]),
+    }
+    *bytes = records.concat();
+}
+
+/// A stream's records, each with its length before it.
+fn parts(mut stream: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    while let Some(length) = stream.first_chunk::<2>() {
+        let length = match usize::from(u16::from_le_bytes(*length)) {
+            32_768.. => 0,
+            length => length,
+        };
+        let (part, rest) = stream.split_at((length + 2).min(stream.len()));
+        parts.push(part.to_vec());
+        stream = rest;
+    }
+    parts
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut Random, seeds: &[Vec<u8>]) {
@@ -258,21 +306,5 @@ fn mutate(bytes: &mut Vec<u8>, random: &mut Random, seeds: &[Vec<u8>]) {
                 };
             }
         }
-    }
-}
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 33) as usize % limit.max(1)
     }
 }

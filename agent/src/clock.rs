@@ -4,7 +4,9 @@
 //! person can compare with a log. The distance between both clocks moves (NTP slews, an
 //! administrator sets the time), so it is sampled again and again, never once.
 
+use std::fs;
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 use agent_core::observation::Nanos;
 use jiff::Timestamp;
@@ -13,9 +15,14 @@ use jiff::Timestamp;
 /// after the wall clock is set. Shorter: two clock reads more per round for nothing.
 const SAMPLE_AGE_NANOS: Nanos = 1_000_000_000;
 
-/// Now, in nanoseconds of `CLOCK_MONOTONIC`: what `bpf_ktime_get_ns` gives.
+/// What the time namespace of this process adds to the kernel's `CLOCK_MONOTONIC`
+/// (time_namespaces(7), Linux 5.6), ns.
+const OFFSETS: &str = "/proc/self/timens_offsets";
+
+/// Now, in nanoseconds of the kernel's `CLOCK_MONOTONIC`: what `bpf_ktime_get_ns` gives, in
+/// whatever time namespace this process is.
 pub fn monotonic() -> Nanos {
-    u64::try_from(read(libc::CLOCK_MONOTONIC)).unwrap_or(0)
+    u64::try_from(kernel_monotonic()).unwrap_or(0)
 }
 
 /// Turns kernel time into wall time.
@@ -29,9 +36,9 @@ pub struct WallClock {
 impl WallClock {
     /// Samples both clocks.
     pub fn sample() -> Self {
-        let before = read(libc::CLOCK_MONOTONIC);
+        let before = kernel_monotonic();
         let wall = read(libc::CLOCK_REALTIME);
-        let after = read(libc::CLOCK_MONOTONIC);
+        let after = kernel_monotonic();
         let offset = wall - (before + after) / 2;
         Self {
             offset,
@@ -58,6 +65,26 @@ impl WallClock {
     }
 }
 
+fn kernel_monotonic() -> i128 {
+    static ADDED: OnceLock<i128> = OnceLock::new();
+    // A kernel without time namespaces has no such file, and adds nothing.
+    let added = ADDED.get_or_init(|| {
+        let offsets = fs::read_to_string(OFFSETS).unwrap_or_default();
+        added_to_monotonic(&offsets).unwrap_or(0)
+    });
+    read(libc::CLOCK_MONOTONIC) - added
+}
+
+/// A line a clock: its name, seconds, nanoseconds.
+fn added_to_monotonic(offsets: &str) -> Option<i128> {
+    let line = offsets
+        .lines()
+        .find_map(|line| line.strip_prefix("monotonic"))?;
+    let mut numbers = line.split_whitespace().map(str::parse::<i128>);
+    let (seconds, nanos) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(seconds * 1_000_000_000 + nanos)
+}
+
 fn read(clock: libc::clockid_t) -> i128 {
     let mut time = MaybeUninit::<libc::timespec>::zeroed();
     // SAFETY: `time` is a timespec this call may write; zeroed, it is valid even when the
@@ -73,7 +100,7 @@ fn read(clock: libc::clockid_t) -> i128 {
 mod tests {
     use jiff::Timestamp;
 
-    use super::{WallClock, monotonic};
+    use super::{WallClock, added_to_monotonic, monotonic};
 
     #[test]
     fn a_kernel_time_of_now_is_the_wall_time_of_now() {
@@ -82,6 +109,24 @@ mod tests {
         let distance = Timestamp::now().duration_since(clock.at(monotonic()));
 
         assert!(distance.as_secs_f64().abs() < 0.5, "{distance:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_was_set_is_followed_a_second_later() {
+        let mut clock = WallClock::fixed(0);
+
+        clock.refresh(monotonic());
+
+        let distance = Timestamp::now().duration_since(clock.at(monotonic()));
+        assert!(distance.as_secs_f64().abs() < 0.5, "{distance:?}");
+    }
+
+    #[test]
+    fn what_a_time_namespace_adds_is_read() {
+        let offsets = "monotonic      86400         5\nboottime           0         0\n";
+        assert_eq!(added_to_monotonic(offsets), Some(86_400_000_000_005));
+        assert_eq!(added_to_monotonic("monotonic -1 0\n"), Some(-1_000_000_000));
+        assert_eq!(added_to_monotonic(""), None);
     }
 
     #[test]

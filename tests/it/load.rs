@@ -5,20 +5,19 @@
 //! saturation measures the machine. What the agent costs is printed, for the record of what it
 //! costs is `docs/bench`.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::agent::Agent;
+use e2e::load::known::{assert_covered, causes, codes, http_block, orders};
 use e2e::load::mix::seed;
 use e2e::load::{Client, Order, Outcome, runtime};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::{self, Refusing};
 use e2e::process::need_root;
 use e2e::upstreams::Upstreams;
-use fastrand::Rng;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NGINX: (&str, &str) = ("proxy", "nginx");
@@ -33,8 +32,6 @@ const LASTS: Duration = Duration::from_secs(10);
 const CLIENTS: usize = 48;
 /// Requests without pause, to learn what the machine can do.
 const TRIAL: usize = 6_000;
-/// Of a hundred requests, so many go wrong.
-const FAULTS: usize = 5;
 /// The most memory the agent may have used, bytes.
 const MEMORY: u64 = 100 * 1024 * 1024;
 /// How long the agent may take to tell the end of it.
@@ -57,7 +54,7 @@ fn under_a_steady_load_nothing_is_lost_and_errors_are_counted_right() {
 
     let agent = Agent::start(&[]);
     let orders = orders(seed, (rate * LASTS.as_secs_f64()) as usize);
-    let expected = counted(orders.iter().filter_map(cause));
+    let expected = causes(orders.iter().map(|order| order.path.as_str()));
     let before = agent.cpu();
     let started = Instant::now();
     let outcomes = runtime().block_on(paced(address, orders, Some(rate)));
@@ -77,84 +74,13 @@ fn under_a_steady_load_nothing_is_lost_and_errors_are_counted_right() {
     let mut losses = metrics.by("why502_agent_losses_total", &[], &["stage", "what"]);
     losses.remove(&vec!["probes".to_owned(), "head_too_long".to_owned()]);
     assert!(losses.is_empty(), "losses: {losses:?}");
-    let codes = counted(outcomes.iter().filter_map(code));
+    let codes = codes(&outcomes);
     let told = metrics.by("why502_gateway_responses_total", &[NGINX], &["code"]);
-    assert_eq!(told, keyed(codes), "agent left, clients right");
+    assert_eq!(told, codes, "agent left, clients right");
     let told = metrics.by("why502_gateway_errors_total", &[NGINX], &["cause"]);
-    assert_eq!(told, keyed(expected), "agent left, what was ordered right");
+    assert_eq!(told, expected, "agent left, what was ordered right");
+    assert_covered(&metrics);
     assert!(memory <= MEMORY, "{memory} bytes");
-}
-
-fn http_block(listen: SocketAddr, servers: &[SocketAddr], refusing: SocketAddr) -> String {
-    let servers: String = servers
-        .iter()
-        .map(|server| format!("server {server} max_fails=0; "))
-        .collect();
-    format!(
-        "proxy_http_version 1.1;
-proxy_set_header Connection '';
-proxy_next_upstream off;
-keepalive_requests 1000000;
-upstream good {{ {servers} keepalive 64; }}
-upstream refused {{ server {refusing} max_fails=0; }}
-server {{
-    listen {listen} backlog=4096;
-    location /one/ {{ proxy_pass http://good; }}
-    location /refused/ {{ proxy_pass http://refused; }}
-}}"
-    )
-}
-
-fn orders(seed: u64, count: usize) -> Vec<Order> {
-    let mut rng = Rng::with_seed(seed);
-    (0..count)
-        .map(|number| {
-            let path = |group: &str, words: &str| format!("/{group}/{number}/{words}");
-            if rng.usize(0..100) >= FAULTS {
-                let words = format!("body={}", rng.usize(10..4000));
-                return Order::get(path("one", &words));
-            }
-            match rng.u8(0..4) {
-                0 => Order::get(path("refused", "ok")),
-                1 => Order::post(path("one", "close"), 10),
-                2 => Order::post(path("one", "head_cut=20"), 10),
-                _ => Order::get(path("one", "status=503")),
-            }
-        })
-        .collect()
-}
-
-/// What is true of an order.
-fn cause(order: &Order) -> Option<String> {
-    let words = order.path.rsplit('/').next().unwrap_or_default();
-    let cause = match words {
-        "ok" => "connect_refused",
-        "close" => "closed_before_response",
-        "head_cut=20" => "truncated_response",
-        "status=503" => "upstream_status",
-        _ => return None,
-    };
-    Some(cause.to_owned())
-}
-
-fn code(outcome: &Outcome) -> Option<String> {
-    let status = outcome.status.map(|status| status.to_string());
-    Some(status.unwrap_or_else(|| "none".to_owned()))
-}
-
-fn counted(words: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
-    let mut counts = BTreeMap::new();
-    for word in words {
-        *counts.entry(word).or_default() += 1;
-    }
-    counts
-}
-
-fn keyed(counts: BTreeMap<String, u64>) -> BTreeMap<Vec<String>, u64> {
-    counts
-        .into_iter()
-        .map(|(word, count)| (vec![word], count))
-        .collect()
 }
 
 /// Makes all requests by [`CLIENTS`] clients, so many a second, or as fast as it goes. The next

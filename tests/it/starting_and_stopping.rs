@@ -1,13 +1,11 @@
 //! The agent comes and goes in the middle of traffic, and neither it nor the traffic minds.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use e2e::agent::Agent;
 use e2e::kernel::{bpf_objects, bpf_objects_of};
+use e2e::load::traffic::Traffic;
 use e2e::load::{Client, Order, Outcome, runtime};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
@@ -31,73 +29,20 @@ fn scene() -> (Upstreams, Nginx, SocketAddr) {
     (upstreams, nginx, address)
 }
 
-/// Clients that ask without end until they are told to stop.
-struct Traffic {
-    over: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    thread: JoinHandle<Vec<Outcome>>,
+fn traffic(address: SocketAddr) -> Traffic {
+    Traffic::start(address, 16, |client, number| {
+        let words = ["ok", "wait=30", "body=20000", "body=3000,chunked"];
+        let words = words.get(number % words.len()).unwrap_or(&"ok");
+        Order::get(format!("/{client}/{number}/{words}"))
+    })
 }
 
-impl Traffic {
-    fn start(address: SocketAddr, clients: usize) -> Self {
-        let (over, asked) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (ended, count) = (Arc::clone(&over), Arc::clone(&asked));
-        let thread = std::thread::spawn(move || {
-            runtime().block_on(async move {
-                let mut tasks = tokio::task::JoinSet::new();
-                for client in 0..clients {
-                    let (over, asked) = (Arc::clone(&ended), Arc::clone(&count));
-                    tasks.spawn(async move {
-                        let mut connection = Client::new(address);
-                        let mut failed = Vec::new();
-                        for number in 0.. {
-                            if over.load(Ordering::Relaxed) {
-                                break;
-                            }
-                            let words =
-                                ["ok", "wait=30", "body=20000", "body=3000,chunked"][number % 4];
-                            let order = Order::get(format!("/{client}/{number}/{words}"));
-                            let outcome = connection.ask(&order).await;
-                            asked.fetch_add(1, Ordering::Relaxed);
-                            if !outcome.is(200) {
-                                failed.push(outcome);
-                            }
-                        }
-                        failed
-                    });
-                }
-                tasks.join_all().await.into_iter().flatten().collect()
-            })
-        });
-        Self {
-            over,
-            asked,
-            thread,
-        }
-    }
-
-    /// Waits until so many more requests are done.
-    #[track_caller]
-    fn goes_on(&self, more: usize) {
-        let until = self.asked.load(Ordering::Relaxed) + more;
-        eventually(Duration::from_secs(30), "traffic goes on", || {
-            match self.asked.load(Ordering::Relaxed) {
-                asked if asked >= until => Ok(()),
-                asked => Err(format!("{asked} requests of {until}")),
-            }
-        });
-    }
-
-    /// Ends it; gives what failed.
-    #[expect(clippy::expect_used, reason = "a client that panics has said why")]
-    fn stop(self) -> (usize, Vec<Outcome>) {
-        self.over.store(true, Ordering::Relaxed);
-        let failed = self.thread.join().expect("clients do not panic");
-        (self.asked.load(Ordering::Relaxed), failed)
-    }
+/// Ends it; how many there were, and what failed.
+fn stop(traffic: Traffic) -> (usize, Vec<Outcome>) {
+    let mut outcomes = traffic.stop();
+    let asked = outcomes.len();
+    outcomes.retain(|outcome| !outcome.is(200));
+    (asked, outcomes)
 }
 
 #[test]
@@ -150,12 +95,12 @@ fn connections_from_before_the_start_are_right_from_their_next_message_on() {
 fn starting_in_the_middle_of_traffic_tells_no_false_error() {
     let (_upstreams, _nginx, address) = scene();
     for _ in 0..3 {
-        let traffic = Traffic::start(address, 16);
+        let traffic = traffic(address);
         traffic.goes_on(200);
 
         let agent = Agent::start(&[]);
         traffic.goes_on(1000);
-        let (_, failed) = traffic.stop();
+        let (_, failed) = stop(traffic);
 
         assert!(failed.is_empty(), "{failed:?}");
         let metrics = agent.settled(TELL);
@@ -174,7 +119,7 @@ fn starting_in_the_middle_of_traffic_tells_no_false_error() {
 #[test]
 fn ten_starts_and_stops_under_load_leave_traffic_whole_and_the_kernel_clean() {
     let (_upstreams, _nginx, address) = scene();
-    let traffic = Traffic::start(address, 16);
+    let traffic = traffic(address);
 
     for round in 0..10 {
         traffic.goes_on(100);
@@ -205,7 +150,7 @@ fn ten_starts_and_stops_under_load_leave_traffic_whole_and_the_kernel_clean() {
         });
     }
 
-    let (asked, failed) = traffic.stop();
+    let (asked, failed) = stop(traffic);
     assert!(
         failed.is_empty(),
         "{} of {asked} requests failed: {failed:?}",

@@ -39,6 +39,11 @@ const LOOK: Timespec = Timespec {
     tv_nsec: 50_000_000,
 };
 
+/// Packets of a burst that arrive from back to front, at most, on a line that does so.
+const BURST: usize = 8;
+/// Silence that ends a burst. Shorter: what was written at once arrives in order on a busy machine.
+const BURST_ENDS: Duration = Duration::from_millis(50);
+
 /// A line on which some packets do not fare well, chosen by chance.
 #[derive(Clone, Copy, Debug)]
 pub struct Rough {
@@ -71,6 +76,9 @@ pub struct DelayLine {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Gives what arrives to an end.
+type Give = fn(&File, &Receiver<(Instant, Vec<u8>)>);
+
 /// `struct ifreq` (linux/if.h) as TUNSETIFF reads and writes it.
 #[repr(C)]
 struct InterfaceRequest {
@@ -100,6 +108,26 @@ impl DelayLine {
         netns: &Netns,
         delay: Duration,
         rough: Option<Rough>,
+    ) -> Self {
+        Self::carried(near, netns, delay, rough, give)
+    }
+
+    /// Joins the host to `netns`; packets that leave at once arrive the last one first.
+    ///
+    /// # Panics
+    /// As [`DelayLine::to`].
+    #[track_caller]
+    pub fn reversing(netns: &Netns) -> Self {
+        Self::carried(None, netns, Duration::ZERO, None, give_reversed)
+    }
+
+    #[track_caller]
+    fn carried(
+        near: Option<&Netns>,
+        netns: &Netns,
+        delay: Duration,
+        rough: Option<Rough>,
+        give: Give,
     ) -> Self {
         let near_netns = near;
         let (number, [near, far]) = pair_of_addresses();
@@ -265,6 +293,21 @@ fn give(mut end: &File, arriving: &Receiver<(Instant, Vec<u8>)>) {
         {
             // As on any line, a packet that cannot be delivered is lost.
             let _delivered = end.write(&packet);
+        }
+    }
+}
+
+/// Gives it to the other end burst by burst, from back to front.
+fn give_reversed(mut end: &File, arriving: &Receiver<(Instant, Vec<u8>)>) {
+    while let Ok((_, first)) = arriving.recv() {
+        let mut burst = vec![first];
+        while burst.len() < BURST
+            && let Ok((_, next)) = arriving.recv_timeout(BURST_ENDS)
+        {
+            burst.push(next);
+        }
+        for packet in burst.iter().rev() {
+            let _delivered = end.write(packet);
         }
     }
 }

@@ -3,8 +3,9 @@
 //! The product is judged by what real proxies write into their own logs and what the kernel
 //! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
 //! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs and the other
-//! [`proxies`], all [`faults`] one can make, clients ([`load`]), namespaces ([`netns`]), the kernel's counters and captures ([`kernel`]), the
-//! [`agent`] as a process, and the [`guest`] that asks all this of one kernel. It knows nothing of how the agent works, only what it promises to
+//! [`proxies`], all [`faults`] one can make, clients ([`load`], [`churn`]), namespaces ([`netns`]),
+//! the kernel's counters and captures ([`kernel`]), the [`agent`] as a process, and the [`guest`]
+//! that asks all this of one kernel. It knows nothing of how the agent works, only what it promises to
 //! print.
 #![expect(
     clippy::expect_used,
@@ -12,6 +13,7 @@
 )]
 
 pub mod agent;
+pub mod churn;
 pub mod delay;
 pub mod faults;
 pub mod guest;

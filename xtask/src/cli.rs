@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, run, setup, test, tidy, vm};
+use crate::{bench, build, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Task {
     Test(test::Options),
     /// The same binary on every kernel of the matrix, in virtual machines.
     Vm(vm::Options),
+    /// The fuzz targets for a given time.
+    Fuzz(fuzz::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
     /// Measurements.
@@ -55,6 +57,7 @@ impl Cli {
             Task::Run(options) => run::run(&options)?,
             Task::Test(options) => return test::run(&options),
             Task::Vm(options) => vm::run(&options)?,
+            Task::Fuzz(options) => fuzz::run(&options)?,
             Task::Tidy => tidy::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),

@@ -188,10 +188,7 @@ impl Core {
             .into_iter()
             .enumerate()
             .map(|(at, trial)| {
-                let failure = judge(&Case {
-                    trial: &trial,
-                    request: Some(&outcome),
-                });
+                let failure = self.failure_of(&trial, Some(&outcome));
                 let masked = masked(failure, &outcome, at == last);
                 trial.into_attempt(proxy.clone(), failure, masked)
             })
@@ -327,6 +324,22 @@ impl Core {
         }
     }
 
+    /// Why the attempt failed, if it did. Among what is missing may be what tells it from a
+    /// lookalike, such as the death of the upstream's process from its own close.
+    fn failure_of(&self, trial: &Trial, request: Option<&Outcome>) -> Option<Failure> {
+        let failure = judge(&Case { trial, request })?;
+        let whole = self.lost_at.is_none_or(|lost| lost < trial.started);
+        let least = if whole {
+            Certainty::Proof
+        } else {
+            Certainty::Strong
+        };
+        Some(Failure {
+            certainty: failure.certainty.max(least),
+            ..failure
+        })
+    }
+
     /// Keeps how an attempt went, for requests that will find no upstream to try.
     fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt) {
         let Attempt {
@@ -360,10 +373,7 @@ impl Core {
         };
         self.ask_peer(&mut trial);
         let outcome = trial.outcome.take();
-        let failure = judge(&Case {
-            trial: &trial,
-            request: outcome.as_ref(),
-        });
+        let failure = self.failure_of(&trial, outcome.as_ref());
         let masked = outcome
             .as_ref()
             .and_then(|outcome| masked(failure, outcome, true));

@@ -6,6 +6,11 @@
 //! texts anew. How recordings are renewed is in `tests/README.md`.
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
+#[path = "../support/effort.rs"]
+mod effort;
+mod losses;
+#[path = "../support/random.rs"]
+mod random;
 mod told;
 
 use std::fs::{self, File};

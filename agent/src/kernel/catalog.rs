@@ -262,7 +262,8 @@ pub(super) fn way(ebpf: &mut Ebpf, btf: &Btf) -> Way {
     }
 }
 
-/// Loads and attaches every program.
+/// Loads every program, and then attaches them: the verifier takes its time, and what happens
+/// between the first and the last is seen in part.
 ///
 /// # Errors
 /// A program that is needed was refused.
@@ -272,7 +273,31 @@ pub(super) fn attach_all(
     cgroup: BorrowedFd<'_>,
     way: Way,
 ) -> Result<Vec<Capability>, KernelError> {
-    collect(way, |entry| attach(ebpf, btf, cgroup, entry))
+    let loaded: Vec<_> = entries(way)
+        .map(|entry| {
+            let refused = entry.missing().or_else(|| {
+                let refused = load(ebpf, btf, entry).err();
+                refused.map(|error| first_lines(&error))
+            });
+            (entry, refused)
+        })
+        .collect();
+    let mut capabilities: Vec<Capability> = Vec::new();
+    for (entry, refused) in loaded {
+        let refused = refused.or_else(|| {
+            let refused = attach(ebpf, cgroup, entry).err();
+            refused.map(|error| first_lines(&error))
+        });
+        if let (Some(reason), true) = (&refused, entry.needed) {
+            return Err(KernelError::Program {
+                name: entry.program,
+                reason: reason.clone(),
+            });
+        }
+        record(&mut capabilities, entry, refused);
+    }
+    add_stand_ins(&mut capabilities, way);
+    Ok(capabilities)
 }
 
 /// Loads every program and attaches none: the verifier's word without a trace. A program whose
@@ -334,27 +359,6 @@ fn tells_cookie(format: &str) -> bool {
 /// Where tracefs is mounted; the second one by debugfs.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-fn collect(
-    way: Way,
-    mut attach: impl FnMut(&Entry) -> Result<(), ProgramError>,
-) -> Result<Vec<Capability>, KernelError> {
-    let mut capabilities: Vec<Capability> = Vec::new();
-    for entry in entries(way) {
-        let refused = entry
-            .missing()
-            .or_else(|| attach(entry).err().map(|error| first_lines(&error)));
-        if let (Some(reason), true) = (&refused, entry.needed) {
-            return Err(KernelError::Program {
-                name: entry.program,
-                reason: reason.clone(),
-            });
-        }
-        record(&mut capabilities, entry, refused);
-    }
-    add_stand_ins(&mut capabilities, way);
-    Ok(capabilities)
-}
-
 /// Abilities that go by the cookie without a program of their own: each is on when another is.
 const STAND_INS: [(&str, &str, &str); 2] = [
     ("tcp_send_reset", "resets sent, seen as packets", "packets"),
@@ -411,13 +415,7 @@ pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), Prog
     }
 }
 
-fn attach(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    cgroup: BorrowedFd<'_>,
-    entry: &Entry,
-) -> Result<(), ProgramError> {
-    load(ebpf, btf, entry)?;
+fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>, entry: &Entry) -> Result<(), ProgramError> {
     match entry.hook {
         // A cgroup bpf_link always stacks with others; AllowMultiple is for the older way.
         Hook::Packets(direction) => program::<CgroupSkb>(ebpf, entry)?

@@ -21,6 +21,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_core::observation::Nanos;
 use agent_wire::attention;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
@@ -35,6 +36,8 @@ use catalog::Way;
 pub use catalog::{Capability, Verified};
 pub use costs::{MapUse, ProgramCost};
 pub use survey::{Survey, survey};
+
+use crate::clock;
 
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -158,6 +161,7 @@ pub struct Probes {
     attention: HashMap<MapData, u32, u8>,
     parkings: Array<MapData, u64>,
     capabilities: Vec<Capability>,
+    whole_since: Nanos,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -171,6 +175,7 @@ impl Probes {
         let cgroup = cgroup::open(options.cgroup.as_deref())?;
         let (mut ebpf, btf, way) = load_the_right_way(options)?;
         let capabilities = catalog::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
+        let whole_since = clock::monotonic();
         let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
         // which is what `register` asks of its I/O object.
@@ -184,6 +189,7 @@ impl Probes {
             attention: take_map(&mut ebpf, "ATTENTION")?,
             parkings: take_map(&mut ebpf, "PARKINGS")?,
             capabilities,
+            whole_since,
             logger,
             ebpf,
         })
@@ -192,6 +198,12 @@ impl Probes {
     /// What is on and what is off.
     pub fn capabilities(&self) -> &[Capability] {
         &self.capabilities
+    }
+
+    /// When the last program was attached, ns of `CLOCK_MONOTONIC`. What began before was seen by
+    /// some of them only.
+    pub fn whole_since(&self) -> Nanos {
+        self.whole_since
     }
 
     /// Waits until the ring fills faster than it is drained, at most `at_most`.
@@ -205,11 +217,13 @@ impl Probes {
         let _ = tokio::time::timeout(at_most, filling).await;
     }
 
-    /// Hands every waiting record to `each`, oldest first; how many there were.
-    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+    /// Hands waiting records to `each`, oldest first and `at_most` so many; how many there were.
+    pub fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
         let ring = self.ring.get_mut();
         let mut count = 0;
-        while let Some(record) = ring.next() {
+        while count < at_most
+            && let Some(record) = ring.next()
+        {
             each(&record);
             count += 1;
         }

@@ -78,6 +78,18 @@ const EXCHANGES: Computed = Computed {
     labels: &["what", "fate"],
     help: "Requests and attempts by what became of them: `begun` is the sum of `told`, `foreign` (their process is no proxy), `end_lost`, `swept` (silent for an hour) and of those under way",
 };
+const COVERAGE: Computed = Computed {
+    name: "why502_agent_coverage",
+    kind: Kind::Gauge,
+    labels: &[],
+    help: "Share of the 5xx answers given to clients that were explained, 0 to 1, 1 before the first: `explained` by `seen` of why502_agent_explanations_total",
+};
+const EXPLANATIONS: Computed = Computed {
+    name: "why502_agent_explanations",
+    kind: Kind::Counter,
+    labels: &["fate"],
+    help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`",
+};
 const MAP_ENTRIES: Computed = Computed {
     name: "why502_agent_map_entries",
     kind: Kind::Gauge,
@@ -135,7 +147,7 @@ const INCIDENT_BYTES: Computed = Computed {
 };
 
 /// The families of this file.
-pub(super) const COMPUTED: [Computed; 17] = [
+pub(super) const COMPUTED: [Computed; 19] = [
     BUILD_INFO,
     CAPABILITY,
     RECORDS,
@@ -144,6 +156,8 @@ pub(super) const COMPUTED: [Computed; 17] = [
     TRACKED,
     UNMATCHED,
     EXCHANGES,
+    COVERAGE,
+    EXPLANATIONS,
     MAP_ENTRIES,
     MAP_MAX_ENTRIES,
     MAP_BYTES,
@@ -172,6 +186,7 @@ impl Collector for Report {
                     unmatched,
                     fates,
                 },
+            coverage,
             programs,
             maps,
             incidents,
@@ -229,6 +244,17 @@ impl Collector for Report {
                 .map(|(fate, count)| series([*what, *fate], *count))
         });
         write(out, &EXCHANGES, exchanges)?;
+        write(out, &COVERAGE, [(Vec::new(), coverage.share())])?;
+        let explanations = [
+            ("seen", coverage.seen),
+            ("explained", coverage.explained),
+            ("unattributed", coverage.unattributed),
+        ];
+        write(
+            out,
+            &EXPLANATIONS,
+            explanations.map(|(fate, count)| series([fate], count)),
+        )?;
         write_maps(out, &maps)?;
         write_programs(out, &programs)?;
         let fates = [("stored", incidents.stored), ("evicted", incidents.evicted)];

@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub records: RecordCounts,
     /// What the core says.
     pub core: CoreCounts,
+    /// How many errors were explained.
+    pub coverage: Coverage,
     /// Cost of each program.
     pub programs: Vec<Program>,
     /// Use of each map.
@@ -54,6 +56,17 @@ pub struct CoreCounts {
 
 /// How many of the exchanges of one side begun had which fate.
 pub type Fates = [(&'static str, u64); 5];
+
+/// 5xx answers given to clients: `seen` is `explained` plus `unattributed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Given.
+    pub seen: u64,
+    /// Of these, told with a cause.
+    pub explained: u64,
+    /// Of these, told without.
+    pub unattributed: u64,
+}
 
 /// The store of incidents: `stored` is `kept` plus `evicted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +136,20 @@ impl Report {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+impl Coverage {
+    /// Share that was explained, 0 to 1. Before the first error nothing is unexplained.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a sample is a float; counts stay far below 2^53"
+    )]
+    pub fn share(self) -> f64 {
+        if self.seen == 0 {
+            return 1.0;
+        }
+        self.explained as f64 / self.seen as f64
     }
 }
 

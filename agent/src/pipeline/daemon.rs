@@ -10,6 +10,7 @@ use agent_core::observation::{Nanos, What};
 use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
+use super::coverage;
 use crate::clock::monotonic;
 use crate::config::Settings;
 use crate::events::EventStream;
@@ -17,7 +18,7 @@ use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
-use crate::metrics::report::{CoreCounts, Fates, IncidentCounts, RecordCounts};
+use crate::metrics::report::{CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
 use crate::recording::Recorder;
@@ -41,6 +42,11 @@ pub(super) struct Daemon {
     processes: Processes,
     sink: Sink,
     records: RecordCounts,
+    coverage: Coverage,
+    /// What began before may have been seen in part, and is left aside.
+    whole_since: Nanos,
+    /// How much of that there was.
+    seen_in_part: u64,
     /// Scratch for the core's events.
     events: Vec<Event>,
     /// What the source must learn.
@@ -67,6 +73,7 @@ impl Daemon {
         stream: EventStream,
         incidents: Incidents,
         recorder: Option<Recorder>,
+        whole_since: Nanos,
     ) -> Self {
         Self {
             core: Core::new(Limits {
@@ -82,6 +89,9 @@ impl Daemon {
                 teller: Teller::new(settings),
             },
             records: RecordCounts::default(),
+            coverage: Coverage::default(),
+            whole_since,
+            seen_in_part: 0,
             events: Vec::new(),
             changes_of_attention: Vec::new(),
             parked: VecDeque::new(),
@@ -107,6 +117,13 @@ impl Daemon {
             }
         };
         self.records.decoded[slot] += 1;
+        if observation
+            .began()
+            .is_some_and(|began| began < self.whole_since)
+        {
+            self.seen_in_part += 1;
+            return;
+        }
         // A process that dies is known already, or no connection of its was ever seen.
         if let Some(tgid) = observation.socket.tgid
             && !matches!(observation.what, What::Death { .. })
@@ -185,6 +202,11 @@ impl Daemon {
         self.records
     }
 
+    /// Errors seen and explained so far.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.coverage
+    }
+
     /// The event stream.
     pub(super) fn stream(&self) -> &EventStream {
         &self.sink.stream
@@ -197,7 +219,9 @@ impl Daemon {
 
     /// What the core holds, lost and left aside.
     pub(super) fn core(&self) -> CoreCounts {
-        core_counts(self.core.stats())
+        let mut counts = core_counts(self.core.stats());
+        counts.skips.push(("seen_in_part", self.seen_in_part));
+        counts
     }
 
     /// The ring was full: what is under way may lack something.
@@ -236,9 +260,17 @@ impl Daemon {
     }
 
     fn tell(&mut self, now: Nanos) {
-        let Self { sink, events, .. } = self;
+        let Self {
+            sink,
+            events,
+            coverage,
+            ..
+        } = self;
         for event in events.iter() {
             sink.traffic.record(event, now);
+            if let Event::Request(request) = event {
+                coverage::count(coverage, request);
+            }
         }
         sink.tell(events);
         events.clear();

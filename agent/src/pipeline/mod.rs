@@ -1,11 +1,13 @@
 //! The one task that owns probes and core.
 //!
 //! In: records. Out: series, lines of the event stream, incidents, the agent's own state. A round
-//! drains the ring, decodes, tells the core who the processes are, counts what the core
-//! tells, and lets the core's time pass. Records in are records decoded plus records
-//! refused, at every moment.
+//! drains the ring, looks whether anything was lost, decodes, tells the core who the processes
+//! are, counts what the core tells, and lets the core's time pass. Records in are records decoded
+//! plus records refused, at every moment.
 
+mod coverage;
 mod daemon;
+mod slice;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -16,12 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agent_core::observation::Nanos;
 use agent_wire::record::kind;
 use agent_wire::tally::{self, Tally};
 use tokio::sync::{mpsc, oneshot};
 
 use self::daemon::Daemon;
+use self::slice::Slice;
 pub use self::source::Source;
 use crate::clock;
 use crate::config::Settings;
@@ -35,10 +37,6 @@ use crate::recording::Recorder;
 /// Longest time between two rounds. Longer: errors are told later, and a burst needs a
 /// larger ring. Shorter: the agent wakes more often for nothing.
 const ROUND: Duration = Duration::from_millis(20);
-
-/// How often the probes' loss counters are looked at, ns. Too long: a verdict could be called
-/// proof although its evidence was lost. Too short: system calls.
-const LOSS_LOOK_NANOS: Nanos = 10_000_000;
 
 /// Losses of the probes after which an attempt or a request may be missing.
 const MISSING: [Tally; 3] = [
@@ -85,15 +83,17 @@ pub struct Pipeline<S> {
     source: S,
     daemon: Daemon,
     report: Report,
+    slice: Slice,
     losses: LossWatch,
     turned_away: Arc<AtomicU64>,
 }
 
-/// Notices when the ring was full, so that the core claims no proof from what is missing.
+/// Notices when the probes lost something, so that the core claims no proof from what is left.
 #[derive(Debug, Default)]
 struct LossWatch {
-    looked: Nanos,
     lost: u64,
+    /// They did in this round.
+    fresh: bool,
 }
 
 /// A pair of ends.
@@ -128,11 +128,13 @@ impl<S: Source> Pipeline<S> {
         if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
-        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder);
+        let whole_since = source.whole_since();
+        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
         let pipeline = Self {
             source,
             daemon,
             report,
+            slice: Slice::default(),
             losses: LossWatch::default(),
             turned_away,
         };
@@ -178,12 +180,28 @@ impl<S: Source> Pipeline<S> {
         let Self {
             source,
             daemon,
+            slice,
             losses,
             ..
         } = self;
-        source.drain(|record| daemon.record(record, now));
-        if losses.grew(source, now) {
-            daemon.records_lost();
+        // When a loss of the last round was is known no better than that it was before this one.
+        let mut lost = std::mem::take(&mut losses.fresh);
+        let mut looked = false;
+        loop {
+            let filled = slice.fill(source);
+            if filled || !looked {
+                looked = true;
+                lost |= losses.grew(source);
+            }
+            if std::mem::take(&mut lost) {
+                daemon.records_lost();
+            }
+            if !filled {
+                break;
+            }
+            for record in slice.records() {
+                daemon.record(record, now);
+            }
         }
         daemon.advance(now);
         for (tgid, attention) in daemon.take_changes_of_attention() {
@@ -198,6 +216,7 @@ impl<S: Source> Pipeline<S> {
             source,
             daemon,
             report,
+            slice: _,
             losses: _,
             turned_away,
         } = self;
@@ -227,6 +246,7 @@ impl<S: Source> Pipeline<S> {
             tallies,
             records: daemon.records(),
             core: daemon.core(),
+            coverage: daemon.coverage(),
             programs: programs.collect(),
             maps: maps.collect(),
             incidents: daemon.incidents(),
@@ -241,11 +261,7 @@ impl<S: Source> Pipeline<S> {
 
 impl LossWatch {
     /// Whether records were lost since the last look.
-    fn grew(&mut self, source: &impl Source, now: Nanos) -> bool {
-        if now.saturating_sub(self.looked) < LOSS_LOOK_NANOS {
-            return false;
-        }
-        self.looked = now;
+    fn grew(&mut self, source: &impl Source) -> bool {
         let Ok(tallies) = source.tallies() else {
             return false;
         };
@@ -258,6 +274,7 @@ impl LossWatch {
         let lost = full + missing;
         let grew = lost > self.lost;
         self.lost = lost;
+        self.fresh |= grew;
         grew
     }
 }

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use agent_core::observation::Nanos;
+
 use crate::kernel::{Attention, Capability, KernelError, MapUse, Probes, ProgramCost};
 
 /// A source of records and of what they cost.
 pub trait Source {
     /// Waits until there is something worth draining, `at_most` so long.
     fn wait(&self, at_most: Duration) -> impl Future<Output = ()>;
-    /// Hands out all records that wait.
-    fn drain(&mut self, each: impl FnMut(&[u8])) -> usize;
+    /// Since when nothing passes unseen: what began before may have been seen in part.
+    fn whole_since(&self) -> Nanos;
+    /// Hands out the records that wait, oldest first and `at_most` so many; how many.
+    fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize;
     /// The kernel side's counters.
     ///
     /// # Errors
@@ -33,8 +37,12 @@ impl Source for Probes {
         Probes::wait(self, at_most).await;
     }
 
-    fn drain(&mut self, each: impl FnMut(&[u8])) -> usize {
-        Probes::drain(self, each)
+    fn whole_since(&self) -> Nanos {
+        Probes::whole_since(self)
+    }
+
+    fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize {
+        Probes::drain(self, at_most, each)
     }
 
     fn tallies(&self) -> Result<Vec<u64>, KernelError> {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::Input;
+use agent_core::observation::Nanos;
 use agent_wire::plain::bytes_of;
 use agent_wire::record::{
     Connect, End, Errand, Exchange, Header, MessageHead, end, flag, framing, kind, side,
 };
-use agent_wire::tally::SLOTS;
+use agent_wire::tally::{self, SLOTS, Tally};
 use tokio::sync::oneshot;
 
 use super::{Pipeline, Sinks, Source, refresh};
@@ -28,6 +29,9 @@ use crate::recording::Recorder;
 struct Fake {
     records: VecDeque<Vec<u8>>,
     told: Vec<(u32, Attention)>,
+    /// The probes' counters; zeros when empty.
+    tallies: Vec<u64>,
+    whole_since: Nanos,
 }
 
 impl Source for Fake {
@@ -35,14 +39,20 @@ impl Source for Fake {
         tokio::task::yield_now().await;
     }
 
-    fn drain(&mut self, mut each: impl FnMut(&[u8])) -> usize {
-        let count = self.records.len();
-        self.records.drain(..).for_each(|record| each(&record));
+    fn whole_since(&self) -> Nanos {
+        self.whole_since
+    }
+
+    fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
+        let count = self.records.len().min(at_most);
+        self.records.drain(..count).for_each(|record| each(&record));
         count
     }
 
     fn tallies(&self) -> Result<Vec<u64>, KernelError> {
-        Ok(vec![0; SLOTS as usize])
+        let mut tallies = self.tallies.clone();
+        tallies.resize(SLOTS as usize, 0);
+        Ok(tallies)
     }
 
     fn programs(&self) -> Vec<ProgramCost> {
@@ -69,6 +79,14 @@ impl Source for Fake {
 }
 
 fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Report) {
+    let source = Fake {
+        records: records.into(),
+        ..Fake::default()
+    };
+    pipeline_of(source, settings)
+}
+
+fn pipeline_of(source: Fake, settings: &Settings) -> (Pipeline<Fake>, Report) {
     let Metrics {
         traffic, report, ..
     } = Metrics::new(settings);
@@ -79,10 +97,6 @@ fn pipeline(records: Vec<Vec<u8>>, settings: &Settings) -> (Pipeline<Fake>, Repo
         incidents: Incidents::new(settings),
         turned_away: Arc::default(),
         recorder: None,
-    };
-    let source = Fake {
-        records: records.into(),
-        told: Vec::new(),
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -160,6 +174,24 @@ async fn records_drained_are_records_decoded_plus_records_refused() {
         2,
         "kinds that are none have a slot of their own"
     );
+}
+
+#[tokio::test]
+async fn what_began_before_all_probes_were_there_is_left_aside() {
+    let source = Fake {
+        records: refused_connect_and_502(std::process::id()).into(),
+        whole_since: clock::monotonic(),
+        ..Fake::default()
+    };
+    let (pipeline, report) = pipeline_of(source, &Settings::default());
+    let (_ask, asks) = refresh();
+
+    pipeline.run(asks, std::future::ready(())).await;
+
+    let told = report.get();
+    assert_eq!(told.records.decoded.iter().sum::<u64>(), 3);
+    assert!(told.core.skips.contains(&("seen_in_part", 3)), "{told:?}");
+    assert!(told.core.tracked.contains(&("requests", 0)), "{told:?}");
 }
 
 #[tokio::test]
@@ -303,7 +335,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
         records: records.into(),
-        told: Vec::new(),
+        ..Fake::default()
     };
     let (_ask, asks) = refresh();
 
@@ -355,6 +387,114 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
     );
 }
 
+/// All series, and the certainty of the one error told, of a refused connect behind which the
+/// probes' counters are these.
+async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap().to_owned();
+    let settings = Settings::parse(&format!("[proxy_names]\n\"{name}\" = \"nginx\"")).unwrap();
+    let Metrics {
+        registry,
+        traffic,
+        report,
+        ..
+    } = Metrics::new(&settings);
+    let stream = EventStream::new();
+    let mut reader = stream.subscribe(Interest::Trouble);
+    let sinks = Sinks {
+        traffic,
+        report,
+        stream,
+        incidents: Incidents::new(&settings),
+        turned_away: Arc::default(),
+        recorder: None,
+    };
+    let source = Fake {
+        records: refused_connect_and_502(std::process::id()).into(),
+        tallies,
+        ..Fake::default()
+    };
+    let (_ask, asks) = refresh();
+    Pipeline::new(source, &settings, sinks)
+        .run(asks, std::future::ready(()))
+        .await;
+    let text = String::from_utf8(Format::Text.write(&registry).unwrap()).unwrap();
+    let event: serde_json::Value = serde_json::from_slice(&reader.next().await.unwrap()).unwrap();
+    (text, event["certainty"].clone())
+}
+
+#[tokio::test]
+async fn what_came_behind_a_loss_is_no_proof() {
+    assert_eq!(with_tallies(Vec::new()).await.1, "proof");
+    for lost in [
+        tally::RING_FULL + u32::from(kind::CONNECT),
+        Tally::STORAGE_FAILED.0,
+        Tally::CONNECTING_FULL.0,
+        Tally::SCRATCH_BUSY.0,
+    ] {
+        let mut tallies = vec![0; SLOTS as usize];
+        tallies[lost as usize] = 1;
+
+        assert_eq!(with_tallies(tallies).await.1, "strong", "slot {lost}");
+    }
+}
+
+#[tokio::test]
+async fn every_counter_of_the_probes_comes_out_under_its_name() {
+    let tallies: Vec<u64> = (1000..1000 + u64::from(SLOTS)).collect();
+
+    let (text, _) = with_tallies(tallies.clone()).await;
+
+    let mut expected = Vec::new();
+    for slot in 0..kind::COUNT {
+        // Kinds begin with 1.
+        let Some(name) = tally::kind_name(slot as u8) else {
+            assert_eq!(slot, 0);
+            continue;
+        };
+        let emitted = tallies[tally::EMITTED as usize + slot];
+        let lost = tallies[tally::RING_FULL as usize + slot];
+        expected.push(format!(
+            "why502_agent_records_total{{kind=\"{name}\",stage=\"emitted\"}} {emitted}.0"
+        ));
+        expected.push(format!(
+            "why502_agent_losses_total{{stage=\"ring\",what=\"{name}\"}} {lost}.0"
+        ));
+    }
+    for (slot, name, is_loss) in tally::NAMED {
+        let count = tallies[slot.0 as usize];
+        expected.push(if is_loss {
+            format!("why502_agent_losses_total{{stage=\"probes\",what=\"{name}\"}} {count}.0")
+        } else {
+            format!("why502_agent_skips_total{{what=\"{name}\"}} {count}.0")
+        });
+    }
+    assert_eq!(expected.len(), SLOTS as usize - 2, "each slot has one name");
+    for series in expected {
+        assert!(
+            text.lines().any(|line| line == series),
+            "{series} is not in\n{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn errors_seen_are_errors_explained_and_unattributed() {
+    let (text, _) = with_tallies(Vec::new()).await;
+
+    for series in [
+        "why502_agent_explanations_total{fate=\"seen\"} 1.0",
+        "why502_agent_explanations_total{fate=\"explained\"} 1.0",
+        "why502_agent_explanations_total{fate=\"unattributed\"} 0.0",
+        "why502_agent_coverage{} 1.0",
+    ] {
+        assert!(
+            text.lines().any(|line| line == series),
+            "{series} is not in\n{text}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
     let path = std::env::temp_dir().join(format!("why502-fed-{}.jsonl", std::process::id()));
@@ -373,7 +513,7 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
-        told: Vec::new(),
+        ..Fake::default()
     };
     let (_ask, asks) = refresh();
 

@@ -80,11 +80,24 @@ impl Agent {
     /// this name; a recording of that name is replaced.
     #[track_caller]
     pub fn start_as(name: &str, flags: &[&str]) -> Self {
+        Self::started(command(&binary().to_string_lossy(), None), name, flags)
+    }
+
+    /// As [`Agent::start`], in a time namespace whose monotonic clock is so many seconds ahead.
+    #[track_caller]
+    pub fn start_ahead(seconds: u32, flags: &[&str]) -> Self {
+        let mut command = command("unshare", None);
+        command.args(["--time", "--monotonic", &seconds.to_string()]);
+        command.arg(binary());
+        Self::started(command, "ahead", flags)
+    }
+
+    #[track_caller]
+    fn started(mut command: Command, name: &str, flags: &[&str]) -> Self {
         need_root();
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
-        let mut command = command(&binary().to_string_lossy(), None);
         command
             .args(["run", "--listen", &address.to_string()])
             .args(flags);
@@ -133,6 +146,19 @@ impl Agent {
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Files and sockets it holds open.
+    #[track_caller]
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("a running process has files")
+            .count()
     }
 
     /// Its memory, bytes.

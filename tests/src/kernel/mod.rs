@@ -80,3 +80,20 @@ pub fn bpf_objects() -> BTreeSet<BpfObject> {
     }
     found
 }
+
+/// How many entries a hash map of this process has now, by the map's name.
+#[track_caller]
+pub fn entries_of(pid: u32, name: &str) -> usize {
+    let ids = bpf_objects_of(pid).into_iter();
+    for (_, id) in ids.filter(|(kind, _)| *kind == "map") {
+        let id = id.to_string();
+        let of = |verb| {
+            let printed = output_of(Command::new("bpftool").args(["-j", "map", verb, "id", &id]));
+            serde_json::from_str::<serde_json::Value>(&printed).expect("bpftool prints JSON")
+        };
+        if of("show").get("name").and_then(|name| name.as_str()) == Some(name) {
+            return of("dump").as_array().map_or(0, Vec::len);
+        }
+    }
+    panic!("process {pid} has no map {name}")
+}

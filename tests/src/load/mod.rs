@@ -4,7 +4,9 @@
 //! no particular order. Random choices come from [`mix`] and a seed, never from here.
 
 mod client;
+pub mod known;
 pub mod mix;
+pub mod traffic;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,0 +1,20 @@
+//! Of the errors that clients were given, how many were explained.
+
+use agent_core::cause::Cause;
+use agent_core::event::Request;
+
+use crate::metrics::report::Coverage;
+
+/// Counts what a client was given. What was seen and what was said of it are counted apart, so
+/// that an error of which nothing was said would show.
+pub(super) fn count(coverage: &mut Coverage, request: &Request) {
+    if !request.code.is_some_and(|code| (500..600).contains(&code)) {
+        return;
+    }
+    coverage.seen += 1;
+    match request.error.map(|error| error.cause) {
+        Some(Cause::Unattributed) => coverage.unattributed += 1,
+        Some(_) => coverage.explained += 1,
+        None => {}
+    }
+}
