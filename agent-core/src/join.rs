@@ -98,6 +98,13 @@ impl Lines {
         }
     }
 
+    /// Requests with this line, at most [`SAME_LINE`] of them.
+    fn listed(&self, head: &RequestHead) -> &[Key] {
+        self.by_hash
+            .get(&hash(head))
+            .map_or(&[], |line| line.listed.as_slice())
+    }
+
     fn candidates(&self, head: &RequestHead) -> &[Key] {
         match self.by_hash.get(&hash(head)) {
             Some(line) if line.unlisted == 0 => &line.listed,
@@ -160,6 +167,7 @@ pub(crate) fn find(
         match (&trial.head, &request.head) {
             (Some(sent), Some(asked)) if same_line(sent, asked) => {
                 let alone = by_line(Some(key)).is_some();
+                let acts_at_once = acts_at_once && !others_wait(trial, key, requests, lines);
                 let surety = match (alone, young) {
                     // Two witnesses that know nothing of each other.
                     (true, true) => Certainty::Proof,
@@ -209,6 +217,32 @@ pub(crate) fn find(
     }
 }
 
+/// Whether another request with the line that `trial` sent has waited for so long that the proxy did
+/// not go upstream for it when it read it: a timer may act for it now (nginx's limit_req).
+fn others_wait(
+    trial: &Trial,
+    but: Key,
+    requests: &Table<Key, Box<OpenRequest>>,
+    lines: &Lines,
+) -> bool {
+    let Some(sent) = &trial.head else {
+        return false;
+    };
+    let at = trial.errand_at;
+    lines.listed(sent).iter().any(|key| {
+        let waits = |request: &OpenRequest| {
+            let asked = request.head.as_ref();
+            let served = !request.open.is_empty() || !request.tries.is_empty();
+            request.tgid.is_none_or(|tgid| Some(tgid) == trial.tgid)
+                && (!served || request.served_by_guess)
+                && !request.is_answered()
+                && asked.is_some_and(|asked| same_line(sent, asked))
+                && at.saturating_sub(request.started) > CONNECTS_WITHIN
+        };
+        *key != but && requests.get(*key).is_some_and(|request| waits(request))
+    })
+}
+
 /// The only open request with the same request line that is not being served already, or
 /// the one that carries the same ids; `wanted` must be that one.
 fn by_request_line(
@@ -240,9 +274,13 @@ fn by_request_line(
         let fits = same_process
             && request.started < at
             && is_open_at(request, at)
-            && request.open.is_empty()
             && same_line(sent, asked);
         if !fits {
+            continue;
+        }
+        if !request.open.is_empty() {
+            // What serves it may be another's, and this attempt its own.
+            more |= request.served_by_guess && wanted != Some(*key);
             continue;
         }
         more |= only.replace(*key).is_some();

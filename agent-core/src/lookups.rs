@@ -25,6 +25,9 @@ struct Question {
     answer: Option<DnsAnswer>,
 }
 
+/// What waited for a name acts within this time after its answer, ns.
+const AFTERWARDS: Nanos = 20_000_000;
+
 /// How a request's name lookups went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lookup {
@@ -78,6 +81,17 @@ impl Lookups {
             question.answer = Some(answer);
             question.answered = Some(at);
         }
+    }
+
+    /// Whether `tgid` got a name just before `at`: a request that waited for it goes upstream then,
+    /// and not when it is read.
+    pub(crate) fn has_answered(&self, tgid: u32, at: Nanos) -> bool {
+        self.questions.iter().any(|question| {
+            let since = question
+                .answered
+                .and_then(|answered| at.checked_sub(answered));
+            question.tgid == tgid && since.is_some_and(|since| since <= AFTERWARDS)
+        })
     }
 
     /// What became of the names asked for by `tgid` for `request` of `route`, which was open

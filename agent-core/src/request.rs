@@ -28,6 +28,8 @@ pub(crate) struct OpenRequest {
     pub(crate) end: Option<(Option<End>, Nanos)>,
     /// Attempts under way.
     pub(crate) open: Vec<Key>,
+    /// One that went there was joined by a guess: it may be another's.
+    pub(crate) served_by_guess: bool,
     /// Attempts over, waiting for this request's verdict.
     #[expect(
         clippy::vec_box,
@@ -76,6 +78,7 @@ impl OpenRequest {
             flags: socket.flags,
             end: None,
             open: Vec::new(),
+            served_by_guess: false,
             tries: Vec::new(),
             straggling: false,
         }

@@ -3,28 +3,33 @@
 //! In: addresses that clients connected to, with the process that read or answered there. Out: the
 //! owner of a request that nobody has answered yet: until then the kernel does not tell.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
-/// Addresses that are remembered. With more, the owner of some requests is not known until they
-/// are answered.
+/// Addresses that are remembered, those seen last.
 const ADDRESSES: usize = 4096;
 
 /// Processes by the address they answer at.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     owners: FxHashMap<SocketAddr, u32>,
+    /// In the order in which they were first seen.
+    order: VecDeque<SocketAddr>,
 }
 
 impl Servers {
     /// Process `tgid` has a client at `address`.
     pub(crate) fn saw(&mut self, address: SocketAddr, tgid: u32) {
-        let room = self.owners.len() < ADDRESSES;
-        if let Some(owner) = self.owners.get_mut(&address) {
-            *owner = tgid;
-        } else if room {
-            self.owners.insert(address, tgid);
+        if self.owners.insert(address, tgid).is_some() {
+            return;
+        }
+        self.order.push_back(address);
+        if self.order.len() > ADDRESSES
+            && let Some(first) = self.order.pop_front()
+        {
+            self.owners.remove(&first);
         }
     }
 
@@ -48,7 +53,7 @@ mod tests {
         servers.saw(address(0), 2);
 
         assert_eq!(servers.owner(address(0)), Some(2));
-        assert_eq!(servers.owner(address(1)), Some(1));
-        assert_eq!(servers.owner(address(ADDRESSES)), None);
+        assert_eq!(servers.owner(address(1)), None);
+        assert_eq!(servers.owner(address(ADDRESSES)), Some(1));
     }
 }

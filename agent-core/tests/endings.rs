@@ -100,3 +100,24 @@ fn a_malformed_head_is_invalid_only_when_the_proxy_did_not_pass_it_on() {
         );
     }
 }
+
+#[test]
+fn a_proxy_that_leaves_its_client_without_a_word_ran_into_no_timer() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+    let told = told(
+        &mut core(),
+        [
+            c.request(&asked, "GET", "/"),
+            u.request(&x, "GET", "/"),
+            u.end(5002.0, &x),
+            c.end(5002.1, &asked.ended(End::LocalClose)),
+        ],
+    );
+    let error = told.request().error.expect("no answer");
+    assert_eq!(
+        (error.cause, error.certainty),
+        (Cause::Unattributed, Certainty::Guess)
+    );
+}

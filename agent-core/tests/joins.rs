@@ -33,6 +33,55 @@ fn of_two_requests_with_one_line_the_errand_tells_which_is_meant() {
 }
 
 #[test]
+fn where_another_with_the_line_has_waited_the_errand_is_a_guess() {
+    // nginx's limit_req: the request that waited goes upstream by timer.
+    for (waited, certainty) in [(false, Certainty::Proof), (true, Certainty::Guess)] {
+        let (a, b) = (client(1), client(2));
+        let read = if waited { 30.0 } else { 2.0 };
+        let (xa, xb) = (sent(0, 1.0), sent(0, read));
+        let mut seen = vec![a.request(&xa, "GET", "/"), b.request(&xb, "GET", "/")];
+        let x = sent(0, read + 0.2).errand(2, 0, 200);
+        seen.extend(served(10, read + 0.2, "/", x));
+        seen.push(a.response(&xa.answered(200, read + 8.0)));
+        seen.push(b.response(&xb.answered(200, read + 8.0)));
+        let told = told(&mut core(), seen);
+        let requests = told.requests();
+        let owner = requests.iter().find(|request| !request.attempts.is_empty());
+        let attempt = &owner.expect("joined").attempts[0];
+        assert_eq!(attempt.join_certainty, Some(certainty), "{waited}");
+    }
+}
+
+#[test]
+fn a_request_that_is_served_by_guess_may_still_be_whom_an_attempt_is_for() {
+    let mut core = core();
+    know(&mut core, 300, "caddy", ProcessKind::Known);
+    let (a, b) = (client(1).of(Some(300)), client(2).of(Some(300)));
+    let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+    let u = |cookie| upstream(cookie).of(Some(300)).opened(1.5);
+    // Two of one line: the first attempt is laid at B's door by guess, which makes A no only one.
+    let (first, second) = (
+        sent(0, 1.6).errand(2, 0, 200),
+        sent(0, 1.7).errand(1, 0, 200),
+    );
+    let seen = vec![
+        a.request(&xa, "GET", "/"),
+        b.request(&xb, "GET", "/"),
+        u(10).flag(flag::OWN_ERRAND).request(&first, "GET", "/"),
+        u(11).flag(flag::OWN_ERRAND).request(&second, "GET", "/"),
+        u(10).response(&first.answered(200, 5.0)),
+        u(11).response(&second.answered(200, 5.1)),
+        a.response(&xa.answered(200, 8.0)),
+        b.response(&xb.answered(200, 8.0)),
+    ];
+    let told = told(&mut core, seen);
+    let requests = told.requests();
+    let all = requests.iter().flat_map(|request| &request.attempts);
+    let proven = all.filter(|one| one.join_certainty == Some(Certainty::Proof));
+    assert_eq!(proven.count(), 0);
+}
+
+#[test]
 fn without_an_errand_the_only_request_with_the_same_line_is_meant() {
     let (a, b) = (client(1), client(2));
     let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));

@@ -133,6 +133,13 @@ impl Case<'_> {
         }
     }
 
+    /// The proxy closed to its client as well, without a word: it was stopped, reloaded or died, as
+    /// far as is known. A timer of its own would have made it answer.
+    fn proxy_left(&self) -> bool {
+        self.request
+            .is_some_and(|request| request.code.is_none() && request.client_gone.is_none())
+    }
+
     /// The client had left when the attempt ended: since when.
     fn client_gone(&self) -> Option<Nanos> {
         let request = self.request?;

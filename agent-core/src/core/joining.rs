@@ -25,7 +25,17 @@ impl Core {
         let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
         let found = join::find(trial, habits, is_proxy, &self.requests, &self.lines);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
-        let Some(parent) = found.parent else { return };
+        let Some(mut parent) = found.parent else {
+            return;
+        };
+        let of_call = trial.exchange.is_none() && parent.join == Join::Errand;
+        if of_call
+            && trial
+                .tgid
+                .is_some_and(|tgid| self.lookups.has_answered(tgid, trial.started))
+        {
+            parent.surety = Certainty::Guess;
+        }
         let Some(request) = self.requests.get_mut(parent.key) else {
             return;
         };
@@ -33,6 +43,7 @@ impl Core {
         trial.adopt(parent, request.started);
         if open {
             request.open.push(trial.key);
+            request.served_by_guess |= parent.surety == Certainty::Guess;
         }
         if let Some(tgid) = trial.tgid
             && parent.forwarding

@@ -5,13 +5,14 @@
 //! HAProxy answers before it closes upstream (nginx and Envoy do it the other way round).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, SLACK};
+use crate::join::{self, AT_ONCE, SLACK};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
@@ -180,10 +181,6 @@ impl Core {
         };
         tries.sort_by_key(|trial| (trial.started, trial.key));
         let last = tries.len().saturating_sub(1);
-        let surety = tries
-            .last()
-            .and_then(|trial| trial.parent)
-            .map_or(Certainty::Guess, |parent| parent.surety);
         let attempts: Vec<Arc<Attempt>> = tries
             .into_iter()
             .enumerate()
@@ -196,9 +193,15 @@ impl Core {
         for attempt in &attempts {
             self.remember(request.head.as_ref(), attempt);
         }
-        let least = self.least_surety(&request, &outcome, attempts.last());
-        let surety = surety.max(least);
-        let (error, error_attempt) = error_of(&request, &outcome, &attempts, surety);
+        let decisive = decisive(&attempts, &outcome);
+        let surety = decisive.map_or(Certainty::Guess, |(at, surety)| {
+            let attempt = &attempts[at];
+            let joined = attempt.join_certainty.unwrap_or(Certainty::Guess);
+            let least = self.least_surety(&request, &outcome, attempt);
+            surety.max(joined).max(least)
+        });
+        let at = decisive.map(|(at, _)| at);
+        let (error, error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
                 self.without_attempt(key, &request, &outcome, &proxy)
@@ -406,24 +409,14 @@ impl Core {
     /// How sure it is that the last attempt known is the last there was. Proof when nothing is known
     /// to be missing, none is under way, the answer followed it at once, and the process made no
     /// other one since, for nobody knows whom.
-    fn least_surety(
-        &self,
-        request: &OpenRequest,
-        outcome: &Outcome,
-        last: Option<&Arc<Attempt>>,
-    ) -> Certainty {
+    fn least_surety(&self, request: &OpenRequest, outcome: &Outcome, last: &Attempt) -> Certainty {
         let complete = self.lost_at.is_none_or(|lost| lost < request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
-        match last {
-            Some(last) if self.has_unjoined(last, answered) => Certainty::Strong,
-            Some(last)
-                if complete
-                    && request.open.is_empty()
-                    && answered.saturating_sub(last.ended) <= PROMPT =>
-            {
-                Certainty::Proof
-            }
-            _ => Certainty::Strong,
+        let prompt = answered.saturating_sub(last.ended) <= PROMPT;
+        if complete && prompt && request.open.is_empty() && !self.has_unjoined(last, answered) {
+            Certainty::Proof
+        } else {
+            Certainty::Strong
         }
     }
 }
@@ -437,12 +430,58 @@ fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<
     Some(answered && !reached_client && failure.cause != Cause::ClientAbort)
 }
 
-/// Why the client got 500 or more, or no answer: the cause of the last attempt, where that
-/// explains it. `surety` is the most that can be said of it being the last of this request.
+/// The attempt that the answer was given for, and the most that can be said of that: of those that
+/// were answered or over by then, the last to be so. Of attempts side by side (a mirrored request, a
+/// hedged one) it is that whose status was passed on.
+fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
+    let by = outcome.answer_began.unwrap_or(outcome.ended);
+    let by = by.saturating_add(AT_ONCE);
+    let known = |attempt: &Attempt| match attempt.header_seconds {
+        Some(seconds) => attempt.started + Duration::from_secs_f64(seconds).as_nanos() as Nanos,
+        None => attempt.ended,
+    };
+    let all = attempts.iter().enumerate();
+    let (last, _) = all
+        .filter(|(_, attempt)| known(attempt) <= by)
+        .max_by_key(|(at, attempt)| (known(attempt), *at))
+        .or(attempts.iter().enumerate().next_back())?;
+    let (started, ended) = (attempts[last].started, known(&attempts[last]));
+    let side_by_side: Vec<usize> = (0..attempts.len())
+        .filter(|at| {
+            let other = &attempts[*at];
+            let common = ended
+                .min(known(other))
+                .saturating_sub(started.max(other.started));
+            *at != last && common > SLACK
+        })
+        .collect();
+    if side_by_side.is_empty() {
+        return Some((last, Certainty::Proof));
+    }
+    let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
+    let passed_on = |at: &usize| {
+        outcome.code.is_some_and(|code| code >= 500) && attempts[*at].code == outcome.code
+    };
+    let mut candidates = side_by_side
+        .iter()
+        .chain([&last])
+        .filter(|at| passed_on(at));
+    match (candidates.next(), candidates.next()) {
+        (Some(only), None) => Some((*only, Certainty::Strong)),
+        _ if side_by_side.iter().all(|at| cause(*at) == cause(last)) => {
+            Some((last, Certainty::Strong))
+        }
+        _ => Some((last, Certainty::Guess)),
+    }
+}
+
+/// Why the client got 500 or more, or no answer: the cause of the attempt `at`, where that explains
+/// it. `surety` is the most that can be said of it being the one that was answered for.
 fn error_of(
     request: &OpenRequest,
     outcome: &Outcome,
     attempts: &[Arc<Attempt>],
+    at: Option<usize>,
     surety: Certainty,
 ) -> (Option<Failure>, Option<usize>) {
     let is_error = match outcome.code {
@@ -453,10 +492,10 @@ fn error_of(
         return (None, None);
     }
     // An attempt that is still under way began after those that are over.
-    let Some(last) = attempts.last().filter(|_| request.open.is_empty()) else {
+    let last = at.and_then(|at| attempts.get(at));
+    let Some(last) = last.filter(|_| request.open.is_empty()) else {
         return (Some(UNATTRIBUTED), None);
     };
-    let at = Some(attempts.len() - 1);
     let Some(failure) = last.failure else {
         // It succeeded: the error is the proxy's own, or of an attempt that was not seen.
         return (

@@ -129,8 +129,9 @@ impl Score {
                 *self.right.entry(certainty).or_default() += usize::from(error);
             }
             // That attempt did fail so; it was another's.
-            Some(Found { cause, .. }) if !error => {
+            Some(Found { cause, certainty }) if !error => {
                 self.not_theirs += 1;
+                *self.wrong.entry(certainty).or_default() += 1;
                 self.example(format!("{cause} was not its own: {name}"), what());
             }
             Some(Found { cause, certainty }) => {
@@ -183,6 +184,26 @@ fn causes(played: &Played, ports: Ports) -> &'static [&'static str] {
     }
 }
 
+/// How sure it is that the attempt failed so, and that it was this request's.
+fn weaker(attempt: &Attempt) -> &Option<String> {
+    let rank = |certainty: &Option<String>| {
+        let known = ["guess", "strong", "proof"];
+        certainty
+            .as_deref()
+            .and_then(|word| known.iter().position(|one| *one == word))
+    };
+    let Attempt {
+        certainty,
+        join_certainty,
+        ..
+    } = attempt;
+    if rank(join_certainty) < rank(certainty) {
+        join_certainty
+    } else {
+        certainty
+    }
+}
+
 /// What is said of a request: why it is an error, else why its last failed attempt failed. That
 /// a dead server refused is true whatever was asked for.
 fn found(request: &Request, dead: Option<u16>) -> Option<Found> {
@@ -195,7 +216,7 @@ fn found(request: &Request, dead: Option<u16>) -> Option<Found> {
         None => {
             let failed = |attempt: &&Attempt| attempt.cause.is_some() && !refused(attempt);
             let attempt = request.attempts.iter().rev().find(failed)?;
-            (attempt.cause.as_ref()?, &attempt.certainty)
+            (attempt.cause.as_ref()?, weaker(attempt))
         }
     };
     Some(Found {

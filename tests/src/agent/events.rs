@@ -74,6 +74,8 @@ pub struct Attempt {
     pub upstream: String,
     /// How it was joined to its request.
     pub join: Option<String>,
+    /// How sure that is.
+    pub join_certainty: Option<String>,
     /// The connection had carried an exchange before.
     pub reused: Option<bool>,
     /// Idle time before reuse.

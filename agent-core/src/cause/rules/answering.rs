@@ -209,6 +209,14 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
         let phase = case.phase();
         return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
     }
+    if case.proxy_left() {
+        return failure(
+            Cause::Unattributed,
+            Certainty::Guess,
+            case.phase(),
+            How::None,
+        );
+    }
     let waited = case.silence() >= SILENCE;
     let sure = match case.request {
         _ if !trial.all_acked() || !waited && case.request.is_none() => Certainty::Guess,

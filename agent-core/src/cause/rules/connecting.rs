@@ -127,6 +127,14 @@ pub(super) fn connect_timeout(case: &Case<'_>) -> Option<Failure> {
         {
             (Certainty::Proof, How::Errno)
         }
+        Finish::Handshake(ConnectOutcome::ClosedByUs) if case.proxy_left() => {
+            return failure(
+                Cause::Unattributed,
+                Certainty::Guess,
+                Phase::Connect,
+                How::None,
+            );
+        }
         Finish::Handshake(ConnectOutcome::ClosedByUs) => {
             let waited = case.trial.ended - case.trial.started >= SYN_PATIENCE;
             let sure = if case.trial.syns > 1 || waited {
@@ -156,6 +164,9 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
     }
     if handshake.alert.is_some() || handshake.reply_is_tls == Some(false) {
         return fail(Certainty::Proof, How::None);
+    }
+    if case.proxy_left() {
+        return failure(Cause::Unattributed, Certainty::Guess, Phase::Tls, How::None);
     }
     if let Some(gone) = case.client_gone() {
         let sure = case.abort_certainty(gone);
