@@ -99,7 +99,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
 
 pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
     cause: Cause::Unattributed,
-    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started.",
+    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started; or the proxy was stopped under the request.",
     gloss: "the evidence does not tell",
     evidence: "An error without evidence that allows one reading only. It is counted, not guessed.",
     check: &[
@@ -113,6 +113,6 @@ pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
             "",
         ),
     ],
-    fix: "Look at the numbers of the incident and at the proxy's own log; if records were lost, give the agent a larger --ring-bytes.",
+    fix: "Look at the incident's numbers and the proxy's log; if records were lost, give the agent a larger --ring-bytes; if the proxy was stopped, drain it first.",
     lookalikes: &[],
 };
