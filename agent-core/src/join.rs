@@ -236,8 +236,8 @@ fn others_wait(
             request.tgid.is_none_or(|tgid| Some(tgid) == trial.tgid)
                 && (!served || request.served_by_guess)
                 && !request.is_answered()
-                && asked.is_some_and(|asked| same_line(sent, asked))
                 && at.saturating_sub(request.started) > CONNECTS_WITHIN
+                && asked.is_some_and(|asked| same_line(sent, asked))
         };
         *key != but && requests.get(*key).is_some_and(|request| waits(request))
     })
@@ -271,16 +271,18 @@ fn by_request_line(
             (Some(asked), Some(sent)) => asked == sent,
             _ => trial.upstream != Upstream::Inet(request.server),
         };
+        let served = !request.open.is_empty();
         let fits = same_process
+            && (!served || request.served_by_guess)
             && request.started < at
             && is_open_at(request, at)
             && same_line(sent, asked);
         if !fits {
             continue;
         }
-        if !request.open.is_empty() {
+        if served {
             // What serves it may be another's, and this attempt its own.
-            more |= request.served_by_guess && wanted != Some(*key);
+            more |= wanted != Some(*key);
             continue;
         }
         more |= only.replace(*key).is_some();

@@ -238,18 +238,20 @@ impl Probes {
     /// # Errors
     /// The map cannot be read.
     pub fn tallies(&self) -> Result<Vec<u64>, KernelError> {
-        (0..SLOTS)
-            .map(|slot| {
-                let values = self
-                    .tallies
-                    .get(&slot, 0)
-                    .map_err(|source| KernelError::Map {
-                        name: "TALLIES",
-                        source,
-                    })?;
-                Ok(values.iter().sum())
-            })
-            .collect()
+        (0..SLOTS).map(|slot| self.tally(slot)).collect()
+    }
+
+    /// One of them; a system call.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn tally(&self, slot: u32) -> Result<u64, KernelError> {
+        let values = self.tallies.get(&slot, 0);
+        let values = values.map_err(|source| KernelError::Map {
+            name: "TALLIES",
+            source,
+        })?;
+        Ok(values.iter().sum())
     }
 
     /// Runs, time and verifier work of each program.

@@ -262,16 +262,12 @@ impl<S: Source> Pipeline<S> {
 impl LossWatch {
     /// Whether records were lost since the last look.
     fn grew(&mut self, source: &impl Source) -> bool {
-        let Ok(tallies) = source.tallies() else {
+        let kinds = (0..).take(kind::COUNT).map(|kind| tally::RING_FULL + kind);
+        let missing = MISSING.iter().map(|Tally(slot)| *slot);
+        let lost: Result<u64, _> = kinds.chain(missing).map(|slot| source.tally(slot)).sum();
+        let Ok(lost) = lost else {
             return false;
         };
-        let first = usize::try_from(tally::RING_FULL).unwrap_or(usize::MAX);
-        let full: u64 = tallies.iter().skip(first).take(kind::COUNT).sum();
-        let missing: u64 = MISSING
-            .iter()
-            .filter_map(|Tally(slot)| tallies.get(usize::try_from(*slot).ok()?))
-            .sum();
-        let lost = full + missing;
         let grew = lost > self.lost;
         self.lost = lost;
         self.fresh |= grew;

@@ -19,6 +19,11 @@ pub trait Source {
     /// # Errors
     /// They cannot be read.
     fn tallies(&self) -> Result<Vec<u64>, KernelError>;
+    /// One of them.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn tally(&self, slot: u32) -> Result<u64, KernelError>;
     /// Cost by program.
     fn programs(&self) -> Vec<ProgramCost>;
     /// Use by map.
@@ -47,6 +52,10 @@ impl Source for Probes {
 
     fn tallies(&self) -> Result<Vec<u64>, KernelError> {
         Probes::tallies(self)
+    }
+
+    fn tally(&self, slot: u32) -> Result<u64, KernelError> {
+        Probes::tally(self, slot)
     }
 
     fn programs(&self) -> Vec<ProgramCost> {

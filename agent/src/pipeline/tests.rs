@@ -55,6 +55,10 @@ impl Source for Fake {
         Ok(tallies)
     }
 
+    fn tally(&self, slot: u32) -> Result<u64, KernelError> {
+        Ok(self.tallies.get(slot as usize).copied().unwrap_or(0))
+    }
+
     fn programs(&self) -> Vec<ProgramCost> {
         vec![ProgramCost {
             name: "state_changed".to_owned(),
