@@ -437,7 +437,9 @@ fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Cert
     let by = outcome.answer_began.unwrap_or(outcome.ended);
     let by = by.saturating_add(AT_ONCE);
     let known = |attempt: &Attempt| match attempt.header_seconds {
-        Some(seconds) => attempt.started + Duration::from_secs_f64(seconds).as_nanos() as Nanos,
+        Some(seconds) => attempt
+            .started
+            .saturating_add(Duration::from_secs_f64(seconds).as_nanos() as Nanos),
         None => attempt.ended,
     };
     let all = attempts.iter().enumerate();
