@@ -28,5 +28,6 @@ pub mod ports;
 pub mod process;
 pub mod proxies;
 pub mod stage;
+pub mod tls;
 pub mod upstreams;
 pub mod wait;

@@ -11,7 +11,7 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf};
 
-use super::KernelError;
+use super::{KernelError, struct_layout};
 
 /// One ability and whether this kernel gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +74,9 @@ pub(super) struct Entry {
     needed: bool,
 }
 
-/// In the order they are attached. `error_number` before `error_reported`: the kernel runs
-/// the probes of one tracepoint in this order, and the second reads what the first left.
-/// The packet programs come last, so that no socket is picked up as "already open" that
-/// the state tracepoint would have seen open.
-const CATALOG: [Entry; 14] = [
+/// In the order they are attached. The packet programs come last, so that no socket is picked up
+/// as "already open" that the state tracepoint would have seen open.
+const CATALOG: [Entry; 13] = [
     Entry {
         program: "state_changed",
         capability: "tcp_state",
@@ -108,16 +106,9 @@ const CATALOG: [Entry; 14] = [
         needed: false,
     },
     Entry {
-        program: "error_number",
-        capability: "socket_errno",
-        purpose: "which error the kernel gave up with",
-        hook: Hook::Classic("sock", "inet_sk_error_report"),
-        needed: false,
-    },
-    Entry {
         program: "error_reported",
         capability: "socket_error",
-        purpose: "errors of connecting and established sockets",
+        purpose: "which error the kernel gave a connection up with",
         hook: Hook::Typed("inet_sk_error_report"),
         needed: false,
     },
@@ -329,9 +320,13 @@ fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
 }
 
 impl Entry {
-    /// Why it could not be attached, if it could not: a classic tracepoint that this kernel
-    /// lacks, or tells in another way. (A typed one is missed when it is loaded.)
+    /// Why it could not be attached or would tell nothing, if so: a classic tracepoint that this
+    /// kernel lacks, or tells in another way; an error number out of reach. (A typed tracepoint is
+    /// missed when it is loaded.)
     fn missing(&self) -> Option<String> {
+        if self.capability == "socket_error" && struct_layout::socket_error().is_none() {
+            return Some("the kernel's BTF does not say where a socket has its error".to_owned());
+        }
         let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
             return None;
         };

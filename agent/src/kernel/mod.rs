@@ -15,6 +15,7 @@ mod catalog;
 mod cgroup;
 mod costs;
 mod reset_reasons;
+mod struct_layout;
 mod survey;
 
 use std::os::fd::AsFd;
@@ -324,6 +325,7 @@ fn load_object_logging(
     let reasons = reset_reasons::of_this_kernel();
     let has_reason = u8::from(reasons.is_some());
     let reasons = reasons.unwrap_or([0; NUMBERS]);
+    let sk_err = struct_layout::socket_error().unwrap_or(0);
     let (by_cookie, flows) = match way {
         Way::Storage => (0u8, 1),
         Way::Cookie => (1u8, FLOWS_BY_COOKIE),
@@ -336,6 +338,7 @@ fn load_object_logging(
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)
+        .override_global("SK_ERR", &sk_err, true)
         .load(OBJECT)
         .map_err(|error| {
             if is_not_permitted(&error) {
