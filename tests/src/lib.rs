@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod churn;
+pub mod confined;
 pub mod delay;
 pub mod faults;
 pub mod guest;

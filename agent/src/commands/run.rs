@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -21,6 +21,7 @@ use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
+use crate::privileges::{self, Needs};
 use crate::recording::Recorder;
 
 /// What `--help` says first.
@@ -31,7 +32,9 @@ Proxies are found by what they do: a process that takes requests and sends reque
 gateways (nginx, haproxy, httpd, envoy, caddy, traefik, varnishd, openresty, angie, tengine) are \
 known from the start.
 
-It needs root, or the capabilities BPF, PERFMON and NET_ADMIN. SIGTERM and SIGINT end it; \
+It needs root, or the capabilities BPF, PERFMON and NET_ADMIN, and for all its abilities \
+DAC_READ_SEARCH and SYS_PTRACE as well (docs/security.md); most of them it gives up once the \
+probes are attached. SIGTERM and SIGINT end it; \
 everything is detached from the kernel then, and also when it is killed.
 
 Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -; \
@@ -104,6 +107,9 @@ pub(super) struct Arguments {
     /// Leave this executable alone (repeatable)
     #[arg(long = "exclude-process", value_name = "EXECUTABLE")]
     exclude_processes: Vec<String>,
+    /// Give up what rights are not needed once the probes are attached [default: true]
+    #[arg(long, value_name = "BOOL")]
+    drop_capabilities: Option<bool>,
     /// How much the daemon logs [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -152,6 +158,10 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
     let recorder = record.map(recorder).transpose()?;
+    let needs = Needs::here();
+    if let Some(refusal) = needs.refusal() {
+        bail!(refusal);
+    }
     let probes = Probes::load(&options(settings))?;
     give_back_memory();
     for ability in probes
@@ -169,6 +179,14 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
             "an ability is off; `why502 doctor` says more"
         );
     }
+    for (capability, without) in needs.shortcomings() {
+        tracing::warn!(
+            capability,
+            without,
+            "a right is missing; `why502 doctor` says how to give it"
+        );
+    }
+    give_up_rights(settings, &probes)?;
 
     let Metrics {
         registry,
@@ -223,6 +241,16 @@ fn recorder(path: &Path) -> anyhow::Result<Recorder> {
             path.display()
         )
     })
+}
+
+/// What was needed to attach is not needed to read.
+fn give_up_rights(settings: &Settings, probes: &Probes) -> anyhow::Result<()> {
+    if settings.drop_capabilities {
+        let kept = privileges::shed(|| probes.tally(0).is_ok())
+            .context("set drop_capabilities = false to go on with all rights")?;
+        tracing::info!(kept = kept.names.join(","), "capabilities given up");
+    }
+    Ok(())
 }
 
 /// Loading reads all types of the kernel, tens of megabytes that are free by now and that
@@ -300,6 +328,7 @@ impl Arguments {
             upstream_names,
             include_processes,
             exclude_processes,
+            drop_capabilities,
             log_level,
             log_format,
             probe_log,
@@ -320,6 +349,7 @@ impl Arguments {
         settings.upstream_names.extend(upstream_names);
         settings.include_processes.extend(include_processes);
         settings.exclude_processes.extend(exclude_processes);
+        settings.drop_capabilities = drop_capabilities.unwrap_or(settings.drop_capabilities);
         settings.log_level = log_level.unwrap_or(settings.log_level);
         settings.log_format = log_format.unwrap_or(settings.log_format);
         settings.probe_log = probe_log.or(settings.probe_log);

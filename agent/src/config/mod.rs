@@ -63,6 +63,8 @@ pub struct Settings {
     /// After so many exchanges of a process that is no proxy its connections are not looked at for
     /// a minute; 0 for never.
     pub bystander_exchanges: u32,
+    /// Rights that are not needed once the probes are attached are given up.
+    pub drop_capabilities: bool,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -169,6 +171,7 @@ impl Default for Settings {
             max_proxies: DEFAULT_MAX_PROXIES,
             incidents: DEFAULT_INCIDENTS,
             bystander_exchanges: Limits::default().bystander_exchanges,
+            drop_capabilities: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -232,6 +235,7 @@ impl Settings {
             max_proxies,
             incidents,
             bystander_exchanges: _,
+            drop_capabilities: _,
             log_level: _,
             log_format: _,
             probe_log: _,

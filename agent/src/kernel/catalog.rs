@@ -1,6 +1,7 @@
 //! The programs: what each is for, what is lost without it, and how it is attached.
 
 use std::fs;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -336,7 +337,9 @@ impl Entry {
             return None;
         };
         let there = |root: &&&str| Path::new(root).join("events").is_dir();
-        let root = TRACEFS.iter().find(there)?;
+        let Some(root) = TRACEFS.iter().find(there) else {
+            return Some(why_no_tracefs());
+        };
         let event = Path::new(root).join("events").join(category).join(name);
         if !event.exists() {
             return Some(format!("this kernel has no tracepoint {category}:{name}"));
@@ -346,6 +349,20 @@ impl Entry {
         (by_cookie && !tells_cookie(&format)).then(|| {
             format!("the tracepoint {category}:{name} does not tell the socket where expected")
         })
+    }
+}
+
+/// Why there is no folder of tracepoints.
+fn why_no_tracefs() -> String {
+    let closed = |root: &&str| {
+        let error = fs::read_dir(root).err();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    if TRACEFS.iter().any(closed) {
+        "tracefs may not be read: give CAP_DAC_READ_SEARCH, or mount it for a group of this user"
+            .to_owned()
+    } else {
+        "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing".to_owned()
     }
 }
 

@@ -92,6 +92,12 @@ impl Agent {
         Self::started(command, "ahead", flags)
     }
 
+    /// As [`Agent::start`], by a command of which the agent's binary is the last word.
+    #[track_caller]
+    pub fn start_by(command: Command, flags: &[&str]) -> Self {
+        Self::started(command, "other", flags)
+    }
+
     #[track_caller]
     fn started(mut command: Command, name: &str, flags: &[&str]) -> Self {
         need_root();
