@@ -27,6 +27,7 @@ pub mod netns;
 pub mod nginx;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxies;
 pub mod stage;
 pub mod upstreams;

@@ -14,9 +14,10 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
+use crate::config::{ApiAccess, ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
 use crate::events::EventStream;
-use crate::exporter::{self, Service};
+use crate::exporter::web::Web;
+use crate::exporter::{self, Opening, Service};
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
@@ -76,6 +77,14 @@ pub(super) struct Arguments {
     /// Serve metrics and events here [default: 127.0.0.1:9502]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Ask for passwords and speak TLS as this file says, in the format of Prometheus' exporters
+    /// (docs/security.md)
+    #[arg(long, value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
+    /// Serve events and incidents, which tell paths and addresses; auto: only to this host, or to
+    /// whoever has a password or a client certificate [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    api: Option<ApiAccess>,
     /// Watch only the processes in this cgroup v2 directory [default: the root, all processes]
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
@@ -157,6 +166,7 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
+    let web = Web::read(settings.web_config_file.as_deref())?;
     let recorder = record.map(recorder).transpose()?;
     let needs = Needs::here();
     if let Some(refusal) = needs.refusal() {
@@ -187,6 +197,9 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
         );
     }
     give_up_rights(settings, &probes)?;
+    // It is read again whenever it changes.
+    web.check()
+        .context("without the rights that were given up")?;
 
     let Metrics {
         registry,
@@ -199,6 +212,7 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
     let (refresh, asks) = pipeline::refresh();
+    let address = listener.local_addr().unwrap_or(settings.listen);
     let service = Service {
         registry,
         stream: stream.clone(),
@@ -206,6 +220,11 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
         refresh,
         ready: Arc::clone(&ready),
         turned_away: Arc::clone(&turned_away),
+        web,
+        opening: Opening {
+            api: settings.api,
+            is_loopback: address.ip().to_canonical().is_loopback(),
+        },
     };
     let pipeline = Pipeline::new(
         probes,
@@ -219,7 +238,6 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
             recorder,
         },
     );
-    let address = listener.local_addr().unwrap_or(settings.listen);
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events, incidents at /api/v1/incidents");
 
@@ -318,6 +336,8 @@ impl Arguments {
             config,
             print_config: _,
             listen,
+            web_config_file,
+            api,
             cgroup,
             ring_bytes,
             max_upstreams,
@@ -339,6 +359,8 @@ impl Arguments {
             None => Settings::default(),
         };
         settings.listen = listen.unwrap_or(settings.listen);
+        settings.web_config_file = web_config_file.or(settings.web_config_file);
+        settings.api = api.unwrap_or(settings.api);
         settings.cgroup = cgroup.or(settings.cgroup);
         settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);

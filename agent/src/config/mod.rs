@@ -48,6 +48,11 @@ const MAX_RING_BYTES: u32 = 1 << 30;
 pub struct Settings {
     /// Address and port of metrics and events.
     pub listen: SocketAddr,
+    /// Passwords, TLS and headers of what is served, in the format of Prometheus' exporters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_config_file: Option<PathBuf>,
+    /// Whether `/api/` is served.
+    pub api: ApiAccess,
     /// The cgroup v2 directory whose processes are watched; the root of the mount when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
@@ -80,6 +85,18 @@ pub struct Settings {
     pub proxy_names: BTreeMap<String, String>,
     /// Address of an upstream to the `upstream` label.
     pub upstream_names: BTreeMap<String, String>,
+}
+
+/// Whether `/api/` is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAccess {
+    /// Where only this host can ask, or whoever asks has a password or a certificate.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// How much the daemon logs.
@@ -165,6 +182,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: DEFAULT_LISTEN,
+            web_config_file: None,
+            api: ApiAccess::Auto,
             cgroup: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
@@ -229,6 +248,8 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self {
             listen: _,
+            web_config_file: _,
+            api: _,
             cgroup,
             ring_bytes,
             max_upstreams,
