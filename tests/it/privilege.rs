@@ -173,16 +173,19 @@ fn rights_are_given_up_once_the_probes_are_attached() {
             assert_every_thread(&agent, set, "0000000000000000");
         }
         assert_every_thread(&agent, "NoNewPrivs:", "1");
+        // A filter.
+        assert_every_thread(&agent, "Seccomp:", "2");
         assert!(agent.log().contains("capabilities given up"));
     }
 
     let agent = Agent::start_by(
         scene.copy.ambient(&DOCUMENTED),
-        &["--drop-capabilities", "false"],
+        &["--drop-capabilities", "false", "--seccomp", "false"],
     );
     assert_explains(&scene, &agent, EDGE, "/kept/1/reset");
     agent.metrics();
     assert_every_thread(&agent, "CapEff:", "000000c000081004");
+    assert_every_thread(&agent, "Seccomp:", "0");
 }
 
 /// Since 5.19 a map that is open is read without CAP_BPF; where `bpf(2)` is open to all, the

@@ -119,6 +119,9 @@ pub(super) struct Arguments {
     /// Give up what rights are not needed once the probes are attached [default: true]
     #[arg(long, value_name = "BOOL")]
     drop_capabilities: Option<bool>,
+    /// From then on refuse system calls that start programs or change something [default: true]
+    #[arg(long, value_name = "BOOL")]
+    seccomp: Option<bool>,
     /// How much the daemon logs [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -268,6 +271,11 @@ fn give_up_rights(settings: &Settings, probes: &Probes) -> anyhow::Result<()> {
             .context("set drop_capabilities = false to go on with all rights")?;
         tracing::info!(kept = kept.names.join(","), "capabilities given up");
     }
+    if settings.seccomp
+        && let Err(error) = privileges::refuse_changes()
+    {
+        tracing::warn!(%error, "no filter for system calls (seccomp): the agent goes on without it");
+    }
     Ok(())
 }
 
@@ -349,6 +357,7 @@ impl Arguments {
             include_processes,
             exclude_processes,
             drop_capabilities,
+            seccomp,
             log_level,
             log_format,
             probe_log,
@@ -372,6 +381,7 @@ impl Arguments {
         settings.include_processes.extend(include_processes);
         settings.exclude_processes.extend(exclude_processes);
         settings.drop_capabilities = drop_capabilities.unwrap_or(settings.drop_capabilities);
+        settings.seccomp = seccomp.unwrap_or(settings.seccomp);
         settings.log_level = log_level.unwrap_or(settings.log_level);
         settings.log_format = log_format.unwrap_or(settings.log_format);
         settings.probe_log = probe_log.or(settings.probe_log);

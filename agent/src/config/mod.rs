@@ -70,6 +70,8 @@ pub struct Settings {
     pub bystander_exchanges: u32,
     /// Rights that are not needed once the probes are attached are given up.
     pub drop_capabilities: bool,
+    /// System calls that start programs or change something are refused from then on.
+    pub seccomp: bool,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -191,6 +193,7 @@ impl Default for Settings {
             incidents: DEFAULT_INCIDENTS,
             bystander_exchanges: Limits::default().bystander_exchanges,
             drop_capabilities: true,
+            seccomp: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -257,6 +260,7 @@ impl Settings {
             incidents,
             bystander_exchanges: _,
             drop_capabilities: _,
+            seccomp: _,
             log_level: _,
             log_format: _,
             probe_log: _,
