@@ -15,7 +15,6 @@ use e2e::agent::metrics::Metrics;
 use e2e::churn::{churn, namespace, sysctl};
 use e2e::delay::DelayLine;
 use e2e::http;
-use e2e::http;
 use e2e::load::known::assert_covered;
 use e2e::load::{Order, run, runtime};
 use e2e::netns::Netns;
