@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use crate::agent::binary;
 use crate::process::command;
 
-/// What `docs/security.md` lists for a host as most are.
-pub const DOCUMENTED: [&str; 5] = [
+/// What `docs/security.md` lists for any host.
+const EVERYWHERE: [&str; 5] = [
     "bpf",
     "perfmon",
     "net_admin",
@@ -25,6 +25,23 @@ pub const DOCUMENTED: [&str; 5] = [
 
 /// Nobody, as on most systems.
 pub const NOBODY: u32 = 65534;
+
+/// What `docs/security.md` lists for this host.
+pub fn documented() -> Vec<&'static str> {
+    let mut capabilities = EVERYWHERE.to_vec();
+    // Before 5.11, where maps are locked memory.
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 11) {
+        capabilities.push("sys_resource");
+    }
+    // Values that Debian's and Ubuntu's kernels know.
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    if paranoid.trim().parse::<i32>().is_ok_and(|value| value > 2) {
+        capabilities.push("sys_admin");
+    }
+    capabilities
+}
 
 /// A copy of the agent.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ const NEEDED: &str = "packets";
 pub(super) const LONG_ABOUT: &str = "\
 Say what this kernel and these rights allow, and what to do about the rest.
 
-The probes are loaded to see what the kernel takes, and nothing stays attached. Exit code: 0 when \
+The probes are loaded, and some attached for a moment, to see what the kernel takes; nothing stays. Exit code: 0 when \
 all is well, 1 when `why502 run` works with abilities off, 2 when it cannot work.";
 
 /// What `--help` says last.

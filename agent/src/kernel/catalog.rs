@@ -301,7 +301,8 @@ pub(super) fn attach_all(
     Ok(capabilities)
 }
 
-/// Loads every program and attaches none: the verifier's word without a trace. A program whose
+/// Loads every program, for the verifier's word, and attaches those at classic tracepoints, for
+/// as long as `ebpf` lives: whether that is allowed, nothing else tells. A program whose
 /// tracepoint is not there counts as refused, for it could not be attached.
 pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>, Vec<Verified>) {
     let mut capabilities: Vec<Capability> = Vec::new();
@@ -316,8 +317,13 @@ pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>
             instructions: verified_instructions(ebpf, entry.program),
             took: started.elapsed(),
         });
-        let missing = refused.is_none().then(|| entry.missing()).flatten();
-        let reason = refused.map(|error| first_lines(&error)).or(missing);
+        let reason = refused
+            .map(|error| first_lines(&error))
+            .or_else(|| entry.missing())
+            .or_else(|| {
+                let refused = entry.try_classic(ebpf)?;
+                Some(first_lines(&refused))
+            });
         record(&mut capabilities, entry, reason);
     }
     add_stand_ins(&mut capabilities, way);
@@ -330,6 +336,15 @@ fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
 }
 
 impl Entry {
+    /// Why it cannot be attached at its classic tracepoint, if it is at one.
+    fn try_classic(&self, ebpf: &mut Ebpf) -> Option<ProgramError> {
+        let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
+            return None;
+        };
+        let program = program::<TracePoint>(ebpf, self);
+        program.and_then(|it| it.attach(category, name)).err()
+    }
+
     /// Why it could not be attached, if it could not: a classic tracepoint that this kernel
     /// lacks, or tells in another way. (A typed one is missed when it is loaded.)
     fn missing(&self) -> Option<String> {

@@ -10,8 +10,14 @@ use rustix::thread::{CapabilitySet, capabilities};
 /// Where tracefs is mounted; the second one by debugfs.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// Since then maps are not counted as locked memory.
-const MAPS_NOT_LOCKED: (u32, u32) = (5, 11);
+/// How far perf_event_open(2) is closed. The kernel's own values end at 2, which CAP_PERFMON
+/// opens; Debian and Ubuntu have added 3 and 4, which only CAP_SYS_ADMIN does.
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+const PARANOID_FOR_PERFMON: i32 = 2;
+
+/// Since then maps are not counted as locked memory, and typed tracepoints tell what before only
+/// classic ones do: whose socket it is.
+const TYPED_TRACEPOINTS: (u32, u32) = (5, 11);
 
 /// How much depends on a capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +54,12 @@ pub struct Needs(Vec<Need>);
 struct Host {
     /// tracefs is there and only root may look into it.
     tracefs_is_closed: bool,
+    /// Only CAP_SYS_ADMIN may open tracepoints.
+    perf_is_closed: bool,
     /// Maps are locked memory, and of that too little is allowed.
     locks_maps: bool,
+    /// Without classic tracepoints nothing is seen.
+    is_old: bool,
 }
 
 impl Needs {
@@ -57,9 +67,12 @@ impl Needs {
     pub fn here() -> Self {
         // A process can always ask for its own.
         let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+        let is_old = is_old();
         let host = Host {
             tracefs_is_closed: tracefs_is_closed(),
-            locks_maps: locks_maps(),
+            perf_is_closed: perf_is_closed(),
+            locks_maps: is_old && getrlimit(Resource::Memlock).maximum.is_some(),
+            is_old,
         };
         Self::of(held, host)
     }
@@ -80,6 +93,11 @@ impl Needs {
             } else {
                 Necessity::NotHere
             }
+        };
+        let (classic, lost) = if host.is_old {
+            (Necessity::Required, "nothing is seen")
+        } else {
+            (Necessity::Useful, "classic tracepoints cannot be attached")
         };
         Self(vec![
             need(
@@ -113,9 +131,16 @@ impl Needs {
             need(
                 "DAC_READ_SEARCH",
                 CapabilitySet::DAC_READ_SEARCH,
-                when(host.tracefs_is_closed, Necessity::Useful),
+                when(host.tracefs_is_closed, classic),
                 "read tracefs, which is root's; or mount it for a group of this user (gid=, mode=750)",
-                "classic tracepoints cannot be attached",
+                lost,
+            ),
+            need(
+                "SYS_ADMIN",
+                CapabilitySet::SYS_ADMIN,
+                when(host.perf_is_closed, classic),
+                "open tracepoints while kernel.perf_event_paranoid is above 2; or set it to 2",
+                lost,
             ),
             need(
                 "SYS_PTRACE",
@@ -197,10 +222,15 @@ fn tracefs_is_closed() -> bool {
     closed
 }
 
-fn locks_maps() -> bool {
+fn perf_is_closed() -> bool {
+    let value = fs::read_to_string(PARANOID).unwrap_or_default();
+    let value = value.trim().parse::<i32>();
+    value.is_ok_and(|value| value > PARANOID_FOR_PERFMON)
+}
+
+fn is_old() -> bool {
     let release = uname().release().to_string_lossy().into_owned();
-    version(&release).is_some_and(|version| version < MAPS_NOT_LOCKED)
-        && getrlimit(Resource::Memlock).maximum.is_some()
+    version(&release).is_some_and(|version| version < TYPED_TRACEPOINTS)
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -214,7 +244,9 @@ mod tests {
 
     const OPEN: Host = Host {
         tracefs_is_closed: false,
+        perf_is_closed: false,
         locks_maps: false,
+        is_old: false,
     };
 
     fn three() -> CapabilitySet {
@@ -245,16 +277,26 @@ mod tests {
 
         let closed = Host {
             tracefs_is_closed: true,
+            perf_is_closed: true,
             locks_maps: true,
+            is_old: false,
         };
         let needs = Needs::of(all, closed);
         assert!(needs.refusal().unwrap().contains("CAP_SYS_RESOURCE"));
         let named: Vec<&str> = needs.shortcomings().map(|(name, _)| name).collect();
-        assert_eq!(named, ["DAC_READ_SEARCH"]);
+        assert_eq!(named, ["DAC_READ_SEARCH", "SYS_ADMIN"]);
+        let old = Host {
+            is_old: true,
+            ..closed
+        };
+        let refusal = Needs::of(all, old).refusal().unwrap();
+        for name in ["SYS_RESOURCE", "DAC_READ_SEARCH", "SYS_ADMIN"] {
+            assert!(refusal.contains(name), "{refusal}");
+        }
         assert_eq!(
             needs.how_to_give().first().map(String::as_str),
             Some(
-                "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_resource,cap_dac_read_search,cap_sys_ptrace=ep /usr/bin/why502"
+                "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_resource,cap_dac_read_search,cap_sys_admin,cap_sys_ptrace=ep /usr/bin/why502"
             )
         );
     }

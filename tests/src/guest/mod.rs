@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::agent::{self, Agent, Events};
-use crate::confined::{Copy, DOCUMENTED};
+use crate::confined::{Copy, documented};
 use crate::faults::expected::code;
 use crate::faults::observed::Told;
 use crate::faults::play::{Played, play};
@@ -95,7 +95,7 @@ pub fn ask() -> Answer {
     let stage = Stage::local(DARK);
     // Nobody, with the rights that are documented: what works so works for root.
     let copy = Copy::new();
-    let agent = Agent::start_by(copy.ambient(&rights()), &[]);
+    let agent = Agent::start_by(copy.ambient(&documented()), &[]);
     let events = agent.events();
     let proxy = Proxy::start(Kind::Nginx, &stage.groups);
     let run = std::process::id().to_string();
@@ -127,21 +127,6 @@ pub fn ask() -> Answer {
         faults,
         wrong,
     }
-}
-
-/// What the agent is allowed here: as documented, for this kernel.
-fn rights() -> Vec<&'static str> {
-    let mut rights = DOCUMENTED.to_vec();
-    if counts_maps_as_locked(&machine::release()) {
-        rights.push("sys_resource");
-    }
-    rights
-}
-
-/// Before 5.11.
-fn counts_maps_as_locked(release: &str) -> bool {
-    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 11)
 }
 
 /// Abilities that nobody lacks and root has, and rights that the agent misses.
