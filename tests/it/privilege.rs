@@ -259,6 +259,9 @@ fn a_required_capability_that_is_missing_is_named() {
         let (report, code) = doctor(copy.ambient(&rest));
         let (state, words) = finding(&report, &name).unwrap_or_else(|| panic!("{name}: {report}"));
         assert_eq!((code, state.as_str()), (2, "FAIL"), "{words}");
+        if let Some((_, words)) = finding(&report, "probes") {
+            assert!(words.contains("missing above"), "{words}");
+        }
         let ways = report
             .get("how_to_give")
             .map(Value::to_string)

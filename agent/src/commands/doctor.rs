@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use crate::kernel::{self, Capability, Options, Verified};
+use crate::kernel::{self, Capability, KernelError, Options, Verified};
 use crate::privileges::{self, Necessity, Need, Needs};
 
 /// Everything works.
@@ -100,7 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         tracefs(),
         statistics(),
     ]);
-    let (abilities, programs) = abilities(arguments);
+    let (abilities, programs) = abilities(arguments, &needs);
     findings.extend(abilities);
     let (code, verdict) = verdict(&findings);
     if arguments.json {
@@ -173,11 +173,11 @@ fn right(need: &Need) -> Option<Finding> {
         (_, true) => Some(good(name, *purpose)),
         (Necessity::Required, false) => Some(broken(
             name,
-            format!("missing, so {without}; it is to {purpose}"),
+            format!("missing, so {without}; needed to {purpose}"),
         )),
         (Necessity::Useful, false) => Some(off(
             name,
-            format!("missing, so {without}; it is to {purpose}"),
+            format!("missing, so {without}; needed to {purpose}"),
         )),
     }
 }
@@ -249,7 +249,7 @@ fn statistics() -> Finding {
     )
 }
 
-fn abilities(arguments: &Arguments) -> (Vec<Finding>, Vec<Verified>) {
+fn abilities(arguments: &Arguments, needs: &Needs) -> (Vec<Finding>, Vec<Verified>) {
     let Arguments { cgroup, json: _ } = arguments;
     let options = Options {
         cgroup: cgroup.clone(),
@@ -263,7 +263,16 @@ fn abilities(arguments: &Arguments) -> (Vec<Finding>, Vec<Verified>) {
             } = survey;
             (capabilities.into_iter().map(ability).collect(), programs)
         }
-        Err(error) => (vec![broken("probes", error.to_string())], Vec::new()),
+        Err(error) => {
+            // Of its two reasons it is the one that is known.
+            let words = match error {
+                KernelError::NotPermitted if needs.refusal().is_some() => {
+                    "cannot be looked at without what is missing above".to_owned()
+                }
+                error => error.to_string(),
+            };
+            (vec![broken("probes", words)], Vec::new())
+        }
     }
 }
 
@@ -409,7 +418,7 @@ mod tests {
         let missing = right(&need(Necessity::Required, false)).unwrap();
         assert_eq!(missing.state, State::Broken);
         assert_eq!(missing.name, "CAP_BPF");
-        assert_eq!(missing.words, "missing, so nothing is seen; it is to load");
+        assert_eq!(missing.words, "missing, so nothing is seen; needed to load");
 
         let state = |need: &Need| right(need).map(|finding| finding.state);
         assert_eq!(state(&need(Necessity::Useful, false)), Some(State::Off));

@@ -111,7 +111,7 @@ impl Needs {
                 "PERFMON",
                 CapabilitySet::PERFMON,
                 Necessity::Required,
-                "programs that follow pointers, and tracepoints",
+                "load programs that follow pointers, and attach tracepoints",
                 "nothing is seen",
             ),
             need(
@@ -125,7 +125,7 @@ impl Needs {
                 "SYS_RESOURCE",
                 CapabilitySet::SYS_RESOURCE,
                 when(host.locks_maps, Necessity::Required),
-                "locked memory for maps before Linux 5.11; or raise the limit (LimitMEMLOCK=infinity)",
+                "lock memory for maps before Linux 5.11; or raise the limit (LimitMEMLOCK=infinity)",
                 "maps cannot be made, so nothing is seen",
             ),
             need(
@@ -176,7 +176,12 @@ impl Needs {
     pub fn shortcomings(&self) -> impl Iterator<Item = (&'static str, String)> {
         self.iter()
             .filter(|need| need.necessity == Necessity::Useful && !need.held)
-            .map(|need| (need.name, format!("{} (to {})", need.without, need.purpose)))
+            .map(|need| {
+                (
+                    need.name,
+                    format!("{}; needed to {}", need.without, need.purpose),
+                )
+            })
     }
 
     /// How to give what is missing, a line for each way; none when nothing is.
