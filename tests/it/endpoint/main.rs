@@ -3,12 +3,13 @@
 mod files;
 mod hostile;
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use e2e::agent::{Agent, binary};
-use e2e::process::need_root;
+use e2e::process::{Running, command, need_root};
 use e2e::prometheus::Prometheus;
 use e2e::wait::eventually;
 use files::{Files, HORSE, STAPLE, TLS};
@@ -124,6 +125,22 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
     );
     assert_eq!(prometheus.value("up"), 1.0);
     assert_eq!(prometheus.value("sum(why502_agent_build_info)"), 1.0);
+
+    // The commands as well: the stream says hello first.
+    let password = files.write("password", &format!("{PASSWORD}\n"));
+    let mut tail = command(&binary().to_string_lossy(), None);
+    tail.args(["tail", "--json", "--agent", &agent.address.to_string()])
+        .args(["--ca-file", &files.flag("ca.pem"), "--user", "prom"])
+        .args(["--password-file", &password])
+        .stdout(Stdio::piped());
+    let mut tail = Running::start("tail", &mut tail);
+    let output = tail.child().stdout.take().expect("it is piped");
+    let mut hello = String::new();
+    let read = BufReader::new(output).read_line(&mut hello);
+    assert!(read.is_ok() && hello.contains("\"hello\""), "{hello}");
+    let both = ["--ca-file", &files.flag("ca.pem"), "--user", "prom"];
+    let (good, said) = explain(agent.address, &both);
+    assert!(good, "{said}");
 
     let stranger = Prometheus::start(
         agent.address,
