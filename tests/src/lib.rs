@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod churn;
+pub mod confined;
 pub mod delay;
 pub mod faults;
 pub mod guest;
@@ -26,6 +27,7 @@ pub mod netns;
 pub mod nginx;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxies;
 pub mod stage;
 pub mod tls;

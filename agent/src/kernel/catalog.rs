@@ -1,6 +1,7 @@
 //! The programs: what each is for, what is lost without it, and how it is attached.
 
 use std::fs;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -291,7 +292,8 @@ pub(super) fn attach_all(
     Ok(capabilities)
 }
 
-/// Loads every program and attaches none: the verifier's word without a trace. A program whose
+/// Loads every program, for the verifier's word, and attaches those at classic tracepoints, for
+/// as long as `ebpf` lives: whether that is allowed, nothing else tells. A program whose
 /// tracepoint is not there counts as refused, for it could not be attached.
 pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>, Vec<Verified>) {
     let mut capabilities: Vec<Capability> = Vec::new();
@@ -306,8 +308,13 @@ pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>
             instructions: verified_instructions(ebpf, entry.program),
             took: started.elapsed(),
         });
-        let missing = refused.is_none().then(|| entry.missing()).flatten();
-        let reason = refused.map(|error| first_lines(&error)).or(missing);
+        let reason = refused
+            .map(|error| first_lines(&error))
+            .or_else(|| entry.missing())
+            .or_else(|| {
+                let refused = entry.try_classic(ebpf)?;
+                Some(first_lines(&refused))
+            });
         record(&mut capabilities, entry, reason);
     }
     add_stand_ins(&mut capabilities, way);
@@ -320,6 +327,15 @@ fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
 }
 
 impl Entry {
+    /// Why it cannot be attached at its classic tracepoint, if it is at one.
+    fn try_classic(&self, ebpf: &mut Ebpf) -> Option<ProgramError> {
+        let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
+            return None;
+        };
+        let program = program::<TracePoint>(ebpf, self);
+        program.and_then(|it| it.attach(category, name)).err()
+    }
+
     /// Why it could not be attached or would tell nothing, if so: a classic tracepoint that this
     /// kernel lacks, or tells in another way; an error number out of reach. (A typed tracepoint is
     /// missed when it is loaded.)
@@ -331,7 +347,9 @@ impl Entry {
             return None;
         };
         let there = |root: &&&str| Path::new(root).join("events").is_dir();
-        let root = TRACEFS.iter().find(there)?;
+        let Some(root) = TRACEFS.iter().find(there) else {
+            return Some(why_no_tracefs());
+        };
         let event = Path::new(root).join("events").join(category).join(name);
         if !event.exists() {
             return Some(format!("this kernel has no tracepoint {category}:{name}"));
@@ -341,6 +359,20 @@ impl Entry {
         (by_cookie && !tells_cookie(&format)).then(|| {
             format!("the tracepoint {category}:{name} does not tell the socket where expected")
         })
+    }
+}
+
+/// Why there is no folder of tracepoints.
+fn why_no_tracefs() -> String {
+    let closed = |root: &&str| {
+        let error = fs::read_dir(root).err();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    if TRACEFS.iter().any(closed) {
+        "tracefs may not be read: give CAP_DAC_READ_SEARCH, or mount it for a group of this user"
+            .to_owned()
+    } else {
+        "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing".to_owned()
     }
 }
 

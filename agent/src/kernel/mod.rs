@@ -100,7 +100,7 @@ pub enum ProbeLog {
 pub enum KernelError {
     /// Not allowed.
     #[error(
-        "loading the probes needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run as root (sudo why502 run), or see `why502 doctor`"
+        "the kernel forbids loading the probes although this process has the capabilities for it: look for a seccomp profile, a security module, lockdown, or a user namespace around it, or run it as root of the host"
     )]
     NotPermitted,
     /// No cgroup v2.
