@@ -30,6 +30,11 @@ pub(crate) const BPFTOOL: Package = Package {
     name: "bpftool",
     shows: "bpftool",
 };
+/// Scrapes, and tests rules.
+pub(crate) const PROMETHEUS: Package = Package {
+    name: "prometheus",
+    shows: "promtool",
+};
 /// Load for the measurements.
 pub(crate) const WRK: Package = Package {
     name: "wrk",
@@ -66,10 +71,7 @@ pub(crate) const TESTS: [Package; 12] = [
         name: "tcpdump",
         shows: "tcpdump",
     },
-    Package {
-        name: "prometheus",
-        shows: "promtool",
-    },
+    PROMETHEUS,
     Package {
         name: "prometheus-alertmanager",
         shows: "prometheus-alertmanager",
