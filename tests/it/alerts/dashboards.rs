@@ -16,8 +16,19 @@ const DASHBOARDS: [&str; 3] = [
 /// Between two looks in a range.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Panels that a run like this one cannot fill, and why.
-const EMPTY: [(&str, &str); 0] = [];
+/// Queries that a run like this one cannot fill: the panel, a word of the query, and why.
+const EMPTY: [(&str, &str, &str); 2] = [
+    (
+        "Room of BPF maps",
+        "why502_agent_map_entries",
+        "the agent counts the entries of no map that it has on this kernel",
+    ),
+    (
+        "Not explained, by proxy and code",
+        "unattributed",
+        "each fault of the run is explained",
+    ),
+];
 
 /// A query on a panel.
 struct Shown {
@@ -46,11 +57,10 @@ pub(crate) fn assert_show(native: &Prometheus, text: &Prometheus, started: Syste
             serde_json::from_str(&crate::shipped(path)).expect("a dashboard is JSON");
         for Shown { panel, expression } in shown(&dashboard) {
             queries += 1;
-            let excused = EMPTY.iter().any(|(title, _)| *title == panel);
+            let excused = EMPTY
+                .iter()
+                .any(|(title, word, _)| *title == panel && expression.contains(word));
             match shows(&filled_in(&expression, range), &[native, text]) {
-                Ok(true) if excused => {
-                    note(format!("{path}: {panel}: not empty, and called empty"));
-                }
                 Ok(false) if !excused => note(format!("{path}: {panel}: empty: {expression}")),
                 Ok(_) => {}
                 Err(error) => note(format!("{path}: {panel}: {error}")),
@@ -142,6 +152,7 @@ fn values_of(prometheus: &Prometheus, query: &str) -> Result<Vec<Value>, String>
 fn filled_in(expression: &str, (from, to): (f64, f64)) -> String {
     let range = format!("{:.0}s", to - from);
     let mut text = expression
+        .replace("$__rate_interval_ms", "5000")
         .replace("$__rate_interval", "5s")
         .replace("$__range", &range);
     for variable in ["$cluster", "$instance", "$proxy", "$upstream"] {

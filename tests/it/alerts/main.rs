@@ -155,11 +155,11 @@ fn who_is_on_call_is_told_what_is_wrong_and_that_it_is_over() {
     drop(asking);
 
     // A firewall, a slow application, and an upstream that only retries hide.
-    let asking = [
+    let asking = (
         scene.ask_the_dark(),
         scene.ask_the_slow(),
         scene.ask_the_hidden(),
-    ];
+    );
     let dark = scene.dark.to_string();
     let words = [dark.as_str(), "connect_timeout"];
     watch.told("Why502SynTimeouts", "firing", &words);

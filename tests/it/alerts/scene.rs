@@ -1,5 +1,6 @@
 //! nginx with a healthy upstream and one of each kind of trouble, each with its repair.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use e2e::faults::stage::Stage;
 use e2e::load::traffic::Traffic;
 use e2e::load::{Order, runtime};
 use e2e::netns::Netns;
-use e2e::ports::Refusing;
+use e2e::nginx::{Config, Nginx};
+use e2e::ports::{self, Refusing};
 use e2e::process::need_root;
 use e2e::proxies::{Group, Kind, Proxy, Target};
 use e2e::upstreams::Upstreams;
@@ -24,6 +26,14 @@ const IDLE_MS: u64 = 600;
 const BEFORE_MS: [u64; 3] = [20, 28, 12];
 const RACING_PORT: u16 = 9001;
 const DARK_PORT: u16 = 9009;
+
+/// The kernel's switch for counting what BPF programs take.
+const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// The kernel counts while this lives.
+struct Counting {
+    before: String,
+}
 
 /// Everything that runs.
 pub(crate) struct Scene {
@@ -39,6 +49,8 @@ pub(crate) struct Scene {
     /// Refuses, with a good one beside it.
     pub(crate) hidden: SocketAddr,
     proxy: Proxy,
+    _patient: Nginx,
+    patient_address: SocketAddr,
     stage: Stage,
     refusing: Option<Refusing>,
     _hidden: Refusing,
@@ -49,6 +61,25 @@ pub(crate) struct Scene {
     far: Netns,
     _line: DelayLine,
     dark_netns: Netns,
+    _counting: Counting,
+}
+
+impl Counting {
+    fn begin() -> Self {
+        let before = fs::read_to_string(BPF_STATS)
+            .unwrap_or_else(|error| panic!("cannot read {BPF_STATS}: {error}"));
+        fs::write(BPF_STATS, "1")
+            .unwrap_or_else(|error| panic!("cannot write {BPF_STATS}: {error}"));
+        Self { before }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(BPF_STATS, &self.before) {
+            eprintln!("{BPF_STATS} stays 1: {error}");
+        }
+    }
 }
 
 impl Scene {
@@ -89,6 +120,22 @@ impl Scene {
         ]);
         let agent = Agent::start(&[]);
         let proxy = Proxy::start(Kind::Nginx, &groups);
+        let tls = stage.groups.iter().find_map(|group| match &group.target {
+            Target::Tls(tls) if group.name == "tls_ok" => Some(tls.server),
+            _ => None,
+        });
+        let Some(tls) = tls else {
+            panic!("the stage has a server that speaks TLS");
+        };
+        let patient_address = ports::free(LOCALHOST);
+        let patient = Nginx::start(
+            &Config::new(format!(
+                "proxy_connect_timeout 3s; server {{ listen {patient_address}; \
+                 location / {{ proxy_pass http://{dark}; }} \
+                 location /tls/ {{ proxy_pass https://{tls}; proxy_ssl_session_reuse off; }} }}"
+            )),
+            None,
+        );
         let healthy = Traffic::start(proxy.address, 4, |client, number| Order {
             pause: Duration::from_millis(20),
             ..Order::get(format!("/app/{client}/{number}/wait=3,body=2000"))
@@ -101,6 +148,8 @@ impl Scene {
             slow,
             hidden: hidden.address,
             proxy,
+            _patient: patient,
+            patient_address,
             stage,
             refusing: Some(refusing),
             _hidden: hidden,
@@ -111,6 +160,7 @@ impl Scene {
             far,
             _line: line,
             dark_netns,
+            _counting: Counting::begin(),
         }
     }
 
@@ -133,9 +183,13 @@ impl Scene {
         })
     }
 
-    /// Clients of the upstream behind the firewall.
-    pub(crate) fn ask_the_dark(&self) -> Traffic {
-        self.ask("far_dark", 4, "ok")
+    /// Clients of the upstream behind the firewall; some of an nginx that waits until SYNs are
+    /// sent again.
+    pub(crate) fn ask_the_dark(&self) -> [Traffic; 2] {
+        let patient = Traffic::start(self.patient_address, 2, |client, number| {
+            Order::get(format!("/{client}/{number}/ok"))
+        });
+        [self.ask("far_dark", 4, "ok"), patient]
     }
 
     /// Clients of the slow application: its head takes 1.2 s, in two parts, for nginx waits 1 s
@@ -188,8 +242,12 @@ impl Scene {
         ));
     }
 
-    /// Each fault that nginx can have, once, beside the healthy traffic.
+    /// Each fault that nginx can have, once, beside healthy traffic in clear text and in TLS.
     pub(crate) fn play_all_faults(&mut self) {
+        let _tls = Traffic::start(self.patient_address, 1, |client, number| Order {
+            pause: Duration::from_millis(50),
+            ..Order::get(format!("/tls/{client}/{number}/ok"))
+        });
         let played = runtime().block_on(play::play_all(&self.proxy, &self.stage, "panels"));
         assert!(played.len() > 50, "{} faults were played", played.len());
         // Ends when the last look at the panels has its rates.

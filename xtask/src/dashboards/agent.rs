@@ -1,6 +1,6 @@
 //! The agents themselves: whether they see everything, and what they cost.
 
-use super::expression::{HOSTS, grown, rate};
+use super::expression::{HOSTS, grown, rare, rate};
 use super::model::{Dashboard, Panel, Row};
 
 pub(super) fn dashboard() -> Dashboard {
@@ -85,7 +85,7 @@ fn sight() -> Row {
             "The same per second; seen, which is their sum, is left out.",
         )
         .query(
-            rate(
+            rare(
                 "fate",
                 "why502_agent_explanations_total",
                 r#"cluster=~"$cluster", instance=~"$instance", fate!="seen""#,
@@ -118,7 +118,7 @@ fn losses() -> Row {
             "ops",
             "ring: the ring buffer was full, the host was too busy to drain it. probes, core: a table was full. decode: probes and agent of different versions. stream, exporter: slow or too many readers; no metric is wrong by these.",
         )
-        .query(rate("stage", "why502_agent_losses_total", HOSTS), "{{stage}}"),
+        .query(rare("stage", "why502_agent_losses_total", HOSTS), "{{stage}}"),
         Panel::table(
             "Losses in this range",
             "short",
@@ -254,19 +254,13 @@ fn cost() -> Row {
 
 fn bounds() -> Row {
     let panels = vec![
-        Panel::lines(
-            "Use of BPF maps",
-            "percentunit",
-            "Entries divided by what fits, where entries can be counted. Near 100 %: the map is too small for this host, and losses of stage probes follow.",
+        Panel::table(
+            "Room of BPF maps",
+            "short",
+            "How many entries fit in each map, bytes for the ring buffer; and how many are in it, where the agent can count them. A map that is full shows as a loss of stage probes.",
         )
-        .query(
-            format!(
-                "{} / {}",
-                gauge("instance, map", "why502_agent_map_entries"),
-                gauge("instance, map", "why502_agent_map_max_entries")
-            ),
-            "{{instance}} {{map}}",
-        ),
+        .query(gauge("map", "why502_agent_map_max_entries"), "")
+        .query(gauge("map", "why502_agent_map_entries"), ""),
         Panel::lines(
             "Memory of BPF maps",
             "bytes",
@@ -284,7 +278,7 @@ fn bounds() -> Row {
             "ops",
             "Events counted under other, for there are more upstreams or proxies than max_upstreams or max_proxies allow. Empty when there never were.",
         )
-        .query(rate("label", "why502_agent_label_overflow_total", HOSTS), "{{label}}"),
+        .query(rare("label", "why502_agent_label_overflow_total", HOSTS), "{{label}}"),
     ];
     Row {
         title: "Bounds",

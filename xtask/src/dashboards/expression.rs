@@ -16,6 +16,17 @@ pub(super) fn rate(by: &str, counter: &str, with: &str) -> String {
     format!("sum by ({by}) (rate({counter}{{{with}}}[$__rate_interval]))")
 }
 
+/// The same of what is seldom. A series that is new starts with a value and not from 0, so that `rate`
+/// misses its first events: of such a one, where the agent was there before it, the value counts.
+pub(super) fn rare(by: &str, counter: &str, with: &str) -> String {
+    let series = format!("{counter}{{{with}}}");
+    format!(
+        "sum by ({by}) ((({series} unless {series} offset $__rate_interval) \
+         and on (job, instance) (why502_agent_build_info offset $__rate_interval)) \
+         * 1000 / $__rate_interval_ms or rate({series}[$__rate_interval]))"
+    )
+}
+
 /// By how much a counter grew in the range that is shown, summed by labels. A series that is new in
 /// it counts from 0, which `increase` alone does not do.
 pub(super) fn grown(by: &str, counter: &str, with: &str) -> String {

@@ -1,6 +1,8 @@
 //! The first dashboard to open: is there trouble, whose is it, and how sure is that.
 
-use super::expression::{PROXY, UPSTREAM, classic, count, grown, native, quantile, rate, sum};
+use super::expression::{
+    PROXY, UPSTREAM, classic, count, grown, native, quantile, rare, rate, sum,
+};
 use super::model::{Dashboard, Panel, Row, Variable};
 
 const ERRORS: &str = "why502_gateway_errors_total";
@@ -24,6 +26,10 @@ pub(super) fn dashboard() -> Dashboard {
     }
 }
 
+fn unattributed(with: &str) -> String {
+    format!("{with}, cause=\"unattributed\"")
+}
+
 fn trouble() -> Row {
     let answers = rate("proxy", ANSWERS, PROXY);
     let all_answers = rate("", ANSWERS, PROXY);
@@ -35,7 +41,7 @@ fn trouble() -> Row {
         )
         .steps(&[(0.01, "orange"), (0.05, "red")])
         .query(
-            format!("({} or vector(0)) / {all_answers}", rate("", ERRORS, GATEWAY)),
+            format!("({} or vector(0)) / {all_answers}", rare("", ERRORS, GATEWAY)),
             "failed",
         ),
         Panel::stat(
@@ -44,14 +50,14 @@ fn trouble() -> Row {
             "Such requests per second. With few requests a large share is few errors: look at both.",
         )
         .steps(&[(0.1, "orange"), (1.0, "red")])
-        .query(format!("{} or vector(0)", rate("", ERRORS, GATEWAY)), "errors"),
+        .query(format!("{} or vector(0)", rare("", ERRORS, GATEWAY)), "errors"),
         Panel::stat(
             "Saved by retries",
             "reqps",
             "Failed attempts per second whose request succeeded at another upstream. Clients see none of it; when the other upstreams fail as well, they will.",
         )
         .steps(&[(0.1, "orange")])
-        .query(format!("{} or vector(0)", rate("", FAILURES, MASKED)), "masked"),
+        .query(format!("{} or vector(0)", rare("", FAILURES, MASKED)), "masked"),
         Panel::stat(
             "Not explained",
             "percentunit",
@@ -60,8 +66,9 @@ fn trouble() -> Row {
         .steps(&[(0.1, "orange"), (0.5, "red")])
         .query(
             format!(
-                "(sum(rate({ERRORS}{{{GATEWAY}, cause=\"unattributed\"}}[$__rate_interval])) or vector(0)) / ({} > 0)",
-                rate("", ERRORS, GATEWAY)
+                "({} or vector(0)) / ({} > 0)",
+                rare("", ERRORS, &unattributed(GATEWAY)),
+                rare("", ERRORS, GATEWAY)
             ),
             "unattributed",
         ),
@@ -82,19 +89,19 @@ fn trouble() -> Row {
             "reqps",
             "What to read first. Each colour is a cause of docs/diagnosing.md; the height is all 502, 503 and 504 and connections closed without an answer.",
         )
-        .query(rate("cause", ERRORS, GATEWAY_OF_UPSTREAM), "{{cause}}"),
+        .query(rare("cause", ERRORS, GATEWAY_OF_UPSTREAM), "{{cause}}"),
         Panel::stack(
             "Errors by code",
             "reqps",
             "The same errors as the client saw them; none is a connection closed without an answer. A proxy gives 504 for what took too long and 502 for what broke; 503 is also what it says when it did not even try.",
         )
-        .query(rate("code", ERRORS, GATEWAY_OF_UPSTREAM), "{{code}}"),
+        .query(rare("code", ERRORS, GATEWAY_OF_UPSTREAM), "{{code}}"),
         Panel::lines(
             "Failed share by proxy",
             "percentunit",
             "One line a proxy: its errors divided by its answers. One line up: that proxy or its upstreams. All up: what they share, such as network, name server, database.",
         )
-        .query(format!("{} / {answers}", rate("proxy", ERRORS, GATEWAY)), "{{proxy}}"),
+        .query(format!("{} / {answers}", rare("proxy", ERRORS, GATEWAY)), "{{proxy}}"),
         Panel::stack(
             "Answers by code",
             "reqps",
@@ -115,7 +122,7 @@ fn trouble() -> Row {
             "reqps",
             "Failed attempts per second of the ten worst upstreams, whether clients saw it or not. One line: that instance. All: the application or what it depends on.",
         )
-        .query(format!("topk(10, {})", rate("upstream", FAILURES, UPSTREAM)), "{{upstream}}"),
+        .query(format!("topk(10, {})", rare("upstream", FAILURES, UPSTREAM)), "{{upstream}}"),
     ];
     Row {
         title: "Is there trouble",
@@ -127,7 +134,7 @@ fn hidden() -> Row {
     let attempts = format!(
         "({} + {})",
         rate("upstream", "why502_upstream_responses_total", UPSTREAM),
-        rate("upstream", FAILURES, UPSTREAM)
+        rare("upstream", FAILURES, UPSTREAM)
     );
     let panels = vec![
         Panel::stack(
@@ -135,7 +142,7 @@ fn hidden() -> Row {
             "reqps",
             "Attempts that failed while the client got its answer from another upstream. They cost time, and are the first sign of an upstream that goes.",
         )
-        .query(rate("cause", FAILURES, MASKED), "{{cause}}"),
+        .query(rare("cause", FAILURES, MASKED), "{{cause}}"),
         Panel::lines(
             "Share of attempts that failed, by upstream",
             "percentunit",
@@ -144,8 +151,8 @@ fn hidden() -> Row {
         .query(
             format!(
                 "({}) / ({attempts} or {})",
-                rate("upstream", FAILURES, UPSTREAM),
-                rate("upstream", FAILURES, UPSTREAM)
+                rare("upstream", FAILURES, UPSTREAM),
+                rare("upstream", FAILURES, UPSTREAM)
             ),
             "{{upstream}}",
         ),
@@ -154,7 +161,7 @@ fn hidden() -> Row {
             "reqps",
             "true: a retry saved the request. false: the client got the error. unknown: the attempt could not be joined to a request.",
         )
-        .query(rate("masked", FAILURES, UPSTREAM), "masked {{masked}}"),
+        .query(rare("masked", FAILURES, UPSTREAM), "masked {{masked}}"),
         Panel::stack(
             "Answers of upstreams by code",
             "reqps",
@@ -224,16 +231,14 @@ fn sure() -> Row {
             "reqps",
             "proof: the evidence has no other reading. strong: a lookalike is possible. guess: more context is needed. Do not act on guesses alone.",
         )
-        .query(rate("certainty", ERRORS, GATEWAY_OF_UPSTREAM), "{{certainty}}"),
+        .query(rare("certainty", ERRORS, GATEWAY_OF_UPSTREAM), "{{certainty}}"),
         Panel::lines(
             "Not explained, by proxy and code",
             "reqps",
             "Errors counted as unattributed: the evidence was lost, hidden (TLS, HTTP/2), or began before the agent. Traffic to look at in the proxy's own log.",
         )
         .query(
-            format!(
-                "sum by (proxy, code) (rate({ERRORS}{{{UPSTREAM}, cause=\"unattributed\"}}[$__rate_interval]))"
-            ),
+            rare("proxy, code", ERRORS, &unattributed(UPSTREAM)),
             "{{proxy}} {{code}}",
         ),
     ];

@@ -1,6 +1,6 @@
 //! One upstream, or a few: where its time goes, how its connections end.
 
-use super::expression::{UPSTREAM, classic, native, quantile, rate};
+use super::expression::{UPSTREAM, classic, native, quantile, rare, rate};
 use super::model::{Dashboard, Panel, Row, Variable};
 
 const FAILURES: &str = "why502_upstream_failures_total";
@@ -27,13 +27,13 @@ fn answers() -> Row {
             "reqps",
             "Why attempts failed, hidden by a retry or not. Each cause has a section in docs/diagnosing.md.",
         )
-        .query(rate("cause", FAILURES, UPSTREAM), "{{cause}}"),
+        .query(rare("cause", FAILURES, UPSTREAM), "{{cause}}"),
         Panel::stack(
             "Failed attempts by phase",
             "reqps",
             "In which part of the attempt: connect and tls are before the application has the request; head is after it; body is an answer that was cut.",
         )
-        .query(rate("phase", FAILURES, UPSTREAM), "{{phase}}"),
+        .query(rare("phase", FAILURES, UPSTREAM), "{{phase}}"),
         Panel::stack(
             "Answers by code",
             "reqps",
@@ -123,14 +123,14 @@ fn connections() -> Row {
             "ops",
             "Of whatever protocol. Many established for few answers: no keep-alive. refused: nobody listens. timeout: nothing answers.",
         )
-        .query(rate("result", "why502_tcp_connects_total", UPSTREAM), "{{result}}"),
+        .query(rare("result", "why502_tcp_connects_total", UPSTREAM), "{{result}}"),
         Panel::stack(
             "Resets by direction and phase",
             "ops",
             "received: the upstream reset; sent: the proxy did. In connect it is a refusal, in idle a keep-alive race or a restart, in head a crash or a closed listener, in body a cut answer.",
         )
         .query(
-            rate("direction, phase", "why502_tcp_resets_total", UPSTREAM),
+            rare("direction, phase", "why502_tcp_resets_total", UPSTREAM),
             "{{direction}} in {{phase}}",
         ),
         Panel::lines(
@@ -139,7 +139,7 @@ fn connections() -> Row {
             "Connects that no packet ever answered. proxy: its connect timeout ended them; kernel: net.ipv4.tcp_syn_retries did, which takes 127 s by default.",
         )
         .query(
-            rate("upstream, gave_up", "why502_tcp_syn_timeouts_total", UPSTREAM),
+            rare("upstream, gave_up", "why502_tcp_syn_timeouts_total", UPSTREAM),
             "{{upstream}} by {{gave_up}}",
         ),
         Panel::lines(
@@ -147,13 +147,13 @@ fn connections() -> Row {
             "ops",
             "The first SYN got no answer within 1 s. Some at all upstreams: the network loses packets. Many at one: its accept queue is full, or a firewall drops.",
         )
-        .query(rate("upstream", "why502_tcp_syn_retransmits_total", UPSTREAM), "{{upstream}}"),
+        .query(rare("upstream", "why502_tcp_syn_retransmits_total", UPSTREAM), "{{upstream}}"),
         Panel::lines(
             "Segments sent again",
             "ops",
             "Retransmissions of the proxy on open connections. With path_lost above, the way is broken; without, it is only lossy.",
         )
-        .query(rate("upstream", "why502_tcp_retransmits_total", UPSTREAM), "{{upstream}}"),
+        .query(rare("upstream", "why502_tcp_retransmits_total", UPSTREAM), "{{upstream}}"),
         Panel::lines(
             "Requests per connection",
             "short",
@@ -193,8 +193,10 @@ fn keep_alive() -> Row {
             "Requests that met the FIN of an idle connection. Never many, and never gone by themselves.",
         )
         .query(
-            format!(
-                "sum by (upstream) (rate({FAILURES}{{{UPSTREAM}, cause=\"keepalive_race\"}}[$__rate_interval]))"
+            rare(
+                "upstream",
+                FAILURES,
+                &format!("{UPSTREAM}, cause=\"keepalive_race\""),
             ),
             "{{upstream}}",
         ),
