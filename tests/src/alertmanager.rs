@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -30,6 +30,9 @@ pub struct Told {
     pub labels: Labels,
     /// The texts.
     pub annotations: Labels,
+    /// When.
+    #[serde(skip, default = "SystemTime::now")]
+    pub at: SystemTime,
 }
 
 #[derive(Deserialize)]
@@ -72,15 +75,21 @@ impl Webhook {
         Self { address, told }
     }
 
-    /// All notifications of an alert so far.
-    pub fn of(&self, alert: &str) -> Vec<Told> {
+    /// All notifications so far.
+    pub fn all(&self) -> Vec<Told> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = |told: &&Told| {
+        told.clone()
+    }
+
+    /// Those of an alert.
+    pub fn of(&self, alert: &str) -> Vec<Told> {
+        let mut told = self.all();
+        told.retain(|told| {
             told.labels
                 .get("alertname")
                 .is_some_and(|name| name == alert)
-        };
-        told.iter().filter(named).cloned().collect()
+        });
+        told
     }
 }
 

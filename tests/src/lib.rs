@@ -25,6 +25,7 @@ pub mod load;
 pub mod misbehave;
 pub mod netns;
 pub mod nginx;
+pub mod picture;
 pub mod ports;
 pub mod process;
 pub mod prometheus;

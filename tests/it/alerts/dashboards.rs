@@ -53,8 +53,8 @@ pub(crate) fn assert_show(native: &Prometheus, text: &Prometheus, started: Syste
     };
     let mut queries = 0;
     for path in DASHBOARDS {
-        let dashboard: Value =
-            serde_json::from_str(&crate::shipped(path)).expect("a dashboard is JSON");
+        let dashboard: Value = serde_json::from_str(&crate::shipped(path))
+            .unwrap_or_else(|error| panic!("{path} is no JSON: {error}"));
         for Shown { panel, expression } in shown(&dashboard) {
             queries += 1;
             let excused = EMPTY
@@ -149,7 +149,7 @@ fn values_of(prometheus: &Prometheus, query: &str) -> Result<Vec<Value>, String>
 }
 
 /// What Grafana puts in the place of variables when all is chosen.
-fn filled_in(expression: &str, (from, to): (f64, f64)) -> String {
+pub(crate) fn filled_in(expression: &str, (from, to): (f64, f64)) -> String {
     let range = format!("{:.0}s", to - from);
     let mut text = expression
         .replace("$__rate_interval_ms", "5000")
@@ -165,7 +165,7 @@ fn filled_in(expression: &str, (from, to): (f64, f64)) -> String {
 fn records(prometheus: &Prometheus) -> Vec<String> {
     let rules = prometheus
         .get("/api/v1/rules", &[("type", "record")])
-        .expect("Prometheus tells its rules");
+        .unwrap_or_else(|error| panic!("Prometheus tells no rules: {error}"));
     let groups = rules["groups"].as_array().cloned().unwrap_or_default();
     let records: Vec<String> = groups
         .iter()
@@ -176,7 +176,8 @@ fn records(prometheus: &Prometheus) -> Vec<String> {
     records
 }
 
-fn since_1970(time: SystemTime) -> f64 {
+/// Seconds.
+pub(crate) fn since_1970(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
 }

@@ -7,11 +7,12 @@
 //! divided by [`FASTER`]; see [`e2e::shortened`].
 
 mod dashboards;
+mod pictures;
 mod scene;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use e2e::alertmanager::{Alertmanager, Told, Webhook};
 use e2e::prometheus::{Prometheus, Setup};
@@ -46,16 +47,20 @@ struct Watch {
     native: Prometheus,
     text: Prometheus,
     webhook: Webhook,
+    /// When both Prometheis ran.
+    started: SystemTime,
     _alertmanager: Alertmanager,
     _folder: TempDir,
 }
 
 impl Watch {
     fn start(scene: &Scene) -> Self {
-        let folder = TempDir::with_prefix("e2e-rules-").expect("a temporary folder can be made");
+        let folder = TempDir::with_prefix("e2e-rules-")
+            .unwrap_or_else(|error| panic!("no temporary folder: {error}"));
         let rules = folder.path().join("why502.rules.yml");
         let shipped = shipped("dashboards/alerts/why502.rules.yml");
-        fs::write(&rules, shortened(&shipped, FASTER)).expect("the rules are written");
+        fs::write(&rules, shortened(&shipped, FASTER))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", rules.display()));
         let webhook = Webhook::start();
         let alertmanager = Alertmanager::start(&webhook);
         let setup = Setup {
@@ -71,6 +76,7 @@ impl Watch {
             ..setup
         };
         let text = Prometheus::start(scene.agent.address, &setup);
+        let started = SystemTime::now();
         for prometheus in [&native, &text] {
             // From now on a new series is known to be new.
             assert_eq!(prometheus.value("why502_agent_build_info offset 5s"), 1.0);
@@ -79,6 +85,7 @@ impl Watch {
             native,
             text,
             webhook,
+            started,
             _alertmanager: alertmanager,
             _folder: folder,
         }
@@ -107,7 +114,7 @@ impl Watch {
         for (prometheus, form) in [(&self.native, "native"), (&self.text, "text")] {
             let rules = prometheus
                 .get("/api/v1/rules", &[])
-                .expect("Prometheus tells its rules");
+                .unwrap_or_else(|error| panic!("Prometheus tells no rules: {error}"));
             let groups = rules["groups"].as_array().cloned().unwrap_or_default();
             let rules: Vec<&Value> = groups
                 .iter()
@@ -133,7 +140,7 @@ fn shipped(path: &str) -> String {
 fn who_is_on_call_is_told_what_is_wrong_and_that_it_is_over() {
     let mut scene = Scene::build();
     let watch = Watch::start(&scene);
-    let started = std::time::SystemTime::now();
+    let started = watch.started;
 
     // A spike, and the race that is in each keep-alive timeout.
     let races = scene.race();
@@ -188,5 +195,6 @@ fn who_is_on_call_is_told_what_is_wrong_and_that_it_is_over() {
 
     // Every fault there is, for the panels.
     scene.play_all_faults();
+    pictures::draw(&watch, &scene, started);
     dashboards::assert_show(&watch.native, &watch.text, started);
 }

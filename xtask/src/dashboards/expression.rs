@@ -27,12 +27,14 @@ pub(super) fn rare(by: &str, counter: &str, with: &str) -> String {
     )
 }
 
-/// By how much a counter grew in the range that is shown, summed by labels. A series that is new in
-/// it counts from 0, which `increase` alone does not do.
+/// By how much a counter grew in the range that is shown, summed by labels. As in [`rare`], the value
+/// of a series that is new in it counts.
 pub(super) fn grown(by: &str, counter: &str, with: &str) -> String {
     let series = format!("{counter}{{{with}}}");
     format!(
-        "sum by ({by}) (({series} unless {series} offset $__range) or increase({series}[$__range])) > 0"
+        "sum by ({by}) (({series} unless {series} offset $__range) \
+         and on (job, instance) (why502_agent_build_info offset $__range) \
+         or increase({series}[$__range])) > 0"
     )
 }
 
