@@ -18,6 +18,7 @@ use e2e::alertmanager::{Alertmanager, Told, Webhook};
 use e2e::prometheus::{Prometheus, Setup};
 use e2e::shortened::shortened;
 use e2e::wait::eventually;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -197,4 +198,8 @@ fn who_is_on_call_is_told_what_is_wrong_and_that_it_is_over() {
     scene.play_all_faults();
     pictures::draw(&watch, &scene, started);
     dashboards::assert_show(&watch.native, &watch.text, started);
+
+    let agent = scene.agent.address.to_string();
+    scene.agent.signal(Signal::TERM);
+    watch.told("Why502AgentDown", "firing", &[agent.as_str()]);
 }
