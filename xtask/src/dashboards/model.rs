@@ -229,7 +229,17 @@ impl Panel {
             View::Heatmap => json!({
                 "calculate": false,
                 "cellGap": 1,
-                "color": { "mode": "scheme", "scheme": "Oranges", "steps": 64 },
+                "color": {
+                    "mode": "scheme",
+                    "scheme": "Oranges",
+                    "steps": 64,
+                    "exponent": 0.5,
+                    "fill": "dark-orange",
+                    "reverse": false,
+                },
+                "exemplars": { "color": "rgba(255,0,255,0.7)" },
+                "legend": { "show": true },
+                "showValue": "never",
                 "filterValues": { "le": 1e-9 },
                 "tooltip": { "mode": "single", "yHistogram": true },
                 "yAxis": { "unit": self.unit, "axisPlacement": "left" },
