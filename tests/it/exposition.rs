@@ -11,7 +11,7 @@ use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
 use e2e::process::need_root;
-use e2e::prometheus::Prometheus;
+use e2e::prometheus::{Prometheus, Setup};
 use e2e::stage::plain;
 use e2e::upstreams::Upstreams;
 
@@ -90,7 +90,7 @@ fn the_form_is_as_asked_for() {
 #[test]
 fn prometheus_scrapes_counters_and_native_histograms() {
     let (agent, _upstreams, _nginx) = scene();
-    let prometheus = Prometheus::start(agent.address, "");
+    let prometheus = Prometheus::start(agent.address, &Setup::default());
 
     assert_eq!(prometheus.value("up"), 1.0);
     assert_eq!(

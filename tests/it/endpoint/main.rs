@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use e2e::agent::{Agent, binary};
 use e2e::process::{Running, command, need_root};
-use e2e::prometheus::Prometheus;
+use e2e::prometheus::{Prometheus, Setup};
 use e2e::wait::eventually;
 use files::{Files, HORSE, STAPLE, TLS};
 
@@ -52,6 +52,14 @@ fn explain(agent: SocketAddr, flags: &[&str]) -> (bool, String) {
     let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
     said.push_str(&String::from_utf8_lossy(&output.stderr));
     (output.status.success(), said)
+}
+
+/// A Prometheus that asks in this way.
+fn asked(how: &str) -> Setup<'_> {
+    Setup {
+        how,
+        ..Setup::default()
+    }
 }
 
 #[test]
@@ -118,10 +126,10 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
 
     let prometheus = Prometheus::start(
         agent.address,
-        &format!(
+        &asked(&format!(
             "  scheme: https\n  tls_config:\n    ca_file: {}\n  basic_auth:\n    username: prom\n    password: {PASSWORD}\n",
             files.flag("ca.pem")
-        ),
+        )),
     );
     assert_eq!(prometheus.value("up"), 1.0);
     assert_eq!(prometheus.value("sum(why502_agent_build_info)"), 1.0);
@@ -144,10 +152,10 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
 
     let stranger = Prometheus::start(
         agent.address,
-        &format!(
+        &asked(&format!(
             "  scheme: https\n  tls_config:\n    ca_file: {}\n  basic_auth:\n    username: prom\n    password: wrong\n",
             files.flag("ca.pem")
-        ),
+        )),
     );
     assert_eq!(stranger.value("up"), 0.0);
 }
