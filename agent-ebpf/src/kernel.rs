@@ -56,6 +56,17 @@ pub(crate) fn by_cookie() -> bool {
     BY_COOKIE.load() != 0
 }
 
+/// Not 0: the programs do nothing, so that what it costs to have them attached can be measured.
+/// The daemon sets it when it loads; else the verifier takes the question out.
+#[unsafe(no_mangle)]
+static IDLE: Global<u8> = Global::new(0);
+
+/// Nothing is to be done.
+#[inline(always)]
+pub(crate) fn idle() -> bool {
+    IDLE.load() != 0
+}
+
 /// Where `struct sock` has `sk_err`, bytes, as the kernel's BTF says; 0: not known. The daemon sets
 /// it when it loads.
 #[unsafe(no_mangle)]

@@ -50,12 +50,18 @@ const PASS: i32 = 1;
 
 #[cgroup_skb(egress)]
 fn packet_out(ctx: SkBuffContext) -> i32 {
+    if kernel::idle() {
+        return PASS;
+    }
     segment::sent(&ctx);
     PASS
 }
 
 #[cgroup_skb(ingress)]
 fn packet_in(ctx: SkBuffContext) -> i32 {
+    if kernel::idle() {
+        return PASS;
+    }
     segment::received(&ctx);
     PASS
 }
@@ -63,6 +69,9 @@ fn packet_in(ctx: SkBuffContext) -> i32 {
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn state_changed(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(sk) = Sock::from_arg(ctx.arg(0)) {
         lifecycle::state_changed(sk, ctx.arg(1), ctx.arg(2));
     }
@@ -72,6 +81,9 @@ fn state_changed(ctx: BtfTracePointContext) -> i32 {
 // void tcp_receive_reset(struct sock *sk)
 #[btf_tracepoint(function = "tcp_receive_reset")]
 fn reset_received(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = flow_of(&ctx) {
         lifecycle::reset_received(flow);
     }
@@ -82,6 +94,9 @@ fn reset_received(ctx: BtfTracePointContext) -> i32 {
 //                     const enum sk_rst_reason reason)    [the reason since 6.10]
 #[btf_tracepoint(function = "tcp_send_reset")]
 fn reset_sent(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     // Where there is no such argument, the verifier does not let it be read.
     let reason = if kernel::reset_has_reason() {
         kernel::reset_reason(ctx.arg(2))
@@ -97,6 +112,9 @@ fn reset_sent(ctx: BtfTracePointContext) -> i32 {
 // void tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb, ...)
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn retransmitted(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = flow_of(&ctx) {
         lifecycle::retransmitted(flow);
     }
@@ -106,6 +124,9 @@ fn retransmitted(ctx: BtfTracePointContext) -> i32 {
 // void inet_sk_error_report(const struct sock *sk)
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error_reported(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(sk) = Sock::from_arg(ctx.arg(0))
         && let Some(flow) = Flow::of(sk)
     {
@@ -117,6 +138,9 @@ fn error_reported(ctx: BtfTracePointContext) -> i32 {
 // void tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn destroyed(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = flow_of(&ctx) {
         lifecycle::destroyed(flow);
     }
@@ -127,6 +151,9 @@ fn destroyed(ctx: BtfTracePointContext) -> i32 {
 // the thread that reads.
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
 fn data_read(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = flow_of(&ctx) {
         errand::data_read(flow);
     }
@@ -137,12 +164,18 @@ fn data_read(ctx: BtfTracePointContext) -> i32 {
 // storage: see `by_cookie`. Not loaded elsewhere.
 #[sock_ops]
 fn state_callback(ctx: SockOpsContext) -> u32 {
+    if kernel::idle() {
+        return 1;
+    }
     by_cookie::callback(&ctx);
     1
 }
 
 #[tracepoint(category = "tcp", name = "tcp_receive_reset")]
 fn reset_received_by_cookie(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = by_cookie::flow_of(&ctx) {
         lifecycle::reset_received(flow);
     }
@@ -151,12 +184,18 @@ fn reset_received_by_cookie(ctx: TracePointContext) -> u32 {
 
 #[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
 fn destroyed_by_cookie(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     by_cookie::destroyed(&ctx);
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_rcv_space_adjust")]
 fn data_read_by_cookie(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     if let Some(flow) = by_cookie::flow_of(&ctx) {
         errand::data_read(flow);
     }
@@ -165,30 +204,45 @@ fn data_read_by_cookie(ctx: TracePointContext) -> u32 {
 
 #[tracepoint(category = "syscalls", name = "sys_enter_socket")]
 fn socket_enter(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     connecting::socket_enter(&ctx);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_socket")]
 fn socket_exit(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     connecting::socket_exit(&ctx);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_enter_connect")]
 fn connect_enter(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     connecting::connect_enter(&ctx);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_connect")]
 fn connect_exit(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     connecting::connect_exit(&ctx);
     0
 }
 
 #[tracepoint(category = "signal", name = "signal_deliver")]
 fn signal_delivered(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
     death::signal_delivered(&ctx);
     0
 }

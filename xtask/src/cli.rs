@@ -48,6 +48,10 @@ struct Bench {
 enum BenchTask {
     /// What the agent costs an nginx proxy at saturation.
     Overhead(bench::Options),
+    /// The agent beside what one would do instead: tcpdump, bpftrace, an access log and mtail.
+    Compare(bench::compare::Options),
+    /// How the cost grows: rate, connections, upstreams, size of bodies, traffic that is not HTTP.
+    Growth(bench::growth::Options),
 }
 
 impl Cli {
@@ -62,9 +66,11 @@ impl Cli {
             Task::Fuzz(options) => fuzz::run(&options)?,
             Task::Tidy => tidy::run()?,
             Task::Dashboards => dashboards::run()?,
-            Task::Bench(Bench {
-                what: BenchTask::Overhead(options),
-            }) => bench::run(&options)?,
+            Task::Bench(Bench { what }) => match what {
+                BenchTask::Overhead(options) => bench::run(&options)?,
+                BenchTask::Compare(options) => bench::compare::run(&options)?,
+                BenchTask::Growth(options) => bench::growth::run(&options)?,
+            },
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -41,6 +41,27 @@ pub(crate) const WRK: Package = Package {
     shows: "wrk",
 };
 
+/// Captures packets.
+pub(crate) const TCPDUMP: Package = Package {
+    name: "tcpdump",
+    shows: "tcpdump",
+};
+/// Scripts in the kernel, to compare with.
+pub(crate) const BPFTRACE: Package = Package {
+    name: "bpftrace",
+    shows: "bpftrace",
+};
+/// Counts lines of logs, to compare with.
+pub(crate) const MTAIL: Package = Package {
+    name: "mtail",
+    shows: "mtail",
+};
+/// Traffic in bulk, for the measurements.
+pub(crate) const IPERF: Package = Package {
+    name: "iperf3",
+    shows: "iperf3",
+};
+
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
 pub(crate) const TESTS: [Package; 14] = [
     NGINX,
@@ -67,10 +88,7 @@ pub(crate) const TESTS: [Package; 14] = [
         name: "nftables",
         shows: "nft",
     },
-    Package {
-        name: "tcpdump",
-        shows: "tcpdump",
-    },
+    TCPDUMP,
     PROMETHEUS,
     Package {
         name: "prometheus-alertmanager",

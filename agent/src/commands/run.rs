@@ -135,12 +135,16 @@ pub(super) struct Arguments {
     /// (gzip if its name ends in .gz), up to 256 MiB of text
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Attach the probes and let them do nothing, to measure what that costs
+    #[arg(long, hide = true)]
+    idle_probes: bool,
 }
 
 /// Runs until a signal comes.
 pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let print = std::mem::take(&mut arguments.print_config);
     let record = arguments.record.take();
+    let idle = arguments.idle_probes;
     let settings = arguments.settings()?;
     if print {
         print!(
@@ -162,11 +166,11 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(serve(&settings, record.as_deref()))?;
+        .block_on(serve(&settings, idle, record.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
     let web = Web::read(settings.web_config_file.as_deref())?;
@@ -175,7 +179,7 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
     if let Some(refusal) = needs.refusal() {
         bail!(refusal);
     }
-    let probes = Probes::load(&options(settings))?;
+    let probes = Probes::load(&options(settings, idle))?;
     give_back_memory();
     for ability in probes
         .capabilities()
@@ -323,7 +327,7 @@ fn filter(level: LogLevel) -> Targets {
     parsed.unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO))
 }
 
-fn options(settings: &Settings) -> Options {
+fn options(settings: &Settings, idle: bool) -> Options {
     let probe_log = settings.probe_log.map(|level| match level {
         ProbeLogLevel::Error => ProbeLog::Error,
         ProbeLogLevel::Warn => ProbeLog::Warn,
@@ -334,6 +338,7 @@ fn options(settings: &Settings) -> Options {
         cgroup: settings.cgroup.clone(),
         ring_bytes: settings.ring_bytes,
         probe_log,
+        idle,
     }
 }
 
@@ -362,6 +367,7 @@ impl Arguments {
             log_format,
             probe_log,
             record: _,
+            idle_probes: _,
         } = self;
         let mut settings = match config {
             Some(path) => Settings::read(&path)?,

@@ -59,6 +59,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Log lines of the probes; `None` leaves no trace of them in the loaded programs.
     pub probe_log: Option<ProbeLog>,
+    /// The probes return at once: what is measured is what it costs to have them attached.
+    pub idle: bool,
 }
 
 impl Default for Options {
@@ -67,6 +69,7 @@ impl Default for Options {
             cgroup: None,
             ring_bytes: DEFAULT_RING_BYTES,
             probe_log: None,
+            idle: false,
         }
     }
 }
@@ -338,6 +341,7 @@ fn load_object_logging(
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)
+        .override_global("IDLE", &u8::from(options.idle), true)
         .override_global("SK_ERR", &sk_err, true)
         .load(OBJECT)
         .map_err(|error| {

@@ -78,7 +78,7 @@ fn offset(btf: &[u8], structure: &str, member: &str) -> Option<u32> {
                 let at = behind + number * part;
                 let (name, place) = (word(at)?, word(at + 8)?);
                 // With the flag, the upper byte is the width of a bit field.
-                let is_bits = info >> 31 == 1 && place >> 24 != 0 || place % 8 != 0;
+                let is_bits = info >> 31 == 1 && place >> 24 != 0 || !place.is_multiple_of(8);
                 (is_named(name, member) && !is_bits).then_some(place / 8)
             });
         }
@@ -163,7 +163,7 @@ mod tests {
             return;
         };
         let at = offset_in_kernel("sock", "sk_err").expect("every kernel has it");
-        assert!(at > 0 && at % 4 == 0, "{at}");
+        assert!(at > 0 && at.is_multiple_of(4), "{at}");
         assert_eq!(offset_in_kernel("sock", "sk_no_such_thing"), None);
     }
 }

@@ -1,11 +1,15 @@
-//! `bench overhead`: what the agent costs an nginx proxy at saturation.
+//! `bench`: what the agent costs an nginx proxy: at saturation (`overhead`), beside what one would
+//! do instead (`compare`), and how that grows (`growth`).
 //!
-//! In: a release agent, nginx as proxy and as upstream, wrk. Out: raw numbers and a summary
+//! In: a release agent, nginx as proxy and as upstream, wrk. Out: raw numbers and summaries
 //! in `docs/bench`. Three questions, three kinds of run, because each kind disturbs the
 //! others: pairs with and without the agent (throughput, latency, the agent's own CPU and
 //! memory), and one run with the kernel's BPF statistics on (time in probes per request).
 
+pub(crate) mod compare;
+mod contender;
 mod cost;
+pub(crate) mod growth;
 mod proxy;
 mod report;
 mod wrk;
@@ -17,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::agent::Agent;
+use crate::host::apt::Package;
 use crate::host::scratch::Scratch;
 use crate::host::{apt, bpf, interrupt, kernel, net, root};
 use crate::{build, cli, setup};
@@ -54,17 +59,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if *pairs == 0 || each.as_secs() == 0 {
         bail!("a measurement needs at least one pair and one second");
     }
-    kernel::require()?;
-    apt::ensure(&[setup::NGINX, setup::WRK, setup::BPFTOOL], "measuring")?;
-    let agent = build::everything(true)?;
-    let _tracefs = kernel::Tracefs::ensure()?;
-    interrupt::listen()?;
+    let (agent, _tracefs) = ready(&[])?;
     let scratch = Scratch::new("bench")?;
     let proxy = Proxy::start(scratch.path())?;
     let load = wrk::Load {
         address: proxy.address(),
         connections: *connections,
         time: *each,
+        path: "/",
+        rest: Duration::ZERO,
     };
     wrk::Load {
         time: WARM_UP,
@@ -95,6 +98,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("\n{}", report.summary());
     println!("written to {}", folder.display());
     Ok(())
+}
+
+/// What every measurement needs, installed and built: the agent. `more`: further packages.
+fn ready(more: &[Package]) -> Result<(PathBuf, kernel::Tracefs)> {
+    kernel::require()?;
+    let packages = [&[setup::NGINX, setup::WRK, setup::BPFTOOL], more].concat();
+    apt::ensure(&packages, "measuring")?;
+    let agent = build::everything(true)?;
+    let tracefs = kernel::Tracefs::ensure()?;
+    interrupt::listen()?;
+    ensure_no_other_agent()?;
+    Ok((agent, tracefs))
 }
 
 /// A program that every agent loads; its name in the kernel.

@@ -1,10 +1,11 @@
 //! nginx in front of an application server that is an nginx under another name: a proxy with
 //! nothing to wait for, so that its own speed is the limit.
 
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::host::net;
 use crate::host::nginx::Nginx;
@@ -16,12 +17,19 @@ pub(super) struct Proxy {
     proxy: Nginx,
     _upstream: Nginx,
     address: SocketAddr,
+    access_log: PathBuf,
 }
 
 impl Proxy {
     /// Starts both, files in `folder`.
     pub(super) fn start(folder: &Path) -> Result<Self> {
         let upstream_address = net::free_address()?;
+        let files = folder.join("files");
+        fs::create_dir_all(&files).context("cannot make a folder for files")?;
+        for (name, bytes) in BODIES {
+            fs::write(files.join(name), vec![b'x'; bytes]).context("cannot write a file")?;
+        }
+        let port = upstream_address.port();
         let upstream = Nginx::start_as_application(
             folder,
             "application",
@@ -29,14 +37,18 @@ impl Proxy {
             &format!(
                 "    access_log off;
     keepalive_requests 1000000000;
+    sendfile on;
     server {{
-        listen {upstream_address} backlog=4096;
-        location / {{ default_type text/plain; return 200 \"{BODY}\"; }}
-    }}"
+        listen 0.0.0.0:{port} backlog=4096;
+        root {};
+        location = / {{ default_type text/plain; return 200 \"{BODY}\"; }}
+    }}",
+                files.display()
             ),
             upstream_address,
         )?;
         let address = net::free_address()?;
+        let access_log = folder.join("access.log");
         let proxy = Nginx::start(
             folder,
             "proxy",
@@ -44,15 +56,24 @@ impl Proxy {
             &format!(
                 "    access_log off;
     keepalive_requests 1000000000;
-    upstream app {{ server {upstream_address}; keepalive 256; keepalive_requests 1000000000; }}
+    proxy_http_version 1.1;
+    proxy_set_header Connection \"\";
+    log_format full '$remote_addr - $remote_user [$time_local] \"$request\" $status '
+        '$body_bytes_sent \"$http_referer\" \"$http_user_agent\" $upstream_addr '
+        '$upstream_status $upstream_connect_time $upstream_header_time $upstream_response_time';
+    upstream app {{ server {upstream_address}; keepalive 10240; keepalive_requests 1000000000; }}
+    upstream hundred {{ {} keepalive 10240; keepalive_requests 1000000000; }}
+    upstream thousand {{ {} keepalive 10240; keepalive_requests 1000000000; }}
     server {{
-        listen {address} backlog=4096;
-        location / {{
-            proxy_pass http://app;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-        }}
-    }}"
+        listen {address} backlog=16384;
+        location / {{ proxy_pass http://app; }}
+        location = /logged {{ access_log {} full; proxy_pass http://app/; }}
+        location = /hundred {{ proxy_pass http://hundred/; }}
+        location = /thousand {{ proxy_pass http://thousand/; }}
+    }}",
+                servers(100, port),
+                servers(1000, port),
+                access_log.display()
             ),
             address,
         )?;
@@ -60,6 +81,7 @@ impl Proxy {
             proxy,
             _upstream: upstream,
             address,
+            access_log,
         })
     }
 
@@ -72,11 +94,34 @@ impl Proxy {
     pub(super) fn workers(&self) -> Vec<u32> {
         self.proxy.workers()
     }
+
+    /// What it logs of requests for `/logged`.
+    pub(super) fn access_log(&self) -> &Path {
+        &self.access_log
+    }
 }
+
+/// Lines of an `upstream` block: as many addresses of this host.
+fn servers(count: usize, port: u16) -> String {
+    (0..count)
+        .map(|number| format!("server 127.1.{}.{}:{port};", number / 250, number % 250 + 1))
+        .collect()
+}
+
+/// Files that the application has, by size.
+pub(super) const BODIES: [(&str, usize); 6] = [
+    ("empty", 0),
+    ("1k", 1 << 10),
+    ("10k", 10 << 10),
+    ("100k", 100 << 10),
+    ("1m", 1 << 20),
+    ("10m", 10 << 20),
+];
 
 /// One worker each: one thread of nginx shall be the limit, and the report says how busy it
 /// was. Nothing is bound to a CPU: with two of them, client and upstream on one could be the
 /// limit instead.
-const MAIN: &str = "worker_processes 1;\nevents { worker_connections 4096; }";
+const MAIN: &str =
+    "worker_processes 1;\nworker_rlimit_nofile 65536;\nevents { worker_connections 32768; }";
 
 const BODY: &str = "An answer of a hundred bytes or so, as an API would give for something that is there and small.";

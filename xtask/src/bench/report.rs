@@ -1,7 +1,7 @@
 //! From runs to numbers, and from numbers to files: raw JSON and CSV, and a summary that
 //! holds nothing the raw files do not.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -93,6 +93,24 @@ impl Setting {
             connections: load.connections,
             seconds_per_run: load.time.as_secs(),
         }
+    }
+}
+
+/// In one line.
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kernel,
+            cpu,
+            cpus,
+            nginx,
+            connections,
+            seconds_per_run,
+        } = self;
+        write!(
+            f,
+            "Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}; wrk with {connections} connections, {seconds_per_run} s at a time."
+        )
     }
 }
 
@@ -255,15 +273,15 @@ those of the client and of the upstream alone, which are no proxies.
 
 /// Middle and ends of some numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) least: f64,
+    pub(super) most: f64,
 }
 
 impl Spread {
     /// All not-a-number when there are none.
-    fn of(numbers: impl Iterator<Item = f64>) -> Self {
+    pub(super) fn of(numbers: impl Iterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = numbers.collect();
         sorted.sort_by(f64::total_cmp);
         let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);

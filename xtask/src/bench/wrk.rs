@@ -1,5 +1,6 @@
 //! wrk: load as fast as the proxy answers.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::host::command;
+use crate::host::scratch::Scratch;
 
 /// A run to be made.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +20,10 @@ pub(super) struct Load {
     pub(super) connections: u32,
     /// How long.
     pub(super) time: Duration,
+    /// What is asked for.
+    pub(super) path: &'static str,
+    /// How long a connection rests before each request.
+    pub(super) rest: Duration,
 }
 
 /// What a run gave.
@@ -40,12 +46,22 @@ impl Load {
             address,
             connections,
             time,
+            path,
+            rest,
         } = self;
         let mut wrk = Command::new("wrk");
-        wrk.args(["-t1", "--latency"])
+        let scratch;
+        if !rest.is_zero() {
+            scratch = Scratch::new("wrk")?;
+            let script = scratch.path().join("rest.lua");
+            let lua = format!("function delay() return {} end\n", rest.as_millis());
+            fs::write(&script, lua).context("cannot write a script for wrk")?;
+            wrk.arg("-s").arg(&script);
+        }
+        wrk.args(["-t1", "--latency", "--timeout", "30s"])
             .arg(format!("-c{connections}"))
             .arg(format!("-d{}s", time.as_secs().max(1)))
-            .arg(format!("http://{address}/"));
+            .arg(format!("http://{address}{path}"));
         let text = command::output(&mut wrk)?;
         parse(&text).with_context(|| format!("wrk said:\n{text}"))
     }
