@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, fuzz, run, setup, test, tidy, vm};
+use crate::{bench, build, dist, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
+    /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
+    Dist,
     /// Measurements.
     Bench(Bench),
 }
@@ -58,6 +60,7 @@ impl Cli {
             Task::Test(options) => return test::run(&options),
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
+            Task::Dist => dist::run()?,
             Task::Tidy => tidy::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),
