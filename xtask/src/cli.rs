@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, dist, fuzz, run, setup, test, tidy, vm};
+use crate::{bench, build, deploy, dist, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Task {
     Tidy,
     /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
     Dist,
+    /// Write the manifests under `deploy/` that are made from others.
+    Manifests,
     /// Measurements.
     Bench(Bench),
 }
@@ -60,6 +62,7 @@ impl Cli {
             Task::Test(options) => return test::run(&options),
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
+            Task::Manifests => deploy::write()?,
             Task::Dist => dist::run()?,
             Task::Tidy => tidy::run()?,
             Task::Bench(Bench {

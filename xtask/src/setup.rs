@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::host::apt::{self, Package};
 use crate::host::{cargo_deny, envoy};
-use crate::toolchain;
+use crate::{deploy, toolchain};
 
 /// What to set up.
 #[derive(Debug, Args)]
@@ -92,6 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     ensure_tests()?;
     cargo_deny::ensure()?;
+    deploy::ensure()?;
     toolchain.ensure_clippy()?;
     println!("everything is here: next, `cargo xtask run --demo` or `cargo xtask test`");
     Ok(())

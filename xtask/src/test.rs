@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{aarch64, budgets, build, deny, reproducible, setup, tidy, vm};
+use crate::{aarch64, budgets, build, deny, deploy, reproducible, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -50,6 +50,11 @@ const STEPS: [Step; 14] = [
         name: "deny",
         what: "licences, sources and advisories of dependencies",
         run: |_| deny::run(),
+    },
+    Step {
+        name: "deploy",
+        what: "chart, manifests, compose file and unit, by those who read them",
+        run: |_| deploy::check(),
     },
     Step {
         name: "object",
