@@ -4,8 +4,9 @@ Run by `cargo xtask`, with the packages of requirements.txt in PYTHONPATH. In: a
 Out: what was rendered, or a line for each file; what is wrong goes to stderr, with exit code 1.
 """
 
-import importlib.resources
+import importlib.util
 import json
+import pathlib
 import sys
 
 # Of other projects' own kinds there is no schema in kubernetes-validate.
@@ -70,9 +71,9 @@ def compose(path):
     import jsonschema
     import yaml
 
-    schema = importlib.resources.files("check_jsonschema").joinpath(
-        "builtin_schemas/vendor/compose-spec.json"
-    )
+    # Only the file is wanted of that package: it is found without running it.
+    package = importlib.util.find_spec("check_jsonschema").submodule_search_locations[0]
+    schema = pathlib.Path(package, "builtin_schemas/vendor/compose-spec.json")
     with open(path) as file:
         document = yaml.load(file, Loader=yaml.SafeLoader)
     try:

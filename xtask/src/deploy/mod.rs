@@ -25,6 +25,9 @@ const KUSTOMIZE: [&str; 2] = [
 
 const COMPOSE: &str = "deploy/compose/compose.yaml";
 
+/// A field of the manifests that is misspelt to see whether that is seen.
+const A_FIELD: &str = "readOnlyRootFilesystem";
+
 /// Values that the schema of the chart must refuse: a typing error must not go unseen.
 const REFUSED: [&str; 3] = [
     r#"{"podMonitr": {"enabled": true}}"#,
@@ -73,31 +76,33 @@ pub(crate) fn check() -> Result<()> {
         let text = tools.kustomize(overlay.as_ref())?;
         files.push((overlay.replace('/', "-"), text));
     }
-    a_wrong_manifest_is_refused(&tools, &folder, &files)?;
     let mut judge = tools.judge("kubernetes");
     for (name, text) in &files {
         let path = folder.path().join(format!("{name}.yaml"));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        if text.contains(A_FIELD) {
+            wrong_is_refused(&tools, "kubernetes", &folder, text)?;
+        }
         judge.arg(path);
     }
     command::run(&mut judge)?;
+    let compose = fs::read_to_string(root().join(COMPOSE))
+        .with_context(|| format!("{COMPOSE} cannot be read"))?;
+    wrong_is_refused(&tools, "compose", &folder, &compose)?;
     command::run(tools.judge("compose").arg(COMPOSE))?;
     unit::check()
 }
 
-/// The judge is of use only if it refuses something.
-fn a_wrong_manifest_is_refused(
-    tools: &Tools,
-    folder: &Scratch,
-    files: &[(String, String)],
-) -> Result<()> {
-    let (name, text) = files.first().context("nothing was rendered")?;
-    let wrong = text.replace("readOnlyRootFilesystem", "readOnlyRootFileSystem");
+/// A judge is of use only if it refuses something: here a misspelt field.
+fn wrong_is_refused(tools: &Tools, verb: &str, folder: &Scratch, text: &str) -> Result<()> {
+    let wrong = text
+        .replace(A_FIELD, "readOnlyRootFileSystem")
+        .replace("read_only:", "readonly:");
     let path = folder.path().join("wrong.yaml");
     fs::write(&path, &wrong).with_context(|| format!("cannot write {}", path.display()))?;
-    let taken = command::probe(tools.judge("kubernetes").arg(&path)).is_some();
-    if *text == wrong || taken {
-        bail!("the schemas do not refuse a misspelt field in {name}");
+    let taken = command::probe(tools.judge(verb).arg(&path)).is_some();
+    if text == wrong || taken {
+        bail!("the judge `{verb}` does not refuse a misspelt field");
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use crate::host::{apt, command, root, target_dir, which};
 
 const REQUIREMENTS: &str = include_str!("requirements.txt");
-const JUDGE: &str = include_str!("judge.py");
+const JUDGE: &str = "xtask/src/deploy/judge.py";
 
 /// A download that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -72,7 +72,7 @@ impl Tools {
             .current_dir(root())
             .env("PYTHONPATH", &self.folder)
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .args(["-c", JUDGE, verb]);
+            .args([JUDGE, verb]);
         python
     }
 
