@@ -33,7 +33,7 @@ enum Task {
     /// The invariants that cargo cannot hold.
     Tidy,
     /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
-    Dist,
+    Dist(dist::Options),
     /// Write the manifests under `deploy/` that are made from others.
     Manifests,
     /// Measurements.
@@ -63,7 +63,7 @@ impl Cli {
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
             Task::Manifests => deploy::write()?,
-            Task::Dist => dist::run()?,
+            Task::Dist(options) => dist::run(&options)?,
             Task::Tidy => tidy::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),

@@ -98,7 +98,7 @@ const STEPS: [Step; 15] = [
     },
     Step {
         name: "release",
-        what: "release agent builds",
+        what: "release agent builds, linked statically",
         run: release,
     },
     Step {

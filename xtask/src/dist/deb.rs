@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{TARGET, date, version};
+use super::{date, version};
+use crate::build::TARGET;
 use crate::host::{command, target_dir};
 
 /// The release that was tried.

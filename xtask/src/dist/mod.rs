@@ -13,63 +13,46 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::Args;
 
 use crate::build;
 use crate::host::{command, root, target_dir};
-use crate::toolchain;
 
-/// What the program is built for. It is named so that flags for it are not those of build scripts
-/// and macros, which cannot be static.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What to make.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Options {
+    /// Make the program only, which is what the image is made of.
+    #[arg(long)]
+    program_only: bool,
+}
 
 /// Makes everything, and says where it is.
-pub(crate) fn run() -> Result<()> {
-    let toolchain = toolchain::find_or_install()?;
-    println!("eBPF compiler: {}", toolchain.describe());
-    build::object(&toolchain)?;
-    let made = make()?;
-    println!();
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { program_only } = options;
+    let folder = target_dir().join("dist");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let program = program(&folder)?;
+    let mut made = vec![program.clone()];
+    if !program_only {
+        let package = pages::write(&program)?;
+        made.push(deb::build(&folder)?);
+        made.push(archive::build(&folder, &program, &package)?);
+    }
+    made.push(sums(&folder, &made)?);
     for file in &made {
         println!("{:>9} bytes  {}", fs::metadata(file)?.len(), file.display());
     }
     Ok(())
 }
 
-/// Makes everything around the object that is there.
-pub(crate) fn make() -> Result<Vec<PathBuf>> {
-    let folder = target_dir().join("dist");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let program = program()?;
-    let package = pages::write(&program)?;
-    let copy = folder.join("why502");
-    fs::copy(&program, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
-    let mut made = vec![
-        copy,
-        deb::build(&folder)?,
-        archive::build(&folder, &program, &package)?,
-    ];
-    made.push(sums(&folder, &made)?);
-    Ok(made)
-}
-
-/// The agent as one file that needs no other: no loader, no library, so it runs on every
-/// distribution and in an empty image.
-pub(crate) fn program() -> Result<PathBuf> {
-    let mut cargo = command::cargo();
-    cargo
-        .args(["build", "--quiet", "--release", "--locked"])
-        .args(["--package", "agent", "--bin", "why502", "--target", TARGET])
-        .arg("--target-dir")
-        .arg(target_dir())
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    command::run(&mut cargo).context("the static program could not be built")?;
-    Ok(built().join("why502"))
-}
-
-/// Where cargo puts it, and cargo-deb looks for what an asset calls `target/release`.
-fn built() -> PathBuf {
-    target_dir().join(TARGET).join("release")
+/// The release of the agent without symbols, which is a third of it.
+fn program(folder: &Path) -> Result<PathBuf> {
+    let built = build::everything(true)?;
+    let program = folder.join("why502");
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-all").arg("-o").arg(&program);
+    command::run(strip.arg(&built)).context("`strip` comes with the linker (binutils)")?;
+    Ok(program)
 }
 
 /// The version of the workspace.

@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{built, date, version};
+use super::{date, version};
+use crate::build::static_dir;
 use crate::host::command;
 
 /// Shells, and what their files end in.
@@ -17,7 +18,7 @@ const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
 /// Writes them where the assets of the package look, as dpkg wants them; the folder.
 pub(super) fn write(program: &Path) -> Result<PathBuf> {
-    let folder = built().join("package");
+    let folder = static_dir().join("package");
     let manual = folder.join("man");
     if folder.exists() {
         // A page of a command that is gone must not stay.
@@ -30,6 +31,7 @@ pub(super) fn write(program: &Path) -> Result<PathBuf> {
         let text = command::output(Command::new(program).args(["completions", shell]))?;
         put(&folder.join(format!("why502.{shell}")), text)?;
     }
+    fs::copy(program, folder.join("why502")).context("cannot copy the program")?;
     let changelog = folder.join("changelog");
     put(&changelog, first_entry()?)?;
     // Without name and time, so that the same text gives the same bytes.
