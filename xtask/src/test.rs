@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::host::{command, interrupt, kernel, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{aarch64, budgets, build, deny, deploy, reproducible, setup, tidy, vm};
+use crate::{aarch64, budgets, build, deny, deploy, dist, reproducible, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -100,6 +100,11 @@ const STEPS: [Step; 15] = [
         name: "release",
         what: "release agent builds, linked statically",
         run: release,
+    },
+    Step {
+        name: "dist",
+        what: "packages are made; the Debian one installs and goes, as root",
+        run: |_| dist::check(),
     },
     Step {
         name: "e2e",

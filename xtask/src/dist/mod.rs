@@ -6,6 +6,7 @@
 
 mod archive;
 mod deb;
+mod install;
 mod pages;
 
 use std::fs;
@@ -19,7 +20,7 @@ use crate::build;
 use crate::host::{command, root, target_dir};
 
 /// What to make.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Options {
     /// Make the program only, which is what the image is made of.
     #[arg(long)]
@@ -43,6 +44,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("{:>9} bytes  {}", fs::metadata(file)?.len(), file.display());
     }
     Ok(())
+}
+
+/// Makes everything, and tries the Debian package. For the archive the same program must do.
+pub(crate) fn check() -> Result<()> {
+    run(&Options::default())?;
+    let deb = format!("why502_{}_amd64.deb", version());
+    install::check(&target_dir().join("dist").join(deb))
 }
 
 /// The release of the agent without symbols, which is a third of it.
