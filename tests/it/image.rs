@@ -1,6 +1,7 @@
 //! The image as the DaemonSet runs it: an empty root file system that is read-only, few
 //! capabilities, no network of the host; and what it says of a proxy on the host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use e2e::ports::{self, Refusing};
 use e2e::process::{command, need_root, output_of};
 use e2e::stage::plain;
 use e2e::wait::eventually;
+use tempfile::TempDir;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const IMAGE: &str = "why502:test";
@@ -26,14 +28,18 @@ fn checkout(path: &str) -> PathBuf {
         .join(path)
 }
 
+fn text_of(path: &str) -> String {
+    fs::read_to_string(checkout(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 /// What the manifest gives the container, as `podman --cap-add` takes it.
 fn capabilities() -> Vec<String> {
-    let manifest = fs::read_to_string(checkout("deploy/kustomize/base/daemonset.yaml")).unwrap();
+    let manifest = text_of("deploy/kustomize/base/daemonset.yaml");
     let added = manifest
         .lines()
         .find_map(|line| line.trim().strip_prefix("add: ["))
         .and_then(|list| list.strip_suffix(']'))
-        .expect("the manifest lists capabilities in one line");
+        .unwrap_or_else(|| panic!("the manifest lists capabilities in one line: {manifest}"));
     added.split(", ").map(str::to_owned).collect()
 }
 
@@ -49,12 +55,37 @@ fn cgroup() -> String {
     let root = mounts
         .lines()
         .find(|path| path.starts_with("/sys/fs/cgroup"))
-        .expect("cgroup v2 is mounted under /sys/fs/cgroup");
+        .unwrap_or_else(|| panic!("cgroup v2 is mounted under /sys/fs/cgroup: {mounts}"));
     format!("/host{root}")
 }
 
-/// The container of the DaemonSet, without the capabilities in `but`, under `seccomp`.
-fn start(podman: &Podman, name: &str, but: &[&str], seccomp: Option<&str>) -> (bool, String) {
+/// A container of the image that runs the agent.
+struct Container<'a> {
+    name: &'a str,
+    capabilities: Vec<String>,
+    user: &'a str,
+    seccomp: PathBuf,
+}
+
+impl<'a> Container<'a> {
+    /// That of the DaemonSet.
+    fn of_the_manifest(name: &'a str) -> Self {
+        Self {
+            name,
+            capabilities: capabilities(),
+            user: "0",
+            seccomp: checkout("deploy/seccomp/why502.json"),
+        }
+    }
+}
+
+fn start(podman: &Podman, container: &Container) -> (bool, String) {
+    let Container {
+        name,
+        capabilities,
+        user,
+        seccomp,
+    } = container;
     let mut arguments: Vec<String> = [
         "run",
         "--detach",
@@ -73,14 +104,10 @@ fn start(podman: &Podman, name: &str, but: &[&str], seccomp: Option<&str>) -> (b
     ]
     .map(str::to_owned)
     .to_vec();
-    for capability in capabilities() {
-        if !but.contains(&capability.as_str()) {
-            arguments.push(format!("--cap-add={capability}"));
-        }
-    }
-    if let Some(profile) = seccomp {
-        let profile = checkout(profile);
-        arguments.push(format!("--security-opt=seccomp={}", profile.display()));
+    arguments.push(format!("--user={user}"));
+    arguments.push(format!("--security-opt=seccomp={}", seccomp.display()));
+    for capability in capabilities {
+        arguments.push(format!("--cap-add={capability}"));
     }
     arguments.push(IMAGE.to_owned());
     arguments.extend(["run".to_owned(), format!("--cgroup={}", cgroup())]);
@@ -102,6 +129,71 @@ fn image() -> Podman {
     podman
 }
 
+/// Waits until the agent watches; panics with its log when it does not.
+fn until_it_watches(podman: &Podman, name: &str) {
+    eventually(LONG, "the agent in the container watches", || {
+        let (_, log) = podman.says(&["logs", name]);
+        let (_, running) = podman.says(&["inspect", "--format={{.State.Running}}", name]);
+        assert_eq!(running.trim(), "true", "{log}");
+        if log.contains("watching") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+}
+
+/// The lines `KEY=` of the systemd unit, without the key.
+fn of_the_unit(key: &str) -> Vec<String> {
+    let unit = text_of("deploy/systemd/why502.service");
+    let found: Vec<String> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+        .map(str::to_owned)
+        .collect();
+    assert!(!found.is_empty(), "the unit has no {key}");
+    found
+}
+
+/// The system calls of a set of systemd's, and of the sets in it.
+fn calls_of(set: &str) -> BTreeSet<String> {
+    let Some(_) = set.strip_prefix('@') else {
+        return BTreeSet::from([set.to_owned()]);
+    };
+    let mut list = command("systemd-analyze", None);
+    let text = output_of(list.args(["--no-pager", "syscall-filter", set]));
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#') && *line != set)
+        .flat_map(calls_of)
+        .collect()
+}
+
+/// What the unit's `SystemCallFilter=` lines leave, as a profile for a container.
+fn profile_of_the_unit() -> String {
+    // systemd.exec(5): a list of what is allowed has @default in it.
+    let mut allowed = calls_of("@default");
+    for line in of_the_unit("SystemCallFilter") {
+        let (forbids, sets) = match line.strip_prefix('~') {
+            Some(sets) => (true, sets.to_owned()),
+            None => (false, line),
+        };
+        for call in sets.split(' ').flat_map(calls_of) {
+            if forbids {
+                allowed.remove(&call);
+            } else {
+                allowed.insert(call);
+            }
+        }
+    }
+    assert!(!allowed.contains("reboot") && !allowed.contains("mount"));
+    serde_json::json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [{"names": allowed, "action": "SCMP_ACT_ALLOW"}],
+    })
+    .to_string()
+}
+
 #[test]
 fn the_image_explains_an_error_of_a_proxy_on_the_host() {
     let podman = image();
@@ -111,16 +203,9 @@ fn the_image_explains_an_error_of_a_proxy_on_the_host() {
         &Config::new(plain(&[address.to_string()], refusing.address)),
         None,
     );
-    let (started, said) = start(&podman, "why502", &[], Some("deploy/seccomp/why502.json"));
+    let (started, said) = start(&podman, &Container::of_the_manifest("why502"));
     assert!(started, "{said}");
-    eventually(LONG, "the agent in the container watches", || {
-        let (_, log) = podman.says(&["logs", "why502"]);
-        if log.contains("watching") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    });
+    until_it_watches(&podman, "why502");
 
     let outcomes = one_by_one(address, vec![Order::get("/image/1/ok")]);
 
@@ -144,7 +229,7 @@ fn the_image_explains_an_error_of_a_proxy_on_the_host() {
         "--cgroup",
         &cgroup(),
     ]);
-    println!("{doctor}");
+    assert!(doctor.contains("All is well"), "{doctor}");
     let (stopped, said) = podman.says(&["stop", "--time", "10", "why502"]);
     assert!(stopped, "{said}");
     let (_, log) = podman.says(&["logs", "why502"]);
@@ -156,8 +241,9 @@ fn without_a_capability_of_the_list_it_refuses_to_start() {
     let podman = image();
     for capability in ["BPF", "PERFMON", "NET_ADMIN"] {
         let name = format!("without-{}", capability.to_lowercase());
-        let profile = Some("deploy/seccomp/why502.json");
-        let (started, said) = start(&podman, &name, &[capability], profile);
+        let mut container = Container::of_the_manifest(&name);
+        container.capabilities.retain(|held| held != capability);
+        let (started, said) = start(&podman, &container);
         assert!(started, "{said}");
         let (_, code) = podman.says(&["wait", &name]);
         let (_, log) = podman.says(&["logs", &name]);
@@ -165,4 +251,40 @@ fn without_a_capability_of_the_list_it_refuses_to_start() {
         assert_eq!(code.trim(), "1", "without {capability}: {log}");
         assert!(log.contains("why502: "), "without {capability}: {log}");
     }
+}
+
+#[test]
+fn the_user_rights_and_system_calls_of_the_systemd_unit_are_enough() {
+    let podman = image();
+    let folder = TempDir::with_prefix("e2e-unit-").unwrap();
+    let seccomp = folder.path().join("seccomp.json");
+    fs::write(&seccomp, profile_of_the_unit()).unwrap();
+    let rights = of_the_unit("AmbientCapabilities");
+    let container = Container {
+        capabilities: rights
+            .iter()
+            .flat_map(|line| line.split(' '))
+            .map(|name| name.trim_start_matches("CAP_").to_owned())
+            .collect(),
+        user: "65534:65534",
+        seccomp,
+        ..Container::of_the_manifest("unit")
+    };
+    assert_eq!(rights, of_the_unit("CapabilityBoundingSet"));
+
+    let (started, said) = start(&podman, &container);
+
+    assert!(started, "{said}");
+    until_it_watches(&podman, "unit");
+    let (good, doctor) = podman.says(&[
+        "exec",
+        "unit",
+        "/usr/bin/why502",
+        "doctor",
+        "--cgroup",
+        &cgroup(),
+    ]);
+    assert!(good, "an ability is off: {doctor}");
+    let (_, log) = podman.says(&["logs", "unit"]);
+    assert!(!log.contains("WARN"), "{log}");
 }

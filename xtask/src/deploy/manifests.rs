@@ -34,6 +34,14 @@ pub(super) const EVERYTHING: &str = r#"{"podMonitor": {"enabled": true},
 
 const MADE: &str = "# Made from deploy/helm/why502 by `cargo xtask manifests`: change it there.\n";
 
+/// The overlay: the base, and what the Prometheus operator and Grafana's sidecar read.
+const OVERLAY: &str = "\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+  - ../../base
+";
+
 /// Writes everything that is made, and removes what is made no more.
 pub(super) fn write(tools: &Tools) -> Result<()> {
     // The copies first: the chart reads them.
@@ -146,6 +154,7 @@ fn copies() -> Result<Made> {
 fn rendered(tools: &Tools) -> Result<Made> {
     let defaults = render(tools, DEFAULTS)?;
     let everything = render(tools, EVERYTHING)?;
+    let mut resources = String::new();
     let mut files = BTreeMap::new();
     for (template, text) in everything {
         let Some(name) = Path::new(&template)
@@ -163,8 +172,15 @@ fn rendered(tools: &Tools) -> Result<Made> {
             .is_some_and(|text| !text.trim().is_empty());
         let folder = if of_base { BASE } else { OPERATOR };
         let text = text.trim_start_matches(['\n', ' ']).trim_end();
+        if folder == OPERATOR {
+            resources.push_str(&format!("  - {name}\n"));
+        }
         files.insert(format!("{folder}/{name}"), format!("{MADE}{text}\n"));
     }
+    files.insert(
+        format!("{OPERATOR}/kustomization.yaml"),
+        format!("{MADE}{OVERLAY}{resources}"),
+    );
     Ok(Made {
         files,
         folders: vec![(BASE.to_owned(), ".yaml"), (OPERATOR.to_owned(), ".yaml")],
