@@ -45,24 +45,26 @@ resources:
 /// Writes everything that is made, and removes what is made no more.
 pub(super) fn write(tools: &Tools) -> Result<()> {
     // The copies first: the chart reads them.
-    for made in [copies()?, rendered(tools)?] {
-        for stale in made.stale()? {
-            fs::remove_file(&stale)
-                .with_context(|| format!("cannot remove {}", stale.display()))?;
-            println!("removed {}", stale.display());
+    put(copies()?)?;
+    put(rendered(tools)?)
+}
+
+fn put(made: Made) -> Result<()> {
+    for stale in made.stale()? {
+        fs::remove_file(&stale).with_context(|| format!("cannot remove {}", stale.display()))?;
+        println!("removed {}", stale.display());
+    }
+    for (path, text) in made.files {
+        let to = root().join(&path);
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        for (path, text) in made.files {
-            let path = root().join(path);
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot make {}", folder.display()))?;
-            }
-            if fs::read_to_string(&path).is_ok_and(|found| found == text) {
-                continue;
-            }
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            println!("wrote {}", path.display());
+        if fs::read_to_string(&to).is_ok_and(|found| found == text) {
+            continue;
         }
+        fs::write(&to, text).with_context(|| format!("cannot write {path}"))?;
+        println!("wrote {path}");
     }
     Ok(())
 }
