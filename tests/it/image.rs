@@ -237,6 +237,38 @@ fn the_image_explains_an_error_of_a_proxy_on_the_host() {
 }
 
 #[test]
+fn the_arguments_and_settings_of_the_manifests_are_the_programs() {
+    let manifest = text_of("deploy/kustomize/base/daemonset.yaml");
+    let arguments: Vec<&str> = manifest
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "args:")
+        .skip(1)
+        .map_while(|line| line.strip_prefix("- "))
+        .collect();
+    let configured = text_of("deploy/kustomize/base/configmap.yaml");
+    let (_, settings) = configured.split_once("config.toml: |\n").unwrap();
+    let folder = TempDir::with_prefix("e2e-manifest-").unwrap();
+    let path = folder.path().join("config.toml");
+    let settings: Vec<&str> = settings.lines().map(str::trim).collect();
+    fs::write(&path, settings.join("\n")).unwrap();
+    let mut why502 = command(&binary().to_string_lossy(), None);
+    for argument in &arguments {
+        why502.arg(argument.replace("/etc/why502/config.toml", &path.to_string_lossy()));
+    }
+
+    let printed = output_of(why502.arg("--print-config"));
+
+    println!("{arguments:?}\n{printed}");
+    for line in settings.iter().copied().chain([
+        "listen = \"0.0.0.0:9502\"",
+        "cgroup = \"/host/sys/fs/cgroup\"",
+    ]) {
+        assert!(printed.lines().any(|found| found == line), "no {line}");
+    }
+}
+
+#[test]
 fn without_a_capability_of_the_list_it_refuses_to_start() {
     let podman = image();
     for capability in ["BPF", "PERFMON", "NET_ADMIN"] {

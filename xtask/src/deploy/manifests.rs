@@ -28,18 +28,35 @@ const OPERATOR: &str = "deploy/kustomize/overlays/prometheus-operator";
 /// Everything that the default values make.
 pub(super) const DEFAULTS: &str = "{}";
 
-/// Everything that can be switched on.
-pub(super) const EVERYTHING: &str = r#"{"podMonitor": {"enabled": true},
+/// What the Prometheus operator and Grafana's sidecar read as well.
+pub(super) const OPERATED: &str = r#"{"podMonitor": {"enabled": true},
     "prometheusRule": {"enabled": true}, "dashboards": {"enabled": true}}"#;
+
+/// Everything that can be set, as no one would.
+pub(super) const EVERYTHING: &str = r#"{
+    "image": {"repository": "registry.example.com/why502", "tag": "1", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "registry"}], "fullnameOverride": "other", "port": 9999,
+    "cgroupRoot": "/sys/fs/cgroup/unified", "api": "on",
+    "web": {"existingSecret": "web", "tls": true},
+    "kubernetes": {"enabled": true, "identityLabels": "workload"},
+    "serviceAccount": {"annotations": {"a": "b"}},
+    "seccompProfile": {"type": "Localhost", "localhostProfile": "why502.json"},
+    "priorityClass": {"create": false, "name": "system-node-critical"},
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": [{"matchExpressions": [{"key": "edge", "operator": "Exists"}]}]}}},
+    "podAnnotations": {"prometheus.io/scrape": "true"}, "podLabels": {"team": "edge"},
+    "networkPolicy": {"from": []},
+    "podMonitor": {"enabled": true, "labels": {"release": "p"}, "endpoint": {"scheme": "https"}},
+    "prometheusRule": {"enabled": true, "labels": {"release": "p"}},
+    "dashboards": {"enabled": true, "annotations": {"folder": "why502"}}}"#;
 
 const MADE: &str = "# Made from deploy/helm/why502 by `cargo xtask manifests`: change it there.\n";
 
-/// The overlay: the base, and what the Prometheus operator and Grafana's sidecar read.
-const OVERLAY: &str = "\
+/// What a folder of Kustomize begins with; its files follow.
+const KUSTOMIZATION: &str = "\
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources:
-  - ../../base
 ";
 
 /// Writes everything that is made, and removes what is made no more.
@@ -117,7 +134,6 @@ impl Made {
                 let name = entry?.file_name().to_string_lossy().into_owned();
                 let path = format!("{folder}/{name}");
                 if name.ends_with(ending)
-                    && name != "kustomization.yaml"
                     && name != "namespace.yaml"
                     && !self.files.contains_key(&path)
                 {
@@ -155,10 +171,13 @@ fn copies() -> Result<Made> {
 /// The Kustomize files: base by the defaults, what needs the Prometheus operator in an overlay.
 fn rendered(tools: &Tools) -> Result<Made> {
     let defaults = render(tools, DEFAULTS)?;
-    let everything = render(tools, EVERYTHING)?;
-    let mut resources = String::new();
+    let operated = render(tools, OPERATED)?;
+    let mut lists = BTreeMap::from([
+        (BASE, String::from("  - namespace.yaml\n")),
+        (OPERATOR, String::from("  - ../../base\n")),
+    ]);
     let mut files = BTreeMap::new();
-    for (template, text) in everything {
+    for (template, text) in operated {
         let Some(name) = Path::new(&template)
             .file_name()
             .and_then(|name| name.to_str())
@@ -174,15 +193,17 @@ fn rendered(tools: &Tools) -> Result<Made> {
             .is_some_and(|text| !text.trim().is_empty());
         let folder = if of_base { BASE } else { OPERATOR };
         let text = text.trim_start_matches(['\n', ' ']).trim_end();
-        if folder == OPERATOR {
-            resources.push_str(&format!("  - {name}\n"));
+        if let Some(list) = lists.get_mut(folder) {
+            list.push_str(&format!("  - {name}\n"));
         }
         files.insert(format!("{folder}/{name}"), format!("{MADE}{text}\n"));
     }
-    files.insert(
-        format!("{OPERATOR}/kustomization.yaml"),
-        format!("{MADE}{OVERLAY}{resources}"),
-    );
+    for (folder, list) in lists {
+        files.insert(
+            format!("{folder}/kustomization.yaml"),
+            format!("{MADE}{KUSTOMIZATION}{list}"),
+        );
+    }
     Ok(Made {
         files,
         folders: vec![(BASE.to_owned(), ".yaml"), (OPERATOR.to_owned(), ".yaml")],

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host::scratch::Scratch;
 use crate::host::{command, root};
-use manifests::{CHART, DEFAULTS, EVERYTHING};
+use manifests::{CHART, DEFAULTS, EVERYTHING, OPERATED};
 use tools::Tools;
 
 const KUSTOMIZE: [&str; 2] = [
@@ -50,7 +50,7 @@ pub(crate) fn check() -> Result<()> {
     let tools = Tools::ensure()?;
     versions_are_the_workspaces()?;
     manifests::check(&tools)?;
-    for values in [DEFAULTS, EVERYTHING] {
+    for values in [DEFAULTS, OPERATED, EVERYTHING] {
         command::run(tools.judge("lint").args([CHART, values]))?;
     }
     for values in REFUSED {
@@ -61,7 +61,11 @@ pub(crate) fn check() -> Result<()> {
     }
     let folder = Scratch::new("deploy")?;
     let mut files = Vec::new();
-    for (name, values) in [("helm-defaults", DEFAULTS), ("helm-everything", EVERYTHING)] {
+    for (name, values) in [
+        ("helm-defaults", DEFAULTS),
+        ("helm-operated", OPERATED),
+        ("helm-everything", EVERYTHING),
+    ] {
         let mut text = String::new();
         for (template, manifest) in manifests::render(&tools, values)? {
             if template.ends_with(".yaml") {

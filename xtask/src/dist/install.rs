@@ -15,10 +15,10 @@ const SCRIPT: &str = r#"
 top=$(mktemp -d)
 trap 'umount -R "$top"; rmdir "$top"' EXIT
 mount -t tmpfs none "$top"
-mkdir "$top/upper" "$top/work" "$top/root"
-mount -t overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" none "$top/root"
-cp "$1" "$top/root/why502.deb"
-chroot "$top/root" sh -euc '
+mkdir "$top/upper" "$top/work" "$top/system"
+mount -t overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" none "$top/system"
+cp "$1" "$top/system/why502.deb"
+chroot "$top/system" sh -euc '
     export DEBIAN_FRONTEND=noninteractive
     # One that is installed here for real would be upgraded, which is another test.
     dpkg --purge why502 2>/dev/null || true
