@@ -1,7 +1,6 @@
 //! The image as the DaemonSet runs it: an empty root file system that is read-only, few
 //! capabilities, no network of the host; and what it says of a proxy on the host.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use e2e::agent::binary;
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
-use e2e::podman::Podman;
+use e2e::podman::{CGROUP, Podman};
 use e2e::ports::{self, Refusing};
 use e2e::process::{command, need_root, output_of};
 use e2e::stage::plain;
@@ -63,8 +62,6 @@ fn cgroup() -> String {
 struct Container<'a> {
     name: &'a str,
     capabilities: Vec<String>,
-    user: &'a str,
-    seccomp: PathBuf,
 }
 
 impl<'a> Container<'a> {
@@ -73,19 +70,13 @@ impl<'a> Container<'a> {
         Self {
             name,
             capabilities: capabilities(),
-            user: "0",
-            seccomp: checkout("deploy/seccomp/why502.json"),
         }
     }
 }
 
 fn start(podman: &Podman, container: &Container) -> (bool, String) {
-    let Container {
-        name,
-        capabilities,
-        user,
-        seccomp,
-    } = container;
+    let Container { name, capabilities } = container;
+    let seccomp = checkout("deploy/seccomp/why502.json");
     let mut arguments: Vec<String> = [
         "run",
         "--detach",
@@ -104,8 +95,8 @@ fn start(podman: &Podman, container: &Container) -> (bool, String) {
     ]
     .map(str::to_owned)
     .to_vec();
-    arguments.push(format!("--user={user}"));
     arguments.push(format!("--security-opt=seccomp={}", seccomp.display()));
+    arguments.push(format!("--cgroup-parent={CGROUP}"));
     for capability in capabilities {
         arguments.push(format!("--cap-add={capability}"));
     }
@@ -141,57 +132,6 @@ fn until_it_watches(podman: &Podman, name: &str) {
             Err(log)
         }
     });
-}
-
-/// The lines `KEY=` of the systemd unit, without the key.
-fn of_the_unit(key: &str) -> Vec<String> {
-    let unit = text_of("deploy/systemd/why502.service");
-    let found: Vec<String> = unit
-        .lines()
-        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-        .map(str::to_owned)
-        .collect();
-    assert!(!found.is_empty(), "the unit has no {key}");
-    found
-}
-
-/// The system calls of a set of systemd's, and of the sets in it.
-fn calls_of(set: &str) -> BTreeSet<String> {
-    let Some(_) = set.strip_prefix('@') else {
-        return BTreeSet::from([set.to_owned()]);
-    };
-    let mut list = command("systemd-analyze", None);
-    let text = output_of(list.args(["--no-pager", "syscall-filter", set]));
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#') && *line != set)
-        .flat_map(calls_of)
-        .collect()
-}
-
-/// What the unit's `SystemCallFilter=` lines leave, as a profile for a container.
-fn profile_of_the_unit() -> String {
-    // systemd.exec(5): a list of what is allowed has @default in it.
-    let mut allowed = calls_of("@default");
-    for line in of_the_unit("SystemCallFilter") {
-        let (forbids, sets) = match line.strip_prefix('~') {
-            Some(sets) => (true, sets.to_owned()),
-            None => (false, line),
-        };
-        for call in sets.split(' ').flat_map(calls_of) {
-            if forbids {
-                allowed.remove(&call);
-            } else {
-                allowed.insert(call);
-            }
-        }
-    }
-    assert!(!allowed.contains("reboot") && !allowed.contains("mount"));
-    serde_json::json!({
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "syscalls": [{"names": allowed, "action": "SCMP_ACT_ALLOW"}],
-    })
-    .to_string()
 }
 
 #[test]
@@ -283,40 +223,4 @@ fn without_a_capability_of_the_list_it_refuses_to_start() {
         assert_eq!(code.trim(), "1", "without {capability}: {log}");
         assert!(log.contains("why502: "), "without {capability}: {log}");
     }
-}
-
-#[test]
-fn the_user_rights_and_system_calls_of_the_systemd_unit_are_enough() {
-    let podman = image();
-    let folder = TempDir::with_prefix("e2e-unit-").unwrap();
-    let seccomp = folder.path().join("seccomp.json");
-    fs::write(&seccomp, profile_of_the_unit()).unwrap();
-    let rights = of_the_unit("AmbientCapabilities");
-    let container = Container {
-        capabilities: rights
-            .iter()
-            .flat_map(|line| line.split(' '))
-            .map(|name| name.trim_start_matches("CAP_").to_owned())
-            .collect(),
-        user: "65534:65534",
-        seccomp,
-        ..Container::of_the_manifest("unit")
-    };
-    assert_eq!(rights, of_the_unit("CapabilityBoundingSet"));
-
-    let (started, said) = start(&podman, &container);
-
-    assert!(started, "{said}");
-    until_it_watches(&podman, "unit");
-    let (good, doctor) = podman.says(&[
-        "exec",
-        "unit",
-        "/usr/bin/why502",
-        "doctor",
-        "--cgroup",
-        &cgroup(),
-    ]);
-    assert!(good, "an ability is off: {doctor}");
-    let (_, log) = podman.says(&["logs", "unit"]);
-    assert!(!log.contains("WARN"), "{log}");
 }

@@ -29,5 +29,6 @@ pub mod ports;
 pub mod process;
 pub mod proxies;
 pub mod stage;
+pub mod systemd;
 pub mod upstreams;
 pub mod wait;

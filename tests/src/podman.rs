@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::process::output_of;
 
+/// The cgroup of its containers, in each hierarchy.
+pub const CGROUP: &str = "/e2e-podman";
+
 /// A storage, its images and its containers.
 #[derive(Debug)]
 pub struct Podman {
@@ -84,6 +87,13 @@ impl Drop for Podman {
         let _ended = self
             .command()
             .args(["rm", "--force", "--all", "--time", "2"])
+            .output();
+        // Podman leaves the cgroup; what is not ours to remove stays.
+        let _cgroups = Command::new("find")
+            .args(["/sys/fs/cgroup", "-mindepth", "1", "-maxdepth", "2"])
+            .args(["-name", CGROUP.trim_start_matches('/'), "-type", "d"])
+            .args(["-exec", "find", "{}", "-depth", "-type", "d"])
+            .args(["-exec", "rmdir", "{}", ";", ";"])
             .output();
     }
 }

@@ -37,7 +37,7 @@ pub(crate) const WRK: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 13] = [
+pub(crate) const TESTS: [Package; 14] = [
     NGINX,
     Package {
         name: "haproxy",
@@ -77,6 +77,10 @@ pub(crate) const TESTS: [Package; 13] = [
     Package {
         name: "runc",
         shows: "runc",
+    },
+    Package {
+        name: "systemd",
+        shows: "systemd-analyze",
     },
     Package {
         name: "openssl",

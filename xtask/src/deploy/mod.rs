@@ -80,6 +80,9 @@ pub(crate) fn check() -> Result<()> {
         let text = tools.kustomize(overlay.as_ref())?;
         files.push((overlay.replace('/', "-"), text));
     }
+    for (name, text) in &files {
+        asks_for_little(name, text)?;
+    }
     let mut judge = tools.judge("kubernetes");
     for (name, text) in &files {
         let path = folder.path().join(format!("{name}.yaml"));
@@ -95,6 +98,26 @@ pub(crate) fn check() -> Result<()> {
     wrong_is_refused(&tools, "compose", &folder, &compose)?;
     command::run(tools.judge("compose").arg(COMPOSE))?;
     unit::check()
+}
+
+/// What no manifest may ask for, and that no folder is mounted to be written.
+fn asks_for_little(name: &str, text: &str) -> Result<()> {
+    let has = |line: &str| text.lines().any(|found| found.trim() == line);
+    for too_much in [
+        "privileged: true",
+        "hostNetwork: true",
+        "hostIPC: true",
+        "allowPrivilegeEscalation: true",
+    ] {
+        if has(too_much) {
+            bail!("{name} asks for `{too_much}`");
+        }
+    }
+    let count = |word: &str| text.matches(word).count();
+    if count("mountPath: ") != count(" readOnly: true") {
+        bail!("{name} mounts a folder that can be written");
+    }
+    Ok(())
 }
 
 /// A judge is of use only if it refuses something: here a misspelt field.
