@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use e2e::agent::binary;
+use e2e::images::{CGROUP, Images};
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
-use e2e::podman::{CGROUP, Podman};
 use e2e::ports::{self, Refusing};
 use e2e::process::{command, need_root, output_of};
 use e2e::stage::plain;
@@ -74,7 +74,7 @@ impl<'a> Container<'a> {
     }
 }
 
-fn start(podman: &Podman, container: &Container) -> (bool, String) {
+fn start(podman: &Images, container: &Container) -> (bool, String) {
     let Container { name, capabilities } = container;
     let seccomp = checkout("deploy/seccomp/why502.json");
     let mut arguments: Vec<String> = [
@@ -106,7 +106,7 @@ fn start(podman: &Podman, container: &Container) -> (bool, String) {
     podman.says(&words)
 }
 
-fn image() -> Podman {
+fn image() -> Images {
     need_root();
     let program = binary();
     let kind = output_of(command("ldd", None).arg(&program));
@@ -115,13 +115,13 @@ fn image() -> Podman {
         "{} needs libraries that the image has not: `cargo xtask build --release` makes one that needs none",
         program.display()
     );
-    let podman = Podman::new();
+    let podman = Images::new();
     podman.build(&checkout("deploy/image/Containerfile"), &program, IMAGE);
     podman
 }
 
 /// Waits until the agent watches; panics with its log when it does not.
-fn until_it_watches(podman: &Podman, name: &str) {
+fn until_it_watches(podman: &Images, name: &str) {
     eventually(LONG, "the agent in the container watches", || {
         let (_, log) = podman.says(&["logs", name]);
         let (_, running) = podman.says(&["inspect", "--format={{.State.Running}}", name]);

@@ -19,12 +19,13 @@ pub mod faults;
 pub mod guest;
 pub mod haproxy;
 pub mod http;
+pub mod images;
 pub mod kernel;
 pub mod load;
 pub mod misbehave;
 pub mod netns;
 pub mod nginx;
-pub mod podman;
+
 pub mod ports;
 pub mod process;
 pub mod proxies;

@@ -1,6 +1,6 @@
 //! Podman with a storage of its own: nothing of it is in the way of the host's containers.
 //!
-//! In: an image made of files, no registry. Out: containers, gone when the [`Podman`] is.
+//! In: an image made of files, no registry. Out: containers, gone when the [`Images`] are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ pub const CGROUP: &str = "/e2e-podman";
 
 /// A storage, its images and its containers.
 #[derive(Debug)]
-pub struct Podman {
+pub struct Images {
     folder: TempDir,
 }
 
-impl Podman {
+impl Images {
     /// An empty storage.
     #[track_caller]
     pub fn new() -> Self {
@@ -75,25 +75,30 @@ impl Podman {
     }
 }
 
-impl Default for Podman {
+impl Default for Images {
     #[track_caller]
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Drop for Podman {
+impl Drop for Images {
     fn drop(&mut self) {
         let _ended = self
             .command()
             .args(["rm", "--force", "--all", "--time", "2"])
             .output();
-        // Podman leaves the cgroup; what is not ours to remove stays.
-        let _cgroups = Command::new("find")
-            .args(["/sys/fs/cgroup", "-mindepth", "1", "-maxdepth", "2"])
-            .args(["-name", CGROUP.trim_start_matches('/'), "-type", "d"])
-            .args(["-exec", "find", "{}", "-depth", "-type", "d"])
-            .args(["-exec", "rmdir", "{}", ";", ";"])
-            .output();
+        // Podman leaves the cgroup, in one or in many hierarchies.
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
+        for folder in hierarchies.map(|entry| entry.path()).chain([root.into()]) {
+            // And the one it would have used; one that is in use cannot be removed.
+            for cgroup in [CGROUP.trim_start_matches('/'), "libpod_parent"] {
+                let _removed = Command::new("find")
+                    .arg(folder.join(cgroup))
+                    .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"])
+                    .output();
+            }
+        }
     }
 }
