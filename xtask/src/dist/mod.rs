@@ -1,8 +1,8 @@
 //! `dist`: what is handed out, in `target/dist`.
 //!
 //! In: the sources. Out: the program linked statically, a Debian package, an archive, and their
-//! checksums. The same commit with the same compiler gives the same bytes: times are those of the
-//! commit. Nothing is installed.
+//! checksums. The same program packed again gives the same bytes: times are those of the commit.
+//! Nothing is installed.
 
 mod archive;
 mod deb;
