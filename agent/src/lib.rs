@@ -17,6 +17,7 @@ pub mod knowledge;
 pub mod metrics;
 pub mod names;
 pub mod pipeline;
+pub mod privileges;
 pub mod processes;
 pub mod recording;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, deploy, dist, fuzz, run, setup, test, tidy, vm};
+use crate::{bench, build, dashboards, deploy, dist, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
+    /// Write what is made of panels and rules: Grafana's JSON and the PrometheusRule.
+    Dashboards,
     /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
     Dist(dist::Options),
     /// Write the manifests under `deploy/` that are made from others.
@@ -65,6 +67,7 @@ impl Cli {
             Task::Manifests => deploy::write()?,
             Task::Dist(options) => dist::run(&options)?,
             Task::Tidy => tidy::run()?,
+            Task::Dashboards => dashboards::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),
             }) => bench::run(&options)?,

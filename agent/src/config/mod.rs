@@ -48,6 +48,11 @@ const MAX_RING_BYTES: u32 = 1 << 30;
 pub struct Settings {
     /// Address and port of metrics and events.
     pub listen: SocketAddr,
+    /// Passwords, TLS and headers of what is served, in the format of Prometheus' exporters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_config_file: Option<PathBuf>,
+    /// Whether `/api/` is served.
+    pub api: ApiAccess,
     /// The cgroup v2 directory whose processes are watched; the root of the mount when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
@@ -63,6 +68,10 @@ pub struct Settings {
     /// After so many exchanges of a process that is no proxy its connections are not looked at for
     /// a minute; 0 for never.
     pub bystander_exchanges: u32,
+    /// Rights that are not needed once the probes are attached are given up.
+    pub drop_capabilities: bool,
+    /// System calls that start programs or change something are refused from then on.
+    pub seccomp: bool,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -78,6 +87,18 @@ pub struct Settings {
     pub proxy_names: BTreeMap<String, String>,
     /// Address of an upstream to the `upstream` label.
     pub upstream_names: BTreeMap<String, String>,
+}
+
+/// Whether `/api/` is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAccess {
+    /// Where only this host can ask, or whoever asks has a password or a certificate.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// How much the daemon logs.
@@ -163,12 +184,16 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: DEFAULT_LISTEN,
+            web_config_file: None,
+            api: ApiAccess::Auto,
             cgroup: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
             incidents: DEFAULT_INCIDENTS,
             bystander_exchanges: Limits::default().bystander_exchanges,
+            drop_capabilities: true,
+            seccomp: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -226,12 +251,16 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self {
             listen: _,
+            web_config_file: _,
+            api: _,
             cgroup,
             ring_bytes,
             max_upstreams,
             max_proxies,
             incidents,
             bystander_exchanges: _,
+            drop_capabilities: _,
+            seccomp: _,
             log_level: _,
             log_format: _,
             probe_log: _,
@@ -386,6 +415,7 @@ mod tests {
         assert_eq!(Settings::parse(example).unwrap(), Settings::default());
         let Settings {
             cgroup,
+            web_config_file,
             include_processes,
             exclude_processes,
             proxy_names,
@@ -394,6 +424,7 @@ mod tests {
         } = full.clone();
         let others = Settings {
             cgroup,
+            web_config_file,
             include_processes,
             exclude_processes,
             proxy_names,

@@ -39,10 +39,11 @@ use crate::recording::Recorder;
 const ROUND: Duration = Duration::from_millis(20);
 
 /// Losses of the probes after which an attempt or a request may be missing.
-const MISSING: [Tally; 3] = [
+const MISSING: [Tally; 4] = [
     Tally::STORAGE_FAILED,
     Tally::CONNECTING_FULL,
     Tally::SCRATCH_BUSY,
+    Tally::STATE_MISSED,
 ];
 
 /// Scrapes that may wait for a round at once; as many as the exporter lets in.
