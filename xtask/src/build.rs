@@ -12,6 +12,10 @@ use crate::toolchain::{self, Architecture, Toolchain};
 /// The object in the folder of its own build.
 pub(crate) const OBJECT: &str = "bpfel-unknown-none/release/agent-ebpf";
 
+/// What a release is built for. It is named so that the flag for it is not that of build scripts
+/// and macros, which cannot be static.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// What to build.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Options {
@@ -66,11 +70,31 @@ pub(crate) fn object_of(
     Ok(build_dir.join(OBJECT))
 }
 
-/// Builds the agent around the object that is there; the path of the binary.
+/// Builds the agent around the object that is there; the path of the binary. A release is one
+/// file that needs no other: no loader, no library, so it runs on every distribution and in an
+/// empty image.
 pub(crate) fn agent(release: bool) -> Result<PathBuf> {
     let mut cargo = command::cargo();
     cargo.args(["build", "--quiet", "--package", "agent", "--bin", "why502"]);
-    binary(&mut cargo, "why502", release)
+    if !release {
+        return binary(&mut cargo, "why502", false);
+    }
+    cargo
+        .args(["--target", TARGET])
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    binary(&mut cargo, "why502", true)?;
+    // Where a release is looked for.
+    let release = target_dir().join("release");
+    fs::create_dir_all(&release)
+        .with_context(|| format!("cannot make the folder {}", release.display()))?;
+    let program = release.join("why502");
+    copy_if_different(&static_dir().join("why502"), &program)?;
+    Ok(program)
+}
+
+/// Where cargo puts what is linked statically.
+pub(crate) fn static_dir() -> PathBuf {
+    target_dir().join(TARGET).join("release")
 }
 
 /// Runs a `cargo build` and gives the path of the binary it made.
@@ -103,6 +127,7 @@ fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
     // Written aside and moved, so that no reader sees half of it.
     let aside = to.with_extension("new");
     fs::write(&aside, new)
+        .and_then(|()| fs::set_permissions(&aside, fs::metadata(from)?.permissions()))
         .and_then(|()| fs::rename(&aside, to))
         .with_context(|| format!("cannot write {}", to.display()))
 }

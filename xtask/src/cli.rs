@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, dashboards, fuzz, run, setup, test, tidy, vm};
+use crate::{bench, build, dashboards, deploy, dist, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -34,6 +34,10 @@ enum Task {
     Tidy,
     /// Write what is made of panels and rules: Grafana's JSON and the PrometheusRule.
     Dashboards,
+    /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
+    Dist(dist::Options),
+    /// Write the manifests under `deploy/` that are made from others.
+    Manifests,
     /// Measurements.
     Bench(Bench),
 }
@@ -64,6 +68,8 @@ impl Cli {
             Task::Test(options) => return test::run(&options),
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
+            Task::Manifests => deploy::write()?,
+            Task::Dist(options) => dist::run(&options)?,
             Task::Tidy => tidy::run()?,
             Task::Dashboards => dashboards::run()?,
             Task::Bench(Bench { what }) => match what {

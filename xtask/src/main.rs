@@ -3,8 +3,8 @@
 //! In: a command line. Out: an exit code, and lines that say what is being done. A task
 //! installs only what it needs, says so first, and leaves no process, mount or interface
 //! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
-//! (and [`demo`]), [`mod@test`], [`fuzz`], [`tidy`], [`dashboards`], [`vm`], [`mod@bench`]. What they share is in
-//! [`host`].
+//! (and [`demo`]), [`mod@test`], [`fuzz`], [`tidy`], [`vm`], [`dashboards`], [`dist`], [`deploy`], [`mod@bench`]. What
+//! they share is in [`host`].
 
 mod aarch64;
 mod agent;
@@ -15,6 +15,8 @@ mod cli;
 mod dashboards;
 mod demo;
 mod deny;
+mod deploy;
+mod dist;
 mod fuzz;
 mod host;
 mod reproducible;

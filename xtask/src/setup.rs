@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::host::apt::{self, Package};
 use crate::host::{cargo_deny, envoy};
-use crate::toolchain;
+use crate::{deploy, toolchain};
 
 /// What to set up.
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ pub(crate) const IPERF: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 14] = [
+pub(crate) const TESTS: [Package; 17] = [
     NGINX,
     Package {
         name: "haproxy",
@@ -95,6 +95,18 @@ pub(crate) const TESTS: [Package; 14] = [
         shows: "prometheus-alertmanager",
     },
     Package {
+        name: "podman",
+        shows: "podman",
+    },
+    Package {
+        name: "runc",
+        shows: "runc",
+    },
+    Package {
+        name: "systemd",
+        shows: "systemd-analyze",
+    },
+    Package {
         name: "openssl",
         shows: "openssl",
     },
@@ -124,6 +136,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     ensure_tests()?;
     cargo_deny::ensure()?;
+    deploy::ensure()?;
     toolchain.ensure_clippy()?;
     println!("everything is here: next, `cargo xtask run --demo` or `cargo xtask test`");
     Ok(())

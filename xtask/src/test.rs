@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::host::{apt, command, interrupt, kernel, root, target_dir};
 use crate::toolchain::{self, Toolchain};
-use crate::{aarch64, budgets, build, deny, reproducible, setup, tidy, vm};
+use crate::{aarch64, budgets, build, deny, deploy, dist, reproducible, setup, tidy, vm};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 17] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -51,6 +51,11 @@ const STEPS: [Step; 15] = [
         name: "deny",
         what: "licences, sources and advisories of dependencies",
         run: |_| deny::run(),
+    },
+    Step {
+        name: "deploy",
+        what: "chart, manifests, compose file and unit, by those who read them",
+        run: |_| deploy::check(),
     },
     Step {
         name: "object",
@@ -99,8 +104,13 @@ const STEPS: [Step; 15] = [
     },
     Step {
         name: "release",
-        what: "release agent builds",
+        what: "release agent builds, linked statically",
         run: release,
+    },
+    Step {
+        name: "dist",
+        what: "packages are made; the Debian one installs and goes, as root",
+        run: |_| dist::check(),
     },
     Step {
         name: "e2e",

@@ -3,6 +3,7 @@
 mod client;
 mod doctor;
 mod explain;
+mod pages;
 mod run;
 mod tail;
 
@@ -51,6 +52,12 @@ enum Command {
     /// Say what this kernel and these rights allow, and what to do about the rest
     #[command(long_about = doctor::LONG_ABOUT, after_long_help = doctor::EXAMPLES)]
     Doctor(doctor::Arguments),
+    /// Print what completes this command line in a shell
+    #[command(long_about = pages::COMPLETIONS, after_long_help = pages::EXAMPLES)]
+    Completions(pages::Shell),
+    /// Write the manual pages into a folder that is there
+    #[command(hide = true)]
+    ManualPages(pages::Folder),
     /// Print docs/metrics.md
     #[command(hide = true)]
     MetricsReference,
@@ -66,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Doctor(arguments) => Ok(doctor::run(&arguments)),
+        Command::Completions(shell) => pages::completions(&shell),
+        Command::ManualPages(folder) => pages::manual(&folder),
         Command::MetricsReference => print_page(reference::markdown()),
         Command::DiagnosingReference => print_page(page::markdown()),
     };

@@ -392,6 +392,50 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_of_defaults_and_has_every_setting() {
+        let example = include_str!("../../../why502.example.toml");
+        // A setting is switched off by a bare #, a sentence begins after a space.
+        let switched_on: String = example
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| !line.starts_with(' '))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let mut full = Settings::parse(&switched_on).unwrap();
+        full.check().unwrap();
+        full.probe_log = Some(ProbeLogLevel::Error);
+        let keys = toml::Table::try_from(&full).unwrap();
+        for key in keys.keys().filter(|key| *key != "probe_log") {
+            let named = switched_on
+                .lines()
+                .any(|line| line.starts_with(&format!("{key} =")) || line == format!("[{key}]"));
+            assert!(named, "why502.example.toml does not say {key}");
+        }
+
+        assert_eq!(Settings::parse(example).unwrap(), Settings::default());
+        let Settings {
+            cgroup,
+            web_config_file,
+            include_processes,
+            exclude_processes,
+            proxy_names,
+            upstream_names,
+            ..
+        } = full.clone();
+        let others = Settings {
+            cgroup,
+            web_config_file,
+            include_processes,
+            exclude_processes,
+            proxy_names,
+            upstream_names,
+            probe_log: full.probe_log,
+            ..Settings::default()
+        };
+        assert_eq!(full, others, "what is a default there is one");
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_with_key_and_line() {
         let error = Settings::parse("max_upstreams = 5\nmax_upstream = 5\n")
             .unwrap_err()
