@@ -24,6 +24,7 @@ pub mod load;
 pub mod misbehave;
 pub mod netns;
 pub mod nginx;
+pub mod podman;
 pub mod ports;
 pub mod process;
 pub mod proxies;

@@ -37,7 +37,7 @@ pub(crate) const WRK: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 11] = [
+pub(crate) const TESTS: [Package; 13] = [
     NGINX,
     Package {
         name: "haproxy",
@@ -73,6 +73,14 @@ pub(crate) const TESTS: [Package; 11] = [
     Package {
         name: "openssl",
         shows: "openssl",
+    },
+    Package {
+        name: "podman",
+        shows: "podman",
+    },
+    Package {
+        name: "runc",
+        shows: "runc",
     },
 ];
 
