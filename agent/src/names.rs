@@ -42,9 +42,17 @@ impl UpstreamNames {
         }
     }
 
-    /// Whether the operator gave this upstream a name.
-    pub fn is_given(&self, upstream: &Upstream) -> bool {
-        !self.given.is_empty() && self.given.contains_key(&address(upstream))
+    /// The name the operator gave.
+    pub fn given(&self, upstream: &Upstream) -> Option<Arc<str>> {
+        if self.given.is_empty() {
+            return None;
+        }
+        self.given.get(&address(upstream)).cloned()
+    }
+
+    /// Another number when an answer may be another one.
+    pub fn generation(&self) -> u64 {
+        0
     }
 }
 

@@ -1,4 +1,5 @@
 //! Containers of proxy and upstream in what the agent tells, against what podman says.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

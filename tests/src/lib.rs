@@ -20,6 +20,7 @@ pub mod guest;
 pub mod haproxy;
 pub mod http;
 pub mod kernel;
+pub mod kubernetes;
 pub mod load;
 pub mod misbehave;
 pub mod netns;

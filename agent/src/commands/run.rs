@@ -14,9 +14,10 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
+use crate::config::{ConfigError, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings};
 use crate::events::EventStream;
 use crate::exporter::{self, Service};
+use crate::identity::kubernetes;
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
@@ -104,6 +105,17 @@ pub(super) struct Arguments {
     /// Leave this executable alone (repeatable)
     #[arg(long = "exclude-process", value_name = "EXECUTABLE")]
     exclude_processes: Vec<String>,
+    /// Ask the Kubernetes API server for names of pods and services: from within a pod as its service
+    /// account, else as KUBECONFIG says
+    #[arg(long)]
+    kubernetes: bool,
+    /// The Kubernetes node this is [default: the environment variable NODE_NAME]
+    #[arg(long, value_name = "NAME")]
+    kubernetes_node: Option<String>,
+    /// Put namespaces, workloads or pods into labels of their own; each level has those before it
+    /// [default: none]
+    #[arg(long, value_name = "LEVEL")]
+    identity_labels: Option<IdentityLabels>,
     /// How much the daemon logs [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -152,6 +164,10 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
     let recorder = record.map(recorder).transpose()?;
+    let directory = match &settings.kubernetes_node {
+        Some(node) if settings.kubernetes => Some(kubernetes::connect(node).await?),
+        _ => None,
+    };
     let probes = Probes::load(&options(settings))?;
     give_back_memory();
     for ability in probes
@@ -199,6 +215,7 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
             incidents,
             turned_away,
             recorder,
+            directory,
         },
     );
     let address = listener.local_addr().unwrap_or(settings.listen);
@@ -300,6 +317,9 @@ impl Arguments {
             upstream_names,
             include_processes,
             exclude_processes,
+            kubernetes,
+            kubernetes_node,
+            identity_labels,
             log_level,
             log_format,
             probe_log,
@@ -320,6 +340,13 @@ impl Arguments {
         settings.upstream_names.extend(upstream_names);
         settings.include_processes.extend(include_processes);
         settings.exclude_processes.extend(exclude_processes);
+        settings.kubernetes |= kubernetes;
+        settings.kubernetes_node = kubernetes_node.or(settings.kubernetes_node).or_else(|| {
+            std::env::var("NODE_NAME")
+                .ok()
+                .filter(|_| settings.kubernetes)
+        });
+        settings.identity_labels = identity_labels.unwrap_or(settings.identity_labels);
         settings.log_level = log_level.unwrap_or(settings.log_level);
         settings.log_format = log_format.unwrap_or(settings.log_format);
         settings.probe_log = probe_log.or(settings.probe_log);

@@ -63,6 +63,13 @@ pub struct Settings {
     /// After so many exchanges of a process that is no proxy its connections are not looked at for
     /// a minute; 0 for never.
     pub bystander_exchanges: u32,
+    /// Names of pods and services are asked of the Kubernetes API server.
+    pub kubernetes: bool,
+    /// The Kubernetes node this is; pods of other nodes are not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes_node: Option<String>,
+    /// How much of that is in labels of gateway and upstream metrics.
+    pub identity_labels: IdentityLabels,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -78,6 +85,22 @@ pub struct Settings {
     pub proxy_names: BTreeMap<String, String>,
     /// Address of an upstream to the `upstream` label.
     pub upstream_names: BTreeMap<String, String>,
+}
+
+/// How much of what Kubernetes knows is in labels; each level has those before it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentityLabels {
+    /// Nothing.
+    None,
+    /// `proxy_namespace`, `upstream_namespace`.
+    Namespace,
+    /// And `proxy_workload`.
+    Workload,
+    /// And `proxy_pod`, `upstream_pod`.
+    Pod,
 }
 
 /// How much the daemon logs.
@@ -169,6 +192,9 @@ impl Default for Settings {
             max_proxies: DEFAULT_MAX_PROXIES,
             incidents: DEFAULT_INCIDENTS,
             bystander_exchanges: Limits::default().bystander_exchanges,
+            kubernetes: false,
+            kubernetes_node: None,
+            identity_labels: IdentityLabels::None,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -232,6 +258,9 @@ impl Settings {
             max_proxies,
             incidents,
             bystander_exchanges: _,
+            kubernetes,
+            kubernetes_node,
+            identity_labels,
             log_level: _,
             log_format: _,
             probe_log: _,
@@ -264,6 +293,22 @@ impl Settings {
                 "incidents",
                 incidents,
                 "must be from 0 (none are kept) to 100000",
+            ));
+        }
+        if *kubernetes && kubernetes_node.as_ref().is_none_or(String::is_empty) {
+            return Err(invalid(
+                "kubernetes_node",
+                kubernetes_node.as_deref().unwrap_or("(unset)"),
+                "must be the name of this node: set --kubernetes-node, or the environment variable NODE_NAME from spec.nodeName",
+            ));
+        }
+        if !*kubernetes && *identity_labels != IdentityLabels::None {
+            return Err(invalid(
+                "identity_labels",
+                format_args!("{identity_labels:?}")
+                    .to_string()
+                    .to_lowercase(),
+                "comes from Kubernetes: set kubernetes = true, or leave it at none",
             ));
         }
         if let Some(path) = cgroup.as_ref().filter(|path| !path.is_absolute()) {
@@ -390,6 +435,8 @@ mod tests {
             ("max_proxies = 0", "at least 1"),
             ("incidents = 100001", "0 (none are kept) to 100000"),
             ("cgroup = \"web\"", "absolute"),
+            ("kubernetes = true", "NODE_NAME"),
+            ("identity_labels = \"pod\"", "kubernetes = true"),
             ("include_processes = [\"/usr/bin/x\"]", "without its folder"),
             (
                 "include_processes = [\"x\"]\nexclude_processes = [\"x\"]",

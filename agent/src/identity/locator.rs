@@ -5,17 +5,24 @@
 use agent_core::event::{Attempt, Request, Upstream};
 use agent_core::observation::{Phase, Side, Socket};
 
+use super::kubernetes::Directory;
 use super::neighbours::{Neighbours, Party};
 use super::{Place, Whereabouts};
-use crate::processes::Processes;
+use crate::processes::{Identity, Processes};
 
 /// Knows who is where.
 #[derive(Debug, Default)]
 pub struct Locator {
     neighbours: Neighbours,
+    directory: Option<Directory>,
 }
 
 impl Locator {
+    /// Takes names from there as well.
+    pub fn name_by(&mut self, directory: Directory) {
+        self.directory = Some(directory);
+    }
+
     /// Takes note of who serves on a socket.
     pub fn saw(&mut self, socket: &Socket, processes: &Processes) {
         let Socket {
@@ -62,20 +69,45 @@ impl Locator {
         }
     }
 
+    /// Of a process: its container, and the pod by the uid in its cgroup.
     fn proxy(&self, tgid: u32, processes: &Processes) -> Place {
-        let Some(identity) = processes.known(tgid) else {
+        let Some(Identity { ids, .. }) = processes.known(tgid) else {
             return Place::default();
         };
+        let pod = match (&self.directory, &ids.pod_uid) {
+            (Some(directory), Some(uid)) => directory.pod(uid),
+            _ => None,
+        };
         Place {
-            container: identity.ids.container.clone(),
-            ..Place::default()
+            container: ids.container.clone(),
+            ..pod.unwrap_or_default()
         }
     }
 
+    /// Of an upstream: who the cluster says has the address, and the process behind it.
     fn upstream(&mut self, attempt: &Attempt, processes: &Processes) -> Place {
-        match self.behind(attempt, processes) {
-            Some(party) => self.proxy(party.tgid, processes),
-            None => Place::default(),
+        let by_address = match (&self.directory, &attempt.upstream) {
+            (Some(directory), Upstream::Inet(address)) => directory.behind(*address),
+            _ => None,
+        };
+        let by_address = by_address.unwrap_or_default();
+        let Some(party) = self.behind(attempt, processes) else {
+            return by_address;
+        };
+        let process = self.proxy(party.tgid, processes);
+        if process.pod.is_none() {
+            let container = process.container;
+            return Place {
+                container,
+                ..by_address
+            };
+        }
+        // The process itself says where it is; the service is added where that is the same pod.
+        let same = by_address.namespace == process.namespace
+            && (by_address.pod.is_none() || by_address.pod == process.pod);
+        Place {
+            service: by_address.service.filter(|_| same),
+            ..process
         }
     }
 

@@ -5,6 +5,7 @@
 //! `None`; nothing here guesses.
 
 pub mod cgroup;
+pub mod kubernetes;
 pub mod locator;
 pub mod neighbours;
 
@@ -51,6 +52,12 @@ impl Whereabouts {
 }
 
 impl Place {
+    /// `namespace/service`, when both are known.
+    pub fn service_name(&self) -> Option<String> {
+        let (namespace, service) = (self.namespace.as_ref()?, self.service.as_ref()?);
+        Some(format!("{namespace}/{service}"))
+    }
+
     fn text_bytes(&self) -> usize {
         let Self {
             container,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::event::{
-    Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone, Upstream,
+    self, Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone,
+    Upstream,
 };
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
@@ -17,9 +18,12 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::families::Families;
 use super::handles::{GaveUp, Slots, Target, count_traced};
-use super::labels::{Code, JoinSet, KindSet, LabelNameSet, ProxyCodeSet, ProxySet, Word};
+use super::labels::{
+    Code, JoinSet, KindSet, LabelNameSet, PlaceLabels, ProxyCodeSet, ProxySet, Word,
+};
+use super::naming::{Naming, ProxyKey, UpstreamKey};
 use crate::config::Settings;
-use crate::names::UpstreamNames;
+use crate::identity::kubernetes::Directory;
 
 /// Label of what is beyond a bound.
 const OTHER: &str = "other";
@@ -38,8 +42,8 @@ const RETIRE_EVERY_NANOS: Nanos = 60_000_000_000;
 /// What attempts are under way at one upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnderWay {
-    /// The proxy's label.
-    pub proxy: Arc<str>,
+    /// Who waits.
+    pub proxy: event::Proxy,
     /// Whom they wait for.
     pub upstream: Upstream,
     /// How many.
@@ -52,11 +56,11 @@ pub struct UnderWay {
 #[derive(Debug)]
 pub struct Traffic {
     families: Families,
-    names: UpstreamNames,
+    naming: Naming,
     bounds: Bounds,
     upstreams: usize,
     swept: Nanos,
-    proxies: HashMap<Arc<str>, Proxy>,
+    proxies: HashMap<ProxyKey, Proxy>,
     other: Proxy,
     agent: Agent,
 }
@@ -70,10 +74,10 @@ struct Bounds {
 /// One proxy.
 #[derive(Debug)]
 struct Proxy {
-    label: Arc<str>,
+    key: ProxyKey,
     responses: Slots<Code, Counter>,
     request_seconds: Slots<(), Histogram>,
-    targets: HashMap<Upstream, Target>,
+    targets: HashMap<Arc<UpstreamKey>, Target>,
     other: Target,
     none: Target,
 }
@@ -86,7 +90,7 @@ struct Agent {
     requests: Counter,
     resets: Counter,
     tcp: Counter,
-    joins: Slots<agent_core::event::Join, Counter>,
+    joins: Slots<event::Join, Counter>,
     upstream_overflow: Counter,
     proxy_overflow: Counter,
 }
@@ -96,7 +100,7 @@ impl Traffic {
         let agent = Agent::new(&families);
         Self {
             families,
-            names: UpstreamNames::of(settings),
+            naming: Naming::new(settings),
             bounds: Bounds {
                 upstreams: settings.max_upstreams,
                 proxies: settings.max_proxies,
@@ -104,8 +108,41 @@ impl Traffic {
             upstreams: 0,
             swept: 0,
             proxies: HashMap::new(),
-            other: Proxy::new(Arc::from(OTHER)),
+            other: Proxy::new(ProxyKey {
+                name: Arc::from(OTHER),
+                place: PlaceLabels::default(),
+            }),
             agent,
+        }
+    }
+
+    /// Takes names from there as well.
+    pub fn name_by(&mut self, directory: Directory) {
+        self.naming.set_directory(directory);
+    }
+
+    /// The process is in the pod of this uid, or in none.
+    pub fn set_pod(&mut self, tgid: u32, uid: Option<Arc<str>>) {
+        self.naming.set_pod(tgid, uid);
+    }
+
+    /// Ends the series of names that nobody has any more. To be called when names may have
+    /// changed; costs nothing when they have not.
+    pub fn renew_names(&mut self) {
+        let gone = self.naming.renew();
+        let Self {
+            families,
+            upstreams,
+            proxies,
+            ..
+        } = self;
+        for key in gone {
+            for proxy in proxies.values_mut() {
+                if let Some(target) = proxy.targets.remove(&key) {
+                    target.retire(families);
+                    *upstreams -= 1;
+                }
+            }
         }
     }
 
@@ -157,7 +194,7 @@ impl Traffic {
             syn_retransmits,
         } = connect;
         self.agent.connects.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
 
         target.connect(families, *result).inc();
         match result {
@@ -189,7 +226,7 @@ impl Traffic {
             upstream,
             seconds,
         } = tls;
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         target.tls_seconds(families).observe(*seconds);
     }
 
@@ -203,7 +240,7 @@ impl Traffic {
                 agents.get_or_create_owned(&JoinSet { join: join.into() })
             })
             .inc();
-        let (families, target) = self.target(&attempt.proxy.name, &attempt.upstream, now);
+        let (families, target) = self.target(&attempt.proxy, &attempt.upstream, now);
 
         if attempt.code.is_some() {
             target.response_code(families, attempt.code.into()).inc();
@@ -245,23 +282,32 @@ impl Traffic {
             return;
         }
         let code = Code::from(request.code);
-        let (families, proxy) = self.proxy(&request.proxy.name);
-        let label = Arc::clone(&proxy.label);
-        proxy
-            .responses
+        let (families, proxy) = self.proxy(&request.proxy);
+        let Proxy {
+            key,
+            responses,
+            request_seconds,
+            ..
+        } = proxy;
+        responses
             .get(code, || {
                 families
                     .gateway_responses
-                    .get_or_create_owned(&ProxyCodeSet { proxy: label, code })
+                    .get_or_create_owned(&ProxyCodeSet {
+                        proxy: Arc::clone(&key.name),
+                        code,
+                        place: key.place.clone(),
+                    })
             })
             .inc();
-        let label = Arc::clone(&proxy.label);
-        proxy
-            .request_seconds
+        request_seconds
             .get((), || {
                 families
                     .gateway_request_seconds
-                    .get_or_create_owned(&ProxySet { proxy: label })
+                    .get_or_create_owned(&ProxySet {
+                        proxy: Arc::clone(&key.name),
+                        place: key.place.clone(),
+                    })
             })
             .observe(request.seconds);
 
@@ -270,9 +316,9 @@ impl Traffic {
             .error_attempt
             .and_then(|at| request.attempts.get(at));
         let (families, target) = match from {
-            Some(attempt) => self.target(&request.proxy.name, &attempt.upstream, now),
+            Some(attempt) => self.target(&request.proxy, &attempt.upstream, now),
             None => {
-                let (families, proxy) = self.proxy(&request.proxy.name);
+                let (families, proxy) = self.proxy(&request.proxy);
                 (families, &mut proxy.none)
             }
         };
@@ -294,7 +340,7 @@ impl Traffic {
             phase,
         } = reset;
         self.agent.resets.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         target.reset(families, (*direction, *phase)).inc();
     }
 
@@ -306,7 +352,7 @@ impl Traffic {
             rtt_seconds,
         } = tcp;
         self.agent.tcp.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         if *retransmits > 0 {
             target.retransmits(families).inc_by(u64::from(*retransmits));
         }
@@ -315,9 +361,10 @@ impl Traffic {
         }
     }
 
-    /// The proxy of this name, or `other`.
-    fn proxy(&mut self, name: &Arc<str>) -> (&Families, &mut Proxy) {
-        self.admit_proxy(name);
+    /// The proxy as it is called, or `other`.
+    fn proxy(&mut self, proxy: &event::Proxy) -> (&Families, &mut Proxy) {
+        let key = self.naming.proxy(proxy);
+        self.admit_proxy(&key);
         let Self {
             families,
             proxies,
@@ -325,7 +372,7 @@ impl Traffic {
             agent,
             ..
         } = self;
-        match proxies.get_mut(name) {
+        match proxies.get_mut(&key) {
             Some(proxy) => (families, proxy),
             None => {
                 agent.proxy_overflow.inc();
@@ -337,12 +384,14 @@ impl Traffic {
     /// The upstream of a proxy, or the proxy's `other`.
     fn target(
         &mut self,
-        proxy: &Arc<str>,
+        proxy: &event::Proxy,
         upstream: &Upstream,
         now: Nanos,
     ) -> (&Families, &mut Target) {
-        self.admit_proxy(proxy);
-        self.admit_upstream(proxy, upstream, now);
+        let proxy = self.naming.proxy(proxy);
+        let upstream = self.naming.upstream(upstream);
+        self.admit_proxy(&proxy);
+        self.admit_upstream(&proxy, &upstream, now);
         let Self {
             families,
             proxies,
@@ -350,11 +399,11 @@ impl Traffic {
             agent,
             ..
         } = self;
-        let Some(proxy) = proxies.get_mut(proxy) else {
+        let Some(proxy) = proxies.get_mut(&proxy) else {
             agent.proxy_overflow.inc();
             return (families, &mut other.other);
         };
-        match proxy.targets.get_mut(upstream) {
+        match proxy.targets.get_mut(&upstream) {
             Some(target) => {
                 target.seen = now;
                 (families, target)
@@ -366,14 +415,13 @@ impl Traffic {
         }
     }
 
-    fn admit_proxy(&mut self, name: &Arc<str>) {
-        if !self.proxies.contains_key(name) && self.proxies.len() < self.bounds.proxies {
-            self.proxies
-                .insert(Arc::clone(name), Proxy::new(Arc::clone(name)));
+    fn admit_proxy(&mut self, key: &ProxyKey) {
+        if !self.proxies.contains_key(key) && self.proxies.len() < self.bounds.proxies {
+            self.proxies.insert(key.clone(), Proxy::new(key.clone()));
         }
     }
 
-    fn admit_upstream(&mut self, proxy: &Arc<str>, upstream: &Upstream, now: Nanos) {
+    fn admit_upstream(&mut self, proxy: &ProxyKey, upstream: &Arc<UpstreamKey>, now: Nanos) {
         if self
             .proxies
             .get(proxy)
@@ -384,10 +432,9 @@ impl Traffic {
         if self.upstreams >= self.bounds.upstreams && !self.make_room(now) {
             return;
         }
-        let name = self.names.name(upstream);
         if let Some(proxy) = self.proxies.get_mut(proxy) {
-            let target = Target::new(Arc::clone(&proxy.label), name, now);
-            proxy.targets.insert(upstream.clone(), target);
+            let target = Target::new(&proxy.key, upstream, now);
+            proxy.targets.insert(Arc::clone(upstream), target);
             self.upstreams += 1;
         }
     }
@@ -400,20 +447,16 @@ impl Traffic {
         self.swept = now;
         let Self {
             families,
-            names,
             upstreams,
             proxies,
             ..
         } = self;
         for proxy in proxies.values_mut() {
-            let silent: Vec<Upstream> = proxy
+            let silent: Vec<Arc<UpstreamKey>> = proxy
                 .targets
                 .iter()
-                // A name may stand for several addresses that share their series, and there
-                // are only as many names as the operator gave.
-                .filter(|(upstream, _)| !names.is_given(upstream))
                 .filter(|(_, target)| now.saturating_sub(target.seen) >= RETIRE_AFTER_NANOS)
-                .map(|(upstream, _)| upstream.clone())
+                .map(|(upstream, _)| Arc::clone(upstream))
                 .collect();
             for upstream in silent {
                 if let Some(target) = proxy.targets.remove(&upstream) {
@@ -427,15 +470,21 @@ impl Traffic {
 }
 
 impl Proxy {
-    fn new(label: Arc<str>) -> Self {
-        let target = |upstream: &str| Target::new(Arc::clone(&label), Arc::from(upstream), 0);
+    fn new(key: ProxyKey) -> Self {
+        let target = |upstream: &str| {
+            let upstream = UpstreamKey {
+                name: Arc::from(upstream),
+                place: PlaceLabels::default(),
+            };
+            Target::new(&key, &upstream, 0)
+        };
         Self {
             responses: Slots::new(),
             request_seconds: Slots::new(),
             targets: HashMap::new(),
             other: target(OTHER),
             none: target(NO_UPSTREAM),
-            label,
+            key,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::config::Settings;
 use crate::events::EventStream;
 use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
+use crate::identity::kubernetes::Directory;
 use crate::identity::locator::Locator;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
@@ -109,6 +110,12 @@ impl Daemon {
         }
     }
 
+    /// Takes names from there as well.
+    pub(super) fn name_by(&mut self, directory: Directory) {
+        self.sink.traffic.name_by(directory.clone());
+        self.locator.name_by(directory);
+    }
+
     /// Takes one record.
     pub(super) fn record(&mut self, bytes: &[u8], now: Nanos) {
         let slot = RecordCounts::slot(bytes.first().copied());
@@ -153,6 +160,7 @@ impl Daemon {
             self.forgot = now;
             for tgid in self.processes.forget_quiet(now) {
                 self.feed(Input::ForgetProcess { tgid });
+                self.sink.traffic.set_pod(tgid, None);
                 self.changes_of_attention.push((tgid, Attention::Watch));
             }
         }
@@ -193,7 +201,7 @@ impl Daemon {
                 oldest,
             } = one;
             UnderWay {
-                proxy: proxy.name,
+                proxy,
                 upstream,
                 requests: u64::try_from(count).unwrap_or(u64::MAX),
                 oldest_seconds: Duration::from_nanos(now.saturating_sub(oldest)).as_secs_f64(),
@@ -260,6 +268,9 @@ impl Daemon {
                     Standing::Gateway | Standing::Undecided => Attention::Watch,
                 };
                 self.changes_of_attention.push((tgid, attention));
+                self.sink
+                    .traffic
+                    .set_pod(tgid, identity.ids.pod_uid.clone());
                 self.feed(Input::ForgetProcess { tgid });
                 self.feed(Input::KnowProcess {
                     tgid,
@@ -278,6 +289,7 @@ impl Daemon {
             processes,
             ..
         } = self;
+        sink.traffic.renew_names();
         for event in events.iter() {
             sink.traffic.record(event, now);
             match event {

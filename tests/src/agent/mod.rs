@@ -83,6 +83,14 @@ impl Agent {
         Self::started(command(&binary().to_string_lossy(), None), name, flags)
     }
 
+    /// As [`Agent::start`], with these variables in its environment.
+    #[track_caller]
+    pub fn start_with(variables: &[(&str, &str)], flags: &[&str]) -> Self {
+        let mut command = command(&binary().to_string_lossy(), None);
+        command.envs(variables.iter().copied());
+        Self::started(command, "with", flags)
+    }
+
     /// As [`Agent::start`], in a time namespace whose monotonic clock is so many seconds ahead.
     #[track_caller]
     pub fn start_ahead(seconds: u32, flags: &[&str]) -> Self {

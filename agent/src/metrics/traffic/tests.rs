@@ -268,7 +268,7 @@ fn one_name_can_stand_for_several_addresses() {
         metrics.traffic.record(&attempt_at(address), 1);
     }
     let under_way = ["10.0.0.1:1", "10.0.0.2:1"].map(|address| UnderWay {
-        proxy: Arc::from("nginx"),
+        proxy: proxy("nginx"),
         upstream: upstream(address),
         requests: 2,
         oldest_seconds: 1.5,
@@ -297,7 +297,7 @@ fn one_name_can_stand_for_several_addresses() {
 fn what_is_no_longer_under_way_is_at_zero() {
     let mut metrics = metrics("");
     let one = UnderWay {
-        proxy: Arc::from("nginx"),
+        proxy: proxy("nginx"),
         upstream: upstream("10.0.0.1:1"),
         requests: 2,
         oldest_seconds: 1.5,
