@@ -60,6 +60,8 @@ A file:
   edge-proxy = \"edge\"
   [upstream_names]
   \"10.0.3.17:8080\" = \"orders\"
+  \"10.0.4.0/24\" = \"reports\"
+  \"db.internal:5432\" = \"db\"
   \"unix:/run/app.sock\" = \"app\"";
 
 /// Flags of `run`.
@@ -96,8 +98,10 @@ pub(super) struct Arguments {
     /// Call this executable by this name in the label `proxy`, and take it for a proxy (repeatable)
     #[arg(long = "proxy-name", value_name = "EXECUTABLE=LABEL", value_parser = pair)]
     proxy_names: Vec<(String, String)>,
-    /// Call this upstream by this name in the label `upstream` (repeatable)
-    #[arg(long = "upstream-name", value_name = "ADDRESS=NAME", value_parser = pair)]
+    /// Call these upstreams by this name in the label `upstream`: address:port, a network as
+    /// 10.0.0.0/8 or 10.0.0.0/8:8080, host:port (looked up every minute) or unix:/path; the longest
+    /// match wins, and of two as long the one with a port (repeatable)
+    #[arg(long = "upstream-name", value_name = "UPSTREAM=NAME", value_parser = pair)]
     upstream_names: Vec<(String, String)>,
     /// Take this executable for a proxy from the start (repeatable)
     #[arg(long = "include-process", value_name = "EXECUTABLE")]
@@ -193,7 +197,8 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
         entries: _,
     } = Metrics::new(settings);
     let stream = EventStream::new();
-    let incidents = Incidents::new(settings);
+    traffic.names().resolve();
+    let incidents = Incidents::new(settings).named_by(traffic.names().clone());
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
     let (refresh, asks) = pipeline::refresh();

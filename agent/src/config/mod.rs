@@ -14,7 +14,7 @@ use agent_wire::limits::DEFAULT_RING_BYTES;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::names;
+use crate::names::Pattern;
 
 /// Where metrics are served when the operator says nothing. Loopback: what the agent knows
 /// (paths, hosts, addresses) is for the node's own scraper until someone decides otherwise.
@@ -83,7 +83,7 @@ pub struct Settings {
     pub exclude_processes: BTreeSet<String>,
     /// Executable name to the `proxy` label.
     pub proxy_names: BTreeMap<String, String>,
-    /// Address of an upstream to the `upstream` label.
+    /// Address, network, host with port, or Unix socket of upstreams to the `upstream` label.
     pub upstream_names: BTreeMap<String, String>,
 }
 
@@ -342,12 +342,8 @@ impl Settings {
             return Err(invalid("proxy_names", name, "has an empty label"));
         }
         for (address, name) in upstream_names {
-            if names::normalised(address).is_none() {
-                return Err(invalid(
-                    "upstream_names",
-                    address,
-                    "is not an upstream; write address:port, [address]:port or unix:/path",
-                ));
+            if let Err(reason) = Pattern::parse(address) {
+                return Err(invalid("upstream_names", address, reason));
             }
             if name.is_empty() {
                 return Err(invalid("upstream_names", address, "has an empty name"));
@@ -445,6 +441,7 @@ mod tests {
             ("[proxy_names]\nx = \"\"", "empty label"),
             ("[upstream_names]\norders = \"x\"", "address:port"),
             ("[upstream_names]\n\"10.0.0.1:80\" = \"\"", "empty name"),
+            ("[upstream_names]\n\"10.0.0.1/8\" = \"x\"", "first address"),
         ] {
             let error = Settings::parse(text)
                 .unwrap()

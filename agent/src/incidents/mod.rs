@@ -97,6 +97,14 @@ impl Incidents {
         }
     }
 
+    /// The same store, whose upstreams are found by these names.
+    pub fn named_by(self, names: UpstreamNames) -> Self {
+        Self {
+            names: Arc::new(names),
+            ..self
+        }
+    }
+
     /// Keeps one; its number. `None` when the settings keep none.
     pub fn keep(
         &self,
@@ -135,7 +143,7 @@ impl Incidents {
         let mut matched = 0;
         let mut incidents = Vec::new();
         for kept in store.kept.iter().rev() {
-            if filter.fits(&kept.request, kept.time(), &self.names) {
+            if filter.fits(&kept.request, &kept.whereabouts, kept.time(), &self.names) {
                 matched += 1;
                 if incidents.len() < filter.limit {
                     incidents.push(kept.clone());

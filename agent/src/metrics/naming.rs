@@ -63,6 +63,11 @@ impl Naming {
         }
     }
 
+    /// What the operator calls upstreams; it shares what hosts resolve to.
+    pub(super) fn given(&self) -> &UpstreamNames {
+        &self.given
+    }
+
     pub(super) fn set_directory(&mut self, directory: Directory) {
         self.directory = Some(directory);
     }

@@ -24,6 +24,7 @@ use super::labels::{
 use super::naming::{Naming, ProxyKey, UpstreamKey};
 use crate::config::Settings;
 use crate::identity::kubernetes::Directory;
+use crate::names::UpstreamNames;
 
 /// Label of what is beyond a bound.
 const OTHER: &str = "other";
@@ -114,6 +115,11 @@ impl Traffic {
             }),
             agent,
         }
+    }
+
+    /// What the operator calls upstreams; clones share what hosts resolve to.
+    pub fn names(&self) -> &UpstreamNames {
+        self.naming.given()
     }
 
     /// Takes names from there as well.
