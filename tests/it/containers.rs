@@ -198,3 +198,26 @@ fn loopback_is_another_place_in_each_namespace() {
     }
     drop((on_host, nginx));
 }
+
+/// In a container without the host's pid namespace the ids that the kernel tells are not those
+/// of `/proc`.
+#[test]
+fn an_agent_that_does_not_see_the_hosts_processes_says_so_and_names_none() {
+    need_root();
+    let inside = Netns::new();
+    let veth = inside.join(None);
+    let podman = Podman::new();
+    let app = SocketAddr::new(veth.far, 9000);
+    let front = e2e::ports::free(LOCALHOST);
+    let _nginx = Nginx::start(&Config::new(plain(&[front.to_string()], app)), None);
+    let _upstream = podman.misbehave(&[app], &inside);
+    let agent = Agent::start_apart(&[]);
+
+    let requests = told(&agent, front, &["/apart/1/ok", "/apart/2/close"]);
+
+    for request in requests {
+        assert_eq!(request.proxy.name, "unknown", "{request:?}");
+        assert_eq!(sides(&request), (None, None), "{request:?}");
+    }
+    assert!(agent.log().contains("hostPID"), "{}", agent.log());
+}

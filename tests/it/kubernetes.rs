@@ -7,6 +7,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use e2e::agent::events::{Peer, Request};
@@ -16,7 +17,7 @@ use e2e::kubernetes::{ApiServer, Cluster, Kind};
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
-use e2e::process::need_root;
+use e2e::process::{need_root, output_of};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 use serde_json::{Value, json};
@@ -234,7 +235,7 @@ fn cluster() -> Cluster {
 #[track_caller]
 fn agent(address: SocketAddr, folder: &Path, flags: &[&str]) -> Agent {
     let file = folder.join("kubeconfig");
-    ApiServer::kubeconfig(address, &file);
+    ApiServer::kubeconfig(address, None, &file);
     let flags = [&["--kubernetes", "--kubernetes-node", NODE], flags].concat();
     Agent::start_with(&[("KUBECONFIG", &file.to_string_lossy())], &flags)
 }
@@ -442,8 +443,10 @@ fn an_api_server_that_is_away_delays_nothing_and_is_found_when_it_is_there() {
     until_current(&agent, 1.0);
     stage.until(&events, "5", [Some("shop"), None, Some("cart-1")]);
 
+    // Of all the tries in between nothing is logged.
     let log = agent.log();
     let count = |words: &str| log.matches(words).count();
+    assert_eq!(count("ERROR"), 0, "{log}");
     assert_eq!(count("the API server cannot be asked"), 2, "{log}");
     assert_eq!(count("names of pods and services are known"), 2, "{log}");
 }
@@ -497,4 +500,85 @@ fn a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_is_listed_again() {
     stage.until(&events, "5", [Some("shop"), None, Some("cart-3")]);
     assert!(lists() > listed, "410 makes it list again");
     until_current(&agent, 1.0);
+}
+
+/// As in a cluster: TLS with the cluster's own authority, and a token. nginx speaks the TLS.
+#[test]
+fn over_tls_the_authority_is_checked_and_the_token_is_sent() {
+    let stage = Stage::build();
+    let (cluster, folder) = (cluster(), folder());
+    cluster.require("the-token");
+    let server = ApiServer::start(&cluster, 0);
+    let [authority, other] = ["authority", "other"].map(|name| certificate(folder.path(), name));
+    let front = ports::free(LOCALHOST);
+    let http = format!(
+        "server {{ listen {front} ssl; ssl_certificate {0}; ssl_certificate_key {0}.key;\n\
+         location / {{ proxy_pass http://{1}; proxy_buffering off; proxy_http_version 1.1;\n\
+         proxy_set_header Connection ''; }} }}",
+        authority.display(),
+        server.address
+    );
+    let _tls = Nginx::start(&Config::new(http), None);
+    let (config, token) = (folder.path().join("config"), folder.path().join("token"));
+    let start = |authority: &Path| {
+        ApiServer::kubeconfig(front, Some((authority, &token)), &config);
+        let variables = [("KUBECONFIG", config.to_str().expect("a path in UTF-8"))];
+        Agent::start_with(&variables, &["--kubernetes", "--kubernetes-node", NODE])
+    };
+
+    // Not the authority that signed it: nothing is asked.
+    fs::write(&token, "the-token").expect("it is written");
+    let agent = start(&other);
+    eventually(SOON, "the agent says why", || match agent.log() {
+        log if log.contains("certificate") => Ok(()),
+        log => Err(log),
+    });
+    assert_eq!(cluster.asked(), Vec::<String>::new());
+    until_current(&agent, 0.0);
+    drop(agent);
+
+    // Not the token.
+    fs::write(&token, "another-token").expect("it is written");
+    let agent = start(&authority);
+    eventually(SOON, "the agent says why", || match agent.log() {
+        log if log.contains("Unauthorized") => Ok(()),
+        log => Err(log),
+    });
+    until_current(&agent, 0.0);
+    drop(agent);
+
+    fs::write(&token, "the-token").expect("it is written");
+    let agent = start(&authority);
+    let events = agent.events();
+    until_current(&agent, 1.0);
+    stage.until(
+        &events,
+        "5",
+        [Some("shop"), Some("orders"), Some("orders-1")],
+    );
+}
+
+/// A certificate for 127.0.0.1 that is its own authority, with its key beside it.
+#[track_caller]
+fn certificate(folder: &Path, name: &str) -> PathBuf {
+    let file = folder.join(name);
+    output_of(
+        Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-out")
+            .arg(&file)
+            .arg("-keyout")
+            .arg(folder.join(format!("{name}.key"))),
+    );
+    file
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::AUTHORIZATION;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -63,6 +64,8 @@ struct State {
     compacted: u64,
     watches: Vec<Watch>,
     asked: Vec<String>,
+    /// The bearer token without which nothing is told.
+    token: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -177,6 +180,11 @@ impl Cluster {
         state.watches.len()
     }
 
+    /// From now on only who has this bearer token is answered.
+    pub fn require(&self, token: &str) {
+        self.lock().token = Some(token.to_owned());
+    }
+
     /// Paths and queries asked for so far.
     pub fn asked(&self) -> Vec<String> {
         self.lock().asked.clone()
@@ -189,6 +197,14 @@ impl Cluster {
     fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
         let mut state = self.lock();
         state.asked.push(request.uri().to_string());
+        if let Some(token) = &state.token {
+            let given = request.headers().get(AUTHORIZATION);
+            if given.is_none_or(|given| given.as_bytes() != format!("Bearer {token}").as_bytes()) {
+                let error = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
+                    "status": "Failure", "reason": "Unauthorized", "message": "Unauthorized", "code": 401});
+                return answered(StatusCode::UNAUTHORIZED, &error);
+            }
+        }
         let query: BTreeMap<String, String> = request
             .uri()
             .query()
@@ -312,13 +328,24 @@ impl ApiServer {
         }
     }
 
-    /// Writes a kubeconfig that leads to a server at `address`.
+    /// Writes a kubeconfig that leads to a server at `address`: in clear, or over TLS with this
+    /// certificate authority and a file with a token.
     #[track_caller]
-    pub fn kubeconfig(address: SocketAddr, file: &Path) {
+    pub fn kubeconfig(address: SocketAddr, secrets: Option<(&Path, &Path)>, file: &Path) {
+        let (cluster, user) = match secrets {
+            None => (format!("{{server: \"http://{address}\"}}"), "{}".to_owned()),
+            Some((authority, token)) => (
+                format!(
+                    "{{server: \"https://{address}\", certificate-authority: \"{}\"}}",
+                    authority.display()
+                ),
+                format!("{{tokenFile: \"{}\"}}", token.display()),
+            ),
+        };
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: e2e\n\
-             clusters:\n- name: e2e\n  cluster:\n    server: http://{address}\n\
-             users:\n- name: e2e\n  user: {{}}\n\
+             clusters:\n- name: e2e\n  cluster: {cluster}\n\
+             users:\n- name: e2e\n  user: {user}\n\
              contexts:\n- name: e2e\n  context:\n    cluster: e2e\n    user: e2e\n"
         );
         std::fs::write(file, text).expect("a kubeconfig is written");

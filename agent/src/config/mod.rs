@@ -358,11 +358,12 @@ impl LogLevel {
     pub fn directive(self) -> &'static str {
         match self {
             Self::Off => "off",
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
+            // kube logs each request that fails as an error; the agent tells when that changes.
+            Self::Error => "error,kube_client=off",
+            Self::Warn => "warn,kube_client=off",
+            Self::Info => "info,kube_client=off",
             // Debug is about this program; the HTTP and eBPF libraries stay at info.
-            Self::Debug => "info,agent=debug,agent_core=debug",
+            Self::Debug => "info,agent=debug,agent_core=debug,kube_client=off",
             Self::Trace => "trace",
         }
     }

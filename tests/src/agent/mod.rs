@@ -100,6 +100,15 @@ impl Agent {
         Self::started(command, "ahead", flags)
     }
 
+    /// As [`Agent::start`], in a pid namespace of its own with its own `/proc`, as in a container.
+    #[track_caller]
+    pub fn start_apart(flags: &[&str]) -> Self {
+        let mut command = command("unshare", None);
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.arg(binary());
+        Self::started(command, "apart", flags)
+    }
+
     #[track_caller]
     fn started(mut command: Command, name: &str, flags: &[&str]) -> Self {
         need_root();

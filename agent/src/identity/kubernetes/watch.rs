@@ -54,7 +54,7 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 pub enum Away {
     /// It says so, or cannot be reached.
-    #[error("{0}")]
+    #[error("{}", in_full(.0))]
     Failed(Box<kube::Error>),
     /// It says so in a watch.
     #[error("{0}")]
@@ -229,6 +229,22 @@ fn broken(why: Away) -> Broken {
 fn resumable(why: Away, version: String) -> Broken {
     let from = Some(version);
     Broken { why, from }
+}
+
+/// An error with what it comes from: a client error alone says nothing of the certificate.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        // Some repeat what they come from.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = error.source();
+    }
+    text
 }
 
 /// Between half of it and the whole: agents that lost the server together come back apart.
