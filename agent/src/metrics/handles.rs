@@ -332,7 +332,8 @@ impl<K: Copy + PartialEq, M> Slots<K, M> {
         &self.0[at].1
     }
 
-    fn each(self, mut remove: impl FnMut(K) -> bool) {
+    /// Removes all of them.
+    pub(super) fn each(self, mut remove: impl FnMut(K) -> bool) {
         for (key, _) in self.0 {
             remove(key);
         }

@@ -4,6 +4,8 @@
 //! `upstream` are bounded: values beyond the bound are counted under `other`, and counted
 //! as overflow.
 
+mod proxy;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -14,8 +16,8 @@ use agent_core::event::{
 };
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::histogram::Histogram;
 
+use self::proxy::Proxy;
 use super::families::Families;
 use super::handles::{GaveUp, Slots, Target, count_traced};
 use super::labels::{
@@ -61,6 +63,7 @@ pub struct Traffic {
     bounds: Bounds,
     upstreams: usize,
     swept: Nanos,
+    swept_proxies: Nanos,
     proxies: HashMap<ProxyKey, Proxy>,
     other: Proxy,
     agent: Agent,
@@ -70,17 +73,6 @@ pub struct Traffic {
 struct Bounds {
     upstreams: usize,
     proxies: usize,
-}
-
-/// One proxy.
-#[derive(Debug)]
-struct Proxy {
-    key: ProxyKey,
-    responses: Slots<Code, Counter>,
-    request_seconds: Slots<(), Histogram>,
-    targets: HashMap<Arc<UpstreamKey>, Target>,
-    other: Target,
-    none: Target,
 }
 
 /// Counters about the events themselves.
@@ -108,6 +100,7 @@ impl Traffic {
             },
             upstreams: 0,
             swept: 0,
+            swept_proxies: 0,
             proxies: HashMap::new(),
             other: Proxy::new(ProxyKey {
                 name: Arc::from(OTHER),
@@ -288,7 +281,7 @@ impl Traffic {
             return;
         }
         let code = Code::from(request.code);
-        let (families, proxy) = self.proxy(&request.proxy);
+        let (families, proxy) = self.proxy(&request.proxy, now);
         let Proxy {
             key,
             responses,
@@ -324,7 +317,7 @@ impl Traffic {
         let (families, target) = match from {
             Some(attempt) => self.target(&request.proxy, &attempt.upstream, now),
             None => {
-                let (families, proxy) = self.proxy(&request.proxy);
+                let (families, proxy) = self.proxy(&request.proxy, now);
                 (families, &mut proxy.none)
             }
         };
@@ -368,9 +361,9 @@ impl Traffic {
     }
 
     /// The proxy as it is called, or `other`.
-    fn proxy(&mut self, proxy: &event::Proxy) -> (&Families, &mut Proxy) {
+    fn proxy(&mut self, proxy: &event::Proxy, now: Nanos) -> (&Families, &mut Proxy) {
         let key = self.naming.proxy(proxy);
-        self.admit_proxy(&key);
+        self.admit_proxy(&key, now);
         let Self {
             families,
             proxies,
@@ -379,7 +372,10 @@ impl Traffic {
             ..
         } = self;
         match proxies.get_mut(&key) {
-            Some(proxy) => (families, proxy),
+            Some(proxy) => {
+                proxy.seen = now;
+                (families, proxy)
+            }
             None => {
                 agent.proxy_overflow.inc();
                 (families, other)
@@ -396,7 +392,7 @@ impl Traffic {
     ) -> (&Families, &mut Target) {
         let proxy = self.naming.proxy(proxy);
         let upstream = self.naming.upstream(upstream);
-        self.admit_proxy(&proxy);
+        self.admit_proxy(&proxy, now);
         self.admit_upstream(&proxy, &upstream, now);
         let Self {
             families,
@@ -409,6 +405,7 @@ impl Traffic {
             agent.proxy_overflow.inc();
             return (families, &mut other.other);
         };
+        proxy.seen = now;
         match proxy.targets.get_mut(&upstream) {
             Some(target) => {
                 target.seen = now;
@@ -421,10 +418,39 @@ impl Traffic {
         }
     }
 
-    fn admit_proxy(&mut self, key: &ProxyKey) {
-        if !self.proxies.contains_key(key) && self.proxies.len() < self.bounds.proxies {
+    fn admit_proxy(&mut self, key: &ProxyKey, now: Nanos) {
+        if self.proxies.contains_key(key) {
+            return;
+        }
+        if self.proxies.len() < self.bounds.proxies || self.make_room_for_proxy(now) {
             self.proxies.insert(key.clone(), Proxy::new(key.clone()));
         }
+    }
+
+    /// Retires proxies that were silent for long: with labels of their own, each pod that a proxy
+    /// ran in is one. Tells whether there is room now.
+    fn make_room_for_proxy(&mut self, now: Nanos) -> bool {
+        if now.saturating_sub(self.swept_proxies) < RETIRE_EVERY_NANOS {
+            return false;
+        }
+        self.swept_proxies = now;
+        let Self {
+            families,
+            upstreams,
+            proxies,
+            ..
+        } = self;
+        let silent: Vec<ProxyKey> = proxies
+            .iter()
+            .filter(|(_, proxy)| now.saturating_sub(proxy.seen) >= RETIRE_AFTER_NANOS)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in silent {
+            if let Some(proxy) = proxies.remove(&key) {
+                *upstreams -= proxy.retire(families);
+            }
+        }
+        self.proxies.len() < self.bounds.proxies
     }
 
     fn admit_upstream(&mut self, proxy: &ProxyKey, upstream: &Arc<UpstreamKey>, now: Nanos) {
@@ -472,26 +498,6 @@ impl Traffic {
             }
         }
         self.upstreams < self.bounds.upstreams
-    }
-}
-
-impl Proxy {
-    fn new(key: ProxyKey) -> Self {
-        let target = |upstream: &str| {
-            let upstream = UpstreamKey {
-                name: Arc::from(upstream),
-                place: PlaceLabels::default(),
-            };
-            Target::new(&key, &upstream, 0)
-        };
-        Self {
-            responses: Slots::new(),
-            request_seconds: Slots::new(),
-            targets: HashMap::new(),
-            other: target(OTHER),
-            none: target(NO_UPSTREAM),
-            key,
-        }
     }
 }
 
