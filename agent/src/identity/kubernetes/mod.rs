@@ -5,6 +5,7 @@
 //! for: while the API server is away, addresses stay what they are, and what was known is dropped
 //! when it could be old.
 
+mod objects;
 mod read;
 mod tables;
 mod watch;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::Place;
+use objects::{EndpointSlice, Pod, Service};
 use tables::{Tabled, Tables};
 pub use watch::{Away, NoCluster, connect};
 
@@ -178,8 +180,6 @@ impl Kind {
     }
 
     fn clear(self, tables: &mut Tables) {
-        use k8s_openapi::api::core::v1::{Pod, Service};
-        use k8s_openapi::api::discovery::v1::EndpointSlice;
         match self {
             Self::Pods => Pod::clear(tables),
             Self::EndpointSlices => EndpointSlice::clear(tables),
@@ -218,10 +218,9 @@ impl State {
 mod tests {
     use std::net::SocketAddr;
 
-    use k8s_openapi::api::core::v1::{Pod, Service};
-    use k8s_openapi::api::discovery::v1::EndpointSlice;
     use serde_json::{from_value, json};
 
+    use super::objects::{EndpointSlice, Pod, Service};
     use super::{Away, Directory, GRACE, Kind};
 
     fn listed() -> Directory {

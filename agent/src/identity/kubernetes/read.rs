@@ -6,10 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::objects::{EndpointSlice, Pod, Service};
 use crate::identity::Place;
 
 /// Label of an EndpointSlice: its service.
@@ -133,7 +132,7 @@ impl SliceFacts {
         let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         let ports = slice.ports.iter().flatten();
         let tcp = ports.filter(|port| is_tcp(port.protocol.as_deref()));
-        let endpoints = slice.endpoints.iter().map(|endpoint| {
+        let endpoints = slice.endpoints.iter().flatten().map(|endpoint| {
             let pod = endpoint
                 .target_ref
                 .as_ref()
@@ -142,6 +141,7 @@ impl SliceFacts {
                 ips: endpoint
                     .addresses
                     .iter()
+                    .flatten()
                     .filter_map(|ip| address(ip))
                     .collect(),
                 pod: pod.and_then(|target| {

@@ -10,9 +10,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-
+use super::objects::{EndpointSlice, Pod, Service};
 use super::read::{Endpoint, Key, PodFacts, ServiceFacts, SliceFacts};
 use crate::identity::Place;
 

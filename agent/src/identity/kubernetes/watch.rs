@@ -10,14 +10,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
+use super::objects::{EndpointSlice, Pod, Service};
 use super::tables::Tabled;
 use super::{Directory, Kind};
 

@@ -1,10 +1,9 @@
 //! Addresses and their owners.
 
-use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, from_value, json};
 
 use super::{Tabled, Tables};
+use crate::identity::kubernetes::objects::{EndpointSlice, Pod, Service};
 
 fn pod(name: &str, ip: &str) -> Value {
     json!({
@@ -195,4 +194,24 @@ fn a_static_pod_is_found_by_the_hash_of_its_file() {
 
     let place = tables.pod("d0c9b1f2e3a4958677889900aabbccdd").unwrap();
     assert_eq!(place.pod.as_deref(), Some("proxy-node-a"));
+}
+
+#[test]
+fn what_is_null_or_left_out_says_less_and_is_no_error() {
+    let mut tables = Tables::default();
+    let metadata =
+        json!({"namespace": "shop", "name": "x", "labels": {"kubernetes.io/service-name": "x"}});
+    let mut empty = slice("x", "x", &[]);
+    empty["endpoints"] = json!(null);
+    empty["ports"] = json!(null);
+
+    put::<EndpointSlice>(&mut tables, &empty);
+    put::<Pod>(&mut tables, &json!({"metadata": metadata}));
+    put::<Service>(
+        &mut tables,
+        &json!({"metadata": metadata, "spec": {"ports": null}}),
+    );
+    put::<Service>(&mut tables, &json!({"metadata": {"name": "nowhere"}}));
+
+    assert_eq!(behind(&tables, "10.1.0.5:8080"), "nobody");
 }
