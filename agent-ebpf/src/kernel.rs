@@ -56,6 +56,11 @@ pub(crate) fn by_cookie() -> bool {
     BY_COOKIE.load() != 0
 }
 
+/// Where `struct sock` has `sk_err`, bytes, as the kernel's BTF says; 0: not known. The daemon sets
+/// it when it loads.
+#[unsafe(no_mangle)]
+static SK_ERR: Global<u32> = Global::new(0);
+
 /// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets, callbacks), never null, and
 /// what the kernel gives its cookie for.
 #[derive(Clone, Copy)]
@@ -89,6 +94,19 @@ impl Sock {
                 named_by: ctx.ops.cast(),
             })
         }
+    }
+
+    /// The error that waits for whoever uses the socket of a typed tracepoint, errno; 0 for none,
+    /// and where it cannot be had.
+    #[inline(always)]
+    pub(crate) fn error(self) -> u16 {
+        let at = SK_ERR.load();
+        if by_cookie() || at == 0 {
+            return 0;
+        }
+        // SAFETY: see the top of the file. The verifier knows the constant, and lets a socket be
+        // read at its fields only.
+        unsafe { self.sk.cast::<u8>().add(at as usize).cast::<i32>().read() as u16 }
     }
 
     /// The full socket of a packet; `None` for request and time-wait sockets.

@@ -9,9 +9,7 @@ use agent_wire::record::{
     Connect, End, Exchange, Header, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
-use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::TracePointContext;
+use agent_wire::tally::Tally;
 
 use crate::attention;
 use crate::connecting;
@@ -23,6 +21,7 @@ use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::log;
 use crate::output;
+use crate::tallies;
 use crate::tls;
 
 /// `include/net/tcp_states.h`
@@ -44,23 +43,6 @@ const TAKEN_DOWN: u8 = 2;
 /// How often it is told at most how TCP fares on a connection that is not HTTP, ns.
 const TOLD_EVERY: u64 = 1_000_000_000;
 
-/// The errno of `sock:inet_sk_error_report`, from the classic tracepoint to the typed one,
-/// which runs right after it on the same CPU.
-#[repr(C)]
-struct Reported {
-    source: u16,
-    destination: u16,
-    error: u32,
-}
-
-#[btf_map]
-static REPORTED: PerCpuArray<Reported, 1> = PerCpuArray::new();
-
-/// `sock:inet_sk_error_report`: error, sport, dport.
-const ERROR: usize = 8;
-const SOURCE: usize = 12;
-const DESTINATION: usize = 14;
-
 #[inline(always)]
 pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
     if old == state::CLOSE && new == state::SYN_SENT {
@@ -76,6 +58,12 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
     let Some(flow) = Flow::of(sk) else { return };
     log::state(flow, old, new);
     if new == state::CLOSE {
+        // Here, and not only when it is reported: in between, the socket's owner is woken, and may
+        // have asked for the error, which takes it away (SO_ERROR).
+        let number = sk.error();
+        if number != 0 {
+            flow.header.errno = number;
+        }
         entered_close(flow);
     } else if old == state::SYN_SENT && new == state::ESTABLISHED {
         connected(flow, end::COMPLETE);
@@ -336,40 +324,15 @@ fn fares(flow: &mut Flow) {
     output::emit(&flow.header, kind::TCP);
 }
 
+/// The kernel has an error for whoever uses the socket; `number` is 0 when that was taken in
+/// already, or when it does not end the connection.
 #[inline(always)]
-pub(crate) fn error_number(ctx: &TracePointContext) {
-    let (Some(error), Some(source), Some(destination)) = (
-        kernel::field::<u32>(ctx, ERROR),
-        kernel::field::<u16>(ctx, SOURCE),
-        kernel::field::<u16>(ctx, DESTINATION),
-    ) else {
-        return;
-    };
-    if let Some(slot) = REPORTED.get_ptr_mut(0) {
-        *kernel::value(slot) = Reported {
-            source,
-            destination,
-            error,
-        };
-    }
-}
-
-#[inline(always)]
-pub(crate) fn error_reported(flow: &mut Flow) {
-    let Some(slot) = REPORTED.get_ptr_mut(0) else {
-        return;
-    };
-    let reported = kernel::value(slot);
-    let ours = reported.destination == flow.header.remote_port
-        && (flow.header.local_port == 0 || reported.source == flow.header.local_port);
-    if !ours {
-        return;
-    }
-    if reported.error == 0 {
+pub(crate) fn error_reported(flow: &mut Flow, number: u16) {
+    if number == 0 {
         flow.set(flag::SOFT_ERROR);
         return;
     }
-    flow.header.errno = reported.error as u16;
+    flow.header.errno = number;
     if flow.closing != 0 {
         closed(flow);
     }
@@ -379,6 +342,13 @@ pub(crate) fn error_reported(flow: &mut Flow) {
 pub(crate) fn destroyed(flow: &mut Flow) {
     if flow.task == kernel::task() {
         errand::touched(flow);
+    }
+    let under_way = flow.connecting != 0 || flow.in_exchange();
+    if flow.closed == 0 && flow.closing == 0 && under_way {
+        // No socket is destroyed before it is in CLOSE. What a thread does to its own socket is
+        // seen; so it was an interrupt, where the kernel ran no probe.
+        tallies::count(Tally::STATE_MISSED);
+        flow.closing = TAKEN_DOWN;
     }
     closed(flow);
 }

@@ -106,17 +106,11 @@ fn retransmitted(ctx: BtfTracePointContext) -> i32 {
 // void inet_sk_error_report(const struct sock *sk)
 #[btf_tracepoint(function = "inet_sk_error_report")]
 fn error_reported(ctx: BtfTracePointContext) -> i32 {
-    if let Some(flow) = flow_of(&ctx) {
-        lifecycle::error_reported(flow);
+    if let Some(sk) = Sock::from_arg(ctx.arg(0))
+        && let Some(flow) = Flow::of(sk)
+    {
+        lifecycle::error_reported(flow, sk.error());
     }
-    0
-}
-
-// The same tracepoint, classic: it has the errno that the typed one has not. Attached
-// first, so that it runs first and leaves the errno for the typed one.
-#[tracepoint(category = "sock", name = "inet_sk_error_report")]
-fn error_number(ctx: TracePointContext) -> u32 {
-    lifecycle::error_number(&ctx);
     0
 }
 

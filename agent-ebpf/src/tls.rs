@@ -26,6 +26,10 @@ const CLEAR_ALERT_BYTES: u32 = 2;
 /// The longest encrypted alert of TLS 1.3: level, description, content type, a tag of 16. An
 /// encrypted Finished is longer.
 const SEALED_ALERT_BYTES: u32 = 19;
+/// The longest encrypted Finished of TLS 1.2, that of CBC with SHA-384: an initialization vector of
+/// 16, the message of 16, a MAC of 48, padding. A hello of TLS 1.3, which may follow a change of
+/// keys too (RFC 8446, D.4), is longer.
+const SEALED_FINISHED_BYTES: u32 = 96;
 /// Records looked at in one segment. A flight has fewer; what is behind is not looked at.
 const RECORDS_A_SEGMENT: u32 = 6;
 
@@ -53,7 +57,9 @@ pub(crate) struct Handshake {
     alert: u8,
     /// This end changed to the negotiated keys.
     changed: u8,
-    reserved: u32,
+    /// The peer did.
+    peer_changed: u8,
+    reserved: [u8; 3],
 }
 
 /// A ClientHello leaves.
@@ -142,10 +148,20 @@ fn records(ctx: &SkBuffContext, tls: &mut Handshake, payload: Payload, is_sent: 
             } else {
                 done = true;
             }
-        } else if content == CHANGE_CIPHER_SPEC && is_sent {
-            tls.changed = 1;
-        } else if content == HANDSHAKE && !is_sent && tls.changed != 0 && tls.finished_ns == 0 {
-            // TLS 1.2: both are done, and the proxy looks at what it was shown.
+        } else if content == CHANGE_CIPHER_SPEC {
+            if is_sent {
+                tls.changed = 1;
+            } else {
+                tls.peer_changed = 1;
+            }
+        } else if content == HANDSHAKE
+            && len <= SEALED_FINISHED_BYTES
+            && tls.changed != 0
+            && (!is_sent || tls.peer_changed != 0)
+            && tls.finished_ns == 0
+        {
+            // TLS 1.2: the second Finished, which is the peer's, or this end's when a session is
+            // resumed (RFC 5246, 7.3). Both are done, and the proxy looks at what it was shown.
             tls.finished_ns = kernel::now();
         }
         at += RECORD_HEADER_BYTES + len;

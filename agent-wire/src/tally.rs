@@ -39,13 +39,15 @@ impl Tally {
     pub const HEADERS_UNREADABLE: Self = Self(REST + 9);
     /// Loss: every scratch space of the CPU was taken by interrupted probes.
     pub const SCRATCH_BUSY: Self = Self(REST + 10);
+    /// Loss: a change of a socket's state was not seen; a connect or an exchange ended by it.
+    pub const STATE_MISSED: Self = Self(REST + 11);
 }
 
 /// Number of slots.
-pub const SLOTS: u32 = REST + 11;
+pub const SLOTS: u32 = REST + 12;
 
 /// Every skip and loss with its metric label; `true` marks a loss.
-pub const NAMED: [(Tally, &str, bool); 11] = [
+pub const NAMED: [(Tally, &str, bool); 12] = [
     (Tally::STORAGE_FAILED, "storage_failed", true),
     (Tally::CONNECTING_FULL, "connecting_full", true),
     (Tally::HEAD_TOO_LONG, "head_too_long", true),
@@ -57,6 +59,7 @@ pub const NAMED: [(Tally, &str, bool); 11] = [
     (Tally::RETRANSMITTED, "retransmitted", false),
     (Tally::HEADERS_UNREADABLE, "headers_unreadable", true),
     (Tally::SCRATCH_BUSY, "scratch_busy", true),
+    (Tally::STATE_MISSED, "state_missed", true),
 ];
 
 /// The metric label of a record kind; `None` for a kind that is not one.

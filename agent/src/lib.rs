@@ -18,6 +18,7 @@ pub mod knowledge;
 pub mod metrics;
 pub mod names;
 pub mod pipeline;
+pub mod privileges;
 pub mod processes;
 pub mod recording;
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! What is served is what Prometheus takes: its own linter, and a real server that scrapes.
 
-use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,16 +10,12 @@ use e2e::http;
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
-use e2e::process::{Running, command, need_root};
+use e2e::process::need_root;
+use e2e::prometheus::{Prometheus, Setup};
 use e2e::stage::plain;
 use e2e::upstreams::Upstreams;
-use e2e::wait::eventually;
-use serde_json::Value;
-use tempfile::TempDir;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// Prometheus starts, scrapes and answers within this time.
-const SCRAPED: Duration = Duration::from_secs(30);
 
 /// An agent that has seen 30 good and 4 failed requests.
 fn scene() -> (Agent, Upstreams, Nginx) {
@@ -95,7 +90,7 @@ fn the_form_is_as_asked_for() {
 #[test]
 fn prometheus_scrapes_counters_and_native_histograms() {
     let (agent, _upstreams, _nginx) = scene();
-    let prometheus = Prometheus::start(agent.address);
+    let prometheus = Prometheus::start(agent.address, &Setup::default());
 
     assert_eq!(prometheus.value("up"), 1.0);
     assert_eq!(
@@ -116,66 +111,4 @@ fn prometheus_scrapes_counters_and_native_histograms() {
         (0.001..0.2).contains(&median),
         "half of the requests took {median} s"
     );
-}
-
-/// A Prometheus that scrapes one target.
-struct Prometheus {
-    address: SocketAddr,
-    _process: Running,
-    _folder: TempDir,
-}
-
-impl Prometheus {
-    #[expect(
-        clippy::expect_used,
-        reason = "a Prometheus that cannot be made ends the test with a sentence"
-    )]
-    fn start(target: SocketAddr) -> Self {
-        let address = ports::free(LOCALHOST);
-        let folder =
-            TempDir::with_prefix("e2e-prometheus-").expect("a temporary folder can be made");
-        let path = folder.path();
-        let config = format!(
-            "global:\n  scrape_interval: 500ms\n  scrape_timeout: 500ms\nscrape_configs:\n- job_name: why502\n  \
-             static_configs:\n  - targets: ['{target}']\n"
-        );
-        fs::write(path.join("prometheus.yml"), config).expect("its configuration is written");
-        let log = fs::File::create(path.join("log")).expect("its log is made");
-        let mut command = command("prometheus", None);
-        command
-            .arg(format!(
-                "--config.file={}",
-                path.join("prometheus.yml").display()
-            ))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                path.join("data").display()
-            ))
-            .arg(format!("--web.listen-address={address}"))
-            .arg("--enable-feature=native-histograms")
-            .stderr(log);
-        Self {
-            address,
-            _process: Running::start("prometheus", &mut command),
-            _folder: folder,
-        }
-    }
-
-    /// The one value of a query, once there is one.
-    #[track_caller]
-    fn value(&self, query: &str) -> f64 {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let path = format!("/api/v1/query?query={encoded}");
-        eventually(SCRAPED, &format!("Prometheus answers {query}"), || {
-            let answer =
-                http::get(self.address, &path, "*/*").map_err(|error| error.to_string())?;
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
-            let json: Value =
-                serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
-            json.pointer("/data/result/0/value/1")
-                .and_then(Value::as_str)
-                .and_then(|value| value.parse().ok())
-                .ok_or(text)
-        })
-    }
 }

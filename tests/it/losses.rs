@@ -14,6 +14,7 @@ use e2e::agent::Agent;
 use e2e::agent::metrics::Metrics;
 use e2e::churn::{churn, namespace, sysctl};
 use e2e::delay::DelayLine;
+use e2e::http;
 use e2e::load::known::assert_covered;
 use e2e::load::{Order, run, runtime};
 use e2e::netns::Netns;
@@ -350,15 +351,10 @@ fn in_the_exporter_when_all_places_are_taken() {
     let places = 64;
     let beyond = 9;
 
-    // A scrape that has not been asked to its end yet keeps its place.
-    let mut asking = TcpStream::connect(agent.address).expect("the agent is there");
-    asking
-        .write_all(b"GET /metrics HTTP/1.0\r\n")
-        .expect("half a head is sent");
-    let mut others: Vec<TcpStream> = (1..places + beyond)
+    let mut others: Vec<TcpStream> = (0..places + beyond)
         .map(|_| TcpStream::connect(agent.address).expect("the agent is there"))
         .collect();
-    let turned_away = eventually(PATIENCE, "those beyond are turned away", || {
+    let turned_away = eventually(PATIENCE, "as many have to go", || {
         let gone = others.iter_mut().filter_map(is_closed).count() as u64;
         if gone >= beyond {
             Ok(gone)
@@ -366,12 +362,12 @@ fn in_the_exporter_when_all_places_are_taken() {
             Err(format!("{gone} of {beyond}"))
         }
     });
-    asking.write_all(b"\r\n").expect("the other half is sent");
-    let mut answer = String::new();
-    asking.read_to_string(&mut answer).expect("it is answered");
+    // And one more for whoever asks.
+    let turned_away = turned_away + 1;
+    let answer = http::get(agent.address, "/metrics", "*/*").expect("it is answered");
+    let text = String::from_utf8_lossy(&answer.body);
 
-    let (_, text) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    let counted = lost(&Metrics::parse(text), "exporter", "turned_away") - before;
+    let counted = lost(&Metrics::parse(&text), "exporter", "turned_away") - before;
     println!("{turned_away} turned away, {counted} counted");
     assert_eq!(counted, turned_away);
 }

@@ -4,7 +4,7 @@
 //! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
 //! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs and the other
 //! [`proxies`], all [`faults`] one can make, clients ([`load`], [`churn`]), namespaces ([`netns`]),
-//! the kernel's counters and captures ([`kernel`]), the [`agent`] as a process, and the [`guest`]
+//! the kernel's counters and captures ([`kernel`]), those who watch ([`prometheus`], [`alertmanager`]), the [`agent`] as a process, and the [`guest`]
 //! that asks all this of one kernel. It knows nothing of how the agent works, only what it promises to
 //! print.
 #![expect(
@@ -13,7 +13,9 @@
 )]
 
 pub mod agent;
+pub mod alertmanager;
 pub mod churn;
+pub mod confined;
 pub mod delay;
 pub mod faults;
 pub mod guest;
@@ -25,10 +27,14 @@ pub mod load;
 pub mod misbehave;
 pub mod netns;
 pub mod nginx;
+pub mod picture;
 pub mod podman;
 pub mod ports;
 pub mod process;
+pub mod prometheus;
 pub mod proxies;
+pub mod shortened;
 pub mod stage;
+pub mod tls;
 pub mod upstreams;
 pub mod wait;

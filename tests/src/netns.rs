@@ -169,6 +169,16 @@ impl Netns {
         self.filter_hook("output", rule);
     }
 
+    /// Removes all rules that were added.
+    #[track_caller]
+    pub fn unfilter(&self) {
+        output_of(
+            Command::new("nsenter")
+                .arg(format!("--net={}", self.path().display()))
+                .args(["nft", "delete table inet e2e"]),
+        );
+    }
+
     #[track_caller]
     fn filter_hook(&self, hook: &str, rule: &str) {
         let path = self.path();

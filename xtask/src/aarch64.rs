@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
 use crate::build;
+use crate::host::apt::{self, Package};
 use crate::host::archive::Archive;
 use crate::host::{command, target_dir};
 use crate::toolchain::{Architecture, Toolchain};
@@ -21,6 +22,18 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Debian's standard library of the compiler that is used for the object.
 const LIBRARY: &str = "libstd-rust-web-dev";
+
+/// What ring's C is compiled with.
+const C_COMPILER: [Package; 2] = [
+    Package {
+        name: "gcc-aarch64-linux-gnu",
+        shows: "aarch64-linux-gnu-gcc",
+    },
+    Package {
+        name: "libc6-dev-arm64-cross",
+        shows: "/usr/aarch64-linux-gnu/include/stdint.h",
+    },
+];
 
 /// Sections that hold names and lines for people and tools: aya's bindings are in a module that
 /// is called after the architecture.
@@ -72,6 +85,7 @@ fn sections(path: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 
 /// Compiles the agent, as far as an object file each.
 pub(crate) fn agent(toolchain: &Toolchain) -> Result<()> {
+    apt::ensure(&C_COMPILER, "compiling the agent for aarch64")?;
     let folder = target_dir().join("aarch64");
     let mut cargo = toolchain.host_cargo("check");
     let mut flags = vec!["-Dwarnings".to_owned()];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, build, fuzz, run, setup, test, tidy, vm};
+use crate::{bench, build, dashboards, fuzz, run, setup, test, tidy, vm};
 
 /// Set up, build, run, test and measure why502.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
+    /// Write what is made of panels and rules: Grafana's JSON and the PrometheusRule.
+    Dashboards,
     /// Measurements.
     Bench(Bench),
 }
@@ -59,6 +61,7 @@ impl Cli {
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
             Task::Tidy => tidy::run()?,
+            Task::Dashboards => dashboards::run()?,
             Task::Bench(Bench {
                 what: BenchTask::Overhead(options),
             }) => bench::run(&options)?,

@@ -3,7 +3,7 @@
 //! In: a command line. Out: an exit code, and lines that say what is being done. A task
 //! installs only what it needs, says so first, and leaves no process, mount or interface
 //! behind. Reading order: [`cli`], then one room a task: [`setup`], [`build`], [`run`]
-//! (and [`demo`]), [`mod@test`], [`fuzz`], [`tidy`], [`vm`], [`mod@bench`]. What they share is in
+//! (and [`demo`]), [`mod@test`], [`fuzz`], [`tidy`], [`dashboards`], [`vm`], [`mod@bench`]. What they share is in
 //! [`host`].
 
 mod aarch64;
@@ -12,6 +12,7 @@ mod bench;
 mod budgets;
 mod build;
 mod cli;
+mod dashboards;
 mod demo;
 mod deny;
 mod fuzz;

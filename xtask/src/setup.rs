@@ -30,6 +30,11 @@ pub(crate) const BPFTOOL: Package = Package {
     name: "bpftool",
     shows: "bpftool",
 };
+/// Scrapes, and tests rules.
+pub(crate) const PROMETHEUS: Package = Package {
+    name: "prometheus",
+    shows: "promtool",
+};
 /// Load for the measurements.
 pub(crate) const WRK: Package = Package {
     name: "wrk",
@@ -37,7 +42,7 @@ pub(crate) const WRK: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 13] = [
+pub(crate) const TESTS: [Package; 16] = [
     NGINX,
     Package {
         name: "haproxy",
@@ -66,9 +71,10 @@ pub(crate) const TESTS: [Package; 13] = [
         name: "tcpdump",
         shows: "tcpdump",
     },
+    PROMETHEUS,
     Package {
-        name: "prometheus",
-        shows: "promtool",
+        name: "prometheus-alertmanager",
+        shows: "prometheus-alertmanager",
     },
     Package {
         name: "openssl",
@@ -81,6 +87,14 @@ pub(crate) const TESTS: [Package; 13] = [
     Package {
         name: "runc",
         shows: "runc",
+    },
+    Package {
+        name: "curl",
+        shows: "curl",
+    },
+    Package {
+        name: "libcap2-bin",
+        shows: "setcap",
     },
 ];
 

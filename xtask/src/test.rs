@@ -4,6 +4,7 @@
 //! is wrong. The last line is the count, alone: `9 passed, 0 failed`.
 
 use std::cell::OnceCell;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -11,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
-use crate::host::{command, interrupt, kernel, target_dir};
+use crate::host::{apt, command, interrupt, kernel, root, target_dir};
 use crate::toolchain::{self, Toolchain};
 use crate::{aarch64, budgets, build, deny, reproducible, setup, tidy, vm};
 
@@ -35,7 +36,7 @@ struct Step {
     run: fn(&Shared) -> Result<()>,
 }
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step {
         name: "fmt",
         what: "formatting",
@@ -80,6 +81,11 @@ const STEPS: [Step; 14] = [
         name: "unit",
         what: "unit, property and fuzz smoke tests",
         run: unit,
+    },
+    Step {
+        name: "rules",
+        what: "alert rules fire and resolve as their tests say",
+        run: |_| rules(),
     },
     Step {
         name: "budgets",
@@ -246,6 +252,17 @@ fn doc(_: &Shared) -> Result<()> {
 
 fn unit(_: &Shared) -> Result<()> {
     command::run(host("test").args(["--no-fail-fast", "--exclude", "e2e"]))
+}
+
+fn rules() -> Result<()> {
+    apt::ensure(&[setup::PROMETHEUS], "testing the alert rules")?;
+    let folder = root().join("dashboards/alerts/tests");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["test", "rules"]);
+    for file in fs::read_dir(&folder).context("the tests of the alert rules are gone")? {
+        promtool.arg(file?.path());
+    }
+    command::run(&mut promtool)
 }
 
 fn release(_: &Shared) -> Result<()> {

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use crate::kernel::{self, Capability, Options, Verified};
+use crate::kernel::{self, Capability, KernelError, Options, Verified};
+use crate::privileges::{self, Necessity, Need, Needs};
 
 /// Everything works.
 const EXIT_GOOD: u8 = 0;
@@ -16,12 +17,6 @@ const EXIT_DEGRADED: u8 = 1;
 /// `why502 run` cannot work.
 const EXIT_BROKEN: u8 = 2;
 
-/// Bits of `CapEff` (linux/capability.h) and their names.
-const CAPABILITIES: [(u32, &str); 3] =
-    [(39, "CAP_BPF"), (38, "CAP_PERFMON"), (12, "CAP_NET_ADMIN")];
-/// The bit that stood for all of them before 5.8, and still does.
-const CAP_SYS_ADMIN: u32 = 21;
-
 /// The ability without which nothing is seen.
 const NEEDED: &str = "packets";
 
@@ -29,7 +24,7 @@ const NEEDED: &str = "packets";
 pub(super) const LONG_ABOUT: &str = "\
 Say what this kernel and these rights allow, and what to do about the rest.
 
-The probes are loaded to see what the kernel takes, and nothing stays attached. Exit code: 0 when \
+The probes are loaded, and some attached for a moment, to see what the kernel takes; nothing stays. Exit code: 0 when \
 all is well, 1 when `why502 run` works with abilities off, 2 when it cannot work.";
 
 /// What `--help` says last.
@@ -56,6 +51,8 @@ struct Report<'a> {
     /// `ok`, `off` (works with abilities off) or `FAIL`.
     state: State,
     findings: &'a [Finding],
+    /// How to give the capabilities that are missing.
+    how_to_give: Vec<String>,
     programs: Vec<Program>,
 }
 
@@ -95,26 +92,37 @@ enum State {
 
 /// Looks at everything and prints a table.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let mut findings = vec![
-        rights(),
+    let needs = Needs::here();
+    let mut findings = rights(&needs);
+    findings.extend([
         cgroup(arguments.cgroup.as_deref()),
         btf(),
         tracefs(),
         statistics(),
-    ];
-    let (abilities, programs) = abilities(arguments);
+    ]);
+    let (abilities, programs) = abilities(arguments, &needs);
     findings.extend(abilities);
     let (code, verdict) = verdict(&findings);
     if arguments.json {
         let report = Report {
             state: worst(&findings),
             findings: &findings,
+            how_to_give: needs.how_to_give(),
             programs: programs.into_iter().map(Program::from).collect(),
         };
         // Strings and numbers only: it cannot fail.
         println!("{}", serde_json::to_string(&report).unwrap_or_default());
     } else {
         print!("{}", table(&findings));
+        let ways = needs.how_to_give();
+        if !ways.is_empty() {
+            println!(
+                "\nGive what is missing in one of these ways, or run it as root (sudo why502 doctor):"
+            );
+            for way in &ways {
+                println!("  {way}");
+            }
+        }
         println!("\n{verdict}");
     }
     ExitCode::from(code)
@@ -139,38 +147,39 @@ impl From<Verified> for Program {
     }
 }
 
-fn rights() -> Finding {
-    let effective = fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| effective(&status));
-    rights_from(effective)
-}
-
-fn rights_from(effective: Option<u64>) -> Finding {
-    let has = |bit: u32| effective.is_some_and(|set| set & (1 << bit) != 0);
-    let missing: Vec<&str> = CAPABILITIES
-        .iter()
-        .filter(|(bit, _)| !has(*bit))
-        .map(|(_, name)| *name)
-        .collect();
-    if missing.is_empty() || has(CAP_SYS_ADMIN) && has(12) {
-        good("rights", "may load and attach probes")
-    } else {
-        broken(
-            "rights",
-            format!(
-                "{} missing: run as root (sudo why502 doctor), or grant them",
-                missing.join(", ")
-            ),
-        )
+/// A line for each capability that is of use here.
+fn rights(needs: &Needs) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = needs.iter().filter_map(right).collect();
+    if privileges::is_in_user_namespace() {
+        findings.push(broken(
+            "user namespace",
+            "capabilities count in this one only, and the probes belong to the host's: run it outside (hostUsers: true in Kubernetes, no --userns in containers)",
+        ));
     }
+    findings
 }
 
-fn effective(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
+fn right(need: &Need) -> Option<Finding> {
+    let Need {
+        name,
+        purpose,
+        without,
+        necessity,
+        held,
+    } = need;
+    let name = format!("CAP_{name}");
+    match (necessity, held) {
+        (Necessity::NotHere, _) => None,
+        (_, true) => Some(good(name, *purpose)),
+        (Necessity::Required, false) => Some(broken(
+            name,
+            format!("missing, so {without}; needed to {purpose}"),
+        )),
+        (Necessity::Useful, false) => Some(off(
+            name,
+            format!("missing, so {without}; needed to {purpose}"),
+        )),
+    }
 }
 
 fn cgroup(wanted: Option<&Path>) -> Finding {
@@ -240,7 +249,7 @@ fn statistics() -> Finding {
     )
 }
 
-fn abilities(arguments: &Arguments) -> (Vec<Finding>, Vec<Verified>) {
+fn abilities(arguments: &Arguments, needs: &Needs) -> (Vec<Finding>, Vec<Verified>) {
     let Arguments { cgroup, json: _ } = arguments;
     let options = Options {
         cgroup: cgroup.clone(),
@@ -254,7 +263,16 @@ fn abilities(arguments: &Arguments) -> (Vec<Finding>, Vec<Verified>) {
             } = survey;
             (capabilities.into_iter().map(ability).collect(), programs)
         }
-        Err(error) => (vec![broken("probes", error.to_string())], Vec::new()),
+        Err(error) => {
+            // Of its two reasons it is the one that is known.
+            let words = match error {
+                KernelError::NotPermitted if needs.refusal().is_some() => {
+                    "cannot be looked at without what is missing above".to_owned()
+                }
+                error => error.to_string(),
+            };
+            (vec![broken("probes", words)], Vec::new())
+        }
     }
 }
 
@@ -373,7 +391,7 @@ fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{
-        Capability, State, ability, broken, effective, good, mount_of, off, rights_from, table,
+        Capability, Necessity, Need, State, ability, broken, good, mount_of, off, right, table,
         verdict,
     };
 
@@ -388,17 +406,24 @@ mod tests {
     }
 
     #[test]
-    fn missing_rights_are_named() {
-        let none = rights_from(effective("Name:\twhy502\nCapEff:\t0000000000000000\n"));
-        assert_eq!(none.state, State::Broken);
-        assert!(
-            none.words.contains("CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"),
-            "{}",
-            none.words
-        );
+    fn a_missing_right_is_named_with_what_is_off_without_it() {
+        let need = |necessity, held| Need {
+            name: "BPF",
+            purpose: "load",
+            without: "nothing is seen",
+            necessity,
+            held,
+        };
 
-        let root = rights_from(effective("CapEff:\t000001ffffffffff\n"));
-        assert_eq!(root.state, State::Good);
+        let missing = right(&need(Necessity::Required, false)).unwrap();
+        assert_eq!(missing.state, State::Broken);
+        assert_eq!(missing.name, "CAP_BPF");
+        assert_eq!(missing.words, "missing, so nothing is seen; needed to load");
+
+        let state = |need: &Need| right(need).map(|finding| finding.state);
+        assert_eq!(state(&need(Necessity::Useful, false)), Some(State::Off));
+        assert_eq!(state(&need(Necessity::Required, true)), Some(State::Good));
+        assert_eq!(state(&need(Necessity::NotHere, false)), None);
     }
 
     #[test]

@@ -10,8 +10,7 @@ use clap::Args;
 use hyper::StatusCode;
 use jiff::tz::TimeZone;
 
-use super::client;
-use crate::config::DEFAULT_LISTEN;
+use super::client::{self, Whom};
 use crate::events::human;
 use crate::incidents::filter::{MAX_LIMIT, encoded};
 use crate::incidents::shape::{Listing, Refusal, Single};
@@ -75,9 +74,8 @@ pub(super) struct Arguments {
     /// Print the agent's answer as JSON (docs/api.md)
     #[arg(long)]
     json: bool,
-    /// Where the agent listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
-    agent: SocketAddr,
+    #[command(flatten)]
+    whom: Whom,
 }
 
 /// Asks, prints, and ends.
@@ -87,10 +85,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?
-        .block_on(client::get(arguments.agent, &target))?;
+        .block_on(arguments.whom.get(&target))?;
     let text = match status {
         StatusCode::OK => arguments.text(&body)?,
-        status => return Err(refused(arguments.agent, status, &body)),
+        status => return Err(refused(arguments.whom.agent, status, &body)),
     };
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -121,7 +119,7 @@ impl Arguments {
             since,
             last,
             json: _,
-            agent: _,
+            whom: _,
         } = self;
         if let Some(id) = id {
             return format!("/api/v1/incidents/{id}");
@@ -144,7 +142,7 @@ impl Arguments {
 
     /// The answer as it is printed.
     fn text(&self, body: &Bytes) -> anyhow::Result<String> {
-        let agent = self.agent;
+        let agent = self.whom.agent;
         if self.json {
             return String::from_utf8(body.to_vec()).context("the answer is no text");
         }
@@ -168,7 +166,7 @@ impl Arguments {
             evicted,
             incidents,
         } = listing;
-        let agent = self.agent;
+        let agent = self.whom.agent;
         if incidents.is_empty() {
             return if *stored == 0 {
                 format!(

@@ -7,21 +7,25 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{ConfigError, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings};
+use crate::config::{
+    ApiAccess, ConfigError, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings,
+};
 use crate::events::EventStream;
-use crate::exporter::{self, Service};
+use crate::exporter::web::Web;
+use crate::exporter::{self, Opening, Service};
 use crate::identity::kubernetes;
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
+use crate::privileges::{self, Needs};
 use crate::recording::Recorder;
 
 /// What `--help` says first.
@@ -32,7 +36,9 @@ Proxies are found by what they do: a process that takes requests and sends reque
 gateways (nginx, haproxy, httpd, envoy, caddy, traefik, varnishd, openresty, angie, tengine) are \
 known from the start.
 
-It needs root, or the capabilities BPF, PERFMON and NET_ADMIN. SIGTERM and SIGINT end it; \
+It needs root, or the capabilities BPF, PERFMON and NET_ADMIN, and for all its abilities \
+DAC_READ_SEARCH and SYS_PTRACE as well (docs/security.md); most of them it gives up once the \
+probes are attached. SIGTERM and SIGINT end it; \
 everything is detached from the kernel then, and also when it is killed.
 
 Every setting can stand in a TOML file (--config) under the name of its flag, with _ for -; \
@@ -76,6 +82,14 @@ pub(super) struct Arguments {
     /// Serve metrics and events here [default: 127.0.0.1:9502]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Ask for passwords and speak TLS as this file says, in the format of Prometheus' exporters
+    /// (docs/security.md)
+    #[arg(long, value_name = "FILE")]
+    web_config_file: Option<PathBuf>,
+    /// Serve events and incidents, which tell paths and addresses; auto: only to this host, or to
+    /// whoever has a password or a client certificate [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    api: Option<ApiAccess>,
     /// Watch only the processes in this cgroup v2 directory [default: the root, all processes]
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
@@ -120,6 +134,12 @@ pub(super) struct Arguments {
     /// [default: none]
     #[arg(long, value_name = "LEVEL")]
     identity_labels: Option<IdentityLabels>,
+    /// Give up what rights are not needed once the probes are attached [default: true]
+    #[arg(long, value_name = "BOOL")]
+    drop_capabilities: Option<bool>,
+    /// From then on refuse system calls that start programs or change something [default: true]
+    #[arg(long, value_name = "BOOL")]
+    seccomp: Option<bool>,
     /// How much the daemon logs [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -167,7 +187,12 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
 async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let listener = exporter::listen(settings.listen).await?;
+    let web = Web::read(settings.web_config_file.as_deref())?;
     let recorder = record.map(recorder).transpose()?;
+    let needs = Needs::here();
+    if let Some(refusal) = needs.refusal() {
+        bail!(refusal);
+    }
     let directory = match &settings.kubernetes_node {
         Some(node) if settings.kubernetes => Some(kubernetes::connect(node).await?),
         _ => None,
@@ -189,6 +214,17 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
             "an ability is off; `why502 doctor` says more"
         );
     }
+    for (capability, without) in needs.shortcomings() {
+        tracing::warn!(
+            capability,
+            without,
+            "a right is missing; `why502 doctor` says how to give it"
+        );
+    }
+    give_up_rights(settings, &probes)?;
+    // It is read again whenever it changes.
+    web.check()
+        .context("without the rights that were given up")?;
 
     let Metrics {
         registry,
@@ -202,6 +238,7 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
     let (refresh, asks) = pipeline::refresh();
+    let address = listener.local_addr().unwrap_or(settings.listen);
     let service = Service {
         registry,
         stream: stream.clone(),
@@ -209,6 +246,11 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
         refresh,
         ready: Arc::clone(&ready),
         turned_away: Arc::clone(&turned_away),
+        web,
+        opening: Opening {
+            api: settings.api,
+            is_loopback: address.ip().to_canonical().is_loopback(),
+        },
     };
     let pipeline = Pipeline::new(
         probes,
@@ -223,7 +265,6 @@ async fn serve(settings: &Settings, record: Option<&Path>) -> anyhow::Result<()>
             directory,
         },
     );
-    let address = listener.local_addr().unwrap_or(settings.listen);
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events, incidents at /api/v1/incidents");
 
@@ -245,6 +286,21 @@ fn recorder(path: &Path) -> anyhow::Result<Recorder> {
             path.display()
         )
     })
+}
+
+/// What was needed to attach is not needed to read.
+fn give_up_rights(settings: &Settings, probes: &Probes) -> anyhow::Result<()> {
+    if settings.drop_capabilities {
+        let kept = privileges::shed(|| probes.tally(0).is_ok())
+            .context("set drop_capabilities = false to go on with all rights")?;
+        tracing::info!(kept = kept.names.join(","), "capabilities given up");
+    }
+    if settings.seccomp
+        && let Err(error) = privileges::refuse_changes()
+    {
+        tracing::warn!(%error, "no filter for system calls (seccomp): the agent goes on without it");
+    }
+    Ok(())
 }
 
 /// Loading reads all types of the kernel, tens of megabytes that are free by now and that
@@ -312,6 +368,8 @@ impl Arguments {
             config,
             print_config: _,
             listen,
+            web_config_file,
+            api,
             cgroup,
             ring_bytes,
             max_upstreams,
@@ -325,6 +383,8 @@ impl Arguments {
             kubernetes,
             kubernetes_node,
             identity_labels,
+            drop_capabilities,
+            seccomp,
             log_level,
             log_format,
             probe_log,
@@ -335,6 +395,8 @@ impl Arguments {
             None => Settings::default(),
         };
         settings.listen = listen.unwrap_or(settings.listen);
+        settings.web_config_file = web_config_file.or(settings.web_config_file);
+        settings.api = api.unwrap_or(settings.api);
         settings.cgroup = cgroup.or(settings.cgroup);
         settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
@@ -352,6 +414,8 @@ impl Arguments {
                 .filter(|_| settings.kubernetes)
         });
         settings.identity_labels = identity_labels.unwrap_or(settings.identity_labels);
+        settings.drop_capabilities = drop_capabilities.unwrap_or(settings.drop_capabilities);
+        settings.seccomp = seccomp.unwrap_or(settings.seccomp);
         settings.log_level = log_level.unwrap_or(settings.log_level);
         settings.log_format = log_format.unwrap_or(settings.log_format);
         settings.probe_log = probe_log.or(settings.probe_log);

@@ -1,7 +1,6 @@
 //! `why502 tail`: follows the event stream of a running agent.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,8 +12,7 @@ use hyper::{Response, StatusCode};
 use jiff::tz::TimeZone;
 use tokio::time::timeout;
 
-use super::client;
-use crate::config::DEFAULT_LISTEN;
+use super::client::{self, Whom};
 use crate::events::human;
 use crate::events::shape::Envelope;
 
@@ -43,9 +41,8 @@ Examples:
 /// Flags of `tail`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Where the agent listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = DEFAULT_LISTEN)]
-    agent: SocketAddr,
+    #[command(flatten)]
+    whom: Whom,
     /// Show every request, not only the failed ones
     #[arg(long)]
     all: bool,
@@ -64,8 +61,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn follow(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let agent = arguments.agent;
-    let mut body = ask(agent, arguments.all).await?.into_body();
+    let Whom { agent, .. } = arguments.whom;
+    let mut body = ask(&arguments.whom, arguments.all).await?.into_body();
     let zone = TimeZone::system();
     let mut lines = Lines::default();
     loop {
@@ -91,13 +88,14 @@ async fn follow(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn ask(agent: SocketAddr, all: bool) -> anyhow::Result<Response<Incoming>> {
+async fn ask(whom: &Whom, all: bool) -> anyhow::Result<Response<Incoming>> {
     let target = if all {
         "/api/v1/events?all=1"
     } else {
         "/api/v1/events"
     };
-    let answer = client::ask(agent, target).await?;
+    let agent = whom.agent;
+    let answer = whom.ask(target).await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         StatusCode::SERVICE_UNAVAILABLE => {

@@ -48,6 +48,11 @@ const MAX_RING_BYTES: u32 = 1 << 30;
 pub struct Settings {
     /// Address and port of metrics and events.
     pub listen: SocketAddr,
+    /// Passwords, TLS and headers of what is served, in the format of Prometheus' exporters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_config_file: Option<PathBuf>,
+    /// Whether `/api/` is served.
+    pub api: ApiAccess,
     /// The cgroup v2 directory whose processes are watched; the root of the mount when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
@@ -70,6 +75,10 @@ pub struct Settings {
     pub kubernetes_node: Option<String>,
     /// How much of that is in labels of gateway and upstream metrics.
     pub identity_labels: IdentityLabels,
+    /// Rights that are not needed once the probes are attached are given up.
+    pub drop_capabilities: bool,
+    /// System calls that start programs or change something are refused from then on.
+    pub seccomp: bool,
     /// How much the daemon logs.
     pub log_level: LogLevel,
     /// In which form.
@@ -101,6 +110,18 @@ pub enum IdentityLabels {
     Workload,
     /// And `proxy_pod`, `upstream_pod`.
     Pod,
+}
+
+/// Whether `/api/` is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAccess {
+    /// Where only this host can ask, or whoever asks has a password or a certificate.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// How much the daemon logs.
@@ -186,6 +207,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: DEFAULT_LISTEN,
+            web_config_file: None,
+            api: ApiAccess::Auto,
             cgroup: None,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
@@ -195,6 +218,8 @@ impl Default for Settings {
             kubernetes: false,
             kubernetes_node: None,
             identity_labels: IdentityLabels::None,
+            drop_capabilities: true,
+            seccomp: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             probe_log: None,
@@ -252,6 +277,8 @@ impl Settings {
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self {
             listen: _,
+            web_config_file: _,
+            api: _,
             cgroup,
             ring_bytes,
             max_upstreams,
@@ -261,6 +288,8 @@ impl Settings {
             kubernetes,
             kubernetes_node,
             identity_labels,
+            drop_capabilities: _,
+            seccomp: _,
             log_level: _,
             log_format: _,
             probe_log: _,

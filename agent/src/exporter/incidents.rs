@@ -65,7 +65,7 @@ fn one(incidents: &Incidents, id: Id) -> Answer {
     }
 }
 
-fn refused(status: StatusCode, words: String) -> Answer {
+pub(super) fn refused(status: StatusCode, words: String) -> Answer {
     match to_json(&Refusal::new(words)) {
         Ok(body) => json(status, body),
         Err(error) => failed(&error.into()),

@@ -1,14 +1,18 @@
 //! The HTTP server: metrics, health, the event stream, incidents.
 //!
-//! In: connections on one address. Out: answers (`routes`). Everything is bounded: the
-//! number of connections, the time to send a head, the time to take an answer, the number
-//! of stream readers. The port is taken before any probe is loaded, so that a port in use
+//! In: connections on one address. Out: answers (`routes`), to those who may ask (`gate`,
+//! `web`). Everything is bounded: the number of connections (`places`), the time to agree on
+//! TLS and to send a head, its size, the time to take an answer, the number of stream readers;
+//! a request has no body. The port is taken before any probe is loaded, so that a port in use
 //! costs nothing. It is plain hyper: a few fixed paths need no router, and the limits above
 //! are hyper's connection builder's, which axum's `serve` does not give out.
 
+mod gate;
 mod incidents;
 mod negotiate;
+mod places;
 mod routes;
+pub mod web;
 
 use std::convert::Infallible;
 use std::io;
@@ -17,25 +21,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
+use crate::config::ApiAccess;
 use crate::events::EventStream;
 use crate::incidents::Incidents;
 use crate::pipeline::Refresh;
+use places::{Place, Places};
+use routes::Answer;
+use web::{Rules, Web};
 
-/// Connections at once. Too few: a second scraper or a person is turned away. Too many:
-/// whoever reaches the port can take that much memory, up to about 100 KB each.
+/// Connections at once. Too few: slow ones have to go for a new one. Too many: whoever reaches
+/// the port can take that much memory, up to about 100 KB each.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Time for a request head. Shorter: slow links fail. Longer: a silent peer holds one of
-/// [`MAX_CONNECTIONS`] for so long.
+/// Time for a request head, and before it for TLS. Shorter: slow links fail. Longer: a silent
+/// peer holds one of [`MAX_CONNECTIONS`] for so long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for a whole exchange that is no event stream: as long as the longest scrape timeout
@@ -61,8 +73,21 @@ pub struct Service {
     pub refresh: Refresh,
     /// The probes are attached.
     pub ready: Arc<AtomicBool>,
-    /// Connections turned away at the bound.
+    /// Connections that had to go at the bound.
     pub turned_away: Arc<AtomicU64>,
+    /// Who may ask, and how it is said.
+    pub web: Web,
+    /// Whether the API is there.
+    pub opening: Opening,
+}
+
+/// For whom the API is.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// What the operator wants.
+    pub api: ApiAccess,
+    /// Only this host can ask.
+    pub is_loopback: bool,
 }
 
 /// The address cannot be served.
@@ -101,49 +126,80 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 
 /// Serves for ever; dropping the future stops accepting.
 pub async fn serve(listener: TcpListener, service: Arc<Service>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     loop {
-        let connection = match listener.accept().await {
-            Ok((connection, _)) => connection,
+        let (connection, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let (place, someone_left) = places.take(peer.ip());
+        if someone_left {
             service.turned_away.fetch_add(1, Ordering::Relaxed);
-            continue;
-        };
-        let service = Arc::clone(&service);
+        }
+        let Some(place) = place else { continue };
+        let (service, place) = (Arc::clone(&service), Arc::new(place));
         tokio::spawn(async move {
-            converse(connection, service).await;
-            drop(place);
+            tokio::select! {
+                () = place.lost() => {}
+                () = converse(connection, service, Arc::clone(&place)) => {}
+            }
         });
+        // Who has a place is heard before the next one may have it.
+        yield_now().await;
     }
 }
 
 /// One connection, one exchange: without keep-alive an idle scraper holds no place, and
 /// none can be raced by a close.
-async fn converse(connection: TcpStream, service: Arc<Service>) {
-    let streaming = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&streaming);
+async fn converse(connection: TcpStream, service: Arc<Service>, place: Arc<Place>) {
+    let rules = service.web.now();
+    let Some(tls) = &rules.tls else {
+        return exchange(connection, service, rules, place).await;
+    };
+    let acceptor = TlsAcceptor::from(Arc::clone(tls));
+    let agreed = async {
+        if !speaks_tls(&connection).await? {
+            return Ok(Err(connection));
+        }
+        acceptor.accept(connection).await.map(Ok)
+    };
+    match timeout(HEAD_TIMEOUT, agreed).await {
+        Ok(Ok(Ok(connection))) => exchange(connection, service, rules, place).await,
+        Ok(Ok(Err(connection))) => explain_tls(connection).await,
+        Ok(Err(error)) => tracing::debug!(%error, "TLS was not agreed on with a client"),
+        Err(_) => {}
+    }
+}
+
+/// Whether it begins as TLS does: with a record of a handshake (RFC 8446, 5.1).
+async fn speaks_tls(connection: &TcpStream) -> io::Result<bool> {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    let count = connection.peek(&mut first).await?;
+    Ok(count == 0 || first == [HANDSHAKE])
+}
+
+async fn exchange<C>(connection: C, service: Arc<Service>, rules: Arc<Rules>, place: Arc<Place>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let answered = Arc::clone(&place);
     let answer = service_fn(move |request| {
-        let (service, streaming) = (Arc::clone(&service), Arc::clone(&streaming));
-        async move { Ok::<_, Infallible>(routes::answer(request, service, streaming).await) }
+        let (service, rules) = (Arc::clone(&service), Arc::clone(&rules));
+        let place = Arc::clone(&answered);
+        async move { Ok::<_, Infallible>(answer(request, service, &rules, &place).await) }
     });
-    let conversation = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(connection), answer);
+    let conversation = server().serve_connection(TokioIo::new(connection), answer);
     tokio::pin!(conversation);
 
     let finished = match timeout_at(Instant::now() + EXCHANGE_TIMEOUT, conversation.as_mut()).await
     {
         Ok(finished) => finished,
-        Err(_) if seen.load(Ordering::Relaxed) => conversation.await,
+        Err(_) if place.is_streaming() => conversation.await,
         Err(_) => Ok(()),
     };
     if let Err(error) = finished {
@@ -151,20 +207,62 @@ async fn converse(connection: TcpStream, service: Arc<Service>) {
     }
 }
 
+async fn answer(
+    mut request: Request<Incoming>,
+    service: Arc<Service>,
+    rules: &Rules,
+    place: &Place,
+) -> Answer {
+    place.asked();
+    let mut answer = match gate::refusal(&mut request, &service, rules).await {
+        Some(refusal) => refusal,
+        None => routes::answer(request, service, place).await,
+    };
+    place.answered();
+    for (name, value) in &rules.headers {
+        answer.headers_mut().insert(name, value.clone());
+    }
+    answer
+}
+
+/// Someone asks in clear text.
+async fn explain_tls(connection: TcpStream) {
+    let answer = service_fn(|_| async {
+        Ok::<_, Infallible>(gate::text(
+            StatusCode::BAD_REQUEST,
+            "this port speaks TLS: ask with https://\n",
+        ))
+    });
+    let conversation = server().serve_connection(TokioIo::new(connection), answer);
+    // Whether the answer arrived or not.
+    let _ = timeout(HEAD_TIMEOUT, conversation).await;
+}
+
+fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(false);
+    builder
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use flate2::read::GzDecoder;
     use serde_json::{Value, json};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
-    use super::{ListenError, MAX_CONNECTIONS, Service, listen, serve};
-    use crate::config::Settings;
+    use super::web::Web;
+    use super::{ListenError, MAX_CONNECTIONS, Opening, Service, listen, serve};
+    use crate::config::{ApiAccess, Settings};
     use crate::events::EventStream;
     use crate::events::shape::Line;
     use crate::events::teller::Teller;
@@ -196,6 +294,11 @@ mod tests {
             refresh,
             ready: Arc::new(AtomicBool::new(true)),
             turned_away: Arc::clone(&turned_away),
+            web: Web::default(),
+            opening: Opening {
+                api: ApiAccess::Auto,
+                is_loopback: true,
+            },
         };
         tokio::spawn(serve(listener, Arc::new(service)));
         Server {
@@ -356,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_beyond_the_bound_are_turned_away_and_counted() {
+    async fn beyond_the_bound_who_says_nothing_has_to_go_and_is_counted() {
         let Server {
             address,
             turned_away,
@@ -366,14 +469,28 @@ mod tests {
         for _ in 0..MAX_CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        let mut one_more = TcpStream::connect(address).await.unwrap();
 
+        let (head, _) = ask(address, "GET /metrics HTTP/1.1").await;
+
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert_eq!(turned_away.load(Ordering::Relaxed), 1);
         let mut byte = [0];
-        // Closed, or reset when the server closed before it read anything.
-        let closed = matches!(one_more.read(&mut byte).await, Ok(0) | Err(_));
+        let oldest = &mut silent[0];
+        assert!(matches!(oldest.read(&mut byte).await, Ok(0) | Err(_)));
+    }
 
-        assert!(closed);
-        assert_eq!(turned_away.load(std::sync::atomic::Ordering::Relaxed), 1);
+    #[tokio::test]
+    async fn a_body_is_refused_with_a_sentence() {
+        let Server { address, .. } = server().await;
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+        connection.write_all(head.as_bytes()).await.unwrap();
+        connection.write_all(b"12345").await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(answer.ends_with("a request has no body here\n"), "{answer}");
     }
 
     #[tokio::test]

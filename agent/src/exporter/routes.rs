@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::gate::text;
+use super::places::Place;
 use super::{Service, incidents, negotiate};
 use crate::events::shape::{Envelope, Line};
 use crate::events::{Interest, Reader};
@@ -38,7 +40,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// it takes longer, the answer shows the state of before.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
-const PLAIN: &str = "text/plain; charset=utf-8";
+pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "\
 why502 explains 502, 503 and 504 answers.
@@ -56,11 +58,11 @@ pub(super) type AnswerBody = BoxBody<Bytes, Infallible>;
 /// An answer.
 pub(super) type Answer = Response<AnswerBody>;
 
-/// Answers one request; `streaming` is set when the answer has no end of its own.
+/// Answers one request that may be asked; `place` learns when the answer has no end of its own.
 pub(super) async fn answer(
     request: Request<Incoming>,
     service: Arc<Service>,
-    streaming: Arc<AtomicBool>,
+    place: &Place,
 ) -> Answer {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return with(
@@ -82,7 +84,7 @@ pub(super) async fn answer(
                 .uri()
                 .query()
                 .is_some_and(|query| query.split('&').any(|part| part == "all=1"));
-            events(&service, all, &streaming)
+            events(&service, all, place)
         }
         path => match path.strip_prefix("/api/v1/incidents") {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
@@ -155,14 +157,14 @@ async fn metrics(request: &Request<Incoming>, service: &Service) -> Answer {
     }
 }
 
-fn events(service: &Service, all: bool, streaming: &AtomicBool) -> Answer {
+fn events(service: &Service, all: bool, place: &Place) -> Answer {
     if service.stream.readers() >= MAX_STREAM_READERS {
         return text(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many readers of the event stream; close one\n",
         );
     }
-    streaming.store(true, Ordering::Relaxed);
+    place.streams();
     let interest = if all {
         Interest::Everything
     } else {
@@ -215,10 +217,6 @@ impl Body for EventBody {
             .poll_recv(context)
             .map(|line| line.map(|line| Ok(Frame::data(line))))
     }
-}
-
-fn text(status: StatusCode, words: &'static str) -> Answer {
-    with(bytes(status, words), CONTENT_TYPE, PLAIN)
 }
 
 pub(super) fn bytes(status: StatusCode, body: impl Into<Bytes>) -> Answer {

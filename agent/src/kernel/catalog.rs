@@ -1,6 +1,7 @@
 //! The programs: what each is for, what is lost without it, and how it is attached.
 
 use std::fs;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf};
 
-use super::KernelError;
+use super::{KernelError, struct_layout};
 
 /// One ability and whether this kernel gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +75,9 @@ pub(super) struct Entry {
     needed: bool,
 }
 
-/// In the order they are attached. `error_number` before `error_reported`: the kernel runs
-/// the probes of one tracepoint in this order, and the second reads what the first left.
-/// The packet programs come last, so that no socket is picked up as "already open" that
-/// the state tracepoint would have seen open.
-const CATALOG: [Entry; 14] = [
+/// In the order they are attached. The packet programs come last, so that no socket is picked up
+/// as "already open" that the state tracepoint would have seen open.
+const CATALOG: [Entry; 13] = [
     Entry {
         program: "state_changed",
         capability: "tcp_state",
@@ -108,16 +107,9 @@ const CATALOG: [Entry; 14] = [
         needed: false,
     },
     Entry {
-        program: "error_number",
-        capability: "socket_errno",
-        purpose: "which error the kernel gave up with",
-        hook: Hook::Classic("sock", "inet_sk_error_report"),
-        needed: false,
-    },
-    Entry {
         program: "error_reported",
         capability: "socket_error",
-        purpose: "errors of connecting and established sockets",
+        purpose: "which error the kernel gave a connection up with",
         hook: Hook::Typed("inet_sk_error_report"),
         needed: false,
     },
@@ -300,7 +292,8 @@ pub(super) fn attach_all(
     Ok(capabilities)
 }
 
-/// Loads every program and attaches none: the verifier's word without a trace. A program whose
+/// Loads every program, for the verifier's word, and attaches those at classic tracepoints, for
+/// as long as `ebpf` lives: whether that is allowed, nothing else tells. A program whose
 /// tracepoint is not there counts as refused, for it could not be attached.
 pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>, Vec<Verified>) {
     let mut capabilities: Vec<Capability> = Vec::new();
@@ -315,8 +308,13 @@ pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, way: Way) -> (Vec<Capability>
             instructions: verified_instructions(ebpf, entry.program),
             took: started.elapsed(),
         });
-        let missing = refused.is_none().then(|| entry.missing()).flatten();
-        let reason = refused.map(|error| first_lines(&error)).or(missing);
+        let reason = refused
+            .map(|error| first_lines(&error))
+            .or_else(|| entry.missing())
+            .or_else(|| {
+                let refused = entry.try_classic(ebpf)?;
+                Some(first_lines(&refused))
+            });
         record(&mut capabilities, entry, reason);
     }
     add_stand_ins(&mut capabilities, way);
@@ -329,14 +327,29 @@ fn verified_instructions(ebpf: &Ebpf, name: &str) -> Option<u32> {
 }
 
 impl Entry {
-    /// Why it could not be attached, if it could not: a classic tracepoint that this kernel
-    /// lacks, or tells in another way. (A typed one is missed when it is loaded.)
+    /// Why it cannot be attached at its classic tracepoint, if it is at one.
+    fn try_classic(&self, ebpf: &mut Ebpf) -> Option<ProgramError> {
+        let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
+            return None;
+        };
+        let program = program::<TracePoint>(ebpf, self);
+        program.and_then(|it| it.attach(category, name)).err()
+    }
+
+    /// Why it could not be attached or would tell nothing, if so: a classic tracepoint that this
+    /// kernel lacks, or tells in another way; an error number out of reach. (A typed tracepoint is
+    /// missed when it is loaded.)
     fn missing(&self) -> Option<String> {
+        if self.capability == "socket_error" && struct_layout::socket_error().is_none() {
+            return Some("the kernel's BTF does not say where a socket has its error".to_owned());
+        }
         let (Hook::Classic(category, name) | Hook::Cookie(category, name)) = self.hook else {
             return None;
         };
         let there = |root: &&&str| Path::new(root).join("events").is_dir();
-        let root = TRACEFS.iter().find(there)?;
+        let Some(root) = TRACEFS.iter().find(there) else {
+            return Some(why_no_tracefs());
+        };
         let event = Path::new(root).join("events").join(category).join(name);
         if !event.exists() {
             return Some(format!("this kernel has no tracepoint {category}:{name}"));
@@ -346,6 +359,20 @@ impl Entry {
         (by_cookie && !tells_cookie(&format)).then(|| {
             format!("the tracepoint {category}:{name} does not tell the socket where expected")
         })
+    }
+}
+
+/// Why there is no folder of tracepoints.
+fn why_no_tracefs() -> String {
+    let closed = |root: &&str| {
+        let error = fs::read_dir(root).err();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    if TRACEFS.iter().any(closed) {
+        "tracefs may not be read: give CAP_DAC_READ_SEARCH, or mount it for a group of this user"
+            .to_owned()
+    } else {
+        "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing".to_owned()
     }
 }
 

@@ -1,7 +1,10 @@
 //! What the kernel says of the programs' and maps' cost.
 
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+
 use aya::Ebpf;
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya::programs::ProgramInfo;
 
 /// Cost of one program.
@@ -49,18 +52,19 @@ fn cost(name: &str, info: &ProgramInfo) -> ProgramCost {
 pub(super) fn maps(ebpf: &Ebpf) -> Vec<MapUse> {
     ebpf.maps()
         .filter_map(|(name, map)| {
-            let info = data(map)?.info().ok()?;
+            let data = data(map)?;
+            let info = data.info().ok()?;
             Some(MapUse {
                 name: name.to_owned(),
                 entries: None,
                 max_entries: u64::from(info.max_entries()),
-                bytes: memlock(info.id()),
+                bytes: memlock(data),
             })
         })
         .collect()
 }
 
-pub(super) fn data(map: &Map) -> Option<&aya::maps::MapData> {
+pub(super) fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
@@ -72,13 +76,10 @@ pub(super) fn data(map: &Map) -> Option<&aya::maps::MapData> {
     }
 }
 
-/// `memlock` of a map by its id; a stand-in until aya offers it.
-pub(super) fn memlock(id: u32) -> Option<u64> {
-    let info = aya::maps::MapInfo::from_id(id).ok()?;
-    let fd = info.fd().ok()?;
-    use std::os::fd::{AsFd, AsRawFd};
-    let text =
-        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()?;
+/// `memlock` of a map, by our own descriptor: opening one by its id needs CAP_SYS_ADMIN.
+pub(super) fn memlock(map: &MapData) -> Option<u64> {
+    let fd = map.fd().as_fd().as_raw_fd();
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     text.lines()
         .find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }

@@ -15,6 +15,7 @@ mod catalog;
 mod cgroup;
 mod costs;
 mod reset_reasons;
+mod struct_layout;
 mod survey;
 
 use std::os::fd::AsFd;
@@ -99,7 +100,7 @@ pub enum ProbeLog {
 pub enum KernelError {
     /// Not allowed.
     #[error(
-        "loading the probes needs root, or CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: run as root (sudo why502 run), or see `why502 doctor`"
+        "the kernel forbids loading the probes although this process has the capabilities for it: look for a seccomp profile, a security module, lockdown, or a user namespace around it, or run it as root of the host"
     )]
     NotPermitted,
     /// No cgroup v2.
@@ -324,6 +325,7 @@ fn load_object_logging(
     let reasons = reset_reasons::of_this_kernel();
     let has_reason = u8::from(reasons.is_some());
     let reasons = reasons.unwrap_or([0; NUMBERS]);
+    let sk_err = struct_layout::socket_error().unwrap_or(0);
     let (by_cookie, flows) = match way {
         Way::Storage => (0u8, 1),
         Way::Cookie => (1u8, FLOWS_BY_COOKIE),
@@ -336,6 +338,7 @@ fn load_object_logging(
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)
+        .override_global("SK_ERR", &sk_err, true)
         .load(OBJECT)
         .map_err(|error| {
             if is_not_permitted(&error) {

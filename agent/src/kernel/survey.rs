@@ -1,5 +1,5 @@
-//! What this kernel and these rights allow: each program is shown to the verifier, none is
-//! attached, nothing stays.
+//! What this kernel and these rights allow: each program is shown to the verifier, some are
+//! attached for a moment, nothing stays.
 
 use super::{Capability, KernelError, Options, Verified, catalog, cgroup, load_the_right_way};
 

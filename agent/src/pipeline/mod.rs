@@ -40,10 +40,11 @@ use crate::recording::Recorder;
 const ROUND: Duration = Duration::from_millis(20);
 
 /// Losses of the probes after which an attempt or a request may be missing.
-const MISSING: [Tally; 3] = [
+const MISSING: [Tally; 4] = [
     Tally::STORAGE_FAILED,
     Tally::CONNECTING_FULL,
     Tally::SCRATCH_BUSY,
+    Tally::STATE_MISSED,
 ];
 
 /// What the capability is called that names from Kubernetes are there.

@@ -438,6 +438,7 @@ async fn what_came_behind_a_loss_is_no_proof() {
         Tally::STORAGE_FAILED.0,
         Tally::CONNECTING_FULL.0,
         Tally::SCRATCH_BUSY.0,
+        Tally::STATE_MISSED.0,
     ] {
         let mut tallies = vec![0; SLOTS as usize];
         tallies[lost as usize] = 1;

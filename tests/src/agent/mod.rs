@@ -109,14 +109,42 @@ impl Agent {
         Self::started(command, "apart", flags)
     }
 
+    /// As [`Agent::start`], by a command of which the agent's binary is the last word.
     #[track_caller]
-    fn started(mut command: Command, name: &str, flags: &[&str]) -> Self {
-        need_root();
+    pub fn start_by(command: Command, flags: &[&str]) -> Self {
+        Self::started(command, "other", flags)
+    }
+
+    #[track_caller]
+    fn started(command: Command, name: &str, flags: &[&str]) -> Self {
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self::started_at(address, address.ip(), command, name, flags)
+    }
+
+    /// As [`Agent::start`], listening on all addresses of the host.
+    #[track_caller]
+    pub fn start_everywhere(flags: &[&str]) -> Self {
+        let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let command = command(&binary().to_string_lossy(), None);
+        let everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self::started_at(address, everywhere, command, "everywhere", flags)
+    }
+
+    /// `address`: where it is asked, at the port at which it listens on `ip`.
+    #[track_caller]
+    fn started_at(
+        address: SocketAddr,
+        ip: IpAddr,
+        mut command: Command,
+        name: &str,
+        flags: &[&str],
+    ) -> Self {
+        need_root();
+        let listen = SocketAddr::new(ip, address.port());
         let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
         command
-            .args(["run", "--listen", &address.to_string()])
+            .args(["run", "--listen", &listen.to_string()])
             .args(flags);
         if let Some(folder) = std::env::var_os("WHY502_RECORD") {
             let path = PathBuf::from(folder).join(format!("{name}.jsonl.gz"));
@@ -136,6 +164,8 @@ impl Agent {
             }
             match http::get(address, "/readyz", "*/*") {
                 Ok(answer) if answer.status == 200 => Ok(()),
+                // It serves when it is ready, and says so to who asks in clear text.
+                Ok(answer) if answer.body.starts_with(b"this port speaks TLS") => Ok(()),
                 Ok(answer) => Err(format!("/readyz answers {}", answer.status)),
                 Err(error) => Err(format!("/readyz: {error}")),
             }

@@ -6,7 +6,6 @@ mod local;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{Mode as FileMode, chmod};
@@ -14,11 +13,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
-use crate::ports::{self, Refusing};
-use crate::process::{Running, command, output_of};
+use crate::ports::Refusing;
 use crate::proxies::{Group, Judged, Name, Target, Tls};
+use crate::tls::TlsServer;
 use crate::upstreams::Upstreams;
-use crate::wait::eventually;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -43,7 +41,7 @@ pub struct Stage {
     far: Option<(Netns, IpAddr)>,
     _upstreams: Vec<Upstreams>,
     _refusing: Vec<Refusing>,
-    _tls: Vec<Running>,
+    _tls: Option<TlsServers>,
     _queued: Vec<Socket>,
     _unix: Vec<UnixListener>,
     _unix_queued: Vec<Socket>,
@@ -191,15 +189,15 @@ impl Stage {
         add("unix_full", Target::Unix(sockets.full.clone()));
 
         let tls = TlsServers::start(&folder);
-        let trusted = tls.trusted.clone();
+        let trusted = tls.good.certificate.clone();
         for (name, server) in [
             ("tls_closed", tls_closed),
             ("tls_reset", tls_reset),
             ("tls_alert", tls_alert),
             ("tls_plain", tls_plain),
             ("tls_silent", tls_silent),
-            ("tls_ok", tls.good),
-            ("tls_untrusted", tls.untrusted),
+            ("tls_ok", tls.good.address),
+            ("tls_untrusted", tls.untrusted.address),
         ] {
             let trusted = trusted.clone();
             add(name, Target::Tls(Tls { server, trusted }));
@@ -227,7 +225,7 @@ impl Stage {
             far: Some((far, far_address)),
             _upstreams: all_upstreams,
             _refusing: refusing,
-            _tls: tls.servers,
+            _tls: Some(tls),
             _queued: fill(deaf),
             _unix: sockets.listeners,
             _unix_queued: sockets.queued,
@@ -312,62 +310,23 @@ impl UnixSockets {
     }
 }
 
-/// Servers that do speak TLS, by `openssl s_server`.
+/// Servers that do speak TLS.
+#[derive(Debug)]
 struct TlsServers {
-    servers: Vec<Running>,
-    good: SocketAddr,
-    untrusted: SocketAddr,
-    /// The certificate of `good`, and not that of `untrusted`.
-    trusted: PathBuf,
+    good: TlsServer,
+    /// Another certificate than that of `good`.
+    untrusted: TlsServer,
 }
 
 impl TlsServers {
     #[track_caller]
     fn start(folder: &TempDir) -> Self {
-        let mut servers = Vec::new();
-        let mut start = |name: &str| {
-            let file = |end: &str| folder.path().join(format!("{name}.{end}"));
-            output_of(
-                Command::new("openssl")
-                    .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
-                    .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-                    .args(["-subj", "/CN=127.0.0.1", "-addext"])
-                    .args(["subjectAltName=IP:127.0.0.1", "-keyout"])
-                    .arg(file("key"))
-                    .arg("-out")
-                    .arg(file("pem")),
-            );
-            open_to_all(&file("pem"));
-            let address = ports::free(LOCALHOST);
-            let mut server = command("openssl", None);
-            server
-                .args([
-                    "s_server",
-                    "-quiet",
-                    "-www",
-                    "-accept",
-                    &address.to_string(),
-                ])
-                .arg("-cert")
-                .arg(file("pem"))
-                .arg("-key")
-                .arg(file("key"))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            servers.push(Running::start("openssl", &mut server));
-            eventually(Duration::from_secs(10), "a TLS server listens", || {
-                TcpStream::connect(address).map_err(|error| error.to_string())
-            });
-            (address, file("pem"))
+        let servers = Self {
+            good: TlsServer::start(folder.path(), "good", &[]),
+            untrusted: TlsServer::start(folder.path(), "untrusted", &[]),
         };
-        let (good, trusted) = start("good");
-        let (untrusted, _) = start("untrusted");
-        Self {
-            servers,
-            good,
-            untrusted,
-            trusted,
-        }
+        open_to_all(&servers.good.certificate);
+        servers
     }
 }
 

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::agent::{self, Agent, Events};
+use crate::confined::{Copy, documented};
 use crate::faults::expected::code;
 use crate::faults::observed::Told;
 use crate::faults::play::{Played, play};
@@ -92,7 +93,9 @@ pub fn ask() -> Answer {
     machine::network(NEAR, DARK);
     let doctor = doctor();
     let stage = Stage::local(DARK);
-    let agent = Agent::start_as("guest", &[]);
+    // Nobody, with the rights that are documented: what works so works for root.
+    let copy = Copy::new();
+    let agent = Agent::start_by(copy.ambient(&documented()), &[]);
     let events = agent.events();
     let proxy = Proxy::start(Kind::Nginx, &stage.groups);
     let run = std::process::id().to_string();
@@ -103,6 +106,7 @@ pub fn ask() -> Answer {
     let told = all_told(&events, &played);
     let metrics = agent.settled(TELL);
     let mut wrong = metrics::disagreements(&metrics, &told);
+    wrong.extend(not_off_for_want_of_rights(&doctor, &agent.log()));
     let faults = played
         .iter()
         .map(|played| {
@@ -123,6 +127,26 @@ pub fn ask() -> Answer {
         faults,
         wrong,
     }
+}
+
+/// Abilities that nobody lacks and root has, and rights that the agent misses.
+fn not_off_for_want_of_rights(doctor: &Value, log: &str) -> Vec<String> {
+    let findings = doctor.get("findings").and_then(Value::as_array);
+    let off_for_root = |name: &str| {
+        findings.into_iter().flatten().any(|finding| {
+            finding.get("name").and_then(Value::as_str) == Some(name)
+                && finding.get("state").and_then(Value::as_str) == Some("off")
+        })
+    };
+    log.lines()
+        .filter(|line| line.contains("WARN"))
+        .filter(|line| {
+            let ability = line.split("ability=\"").nth(1);
+            let name = ability.and_then(|rest| rest.split('"').next());
+            !name.is_some_and(off_for_root)
+        })
+        .map(|line| format!("nobody with the documented rights: {line}"))
+        .collect()
 }
 
 fn modes() -> impl Iterator<Item = &'static Mode> {
@@ -170,6 +194,22 @@ fn ip(words: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_that_root_does_not_get_is_wrong() {
+        let doctor = serde_json::json!({"findings": [
+            {"name": "socket_error", "state": "off"},
+            {"name": "process_death", "state": "ok"},
+        ]});
+        let told = |log| not_off_for_want_of_rights(&doctor, log).len();
+        assert_eq!(told("x WARN an ability is off ability=\"socket_error\""), 0);
+        assert_eq!(
+            told("x WARN an ability is off ability=\"process_death\""),
+            1
+        );
+        assert_eq!(told("x WARN a right is missing"), 1);
+        assert_eq!(told("x INFO watching"), 0);
+    }
 
     #[test]
     fn what_is_played_is_known() {

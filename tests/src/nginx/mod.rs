@@ -82,11 +82,17 @@ impl Nginx {
     /// Starts it, in `netns` if given, and waits until it listens and its workers run.
     #[track_caller]
     pub fn start(config: &Config, netns: Option<&Netns>) -> Self {
+        Self::start_program("nginx", config, netns)
+    }
+
+    /// As [`Nginx::start`], of an executable of another name.
+    #[track_caller]
+    pub fn start_program(program: &str, config: &Config, netns: Option<&Netns>) -> Self {
         let folder = TempDir::with_prefix("e2e-nginx-").expect("a temporary folder can be made");
         let path = folder.path();
         fs::write(path.join("nginx.conf"), config.text()).expect("its configuration is written");
         let stderr = File::create(path.join("stderr")).expect("its stderr is made");
-        let mut command = command("nginx", netns);
+        let mut command = command(program, netns);
         command
             .arg("-p")
             .arg(path)

@@ -35,9 +35,10 @@ const OPTIONS: [&str; 5] = [
 ];
 
 /// Packages that come with a service, and what the service is called.
-const UNITS: [(&str, &str); 6] = [
+const UNITS: [(&str, &str); 7] = [
     ("nginx-light", "nginx"),
     ("prometheus", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("haproxy", "haproxy"),
     ("caddy", "caddy"),
     ("varnish", "varnish"),

@@ -7,6 +7,7 @@
 mod code;
 mod dependencies;
 mod layout;
+mod made;
 mod purity;
 mod style;
 mod tree;
@@ -56,7 +57,7 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 14] = [
+const RULES: [Rule; 15] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
@@ -71,6 +72,7 @@ const RULES: [Rule; 14] = [
     layout::decisions_are_numbered_without_gaps,
     layout::decisions_have_their_parts,
     dependencies::lock_is_of_crates_io,
+    made::dashboards_are_as_made,
 ];
 
 /// Checks the checkout.

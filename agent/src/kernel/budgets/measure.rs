@@ -5,7 +5,7 @@ use std::process::Command;
 
 use agent_wire::record::{Connect, Death, Dns, End, Header, MessageHead, Reset, Tls, UnixConnect};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{MapInfo, MapType};
+use aya::maps::{MapData, MapType};
 use aya::programs::ProgramError;
 use aya::{Btf, VerifierLogLevel};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -83,7 +83,7 @@ impl Measured {
         let mut maps = Vec::new();
         for (name, map) in ebpf.maps() {
             let map = costs::data(map).with_context(|| format!("the kind of the map {name}"))?;
-            maps.push(Map::of(name, &map.info()?)?);
+            maps.push(Map::of(name, map)?);
         }
         maps.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Self {
@@ -106,14 +106,15 @@ impl Measured {
 }
 
 impl Map {
-    fn of(name: &str, info: &MapInfo) -> Result<Self> {
+    fn of(name: &str, map: &MapData) -> Result<Self> {
+        let info = map.info()?;
         Ok(Self {
             name: name.to_owned(),
             kind: info.map_type()?,
             key: info.key_size(),
             value: info.value_size(),
             entries: info.max_entries(),
-            memory: costs::memlock(info.id()),
+            memory: costs::memlock(map),
         })
     }
 }

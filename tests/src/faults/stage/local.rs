@@ -63,7 +63,7 @@ impl Stage {
             far: None,
             _upstreams: vec![upstreams, mortal],
             _refusing: refusing,
-            _tls: Vec::new(),
+            _tls: None,
             _queued: fill(deaf),
             _unix: sockets.listeners,
             _unix_queued: sockets.queued,
