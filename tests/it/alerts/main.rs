@@ -65,6 +65,7 @@ impl Watch {
         let webhook = Webhook::start();
         let alertmanager = Alertmanager::start(&webhook);
         let setup = Setup {
+            how: "",
             every: SCRAPES,
             native: true,
             rules: Some(&rules),
