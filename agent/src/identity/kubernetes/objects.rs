@@ -1,5 +1,5 @@
 //! Pods, EndpointSlices and Services with the fields that naming reads, and no others: what is not
-//! read need not be decoded, and the code that would is most of an agent.
+//! read need not be decoded, and the code for it is 2 MB.
 //!
 //! The API server writes what is empty as null or leaves it out.
 
