@@ -441,6 +441,7 @@ impl Trial {
             masked,
             evidence,
             upstream: self.upstream,
+            local: self.local,
             head: self.head,
         })
     }

@@ -108,6 +108,8 @@ pub struct Attempt {
     pub proxy: Proxy,
     /// Whom.
     pub upstream: Upstream,
+    /// This end's address; unspecified where it has none.
+    pub local: SocketAddr,
     /// Socket cookie of the upstream connection.
     pub cookie: u64,
     /// Number of the exchange on that connection.

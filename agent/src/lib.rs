@@ -11,6 +11,7 @@ pub mod commands;
 pub mod config;
 pub mod events;
 pub mod exporter;
+pub mod identity;
 pub mod incidents;
 pub mod kernel;
 pub mod knowledge;

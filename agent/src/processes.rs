@@ -1,17 +1,21 @@
 //! Which process is which proxy.
 //!
 //! In: thread group ids from records, and `/proc`. Out: what the core should know of each:
-//! the `proxy` label and whether it is a gateway by name. Identities are kept, bounded, and
+//! the `proxy` label and whether it is a gateway by name; and its container, pod and network
+//! namespace. Identities are kept, bounded, and
 //! checked again by the start time of the process, because ids are used again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_core::observation::Nanos;
 
 use crate::config::Settings;
+use crate::identity::cgroup::{self, Ids};
+use crate::identity::neighbours::{Netns, Party};
 
 /// Processes remembered at once. Too small: processes are looked up over and over. Too
 /// large: memory, about 100 bytes each.
@@ -27,6 +31,9 @@ const FORGET_NANOS: Nanos = 86_400_000_000_000;
 
 /// Longest label taken from an executable name, bytes.
 const MAX_LABEL_BYTES: usize = 64;
+
+/// The host's own pid namespace, PROC_PID_INIT_INO (include/linux/proc_ns.h) since 3.8.
+const HOST_PIDS: &str = "pid:[4026531836]";
 
 /// Label of a process whose name cannot be read: it has ended, or `/proc` hides it.
 const NAMELESS: &str = "unknown";
@@ -68,6 +75,10 @@ pub struct Identity {
     pub program: Arc<str>,
     /// Whether it is a gateway.
     pub standing: Standing,
+    /// Its container and pod.
+    pub ids: Ids,
+    /// Its network namespace, where the agent may read that.
+    pub netns: Option<Netns>,
 }
 
 /// Whether a process is a gateway.
@@ -96,7 +107,8 @@ pub enum Look {
 #[derive(Debug)]
 pub struct Processes {
     rules: Rules,
-    proc: PathBuf,
+    /// Where processes are shown under the ids that the kernel tells; `None` where they are not.
+    proc: Option<PathBuf>,
     known: HashMap<u32, Known>,
 }
 
@@ -119,10 +131,20 @@ struct Known {
 impl Processes {
     /// No process yet; names as the settings say.
     pub fn new(settings: &Settings) -> Self {
-        Self::under(settings, PathBuf::from("/proc"))
+        let proc = Path::new("/proc");
+        let pids = fs::read_link(proc.join("self/ns/pid"));
+        // The kernel tells the host's ids; those of another namespace are other processes.
+        let is_host = pids.is_ok_and(|pids| pids == Path::new(HOST_PIDS));
+        if !is_host {
+            tracing::warn!(
+                "the agent does not see the host's processes, so proxies and containers stay unknown; \
+                 run it in the host's pid namespace (hostPID: true in Kubernetes, --pid=host in Docker)"
+            );
+        }
+        Self::under(settings, is_host.then(|| proc.to_owned()))
     }
 
-    fn under(settings: &Settings, proc: PathBuf) -> Self {
+    fn under(settings: &Settings, proc: Option<PathBuf>) -> Self {
         let rules = Rules {
             labels: settings.proxy_names.clone(),
             include: settings.include_processes.clone(),
@@ -143,7 +165,7 @@ impl Processes {
                 return Look::Fresh;
             }
             known.checked = now;
-            let start = start_ticks(&self.proc, tgid);
+            let start = start_ticks(self.proc.as_deref(), tgid);
             // Ended: what it was still holds for the records it left behind.
             if start.is_none() || start == known.start {
                 return Look::Same(known.identity.clone());
@@ -153,7 +175,7 @@ impl Processes {
             self.make_room();
         }
         let identity = self.identify(tgid);
-        let start = start_ticks(&self.proc, tgid);
+        let start = start_ticks(self.proc.as_deref(), tgid);
         self.known.insert(
             tgid,
             Known {
@@ -202,20 +224,53 @@ impl Processes {
         }
     }
 
+    /// What was found out about a process that was looked at.
+    pub fn known(&self, tgid: u32) -> Option<&Identity> {
+        self.known.get(&tgid).map(|known| &known.identity)
+    }
+
+    /// The same, as one end of a connection.
+    pub fn party(&self, tgid: u32) -> Option<Party> {
+        self.known.get(&tgid).map(|known| Party {
+            tgid,
+            start: known.start,
+            netns: known.identity.netns,
+        })
+    }
+
+    /// Whether that process runs still. Asks `/proc`.
+    pub fn lives(&self, party: Party) -> bool {
+        party.start.is_some() && start_ticks(self.proc.as_deref(), party.tgid) == party.start
+    }
+
     fn identify(&self, tgid: u32) -> Identity {
-        match self.executable(tgid) {
+        let mut identity = match self.executable(tgid) {
             Some(executable) => self.rules.identity(&executable),
             None => Identity {
                 name: Arc::from(NAMELESS),
                 program: Arc::from(NAMELESS),
                 standing: Standing::Undecided,
+                ids: Ids::default(),
+                netns: None,
             },
+        };
+        if let Some(folder) = self.folder(tgid) {
+            let cgroups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
+            identity.ids = cgroup::ids_of(&cgroups);
+            identity.netns = fs::metadata(folder.join("ns/net"))
+                .ok()
+                .map(|netns| netns.ino());
         }
+        identity
+    }
+
+    fn folder(&self, tgid: u32) -> Option<PathBuf> {
+        Some(self.proc.as_ref()?.join(tgid.to_string()))
     }
 
     /// File name of the executable, else the name the kernel keeps.
     fn executable(&self, tgid: u32) -> Option<String> {
-        let folder = self.proc.join(tgid.to_string());
+        let folder = self.folder(tgid)?;
         if let Ok(target) = fs::read_link(folder.join("exe")) {
             let name = target.file_name()?.to_string_lossy().into_owned();
             // An upgraded binary: the kernel says so in the link's text, proc_pid_exe(5).
@@ -258,6 +313,8 @@ impl Rules {
             name: Arc::from(cut(name)),
             program: Arc::from(cut(program)),
             standing,
+            ids: Ids::default(),
+            netns: None,
         }
     }
 }
@@ -267,8 +324,8 @@ fn cut(name: &str) -> &str {
 }
 
 /// Start time of a process; `None` when it has ended.
-fn start_ticks(proc: &std::path::Path, tgid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(proc.join(tgid.to_string()).join("stat")).ok()?;
+fn start_ticks(proc: Option<&Path>, tgid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
     // The second field is the name in parentheses and may hold anything, a ')' included.
     let rest = stat.get(stat.rfind(')')? + 2..)?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -280,7 +337,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
 
-    use super::{FORGET_NANOS, Identity, Look, Processes, RECHECK_NANOS, Standing};
+    use super::{FORGET_NANOS, Identity, Ids, Look, Processes, RECHECK_NANOS, Standing};
     use crate::config::Settings;
 
     struct Proc(PathBuf);
@@ -305,6 +362,10 @@ mod tests {
                 "{tgid} ({comm}) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {start} 999 1"
             );
             fs::write(folder.join("stat"), stat).unwrap();
+        }
+
+        fn contained(&self, tgid: u32, cgroups: &str) {
+            fs::write(self.0.join(tgid.to_string()).join("cgroup"), cgroups).unwrap();
         }
     }
 
@@ -332,7 +393,7 @@ mod tests {
         proc.process(11, Some("/usr/sbin/nginx (deleted)"), "nginx", 1);
         proc.process(12, None, "cache-main", 1);
         proc.process(13, Some("/usr/bin/node"), "MainThread", 1);
-        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
 
         let found: Vec<_> = [10, 11, 12, 13, 14]
             .map(|tgid| identity(processes.look(tgid, 1)))
@@ -361,7 +422,7 @@ mod tests {
         let settings = settings(
             "include_processes = [\"gateway\"]\nexclude_processes = [\"nginx\"]\n[proxy_names]\nedge-proxy = \"edge\"\n",
         );
-        let mut processes = Processes::under(&settings, proc.0.clone());
+        let mut processes = Processes::under(&settings, Some(proc.0.clone()));
 
         let edge = identity(processes.look(10, 1));
 
@@ -374,7 +435,7 @@ mod tests {
     fn an_id_used_again_is_a_new_process() {
         let proc = Proc::new("again");
         proc.process(10, Some("/usr/sbin/nginx"), "nginx", 100);
-        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
         identity(processes.look(10, 1));
         proc.process(10, Some("/usr/bin/node"), "node", 200);
 
@@ -389,7 +450,7 @@ mod tests {
     fn an_ended_process_keeps_its_name_until_it_is_quiet_for_long() {
         let proc = Proc::new("ended");
         proc.process(10, Some("/usr/sbin/nginx"), "nginx", 100);
-        let mut processes = Processes::under(&Settings::default(), proc.0.clone());
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
         identity(processes.look(10, 1));
         fs::remove_dir_all(proc.0.join("10")).unwrap();
 
@@ -403,5 +464,38 @@ mod tests {
             [10]
         );
         assert!(processes.is_empty());
+    }
+    #[test]
+    fn a_process_is_in_the_container_of_its_cgroup() {
+        let proc = Proc::new("contained");
+        proc.process(10, Some("/usr/sbin/nginx"), "nginx", 100);
+        let id = "ab".repeat(32);
+        proc.contained(
+            10,
+            &format!("1:name=systemd:/\n0::/system.slice/docker-{id}.scope\n"),
+        );
+        proc.process(11, Some("/usr/sbin/nginx"), "nginx", 100);
+        proc.contained(11, "0::/system.slice/nginx.service\n");
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
+
+        let [inside, outside] = [10, 11].map(|tgid| identity(processes.look(tgid, 1)).ids);
+
+        assert_eq!(inside.container.as_deref(), Some(id.as_str()));
+        assert_eq!(outside, Ids::default());
+    }
+
+    #[test]
+    fn a_process_lives_until_it_ends_or_its_id_is_used_again() {
+        let proc = Proc::new("lives");
+        proc.process(10, Some("/usr/bin/node"), "node", 100);
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
+        processes.look(10, 1);
+        let party = processes.party(10).unwrap();
+
+        assert!(processes.lives(party));
+        proc.process(10, Some("/usr/bin/node"), "node", 200);
+        assert!(!processes.lives(party));
+        fs::remove_dir_all(proc.0.join("10")).unwrap();
+        assert!(!processes.lives(party));
     }
 }

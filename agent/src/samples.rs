@@ -47,6 +47,7 @@ pub(crate) fn failed_attempt() -> Attempt {
     Attempt {
         proxy: proxy("nginx"),
         upstream: upstream("10.0.3.17:8080"),
+        local: "10.0.3.1:40000".parse().unwrap(),
         cookie: 77,
         index: 3,
         join: Join::Errand,

@@ -23,12 +23,14 @@ pub mod haproxy;
 pub mod http;
 pub mod images;
 pub mod kernel;
+pub mod kubernetes;
 pub mod load;
 pub mod misbehave;
 pub mod netns;
 pub mod nginx;
 
 pub mod picture;
+pub mod podman;
 pub mod ports;
 pub mod process;
 pub mod prometheus;

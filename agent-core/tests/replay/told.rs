@@ -144,6 +144,7 @@ impl Told {
         let Attempt {
             proxy: _,
             upstream,
+            local: _,
             cookie: _,
             index: _,
             join: joined,

@@ -210,6 +210,7 @@ mod tests {
 
     use super::{Arguments, EXAMPLES};
     use crate::events::teller::Teller;
+    use crate::identity::Whereabouts;
     use crate::incidents::shape::Listing;
     use crate::knowledge;
     use crate::samples::{failed_attempt, request};
@@ -235,7 +236,13 @@ mod tests {
             evicted: 0,
             incidents: (1..=count)
                 .rev()
-                .map(|id| Teller::fixed(i128::from(id) * 1_000_000).request(&request, Some(id)))
+                .map(|id| {
+                    Teller::fixed(i128::from(id) * 1_000_000).request(
+                        &request,
+                        &Whereabouts::default(),
+                        Some(id),
+                    )
+                })
                 .collect(),
         }
     }

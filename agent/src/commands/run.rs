@@ -14,10 +14,13 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{ApiAccess, ConfigError, LogFormat, LogLevel, ProbeLogLevel, Settings};
+use crate::config::{
+    ApiAccess, ConfigError, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings,
+};
 use crate::events::EventStream;
 use crate::exporter::web::Web;
 use crate::exporter::{self, Opening, Service};
+use crate::identity::kubernetes;
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
 use crate::metrics::Metrics;
@@ -63,6 +66,8 @@ A file:
   edge-proxy = \"edge\"
   [upstream_names]
   \"10.0.3.17:8080\" = \"orders\"
+  \"10.0.4.0/24\" = \"reports\"
+  \"db.internal:5432\" = \"db\"
   \"unix:/run/app.sock\" = \"app\"";
 
 /// Flags of `run`.
@@ -107,8 +112,10 @@ pub(super) struct Arguments {
     /// Call this executable by this name in the label `proxy`, and take it for a proxy (repeatable)
     #[arg(long = "proxy-name", value_name = "EXECUTABLE=LABEL", value_parser = pair)]
     proxy_names: Vec<(String, String)>,
-    /// Call this upstream by this name in the label `upstream` (repeatable)
-    #[arg(long = "upstream-name", value_name = "ADDRESS=NAME", value_parser = pair)]
+    /// Call these upstreams by this name in the label `upstream`: address:port, a network as
+    /// 10.0.0.0/8 or 10.0.0.0/8:8080, host:port (looked up every minute) or unix:/path; the longest
+    /// match wins, and of two as long the one with a port (repeatable)
+    #[arg(long = "upstream-name", value_name = "UPSTREAM=NAME", value_parser = pair)]
     upstream_names: Vec<(String, String)>,
     /// Take this executable for a proxy from the start (repeatable)
     #[arg(long = "include-process", value_name = "EXECUTABLE")]
@@ -116,6 +123,17 @@ pub(super) struct Arguments {
     /// Leave this executable alone (repeatable)
     #[arg(long = "exclude-process", value_name = "EXECUTABLE")]
     exclude_processes: Vec<String>,
+    /// Ask the Kubernetes API server for names of pods and services: from within a pod as its service
+    /// account, else as KUBECONFIG says
+    #[arg(long)]
+    kubernetes: bool,
+    /// The Kubernetes node this is [default: the environment variable NODE_NAME]
+    #[arg(long, value_name = "NAME")]
+    kubernetes_node: Option<String>,
+    /// Put namespaces, workloads or pods into labels of their own; each level has those before it
+    /// [default: none]
+    #[arg(long, value_name = "LEVEL")]
+    identity_labels: Option<IdentityLabels>,
     /// Give up what rights are not needed once the probes are attached [default: true]
     #[arg(long, value_name = "BOOL")]
     drop_capabilities: Option<bool>,
@@ -179,6 +197,10 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     if let Some(refusal) = needs.refusal() {
         bail!(refusal);
     }
+    let directory = match &settings.kubernetes_node {
+        Some(node) if settings.kubernetes => Some(kubernetes::connect(node).await?),
+        _ => None,
+    };
     let probes = Probes::load(&options(settings, idle))?;
     give_back_memory();
     for ability in probes
@@ -215,7 +237,8 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         entries: _,
     } = Metrics::new(settings);
     let stream = EventStream::new();
-    let incidents = Incidents::new(settings);
+    traffic.names().resolve();
+    let incidents = Incidents::new(settings).named_by(traffic.names().clone());
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
     let (refresh, asks) = pipeline::refresh();
@@ -243,6 +266,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             incidents,
             turned_away,
             recorder,
+            directory,
         },
     );
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
@@ -361,6 +385,9 @@ impl Arguments {
             upstream_names,
             include_processes,
             exclude_processes,
+            kubernetes,
+            kubernetes_node,
+            identity_labels,
             drop_capabilities,
             seccomp,
             log_level,
@@ -386,6 +413,13 @@ impl Arguments {
         settings.upstream_names.extend(upstream_names);
         settings.include_processes.extend(include_processes);
         settings.exclude_processes.extend(exclude_processes);
+        settings.kubernetes |= kubernetes;
+        settings.kubernetes_node = kubernetes_node.or(settings.kubernetes_node).or_else(|| {
+            std::env::var("NODE_NAME")
+                .ok()
+                .filter(|_| settings.kubernetes)
+        });
+        settings.identity_labels = identity_labels.unwrap_or(settings.identity_labels);
         settings.drop_capabilities = drop_capabilities.unwrap_or(settings.drop_capabilities);
         settings.seccomp = seccomp.unwrap_or(settings.seccomp);
         settings.log_level = log_level.unwrap_or(settings.log_level);

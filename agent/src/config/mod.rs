@@ -14,7 +14,7 @@ use agent_wire::limits::DEFAULT_RING_BYTES;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::names;
+use crate::names::Pattern;
 
 /// Where metrics are served when the operator says nothing. Loopback: what the agent knows
 /// (paths, hosts, addresses) is for the node's own scraper until someone decides otherwise.
@@ -68,6 +68,13 @@ pub struct Settings {
     /// After so many exchanges of a process that is no proxy its connections are not looked at for
     /// a minute; 0 for never.
     pub bystander_exchanges: u32,
+    /// Names of pods and services are asked of the Kubernetes API server.
+    pub kubernetes: bool,
+    /// The Kubernetes node this is; pods of other nodes are not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes_node: Option<String>,
+    /// How much of that is in labels of gateway and upstream metrics.
+    pub identity_labels: IdentityLabels,
     /// Rights that are not needed once the probes are attached are given up.
     pub drop_capabilities: bool,
     /// System calls that start programs or change something are refused from then on.
@@ -85,8 +92,24 @@ pub struct Settings {
     pub exclude_processes: BTreeSet<String>,
     /// Executable name to the `proxy` label.
     pub proxy_names: BTreeMap<String, String>,
-    /// Address of an upstream to the `upstream` label.
+    /// Address, network, host with port, or Unix socket of upstreams to the `upstream` label.
     pub upstream_names: BTreeMap<String, String>,
+}
+
+/// How much of what Kubernetes knows is in labels; each level has those before it.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentityLabels {
+    /// Nothing.
+    None,
+    /// `proxy_namespace`, `upstream_namespace`.
+    Namespace,
+    /// And `proxy_workload`.
+    Workload,
+    /// And `proxy_pod`, `upstream_pod`.
+    Pod,
 }
 
 /// Whether `/api/` is served.
@@ -192,6 +215,9 @@ impl Default for Settings {
             max_proxies: DEFAULT_MAX_PROXIES,
             incidents: DEFAULT_INCIDENTS,
             bystander_exchanges: Limits::default().bystander_exchanges,
+            kubernetes: false,
+            kubernetes_node: None,
+            identity_labels: IdentityLabels::None,
             drop_capabilities: true,
             seccomp: true,
             log_level: LogLevel::Info,
@@ -259,6 +285,9 @@ impl Settings {
             max_proxies,
             incidents,
             bystander_exchanges: _,
+            kubernetes,
+            kubernetes_node,
+            identity_labels,
             drop_capabilities: _,
             seccomp: _,
             log_level: _,
@@ -295,6 +324,22 @@ impl Settings {
                 "must be from 0 (none are kept) to 100000",
             ));
         }
+        if *kubernetes && kubernetes_node.as_ref().is_none_or(String::is_empty) {
+            return Err(invalid(
+                "kubernetes_node",
+                kubernetes_node.as_deref().unwrap_or("(unset)"),
+                "must be the name of this node: set --kubernetes-node, or the environment variable NODE_NAME from spec.nodeName",
+            ));
+        }
+        if !*kubernetes && *identity_labels != IdentityLabels::None {
+            return Err(invalid(
+                "identity_labels",
+                format_args!("{identity_labels:?}")
+                    .to_string()
+                    .to_lowercase(),
+                "comes from Kubernetes: set kubernetes = true, or leave it at none",
+            ));
+        }
         if let Some(path) = cgroup.as_ref().filter(|path| !path.is_absolute()) {
             return Err(invalid(
                 "cgroup",
@@ -326,12 +371,8 @@ impl Settings {
             return Err(invalid("proxy_names", name, "has an empty label"));
         }
         for (address, name) in upstream_names {
-            if names::normalised(address).is_none() {
-                return Err(invalid(
-                    "upstream_names",
-                    address,
-                    "is not an upstream; write address:port, [address]:port or unix:/path",
-                ));
+            if let Err(reason) = Pattern::parse(address) {
+                return Err(invalid("upstream_names", address, reason));
             }
             if name.is_empty() {
                 return Err(invalid("upstream_names", address, "has an empty name"));
@@ -346,11 +387,12 @@ impl LogLevel {
     pub fn directive(self) -> &'static str {
         match self {
             Self::Off => "off",
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
+            // kube logs each request that fails as an error; the agent tells when that changes.
+            Self::Error => "error,kube_client=off",
+            Self::Warn => "warn,kube_client=off",
+            Self::Info => "info,kube_client=off",
             // Debug is about this program; the HTTP and eBPF libraries stay at info.
-            Self::Debug => "info,agent=debug,agent_core=debug",
+            Self::Debug => "info,agent=debug,agent_core=debug,kube_client=off",
             Self::Trace => "trace",
         }
     }
@@ -393,7 +435,7 @@ mod tests {
 
     #[test]
     fn the_example_is_of_defaults_and_has_every_setting() {
-        let example = include_str!("../../../why502.example.toml");
+        let example = include_str!("../../../deploy/why502.example.toml");
         // A setting is switched off by a bare #, a sentence begins after a space.
         let switched_on: String = example
             .lines()
@@ -416,6 +458,7 @@ mod tests {
         let Settings {
             cgroup,
             web_config_file,
+            kubernetes_node,
             include_processes,
             exclude_processes,
             proxy_names,
@@ -425,6 +468,7 @@ mod tests {
         let others = Settings {
             cgroup,
             web_config_file,
+            kubernetes_node,
             include_processes,
             exclude_processes,
             proxy_names,
@@ -463,6 +507,8 @@ mod tests {
             ("max_proxies = 0", "at least 1"),
             ("incidents = 100001", "0 (none are kept) to 100000"),
             ("cgroup = \"web\"", "absolute"),
+            ("kubernetes = true", "NODE_NAME"),
+            ("identity_labels = \"pod\"", "kubernetes = true"),
             ("include_processes = [\"/usr/bin/x\"]", "without its folder"),
             (
                 "include_processes = [\"x\"]\nexclude_processes = [\"x\"]",
@@ -471,6 +517,7 @@ mod tests {
             ("[proxy_names]\nx = \"\"", "empty label"),
             ("[upstream_names]\norders = \"x\"", "address:port"),
             ("[upstream_names]\n\"10.0.0.1:80\" = \"\"", "empty name"),
+            ("[upstream_names]\n\"10.0.0.1/8\" = \"x\"", "first address"),
         ] {
             let error = Settings::parse(text)
                 .unwrap()

@@ -4,12 +4,15 @@
 //! Times of day are RFC 3339 in UTC with microseconds, durations are seconds, addresses are
 //! `address:port`, `[address]:port` or `unix:/path`. What is not known is null.
 
+use std::sync::Arc;
+
 use agent_core::event::{Attempt, Evidence, Failure, Request};
 use agent_core::observation::RequestHead;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::WallClock;
+use crate::identity::Place;
 use crate::metrics::labels::Word;
 use crate::metrics::traffic::is_failed_attempt;
 
@@ -141,6 +144,25 @@ pub struct ProxyShape {
     pub name: String,
     /// Process id.
     pub pid: u32,
+    /// Where it runs.
+    #[serde(flatten)]
+    pub place: PlaceShape,
+}
+
+/// Where a process runs, or who is behind an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlaceShape {
+    /// Id of its container, 64 hexadecimal digits.
+    pub container: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// What owns the pod, as `Deployment/orders`.
+    pub workload: Option<String>,
+    /// Pod.
+    pub pod: Option<String>,
+    /// Kubernetes service.
+    pub service: Option<String>,
 }
 
 /// An attempt.
@@ -148,6 +170,9 @@ pub struct ProxyShape {
 pub struct AttemptShape {
     /// Whom.
     pub upstream: String,
+    /// Who is behind that address.
+    #[serde(default)]
+    pub peer: PlaceShape,
     /// How it was joined to its request.
     pub join: String,
     /// How sure it is that it was made for this request; null when its request is not known.
@@ -243,10 +268,31 @@ impl Envelope {
 }
 
 impl ProxyShape {
-    pub(super) fn new(proxy: &agent_core::event::Proxy) -> Self {
+    pub(super) fn new(proxy: &agent_core::event::Proxy, place: &Place) -> Self {
         Self {
             name: proxy.name.to_string(),
             pid: proxy.tgid,
+            place: PlaceShape::new(place),
+        }
+    }
+}
+
+impl PlaceShape {
+    pub(super) fn new(place: &Place) -> Self {
+        let Place {
+            container,
+            namespace,
+            workload,
+            pod,
+            service,
+        } = place;
+        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+        Self {
+            container: text(container),
+            namespace: text(namespace),
+            workload: text(workload),
+            pod: text(pod),
+            service: text(service),
         }
     }
 }
@@ -358,6 +404,7 @@ mod tests {
 
     use super::{Envelope, Line};
     use crate::events::teller::Teller;
+    use crate::identity::Whereabouts;
     use crate::samples::{failed_attempt, good_attempt, request};
 
     const REQUEST: &str = r#"{
@@ -365,7 +412,7 @@ mod tests {
     "type": "request",
     "id": 17,
     "time": "2023-11-14T22:13:21.999000Z",
-    "proxy": {"name": "nginx", "pid": 4242},
+    "proxy": {"name": "nginx", "pid": 4242, "container": null, "namespace": null, "workload": null, "pod": null, "service": null},
     "client": "192.0.2.9:51000",
     "method": "POST",
     "path": "/api/orders",
@@ -390,6 +437,7 @@ mod tests {
     "index": 0,
     "attempts": [{
         "upstream": "10.0.3.17:8080",
+        "peer": {"container": null, "namespace": null, "workload": null, "pod": null, "service": null},
         "join": "errand",
         "join_certainty": "proof",
         "reused": true,
@@ -437,7 +485,11 @@ mod tests {
     #[test]
     fn a_request_has_this_shape() {
         let teller = Teller::fixed(1_700_000_000_000_000_000);
-        let shape = teller.request(&request(Some(502), vec![failed_attempt()]), Some(17));
+        let shape = teller.request(
+            &request(Some(502), vec![failed_attempt()]),
+            &Whereabouts::default(),
+            Some(17),
+        );
 
         let value = value(Line::Request(Box::new(shape)));
 
@@ -451,7 +503,7 @@ mod tests {
         failed.masked = Some(true);
         let request = request(Some(200), vec![failed, good_attempt()]);
 
-        let shape = Teller::fixed(0).request(&request, None);
+        let shape = Teller::fixed(0).request(&request, &Whereabouts::default(), None);
 
         assert!(super::is_trouble(&request));
         assert!(shape.masked);
@@ -469,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_lone_attempt_is_flat() {
-        let shape = Teller::fixed(0).attempt(&failed_attempt());
+        let shape = Teller::fixed(0).attempt(&failed_attempt(), &Whereabouts::default());
 
         let value = value(Line::Attempt(Box::new(shape)));
 
@@ -482,7 +534,11 @@ mod tests {
 
     #[test]
     fn a_line_reads_back_as_it_was_written() {
-        let shape = Teller::fixed(0).request(&request(None, vec![failed_attempt()]), None);
+        let shape = Teller::fixed(0).request(
+            &request(None, vec![failed_attempt()]),
+            &Whereabouts::default(),
+            None,
+        );
         let envelope = Envelope::new(Line::Request(Box::new(shape)));
 
         let again: Envelope = serde_json::from_slice(&envelope.to_line().unwrap()).unwrap();

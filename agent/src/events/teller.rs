@@ -8,11 +8,12 @@ use agent_core::cause::{Cause, How};
 use agent_core::event::{Attempt, Evidence, Failure, Request};
 
 use super::shape::{
-    AttemptShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, ProxyShape,
+    AttemptShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, PlaceShape, ProxyShape,
     RequestShape, has_failed, is_masked, rfc3339, word,
 };
 use crate::clock::WallClock;
 use crate::config::Settings;
+use crate::identity::{Place, Whereabouts};
 use crate::incidents::Id;
 use crate::knowledge;
 use crate::knowledge::words::{Products, Question};
@@ -54,7 +55,12 @@ impl Teller {
     }
 
     /// A request as it is told; `id` when it is kept as an incident.
-    pub fn request(&self, request: &Request, id: Option<Id>) -> RequestShape {
+    pub fn request(
+        &self,
+        request: &Request,
+        whereabouts: &Whereabouts,
+        id: Option<Id>,
+    ) -> RequestShape {
         let Request {
             proxy,
             client,
@@ -109,7 +115,7 @@ impl Teller {
         RequestShape {
             id,
             time: rfc3339(*started, &self.clock),
-            proxy: ProxyShape::new(proxy),
+            proxy: ProxyShape::new(proxy, &whereabouts.proxy),
             client: client.to_string(),
             method,
             path,
@@ -134,13 +140,16 @@ impl Teller {
             index: *index,
             attempts: attempts
                 .iter()
-                .map(|attempt| self.attempt_shape(attempt, outcome))
+                .enumerate()
+                .map(|(at, attempt)| {
+                    self.attempt_shape(attempt, &whereabouts.upstream(at), outcome)
+                })
                 .collect(),
         }
     }
 
     /// An attempt as it is told without its request.
-    pub fn attempt(&self, attempt: &Attempt) -> LoneAttemptShape {
+    pub fn attempt(&self, attempt: &Attempt, whereabouts: &Whereabouts) -> LoneAttemptShape {
         let HeadShape {
             method,
             path,
@@ -154,20 +163,21 @@ impl Teller {
         };
         LoneAttemptShape {
             time: rfc3339(attempt.started, &self.clock),
-            proxy: ProxyShape::new(&attempt.proxy),
+            proxy: ProxyShape::new(&attempt.proxy, &whereabouts.proxy),
             method,
             path,
             host,
             request_id,
             trace_id,
-            attempt: self.attempt_shape(attempt, outcome),
+            attempt: self.attempt_shape(attempt, &whereabouts.upstream(0), outcome),
         }
     }
 
-    fn attempt_shape(&self, attempt: &Attempt, outcome: Outcome) -> AttemptShape {
+    fn attempt_shape(&self, attempt: &Attempt, peer: &Place, outcome: Outcome) -> AttemptShape {
         let Attempt {
             proxy,
             upstream,
+            local: _,
             cookie,
             index,
             join,
@@ -194,6 +204,7 @@ impl Teller {
         } = FailureShape::new(*failure);
         AttemptShape {
             upstream: names::address(upstream),
+            peer: PlaceShape::new(peer),
             join: word(*join),
             join_certainty: join_certainty.map(word),
             reused: *reused,

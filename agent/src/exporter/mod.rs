@@ -266,6 +266,7 @@ mod tests {
     use crate::events::EventStream;
     use crate::events::shape::Line;
     use crate::events::teller::Teller;
+    use crate::identity::Whereabouts;
     use crate::incidents::Incidents;
     use crate::metrics::Metrics;
     use crate::pipeline::refresh;
@@ -409,8 +410,8 @@ mod tests {
             address, incidents, ..
         } = server().await;
         let request = Arc::new(request(Some(502), vec![failed_attempt()]));
-        incidents.keep(&request, &Teller::fixed(0));
-        incidents.keep(&request, &Teller::fixed(0));
+        incidents.keep(&request, Whereabouts::default(), &Teller::fixed(0));
+        incidents.keep(&request, Whereabouts::default(), &Teller::fixed(0));
 
         for (path, status, expected) in [
             ("", "200", ("/matched", json!(2))),

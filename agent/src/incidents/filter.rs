@@ -7,6 +7,7 @@ use agent_core::event::{Attempt, Request};
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
+use crate::identity::Whereabouts;
 use crate::knowledge;
 use crate::names::{self, UpstreamNames};
 
@@ -24,7 +25,8 @@ const PARAMETERS: &str = "proxy, upstream, cause, code, path, since and limit";
 pub struct Filter {
     /// Name of the proxy.
     pub proxy: Option<String>,
-    /// Address of an upstream of any of its attempts, or the name the operator gave it.
+    /// Address of an upstream of any of its attempts, or the name the operator gave it or
+    /// Kubernetes has for it, `namespace/service`.
     pub upstream: Option<String>,
     /// Cause of the error, or of any of its failed attempts.
     pub cause: Option<Cause>,
@@ -141,7 +143,13 @@ impl Filter {
     }
 
     /// Whether a request is asked for. Its first byte came at `time`.
-    pub(super) fn fits(&self, request: &Request, time: Timestamp, names: &UpstreamNames) -> bool {
+    pub(super) fn fits(
+        &self,
+        request: &Request,
+        whereabouts: &Whereabouts,
+        time: Timestamp,
+        names: &UpstreamNames,
+    ) -> bool {
         let Self {
             proxy,
             upstream,
@@ -164,10 +172,16 @@ impl Filter {
                     .is_some_and(|head| head.path.starts_with(path))
             })
             && upstream.as_ref().is_none_or(|upstream| {
-                request
-                    .attempts
-                    .iter()
-                    .any(|attempt| is_of(attempt, upstream, names))
+                let by_service = whereabouts.upstreams.iter().any(|place| {
+                    place
+                        .service_name()
+                        .is_some_and(|service| service == *upstream)
+                });
+                by_service
+                    || request
+                        .attempts
+                        .iter()
+                        .any(|attempt| is_of(attempt, upstream, names))
             })
     }
 }
@@ -269,6 +283,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::{Filter, decoded, encoded};
+    use crate::identity::{Place, Whereabouts};
     use crate::names::UpstreamNames;
     use crate::samples::{failed_attempt, good_attempt, request, upstream};
 
@@ -276,9 +291,18 @@ mod tests {
 
     fn fits(query: &str, request: &agent_core::event::Request) -> bool {
         let names = UpstreamNames::new([("10.0.3.17:8080", "orders")]);
+        let place = Place {
+            namespace: Some(Arc::from("shop")),
+            service: Some(Arc::from("cart")),
+            ..Place::default()
+        };
+        let whereabouts = Whereabouts {
+            upstreams: vec![place],
+            ..Whereabouts::default()
+        };
         Filter::parse(query, NOW)
             .unwrap()
-            .fits(request, NOW, &names)
+            .fits(request, &whereabouts, NOW, &names)
     }
 
     #[test]
@@ -292,6 +316,8 @@ mod tests {
             ("upstream=10.0.3.17:8080", true),
             ("upstream=[::ffff:10.0.3.17]:8080", true),
             ("upstream=orders", true),
+            ("upstream=shop/cart", true),
+            ("upstream=shop/orders", false),
             ("upstream=10.0.3.18:8080", false),
             ("cause=keepalive_race", true),
             ("cause=path_lost", false),

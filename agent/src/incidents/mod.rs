@@ -22,6 +22,7 @@ use self::filter::Filter;
 use crate::config::Settings;
 use crate::events::shape::RequestShape;
 use crate::events::teller::Teller;
+use crate::identity::Whereabouts;
 use crate::metrics::report::IncidentCounts;
 use crate::names::UpstreamNames;
 
@@ -50,6 +51,7 @@ pub struct Kept {
     /// Its number.
     pub id: Id,
     request: Arc<Request>,
+    whereabouts: Whereabouts,
     /// How its times and names are told: the clock is that of the moment it came.
     teller: Teller,
     bytes: usize,
@@ -95,8 +97,21 @@ impl Incidents {
         }
     }
 
+    /// The same store, whose upstreams are found by these names.
+    pub fn named_by(self, names: UpstreamNames) -> Self {
+        Self {
+            names: Arc::new(names),
+            ..self
+        }
+    }
+
     /// Keeps one; its number. `None` when the settings keep none.
-    pub fn keep(&self, request: &Arc<Request>, teller: &Teller) -> Option<Id> {
+    pub fn keep(
+        &self,
+        request: &Arc<Request>,
+        whereabouts: Whereabouts,
+        teller: &Teller,
+    ) -> Option<Id> {
         let mut store = self.store();
         if store.max == 0 {
             return None;
@@ -105,8 +120,9 @@ impl Incidents {
         let kept = Kept {
             id: store.stored,
             request: Arc::clone(request),
+            bytes: memory::of(request) + whereabouts.bytes(),
+            whereabouts,
             teller: teller.clone(),
-            bytes: memory::of(request),
         };
         let id = kept.id;
         store.bytes += kept.bytes;
@@ -127,7 +143,7 @@ impl Incidents {
         let mut matched = 0;
         let mut incidents = Vec::new();
         for kept in store.kept.iter().rev() {
-            if filter.fits(&kept.request, kept.time(), &self.names) {
+            if filter.fits(&kept.request, &kept.whereabouts, kept.time(), &self.names) {
                 matched += 1;
                 if incidents.len() < filter.limit {
                     incidents.push(kept.clone());
@@ -162,7 +178,8 @@ impl Incidents {
 impl Kept {
     /// As it is told.
     pub fn shape(&self) -> RequestShape {
-        self.teller.request(&self.request, Some(self.id))
+        self.teller
+            .request(&self.request, &self.whereabouts, Some(self.id))
     }
 
     /// When its first byte came.
@@ -191,6 +208,7 @@ mod tests {
     use super::{Incidents, LEAST_BYTES};
     use crate::config::Settings;
     use crate::events::teller::Teller;
+    use crate::identity::Whereabouts;
     use crate::samples::{failed_attempt, request};
 
     fn store(incidents: usize) -> Incidents {
@@ -203,7 +221,7 @@ mod tests {
     fn keep(store: &Incidents, count: usize) {
         for _ in 0..count {
             let request = Arc::new(request(Some(502), vec![failed_attempt()]));
-            store.keep(&request, &Teller::fixed(0));
+            store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
         }
     }
 
@@ -234,7 +252,7 @@ mod tests {
         let large = Arc::new(large);
 
         for _ in 0..100 {
-            store.keep(&large, &Teller::fixed(0));
+            store.keep(&large, Whereabouts::default(), &Teller::fixed(0));
         }
 
         let counts = store.counts();

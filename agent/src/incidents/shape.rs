@@ -127,6 +127,7 @@ mod tests {
     use super::Listing;
     use crate::config::Settings;
     use crate::events::teller::Teller;
+    use crate::identity::Whereabouts;
     use crate::incidents::Incidents;
     use crate::incidents::filter::Filter;
     use crate::samples::{failed_attempt, request};
@@ -137,7 +138,7 @@ mod tests {
         let page = std::fs::read_to_string(page).unwrap();
         let store = Incidents::new(&Settings::default());
         let request = Arc::new(request(Some(502), vec![failed_attempt()]));
-        store.keep(&request, &Teller::fixed(0));
+        store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
         let listing = Listing::new(store.find(&Filter::default())).unwrap();
 
         let mut left = vec![serde_json::to_value(listing).unwrap()];
@@ -163,7 +164,7 @@ mod tests {
         let store = Incidents::new(&Settings::default());
         for _ in 0..5 {
             let request = Arc::new(request(Some(502), vec![failed_attempt()]));
-            store.keep(&request, &Teller::fixed(0));
+            store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
         }
         let whole = Listing::new(store.find(&Filter::default())).unwrap();
         let one = serde_json::to_vec(&whole.incidents[0]).unwrap().len();

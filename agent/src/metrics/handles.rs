@@ -14,9 +14,10 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::families::{Families, SecondsGauge, Trace, TracedCounter};
 use super::labels::{
-    Code, ConnectSet, ErrorSet, FailureSet, IdleSet, ResetSet, SynTimeoutSet, TargetCodeSet,
-    TargetSet, Word,
+    Code, ConnectSet, ErrorSet, FailureSet, IdleSet, PlaceLabels, ResetSet, SynTimeoutSet,
+    TargetCodeSet, TargetSet, Word,
 };
+use super::naming::{ProxyKey, UpstreamKey};
 
 /// Who gave up on an unanswered connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +31,7 @@ pub(super) enum GaveUp {
 /// One upstream of one proxy.
 #[derive(Debug)]
 pub(super) struct Target {
-    proxy: Arc<str>,
-    upstream: Arc<str>,
+    who: Who,
     /// The last event about it.
     pub(super) seen: Nanos,
     errors: Slots<(Code, Cause, Certainty), TracedCounter>,
@@ -52,16 +52,27 @@ pub(super) struct Target {
     connects: Slots<ConnectResult, Counter>,
 }
 
+/// The labels that all series of a target have.
+#[derive(Clone, Debug)]
+struct Who {
+    proxy: Arc<str>,
+    upstream: Arc<str>,
+    place: PlaceLabels,
+}
+
 /// Series by the labels that vary within a target: a handful, so a list does.
 #[derive(Debug)]
 pub(super) struct Slots<K, M>(Vec<(K, M)>);
 
 impl Target {
     /// No series yet.
-    pub(super) fn new(proxy: Arc<str>, upstream: Arc<str>, seen: Nanos) -> Self {
+    pub(super) fn new(proxy: &ProxyKey, upstream: &UpstreamKey, seen: Nanos) -> Self {
         Self {
-            proxy,
-            upstream,
+            who: Who {
+                proxy: Arc::clone(&proxy.name),
+                upstream: Arc::clone(&upstream.name),
+                place: proxy.place.and(&upstream.place),
+            },
             seen,
             errors: Slots::new(),
             responses: Slots::new(),
@@ -88,21 +99,21 @@ impl Target {
         families: &Families,
         key: (Code, Cause, Certainty),
     ) -> &TracedCounter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.errors.get(key, || {
             families
                 .gateway_errors
-                .get_or_create_owned(&error_set(proxy, upstream, key))
+                .get_or_create_owned(&error_set(who, key))
         })
     }
 
     /// `why502_upstream_responses_total`.
     pub(super) fn response_code(&mut self, families: &Families, code: Code) -> &Counter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.responses.get(code, || {
             families
                 .upstream_responses
-                .get_or_create_owned(&code_set(proxy, upstream, code))
+                .get_or_create_owned(&code_set(who, code))
         })
     }
 
@@ -112,17 +123,17 @@ impl Target {
         families: &Families,
         key: (Cause, Phase, Option<bool>),
     ) -> &TracedCounter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.failures.get(key, || {
             families
                 .upstream_failures
-                .get_or_create_owned(&failure_set(proxy, upstream, key))
+                .get_or_create_owned(&failure_set(who, key))
         })
     }
 
     /// `why502_upstream_connect_seconds`.
     pub(super) fn connect_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.connect.get((), || {
             families
                 .upstream_connect_seconds
@@ -132,7 +143,7 @@ impl Target {
 
     /// `why502_upstream_tls_seconds`.
     pub(super) fn tls_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.tls.get((), || {
             families.upstream_tls_seconds.get_or_create_owned(&set())
         })
@@ -140,7 +151,7 @@ impl Target {
 
     /// `why502_upstream_first_byte_seconds`.
     pub(super) fn first_byte_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.first_byte.get((), || {
             families
                 .upstream_first_byte_seconds
@@ -150,7 +161,7 @@ impl Target {
 
     /// `why502_upstream_header_seconds`.
     pub(super) fn header_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.header.get((), || {
             families.upstream_header_seconds.get_or_create_owned(&set())
         })
@@ -158,7 +169,7 @@ impl Target {
 
     /// `why502_upstream_response_seconds`.
     pub(super) fn response_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.response.get((), || {
             families
                 .upstream_response_seconds
@@ -168,17 +179,17 @@ impl Target {
 
     /// `why502_upstream_idle_before_reuse_seconds`.
     pub(super) fn idle_seconds(&mut self, families: &Families, raced: bool) -> &Histogram {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.idle.get(raced, || {
             families
                 .upstream_idle_before_reuse_seconds
-                .get_or_create_owned(&idle_set(proxy, upstream, raced))
+                .get_or_create_owned(&idle_set(who, raced))
         })
     }
 
     /// `why502_upstream_outstanding_requests` and `why502_upstream_oldest_request_seconds`.
     pub(super) fn outstanding(&mut self, families: &Families) -> &(Gauge, SecondsGauge) {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.outstanding.get((), || {
             (
                 families
@@ -198,27 +209,27 @@ impl Target {
 
     /// `why502_tcp_resets_total`.
     pub(super) fn reset(&mut self, families: &Families, key: (ResetDirection, Phase)) -> &Counter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.resets.get(key, || {
             families
                 .tcp_resets
-                .get_or_create_owned(&reset_set(proxy, upstream, key))
+                .get_or_create_owned(&reset_set(who, key))
         })
     }
 
     /// `why502_tcp_syn_timeouts_total`.
     pub(super) fn syn_timeout(&mut self, families: &Families, gave_up: GaveUp) -> &Counter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.syn_timeouts.get(gave_up, || {
             families
                 .tcp_syn_timeouts
-                .get_or_create_owned(&syn_timeout_set(proxy, upstream, gave_up))
+                .get_or_create_owned(&syn_timeout_set(who, gave_up))
         })
     }
 
     /// `why502_tcp_syn_retransmits_total`.
     pub(super) fn syn_retransmits(&mut self, families: &Families) -> &Counter {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.syn_retransmits.get((), || {
             families.tcp_syn_retransmits.get_or_create_owned(&set())
         })
@@ -226,33 +237,32 @@ impl Target {
 
     /// `why502_tcp_retransmits_total`.
     pub(super) fn retransmits(&mut self, families: &Families) -> &Counter {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.retransmits
             .get((), || families.tcp_retransmits.get_or_create_owned(&set()))
     }
 
     /// `why502_tcp_rtt_seconds`.
     pub(super) fn rtt_seconds(&mut self, families: &Families) -> &Histogram {
-        let set = || target_set(&self.proxy, &self.upstream);
+        let set = || target_set(&self.who);
         self.rtt
             .get((), || families.tcp_rtt_seconds.get_or_create_owned(&set()))
     }
 
     /// `why502_tcp_connects_total`.
     pub(super) fn connect(&mut self, families: &Families, result: ConnectResult) -> &Counter {
-        let (proxy, upstream) = (&self.proxy, &self.upstream);
+        let who = &self.who;
         self.connects.get(result, || {
             families
                 .tcp_connects
-                .get_or_create_owned(&connect_set(proxy, upstream, result))
+                .get_or_create_owned(&connect_set(who, result))
         })
     }
 
     /// Takes its series out of the exposition. A field added above must be dealt with here.
     pub(super) fn retire(self, families: &Families) {
         let Self {
-            proxy,
-            upstream,
+            who,
             seen: _,
             errors,
             responses,
@@ -271,24 +281,12 @@ impl Target {
             rtt,
             connects,
         } = self;
-        let (proxy, upstream) = (&proxy, &upstream);
-        let target = target_set(proxy, upstream);
+        let who = &who;
+        let target = target_set(who);
 
-        errors.each(|key| {
-            families
-                .gateway_errors
-                .remove(&error_set(proxy, upstream, key))
-        });
-        responses.each(|code| {
-            families
-                .upstream_responses
-                .remove(&code_set(proxy, upstream, code))
-        });
-        failures.each(|key| {
-            families
-                .upstream_failures
-                .remove(&failure_set(proxy, upstream, key))
-        });
+        errors.each(|key| families.gateway_errors.remove(&error_set(who, key)));
+        responses.each(|code| families.upstream_responses.remove(&code_set(who, code)));
+        failures.each(|key| families.upstream_failures.remove(&failure_set(who, key)));
         tls.each(|()| families.upstream_tls_seconds.remove(&target));
         connect.each(|()| families.upstream_connect_seconds.remove(&target));
         first_byte.each(|()| families.upstream_first_byte_seconds.remove(&target));
@@ -297,26 +295,22 @@ impl Target {
         idle.each(|raced| {
             families
                 .upstream_idle_before_reuse_seconds
-                .remove(&idle_set(proxy, upstream, raced))
+                .remove(&idle_set(who, raced))
         });
         outstanding.each(|()| {
             families.upstream_outstanding_requests.remove(&target)
                 && families.upstream_oldest_request_seconds.remove(&target)
         });
-        resets.each(|key| families.tcp_resets.remove(&reset_set(proxy, upstream, key)));
+        resets.each(|key| families.tcp_resets.remove(&reset_set(who, key)));
         syn_timeouts.each(|gave_up| {
             families
                 .tcp_syn_timeouts
-                .remove(&syn_timeout_set(proxy, upstream, gave_up))
+                .remove(&syn_timeout_set(who, gave_up))
         });
         syn_retransmits.each(|()| families.tcp_syn_retransmits.remove(&target));
         retransmits.each(|()| families.tcp_retransmits.remove(&target));
         rtt.each(|()| families.tcp_rtt_seconds.remove(&target));
-        connects.each(|result| {
-            families
-                .tcp_connects
-                .remove(&connect_set(proxy, upstream, result))
-        });
+        connects.each(|result| families.tcp_connects.remove(&connect_set(who, result)));
     }
 }
 
@@ -338,7 +332,8 @@ impl<K: Copy + PartialEq, M> Slots<K, M> {
         &self.0[at].1
     }
 
-    fn each(self, mut remove: impl FnMut(K) -> bool) {
+    /// Removes all of them.
+    pub(super) fn each(self, mut remove: impl FnMut(K) -> bool) {
         for (key, _) in self.0 {
             remove(key);
         }
@@ -361,86 +356,82 @@ pub(super) fn count_traced(counter: &TracedCounter, trace_id: Option<&str>) {
     }
 }
 
-fn target_set(proxy: &Arc<str>, upstream: &Arc<str>) -> TargetSet {
+fn target_set(who: &Who) -> TargetSet {
     TargetSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
     }
 }
 
-fn code_set(proxy: &Arc<str>, upstream: &Arc<str>, code: Code) -> TargetCodeSet {
+fn code_set(who: &Who, code: Code) -> TargetCodeSet {
     TargetCodeSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         code,
     }
 }
 
-fn error_set(
-    proxy: &Arc<str>,
-    upstream: &Arc<str>,
-    (code, cause, certainty): (Code, Cause, Certainty),
-) -> ErrorSet {
+fn error_set(who: &Who, (code, cause, certainty): (Code, Cause, Certainty)) -> ErrorSet {
     ErrorSet {
-        proxy: Arc::clone(proxy),
+        proxy: Arc::clone(&who.proxy),
         code,
         cause: cause.into(),
-        upstream: Arc::clone(upstream),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         certainty: certainty.into(),
     }
 }
 
-fn failure_set(
-    proxy: &Arc<str>,
-    upstream: &Arc<str>,
-    (cause, phase, masked): (Cause, Phase, Option<bool>),
-) -> FailureSet {
+fn failure_set(who: &Who, (cause, phase, masked): (Cause, Phase, Option<bool>)) -> FailureSet {
     FailureSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         cause: cause.into(),
         phase: phase.into(),
         masked: masked.into(),
     }
 }
 
-fn idle_set(proxy: &Arc<str>, upstream: &Arc<str>, raced: bool) -> IdleSet {
+fn idle_set(who: &Who, raced: bool) -> IdleSet {
     IdleSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         raced,
     }
 }
 
-fn reset_set(
-    proxy: &Arc<str>,
-    upstream: &Arc<str>,
-    (direction, phase): (ResetDirection, Phase),
-) -> ResetSet {
+fn reset_set(who: &Who, (direction, phase): (ResetDirection, Phase)) -> ResetSet {
     ResetSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         direction: direction.into(),
         phase: phase.into(),
     }
 }
 
-fn syn_timeout_set(proxy: &Arc<str>, upstream: &Arc<str>, gave_up: GaveUp) -> SynTimeoutSet {
+fn syn_timeout_set(who: &Who, gave_up: GaveUp) -> SynTimeoutSet {
     let gave_up = match gave_up {
         GaveUp::Proxy => Word::new("proxy"),
         GaveUp::Kernel => Word::new("kernel"),
     };
     SynTimeoutSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         gave_up,
     }
 }
 
-fn connect_set(proxy: &Arc<str>, upstream: &Arc<str>, result: ConnectResult) -> ConnectSet {
+fn connect_set(who: &Who, result: ConnectResult) -> ConnectSet {
     ConnectSet {
-        proxy: Arc::clone(proxy),
-        upstream: Arc::clone(upstream),
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
         result: result.into(),
     }
 }

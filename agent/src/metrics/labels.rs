@@ -10,7 +10,9 @@ use std::sync::Arc;
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{ConnectResult, Join};
 use agent_core::observation::{Phase, ResetDirection};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::{
+    EncodeLabel, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
+};
 
 /// A value from a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +37,13 @@ pub trait Labels:
     const NAMES: &'static [&'static str];
 }
 
+/// Labels that say where, which the operator asked for; only those that are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct PlaceLabels(Option<Arc<[PlaceLabel]>>);
+
+/// Name and value.
+type PlaceLabel = (&'static str, Arc<str>);
+
 /// Declares a label set and lists its names for the reference.
 macro_rules! label_set {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
@@ -50,43 +59,60 @@ macro_rules! label_set {
     };
 }
 
-label_set! {
+/// The same for what is about a proxy, or a proxy and an upstream.
+macro_rules! placed_label_set {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub(super) struct $name {
+            $(pub(super) $field: $kind,)*
+            #[prometheus(flatten)]
+            pub(super) place: PlaceLabels,
+        }
+
+        impl Labels for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+        }
+    };
+}
+
+placed_label_set! {
     /// One proxy.
     ProxySet { proxy: Arc<str> }
 }
-label_set! {
+placed_label_set! {
     /// Answers of a proxy.
     ProxyCodeSet { proxy: Arc<str>, code: Code }
 }
-label_set! {
+placed_label_set! {
     /// Errors of a proxy.
     ErrorSet { proxy: Arc<str>, code: Code, cause: Word, upstream: Arc<str>, certainty: Word }
 }
-label_set! {
+placed_label_set! {
     /// One upstream of a proxy.
     TargetSet { proxy: Arc<str>, upstream: Arc<str> }
 }
-label_set! {
+placed_label_set! {
     /// Answers of an upstream.
     TargetCodeSet { proxy: Arc<str>, upstream: Arc<str>, code: Code }
 }
-label_set! {
+placed_label_set! {
     /// Failed attempts.
     FailureSet { proxy: Arc<str>, upstream: Arc<str>, cause: Word, phase: Word, masked: Word }
 }
-label_set! {
+placed_label_set! {
     /// Idle times.
     IdleSet { proxy: Arc<str>, upstream: Arc<str>, raced: bool }
 }
-label_set! {
+placed_label_set! {
     /// Resets.
     ResetSet { proxy: Arc<str>, upstream: Arc<str>, direction: Word, phase: Word }
 }
-label_set! {
+placed_label_set! {
     /// SYN timeouts.
     SynTimeoutSet { proxy: Arc<str>, upstream: Arc<str>, gave_up: Word }
 }
-label_set! {
+placed_label_set! {
     /// Active opens.
     ConnectSet { proxy: Arc<str>, upstream: Arc<str>, result: Word }
 }
@@ -101,6 +127,33 @@ label_set! {
 label_set! {
     /// A label that overflowed.
     LabelNameSet { label: Word }
+}
+
+impl PlaceLabels {
+    /// Both, one behind the other.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        match (&self.0, &other.0) {
+            (None, _) => other.clone(),
+            (_, None) => self.clone(),
+            (Some(one), Some(two)) => one.iter().chain(two.iter()).cloned().collect(),
+        }
+    }
+}
+
+impl FromIterator<PlaceLabel> for PlaceLabels {
+    fn from_iter<I: IntoIterator<Item = PlaceLabel>>(labels: I) -> Self {
+        let labels: Arc<[_]> = labels.into_iter().collect();
+        Self((!labels.is_empty()).then_some(labels))
+    }
+}
+
+impl EncodeLabelSet for PlaceLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), fmt::Error> {
+        for (label, value) in self.0.iter().flat_map(|labels| labels.iter()) {
+            (*label, &**value).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
 }
 
 impl Word {

@@ -13,6 +13,7 @@ pub mod exposition;
 mod families;
 mod handles;
 pub mod labels;
+mod naming;
 mod own;
 mod process;
 pub mod reference;

@@ -40,7 +40,7 @@ const CAPABILITY: Computed = Computed {
     name: "why502_agent_capability",
     kind: Kind::Gauge,
     labels: &["name"],
-    help: "1 when this kernel and these rights allow the ability, 0 when it is off; `why502 doctor` says why",
+    help: "1 when this kernel and these rights allow the ability, 0 when it is off; `why502 doctor` says why; `kubernetes`, where it is set: 1 while names are up to date",
 };
 const RECORDS: Computed = Computed {
     name: "why502_agent_records",

@@ -16,8 +16,10 @@ buckets when it scrapes with protobuf (`scrape_native_histograms: true`).
 
 Labels with an open set of values are bounded. `upstream` has at most `max_upstreams` values and
 `proxy` at most `max_proxies`; what is beyond them is counted under `other`, and counted in
-`why502_agent_label_overflow_total`. An upstream that was silent for an hour gives its place to
-a new one when places are needed.
+`why502_agent_label_overflow_total`. A proxy or upstream that was silent for an hour gives its place
+to a new one when places are needed. A setting, `identity_labels`, adds `proxy_namespace`,
+`proxy_workload`, `proxy_pod`, `upstream_namespace` and `upstream_pod` to the metrics of gateways,
+upstreams and TCP, where they are known ([identity.md](identity.md)).
 
 ";
 

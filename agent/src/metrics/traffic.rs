@@ -4,21 +4,28 @@
 //! `upstream` are bounded: values beyond the bound are counted under `other`, and counted
 //! as overflow.
 
+mod proxy;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::event::{
-    Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone, Upstream,
+    self, Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone,
+    Upstream,
 };
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::histogram::Histogram;
 
+use self::proxy::Proxy;
 use super::families::Families;
 use super::handles::{GaveUp, Slots, Target, count_traced};
-use super::labels::{Code, JoinSet, KindSet, LabelNameSet, ProxyCodeSet, ProxySet, Word};
+use super::labels::{
+    Code, JoinSet, KindSet, LabelNameSet, PlaceLabels, ProxyCodeSet, ProxySet, Word,
+};
+use super::naming::{Naming, ProxyKey, UpstreamKey};
 use crate::config::Settings;
+use crate::identity::kubernetes::Directory;
 use crate::names::UpstreamNames;
 
 /// Label of what is beyond a bound.
@@ -38,8 +45,8 @@ const RETIRE_EVERY_NANOS: Nanos = 60_000_000_000;
 /// What attempts are under way at one upstream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnderWay {
-    /// The proxy's label.
-    pub proxy: Arc<str>,
+    /// Who waits.
+    pub proxy: event::Proxy,
     /// Whom they wait for.
     pub upstream: Upstream,
     /// How many.
@@ -52,11 +59,12 @@ pub struct UnderWay {
 #[derive(Debug)]
 pub struct Traffic {
     families: Families,
-    names: UpstreamNames,
+    naming: Naming,
     bounds: Bounds,
     upstreams: usize,
     swept: Nanos,
-    proxies: HashMap<Arc<str>, Proxy>,
+    swept_proxies: Nanos,
+    proxies: HashMap<ProxyKey, Proxy>,
     other: Proxy,
     agent: Agent,
 }
@@ -67,17 +75,6 @@ struct Bounds {
     proxies: usize,
 }
 
-/// One proxy.
-#[derive(Debug)]
-struct Proxy {
-    label: Arc<str>,
-    responses: Slots<Code, Counter>,
-    request_seconds: Slots<(), Histogram>,
-    targets: HashMap<Upstream, Target>,
-    other: Target,
-    none: Target,
-}
-
 /// Counters about the events themselves.
 #[derive(Debug)]
 struct Agent {
@@ -86,7 +83,7 @@ struct Agent {
     requests: Counter,
     resets: Counter,
     tcp: Counter,
-    joins: Slots<agent_core::event::Join, Counter>,
+    joins: Slots<event::Join, Counter>,
     upstream_overflow: Counter,
     proxy_overflow: Counter,
 }
@@ -96,16 +93,55 @@ impl Traffic {
         let agent = Agent::new(&families);
         Self {
             families,
-            names: UpstreamNames::of(settings),
+            naming: Naming::new(settings),
             bounds: Bounds {
                 upstreams: settings.max_upstreams,
                 proxies: settings.max_proxies,
             },
             upstreams: 0,
             swept: 0,
+            swept_proxies: 0,
             proxies: HashMap::new(),
-            other: Proxy::new(Arc::from(OTHER)),
+            other: Proxy::new(ProxyKey {
+                name: Arc::from(OTHER),
+                place: PlaceLabels::default(),
+            }),
             agent,
+        }
+    }
+
+    /// What the operator calls upstreams; clones share what hosts resolve to.
+    pub fn names(&self) -> &UpstreamNames {
+        self.naming.given()
+    }
+
+    /// Takes names from there as well.
+    pub fn name_by(&mut self, directory: Directory) {
+        self.naming.set_directory(directory);
+    }
+
+    /// The process is in the pod of this uid, or in none.
+    pub fn set_pod(&mut self, tgid: u32, uid: Option<Arc<str>>) {
+        self.naming.set_pod(tgid, uid);
+    }
+
+    /// Ends the series of names that nobody has any more. To be called when names may have
+    /// changed; costs nothing when they have not.
+    pub fn renew_names(&mut self) {
+        let gone = self.naming.renew();
+        let Self {
+            families,
+            upstreams,
+            proxies,
+            ..
+        } = self;
+        for key in gone {
+            for proxy in proxies.values_mut() {
+                if let Some(target) = proxy.targets.remove(&key) {
+                    target.retire(families);
+                    *upstreams -= 1;
+                }
+            }
         }
     }
 
@@ -157,7 +193,7 @@ impl Traffic {
             syn_retransmits,
         } = connect;
         self.agent.connects.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
 
         target.connect(families, *result).inc();
         match result {
@@ -189,7 +225,7 @@ impl Traffic {
             upstream,
             seconds,
         } = tls;
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         target.tls_seconds(families).observe(*seconds);
     }
 
@@ -203,7 +239,7 @@ impl Traffic {
                 agents.get_or_create_owned(&JoinSet { join: join.into() })
             })
             .inc();
-        let (families, target) = self.target(&attempt.proxy.name, &attempt.upstream, now);
+        let (families, target) = self.target(&attempt.proxy, &attempt.upstream, now);
 
         if attempt.code.is_some() {
             target.response_code(families, attempt.code.into()).inc();
@@ -245,23 +281,32 @@ impl Traffic {
             return;
         }
         let code = Code::from(request.code);
-        let (families, proxy) = self.proxy(&request.proxy.name);
-        let label = Arc::clone(&proxy.label);
-        proxy
-            .responses
+        let (families, proxy) = self.proxy(&request.proxy, now);
+        let Proxy {
+            key,
+            responses,
+            request_seconds,
+            ..
+        } = proxy;
+        responses
             .get(code, || {
                 families
                     .gateway_responses
-                    .get_or_create_owned(&ProxyCodeSet { proxy: label, code })
+                    .get_or_create_owned(&ProxyCodeSet {
+                        proxy: Arc::clone(&key.name),
+                        code,
+                        place: key.place.clone(),
+                    })
             })
             .inc();
-        let label = Arc::clone(&proxy.label);
-        proxy
-            .request_seconds
+        request_seconds
             .get((), || {
                 families
                     .gateway_request_seconds
-                    .get_or_create_owned(&ProxySet { proxy: label })
+                    .get_or_create_owned(&ProxySet {
+                        proxy: Arc::clone(&key.name),
+                        place: key.place.clone(),
+                    })
             })
             .observe(request.seconds);
 
@@ -270,9 +315,9 @@ impl Traffic {
             .error_attempt
             .and_then(|at| request.attempts.get(at));
         let (families, target) = match from {
-            Some(attempt) => self.target(&request.proxy.name, &attempt.upstream, now),
+            Some(attempt) => self.target(&request.proxy, &attempt.upstream, now),
             None => {
-                let (families, proxy) = self.proxy(&request.proxy.name);
+                let (families, proxy) = self.proxy(&request.proxy, now);
                 (families, &mut proxy.none)
             }
         };
@@ -294,7 +339,7 @@ impl Traffic {
             phase,
         } = reset;
         self.agent.resets.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         target.reset(families, (*direction, *phase)).inc();
     }
 
@@ -306,7 +351,7 @@ impl Traffic {
             rtt_seconds,
         } = tcp;
         self.agent.tcp.inc();
-        let (families, target) = self.target(&proxy.name, upstream, now);
+        let (families, target) = self.target(proxy, upstream, now);
         if *retransmits > 0 {
             target.retransmits(families).inc_by(u64::from(*retransmits));
         }
@@ -315,9 +360,10 @@ impl Traffic {
         }
     }
 
-    /// The proxy of this name, or `other`.
-    fn proxy(&mut self, name: &Arc<str>) -> (&Families, &mut Proxy) {
-        self.admit_proxy(name);
+    /// The proxy as it is called, or `other`.
+    fn proxy(&mut self, proxy: &event::Proxy, now: Nanos) -> (&Families, &mut Proxy) {
+        let key = self.naming.proxy(proxy);
+        self.admit_proxy(&key, now);
         let Self {
             families,
             proxies,
@@ -325,8 +371,11 @@ impl Traffic {
             agent,
             ..
         } = self;
-        match proxies.get_mut(name) {
-            Some(proxy) => (families, proxy),
+        match proxies.get_mut(&key) {
+            Some(proxy) => {
+                proxy.seen = now;
+                (families, proxy)
+            }
             None => {
                 agent.proxy_overflow.inc();
                 (families, other)
@@ -337,12 +386,14 @@ impl Traffic {
     /// The upstream of a proxy, or the proxy's `other`.
     fn target(
         &mut self,
-        proxy: &Arc<str>,
+        proxy: &event::Proxy,
         upstream: &Upstream,
         now: Nanos,
     ) -> (&Families, &mut Target) {
-        self.admit_proxy(proxy);
-        self.admit_upstream(proxy, upstream, now);
+        let proxy = self.naming.proxy(proxy);
+        let upstream = self.naming.upstream(upstream);
+        self.admit_proxy(&proxy, now);
+        self.admit_upstream(&proxy, &upstream, now);
         let Self {
             families,
             proxies,
@@ -350,11 +401,12 @@ impl Traffic {
             agent,
             ..
         } = self;
-        let Some(proxy) = proxies.get_mut(proxy) else {
+        let Some(proxy) = proxies.get_mut(&proxy) else {
             agent.proxy_overflow.inc();
             return (families, &mut other.other);
         };
-        match proxy.targets.get_mut(upstream) {
+        proxy.seen = now;
+        match proxy.targets.get_mut(&upstream) {
             Some(target) => {
                 target.seen = now;
                 (families, target)
@@ -366,14 +418,42 @@ impl Traffic {
         }
     }
 
-    fn admit_proxy(&mut self, name: &Arc<str>) {
-        if !self.proxies.contains_key(name) && self.proxies.len() < self.bounds.proxies {
-            self.proxies
-                .insert(Arc::clone(name), Proxy::new(Arc::clone(name)));
+    fn admit_proxy(&mut self, key: &ProxyKey, now: Nanos) {
+        if self.proxies.contains_key(key) {
+            return;
+        }
+        if self.proxies.len() < self.bounds.proxies || self.make_room_for_proxy(now) {
+            self.proxies.insert(key.clone(), Proxy::new(key.clone()));
         }
     }
 
-    fn admit_upstream(&mut self, proxy: &Arc<str>, upstream: &Upstream, now: Nanos) {
+    /// Retires proxies that were silent for long: with labels of their own, each pod that a proxy
+    /// ran in is one. Tells whether there is room now.
+    fn make_room_for_proxy(&mut self, now: Nanos) -> bool {
+        if now.saturating_sub(self.swept_proxies) < RETIRE_EVERY_NANOS {
+            return false;
+        }
+        self.swept_proxies = now;
+        let Self {
+            families,
+            upstreams,
+            proxies,
+            ..
+        } = self;
+        let silent: Vec<ProxyKey> = proxies
+            .iter()
+            .filter(|(_, proxy)| now.saturating_sub(proxy.seen) >= RETIRE_AFTER_NANOS)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in silent {
+            if let Some(proxy) = proxies.remove(&key) {
+                *upstreams -= proxy.retire(families);
+            }
+        }
+        self.proxies.len() < self.bounds.proxies
+    }
+
+    fn admit_upstream(&mut self, proxy: &ProxyKey, upstream: &Arc<UpstreamKey>, now: Nanos) {
         if self
             .proxies
             .get(proxy)
@@ -384,10 +464,9 @@ impl Traffic {
         if self.upstreams >= self.bounds.upstreams && !self.make_room(now) {
             return;
         }
-        let name = self.names.name(upstream);
         if let Some(proxy) = self.proxies.get_mut(proxy) {
-            let target = Target::new(Arc::clone(&proxy.label), name, now);
-            proxy.targets.insert(upstream.clone(), target);
+            let target = Target::new(&proxy.key, upstream, now);
+            proxy.targets.insert(Arc::clone(upstream), target);
             self.upstreams += 1;
         }
     }
@@ -400,20 +479,16 @@ impl Traffic {
         self.swept = now;
         let Self {
             families,
-            names,
             upstreams,
             proxies,
             ..
         } = self;
         for proxy in proxies.values_mut() {
-            let silent: Vec<Upstream> = proxy
+            let silent: Vec<Arc<UpstreamKey>> = proxy
                 .targets
                 .iter()
-                // A name may stand for several addresses that share their series, and there
-                // are only as many names as the operator gave.
-                .filter(|(upstream, _)| !names.is_given(upstream))
                 .filter(|(_, target)| now.saturating_sub(target.seen) >= RETIRE_AFTER_NANOS)
-                .map(|(upstream, _)| upstream.clone())
+                .map(|(upstream, _)| Arc::clone(upstream))
                 .collect();
             for upstream in silent {
                 if let Some(target) = proxy.targets.remove(&upstream) {
@@ -423,20 +498,6 @@ impl Traffic {
             }
         }
         self.upstreams < self.bounds.upstreams
-    }
-}
-
-impl Proxy {
-    fn new(label: Arc<str>) -> Self {
-        let target = |upstream: &str| Target::new(Arc::clone(&label), Arc::from(upstream), 0);
-        Self {
-            responses: Slots::new(),
-            request_seconds: Slots::new(),
-            targets: HashMap::new(),
-            other: target(OTHER),
-            none: target(NO_UPSTREAM),
-            label,
-        }
     }
 }
 

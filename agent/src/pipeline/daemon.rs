@@ -16,6 +16,8 @@ use crate::config::Settings;
 use crate::events::EventStream;
 use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
+use crate::identity::kubernetes::Directory;
+use crate::identity::locator::Locator;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
 use crate::metrics::report::{CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts};
@@ -40,6 +42,7 @@ pub(super) struct Daemon {
     /// Writes down what the core is fed.
     recorder: Option<Recorder>,
     processes: Processes,
+    locator: Locator,
     sink: Sink,
     records: RecordCounts,
     coverage: Coverage,
@@ -66,6 +69,12 @@ struct Sink {
     teller: Teller,
 }
 
+/// What telling asks who was where.
+struct Places<'a> {
+    locator: &'a mut Locator,
+    processes: &'a Processes,
+}
+
 impl Daemon {
     pub(super) fn new(
         settings: &Settings,
@@ -82,6 +91,7 @@ impl Daemon {
             }),
             recorder,
             processes: Processes::new(settings),
+            locator: Locator::default(),
             sink: Sink {
                 traffic,
                 stream,
@@ -98,6 +108,12 @@ impl Daemon {
             forgot: monotonic(),
             logged: 0,
         }
+    }
+
+    /// Takes names from there as well.
+    pub(super) fn name_by(&mut self, directory: Directory) {
+        self.sink.traffic.name_by(directory.clone());
+        self.locator.name_by(directory);
     }
 
     /// Takes one record.
@@ -129,6 +145,7 @@ impl Daemon {
             && !matches!(observation.what, What::Death { .. })
         {
             self.identify(tgid, now);
+            self.locator.saw(&observation.socket, &self.processes);
         }
         self.feed(Input::Observe(observation));
         self.tell(now);
@@ -143,6 +160,7 @@ impl Daemon {
             self.forgot = now;
             for tgid in self.processes.forget_quiet(now) {
                 self.feed(Input::ForgetProcess { tgid });
+                self.sink.traffic.set_pod(tgid, None);
                 self.changes_of_attention.push((tgid, Attention::Watch));
             }
         }
@@ -183,7 +201,7 @@ impl Daemon {
                 oldest,
             } = one;
             UnderWay {
-                proxy: proxy.name,
+                proxy,
                 upstream,
                 requests: u64::try_from(count).unwrap_or(u64::MAX),
                 oldest_seconds: Duration::from_nanos(now.saturating_sub(oldest)).as_secs_f64(),
@@ -250,6 +268,9 @@ impl Daemon {
                     Standing::Gateway | Standing::Undecided => Attention::Watch,
                 };
                 self.changes_of_attention.push((tgid, attention));
+                self.sink
+                    .traffic
+                    .set_pod(tgid, identity.ids.pod_uid.clone());
                 self.feed(Input::ForgetProcess { tgid });
                 self.feed(Input::KnowProcess {
                     tgid,
@@ -264,15 +285,21 @@ impl Daemon {
             sink,
             events,
             coverage,
+            locator,
+            processes,
             ..
         } = self;
+        sink.traffic.renew_names();
         for event in events.iter() {
             sink.traffic.record(event, now);
-            if let Event::Request(request) = event {
-                coverage::count(coverage, request);
+            match event {
+                Event::Request(request) => coverage::count(coverage, request),
+                Event::Attempt(attempt) => locator.met(attempt, processes),
+                Event::Connect(_) | Event::Reset(_) | Event::Tls(_) | Event::Tcp(_) => {}
             }
         }
-        sink.tell(events);
+        let mut places = Places { locator, processes };
+        sink.tell(events, &mut places);
         events.clear();
     }
 }
@@ -280,7 +307,7 @@ impl Daemon {
 impl Sink {
     /// Keeps incidents, and sends what readers of the stream want to see. A request comes
     /// right behind its attempts and tells them; the others are told by themselves.
-    fn tell(&self, events: &[Event]) {
+    fn tell(&self, events: &[Event], places: &mut Places<'_>) {
         let read = self.stream.is_wanted(true);
         let mut untold: Vec<&Arc<Attempt>> = Vec::new();
         for event in events {
@@ -293,7 +320,7 @@ impl Sink {
                             .iter()
                             .any(|told| Arc::ptr_eq(told, attempt))
                     });
-                    self.tell_request(request);
+                    self.tell_request(request, places);
                 }
                 Event::Attempt(_)
                 | Event::Connect(_)
@@ -303,27 +330,36 @@ impl Sink {
             }
         }
         for attempt in untold {
-            self.tell_attempt(attempt);
+            self.tell_attempt(attempt, places);
         }
     }
 
-    fn tell_request(&self, request: &Arc<Request>) {
+    fn tell_request(&self, request: &Arc<Request>, places: &mut Places<'_>) {
         let trouble = is_trouble(request);
+        let wanted = self.stream.is_wanted(trouble);
+        if !trouble && !wanted {
+            return;
+        }
+        let Places { locator, processes } = places;
+        let whereabouts = locator.of_request(request, processes);
         let id = if trouble {
-            self.incidents.keep(request, &self.teller)
+            self.incidents
+                .keep(request, whereabouts.clone(), &self.teller)
         } else {
             None
         };
-        if self.stream.is_wanted(trouble) {
-            let shape = self.teller.request(request, id);
+        if wanted {
+            let shape = self.teller.request(request, &whereabouts, id);
             self.stream.send(trouble, Line::Request(Box::new(shape)));
         }
     }
 
-    fn tell_attempt(&self, attempt: &Attempt) {
+    fn tell_attempt(&self, attempt: &Attempt, places: &mut Places<'_>) {
         let trouble = has_failed(attempt);
         if self.stream.is_wanted(trouble) {
-            let shape = self.teller.attempt(attempt);
+            let Places { locator, processes } = places;
+            let whereabouts = locator.of_attempt(attempt, processes);
+            let shape = self.teller.attempt(attempt, &whereabouts);
             self.stream.send(trouble, Line::Attempt(Box::new(shape)));
         }
     }
@@ -334,6 +370,8 @@ fn info(identity: Identity) -> ProcessInfo {
         name,
         program,
         standing,
+        ids: _,
+        netns: _,
     } = identity;
     let kind = match standing {
         Standing::Gateway => ProcessKind::Known,

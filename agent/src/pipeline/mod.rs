@@ -28,6 +28,7 @@ pub use self::source::Source;
 use crate::clock;
 use crate::config::Settings;
 use crate::events::EventStream;
+use crate::identity::kubernetes::Directory;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
@@ -45,6 +46,9 @@ const MISSING: [Tally; 4] = [
     Tally::SCRATCH_BUSY,
     Tally::STATE_MISSED,
 ];
+
+/// What the capability is called that names from Kubernetes are there.
+const KUBERNETES: &str = "kubernetes";
 
 /// Scrapes that may wait for a round at once; as many as the exporter lets in.
 const MAX_WAITING_SCRAPES: usize = 64;
@@ -76,6 +80,8 @@ pub struct Sinks {
     pub turned_away: Arc<AtomicU64>,
     /// What the core is fed.
     pub recorder: Option<Recorder>,
+    /// Names from Kubernetes, where the operator wants them.
+    pub directory: Option<Directory>,
 }
 
 /// Records to everything else.
@@ -87,6 +93,7 @@ pub struct Pipeline<S> {
     slice: Slice,
     losses: LossWatch,
     turned_away: Arc<AtomicU64>,
+    directory: Option<Directory>,
 }
 
 /// Notices when the probes lost something, so that the core claims no proof from what is left.
@@ -125,12 +132,16 @@ impl<S: Source> Pipeline<S> {
             incidents,
             turned_away,
             recorder,
+            directory,
         } = sinks;
         if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
         let whole_since = source.whole_since();
-        let daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
+        let mut daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
+        if let Some(directory) = &directory {
+            daemon.name_by(directory.clone());
+        }
         let pipeline = Self {
             source,
             daemon,
@@ -138,6 +149,7 @@ impl<S: Source> Pipeline<S> {
             slice: Slice::default(),
             losses: LossWatch::default(),
             turned_away,
+            directory,
         };
         pipeline.report();
         pipeline
@@ -220,6 +232,7 @@ impl<S: Source> Pipeline<S> {
             slice: _,
             losses: _,
             turned_away,
+            directory,
         } = self;
         let tallies = source.tallies().unwrap_or_else(|error| {
             tracing::warn!(%error, "the probes' counters cannot be read");
@@ -241,7 +254,12 @@ impl<S: Source> Pipeline<S> {
         let abilities = source
             .capabilities()
             .iter()
-            .map(|ability| (ability.name, ability.available));
+            .map(|ability| (ability.name, ability.available))
+            .chain(
+                directory
+                    .iter()
+                    .map(|directory| (KUBERNETES, directory.is_current())),
+            );
         report.set(Snapshot {
             capabilities: abilities.collect(),
             tallies,

@@ -101,6 +101,7 @@ fn pipeline_of(source: Fake, settings: &Settings) -> (Pipeline<Fake>, Report) {
         incidents: Incidents::new(settings),
         turned_away: Arc::default(),
         recorder: None,
+        directory: None,
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -335,6 +336,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         incidents: incidents.clone(),
         turned_away: Arc::default(),
         recorder: None,
+        directory: None,
     };
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
@@ -412,6 +414,7 @@ async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
         incidents: Incidents::new(&settings),
         turned_away: Arc::default(),
         recorder: None,
+        directory: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
@@ -515,6 +518,7 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
         incidents,
         turned_away: Arc::default(),
         recorder: Some(Recorder::create(&path).unwrap()),
+        directory: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),

@@ -65,6 +65,27 @@ pub struct Proxy {
     pub name: String,
     /// Process.
     pub pid: u32,
+    /// Id of its container.
+    pub container: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// What owns its pod.
+    pub workload: Option<String>,
+    /// Its pod.
+    pub pod: Option<String>,
+}
+
+/// Who is behind an upstream's address.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Peer {
+    /// Id of its container.
+    pub container: Option<String>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Its pod.
+    pub pod: Option<String>,
+    /// Kubernetes service.
+    pub service: Option<String>,
 }
 
 /// One try at one upstream.
@@ -72,6 +93,9 @@ pub struct Proxy {
 pub struct Attempt {
     /// Address or name.
     pub upstream: String,
+    /// Who is behind it.
+    #[serde(default)]
+    pub peer: Peer,
     /// How it was joined to its request.
     pub join: Option<String>,
     /// How sure that is.

@@ -83,6 +83,14 @@ impl Agent {
         Self::started(command(&binary().to_string_lossy(), None), name, flags)
     }
 
+    /// As [`Agent::start`], with these variables in its environment.
+    #[track_caller]
+    pub fn start_with(variables: &[(&str, &str)], flags: &[&str]) -> Self {
+        let mut command = command(&binary().to_string_lossy(), None);
+        command.envs(variables.iter().copied());
+        Self::started(command, "with", flags)
+    }
+
     /// As [`Agent::start`], in a time namespace whose monotonic clock is so many seconds ahead.
     #[track_caller]
     pub fn start_ahead(seconds: u32, flags: &[&str]) -> Self {
@@ -90,6 +98,15 @@ impl Agent {
         command.args(["--time", "--monotonic", &seconds.to_string()]);
         command.arg(binary());
         Self::started(command, "ahead", flags)
+    }
+
+    /// As [`Agent::start`], in a pid namespace of its own with its own `/proc`, as in a container.
+    #[track_caller]
+    pub fn start_apart(flags: &[&str]) -> Self {
+        let mut command = command("unshare", None);
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        command.arg(binary());
+        Self::started(command, "apart", flags)
     }
 
     /// As [`Agent::start`], by a command of which the agent's binary is the last word.

@@ -15,7 +15,7 @@ const FILES: [(&str, &str); 6] = [
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("README.md", "README.md"),
     ("CHANGELOG.md", "CHANGELOG.md"),
-    ("why502.example.toml", "why502.example.toml"),
+    ("deploy/why502.example.toml", "why502.example.toml"),
     ("deploy/systemd/why502.service", "why502.service"),
 ];
 

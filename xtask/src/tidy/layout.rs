@@ -7,7 +7,7 @@ use super::tree::Tree;
 
 /// Everything that may lie at the top. A new entry is a new room: think twice, then add it
 /// here and to docs/architecture.md.
-const TOP: [&str; 22] = [
+const TOP: [&str; 21] = [
     ".cargo",
     ".ci",
     ".gitignore",
@@ -29,11 +29,7 @@ const TOP: [&str; 22] = [
     "rustfmt.toml",
     "tests",
     "xtask",
-    "why502.example.toml",
 ];
-
-/// May be absent.
-const OPTIONAL: [&str; 1] = ["why502.example.toml"];
 
 /// Parts of a decision record, in order.
 const PARTS: [&str; 4] = [
@@ -57,7 +53,7 @@ pub(super) fn top_level_is_as_designed(tree: &Tree) -> Vec<Problem> {
         .map(|entry| Problem::of_file(*entry, "does not belong at the top level"));
     let missing = TOP
         .iter()
-        .filter(|entry| !found.contains(*entry) && !OPTIONAL.contains(entry))
+        .filter(|entry| !found.contains(*entry))
         .map(|entry| Problem::of_file(*entry, "is missing"));
     unknown.chain(missing).collect()
 }

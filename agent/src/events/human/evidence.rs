@@ -7,11 +7,14 @@ use agent_core::cause::Cause;
 
 use super::known;
 use super::units::{counted, duration, errno};
-use crate::events::shape::{AttemptShape, EvidenceShape};
+use crate::events::shape::{AttemptShape, EvidenceShape, PlaceShape};
+
+/// Digits of a container's id that people read.
+const SHORT_ID: usize = 12;
 
 /// Everything in one sentence.
 pub(super) fn sentence(attempt: &AttemptShape) -> String {
-    let upstream = &attempt.upstream;
+    let upstream = &named(attempt);
     let mut parts = vec![match attempt.phase.as_deref() {
         // What came of connecting is told by how it ended.
         Some("connect") => format!("upstream {upstream}"),
@@ -25,6 +28,40 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
         parts.push(gloss.to_owned());
     }
     parts.join("; ")
+}
+
+/// The upstream's address, and who is behind it where that is known.
+pub(super) fn named(attempt: &AttemptShape) -> String {
+    let upstream = &attempt.upstream;
+    match who(&attempt.peer) {
+        Some(who) => format!("{upstream} ({who})"),
+        None => upstream.clone(),
+    }
+}
+
+/// `shop/orders, pod orders-5f7d8-x2x4z, container 4f2a9c1be7d0`; the id as `docker ps` shows it.
+pub(super) fn who(place: &PlaceShape) -> Option<String> {
+    let PlaceShape {
+        container,
+        namespace,
+        workload: _,
+        pod,
+        service,
+    } = place;
+    let namespace = namespace.as_deref().unwrap_or("?");
+    let service = service
+        .as_deref()
+        .map(|service| format!("{namespace}/{service}"));
+    let pod = pod.as_deref().map(|pod| match service {
+        Some(_) => format!("pod {pod}"),
+        None => format!("pod {namespace}/{pod}"),
+    });
+    let container = container.as_deref().map(|id| {
+        let short = id.get(..SHORT_ID).unwrap_or(id);
+        format!("container {short}")
+    });
+    let known: Vec<String> = [service, pod, container].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 /// A few words about a cause; empty when there are none.

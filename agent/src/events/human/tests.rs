@@ -8,10 +8,11 @@ use jiff::tz::TimeZone;
 use super::{WIDTH, in_full, lines, list};
 use crate::events::shape::{Envelope, Line};
 use crate::events::teller::Teller;
+use crate::identity::Whereabouts;
 use crate::samples::{failed_attempt, good_attempt, request};
 
 fn told(request: &Request) -> String {
-    let shape = Teller::fixed(0).request(request, Some(17));
+    let shape = Teller::fixed(0).request(request, &Whereabouts::default(), Some(17));
     lines(
         &Envelope::new(Line::Request(Box::new(shape))),
         &TimeZone::UTC,
@@ -78,7 +79,8 @@ fn a_list_is_as_wide_as_its_entries_and_no_wider_than_a_terminal() {
     long.proxy.name = "edge-haproxy".into();
     long.head.as_mut().unwrap().path = format!("/{}", "very-long/".repeat(20));
     let teller = Teller::fixed(0);
-    let shapes = [short, long].map(|request| teller.request(&request, Some(1)));
+    let shapes =
+        [short, long].map(|request| teller.request(&request, &Whereabouts::default(), Some(1)));
 
     let text = list(&shapes, &TimeZone::UTC);
 
@@ -154,7 +156,10 @@ fn what_few_attempts_have_is_told_where_it_was_seen() {
     let request = request(Some(502), vec![attempt]);
 
     let list = told(&request).replace("\n              ", " ");
-    let full = in_full(&Teller::fixed(0).request(&request, None), &TimeZone::UTC);
+    let full = in_full(
+        &Teller::fixed(0).request(&request, &Whereabouts::default(), None),
+        &TimeZone::UTC,
+    );
 
     for words in [
         "the upstream offered no window",
@@ -168,7 +173,11 @@ fn what_few_attempts_have_is_told_where_it_was_seen() {
 
 #[test]
 fn in_full_it_is_a_timeline_with_numbers_words_and_fix() {
-    let shape = Teller::fixed(0).request(&request(Some(502), vec![failed_attempt()]), Some(17));
+    let shape = Teller::fixed(0).request(
+        &request(Some(502), vec![failed_attempt()]),
+        &Whereabouts::default(),
+        Some(17),
+    );
 
     let text = in_full(&shape, &TimeZone::UTC);
 
@@ -207,7 +216,11 @@ more        docs/diagnosing.md#keepalive_race
 fn a_fresh_attempt_that_succeeded_has_its_milestones() {
     let mut failed = failed_attempt();
     failed.masked = Some(true);
-    let shape = Teller::fixed(0).request(&request(Some(200), vec![failed, good_attempt()]), None);
+    let shape = Teller::fixed(0).request(
+        &request(Some(200), vec![failed, good_attempt()]),
+        &Whereabouts::default(),
+        None,
+    );
 
     let text = in_full(&shape, &TimeZone::UTC);
 

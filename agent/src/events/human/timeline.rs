@@ -73,6 +73,9 @@ fn write_all(out: &mut String, request: &RequestShape, zone: &TimeZone) -> fmt::
             &format!("its upstreams had failed before with {origin}"),
         );
     }
+    if let Some(place) = evidence::who(&request.proxy.place) {
+        name(out, "proxy", &place);
+    }
     for (at, attempt) in request.attempts.iter().enumerate() {
         if attempt.cause.is_some() {
             let number = at + 1;
@@ -153,7 +156,7 @@ fn attempt_moments(
     number: usize,
     attempt: &AttemptShape,
 ) {
-    let upstream = &attempt.upstream;
+    let upstream = &evidence::named(attempt);
     let start = milliseconds_between(&request.time, &attempt.started);
     let later = |seconds: f64| start.map(|start| start + seconds * 1000.0);
     let connecting = attempt.phase.as_deref() == Some("connect");

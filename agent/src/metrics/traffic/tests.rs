@@ -261,6 +261,37 @@ fn an_upstream_silent_for_long_gives_its_place_to_a_new_one() {
 }
 
 #[test]
+fn a_proxy_silent_for_long_gives_its_place_to_a_new_one() {
+    let mut metrics = metrics("max_proxies = 1");
+    for (name, at) in [("nginx", 1), ("haproxy", 2 + RETIRE_AFTER_NANOS)] {
+        let mut request = request(Some(502), vec![failed_attempt()]);
+        request.proxy = proxy(name);
+        let mut attempt = good_attempt();
+        attempt.proxy = proxy(name);
+        let told = [
+            Event::Attempt(Arc::new(attempt)),
+            Event::Request(Arc::new(request)),
+        ];
+        for event in told {
+            metrics.traffic.record(&event, at);
+        }
+    }
+
+    let text = text(&metrics);
+
+    assert!(!text.contains("proxy=\"nginx\""), "{text}");
+    assert_line(
+        &text,
+        &[
+            "why502_gateway_responses_total{",
+            "proxy=\"haproxy\"",
+            "code=\"502\"",
+        ],
+        "1",
+    );
+}
+
+#[test]
 fn one_name_can_stand_for_several_addresses() {
     let mut metrics =
         metrics("[upstream_names]\n\"10.0.0.1:1\" = \"orders\"\n\"10.0.0.2:1\" = \"orders\"\n");
@@ -268,7 +299,7 @@ fn one_name_can_stand_for_several_addresses() {
         metrics.traffic.record(&attempt_at(address), 1);
     }
     let under_way = ["10.0.0.1:1", "10.0.0.2:1"].map(|address| UnderWay {
-        proxy: Arc::from("nginx"),
+        proxy: proxy("nginx"),
         upstream: upstream(address),
         requests: 2,
         oldest_seconds: 1.5,
@@ -297,7 +328,7 @@ fn one_name_can_stand_for_several_addresses() {
 fn what_is_no_longer_under_way_is_at_zero() {
     let mut metrics = metrics("");
     let one = UnderWay {
-        proxy: Arc::from("nginx"),
+        proxy: proxy("nginx"),
         upstream: upstream("10.0.0.1:1"),
         requests: 2,
         oldest_seconds: 1.5,

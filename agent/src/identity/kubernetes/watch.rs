@@ -1,0 +1,254 @@
+//! List and watch of one kind of objects, for ever.
+//!
+//! In: a client. Out: changes of the [`Directory`]. All objects are listed, then changes are
+//! watched from there on. A watch that ends is resumed where it was; what the server has forgotten
+//! (410) is listed again. Errors are retried with growing pauses.
+
+use std::fmt::Debug;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::time::{sleep, timeout};
+
+use super::objects::{EndpointSlice, Pod, Service};
+use super::tables::Tabled;
+use super::{Directory, Kind};
+
+/// Objects asked for at once. Fewer: more requests. More: the daemon's one thread reads long.
+const PAGE: u32 = 500;
+
+/// How long a watch is asked to last, seconds; the server ends it then, and it is resumed.
+const WATCH_SECONDS: u32 = 120;
+
+/// A watch that says nothing for so long is broken: the server ends it earlier.
+const SILENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 15);
+
+/// How long the server may take for an answer to begin.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The first pause after an error; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest pause. Longer: it takes long to notice that the server is back. Shorter: all agents
+/// of a cluster ask a server that has just started.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Pause between a watch that ended well and the next: a server that ends each at once is not
+/// to be asked in a tight loop.
+const BETWEEN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether anything is too old.
+const EXPIRE_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the API server cannot be asked.
+#[derive(Debug, Error)]
+pub enum Away {
+    /// It says so, or cannot be reached.
+    #[error("{}", in_full(.0))]
+    Failed(Box<kube::Error>),
+    /// It says so in a watch.
+    #[error("{0}")]
+    Refused(String),
+    /// It says nothing.
+    #[error("no answer in time")]
+    Silent,
+}
+
+/// No way to the API server is known.
+#[derive(Debug, Error)]
+#[error(
+    "cannot find the Kubernetes API server: {0}; run in a pod with a service account, or name a kubeconfig in KUBECONFIG"
+)]
+pub struct NoCluster(String);
+
+/// Watches the pods of `node`, and all EndpointSlices and Services, in the background. Returns at
+/// once; whether the server can be reached shows later.
+///
+/// # Errors
+/// Neither a service account nor a kubeconfig is there, or they are no use.
+pub async fn connect(node: &str) -> Result<Directory, NoCluster> {
+    let failed = |error: &dyn std::error::Error| NoCluster(error.to_string());
+    let mut config = Config::infer().await.map_err(|error| failed(&error))?;
+    config.connect_timeout = Some(CONNECT);
+    config.default_retry = false;
+    let client = Client::try_from(config).map_err(|error| failed(&error))?;
+    let directory = Directory::default();
+
+    let here = format!("spec.nodeName={node}");
+    let pods: Api<Pod> = Api::all(client.clone());
+    tokio::spawn(follow(pods, Kind::Pods, Some(here), directory.clone()));
+    let slices: Api<EndpointSlice> = Api::all(client.clone());
+    tokio::spawn(follow(
+        slices,
+        Kind::EndpointSlices,
+        None,
+        directory.clone(),
+    ));
+    let services: Api<Service> = Api::all(client);
+    tokio::spawn(follow(services, Kind::Services, None, directory.clone()));
+    let expiring = directory.clone();
+    tokio::spawn(async move {
+        loop {
+            sleep(EXPIRE_EVERY).await;
+            expiring.expire();
+        }
+    });
+    Ok(directory)
+}
+
+async fn follow<K>(api: Api<K>, kind: Kind, fields: Option<String>, directory: Directory)
+where
+    K: Tabled + Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut pause = FIRST_PAUSE;
+    // Where the watch is to go on; none when everything has to be listed.
+    let mut version: Option<String> = None;
+    loop {
+        let step = async {
+            let from = match version.take() {
+                Some(version) if directory.is_listed(kind) => version,
+                _ => {
+                    let (objects, version) = list(&api, fields.as_deref()).await?;
+                    directory.replace(kind, objects);
+                    version
+                }
+            };
+            watch(&api, kind, fields.as_deref(), from, &directory).await
+        };
+        match step.await {
+            Ok(next) => {
+                version = next;
+                pause = FIRST_PAUSE;
+                sleep(BETWEEN).await;
+            }
+            Err(Broken { why, from }) => {
+                directory.fails(kind, &why);
+                tracing::debug!(?kind, %why, "Kubernetes: asking again");
+                // What had worked for a while is tried again soon.
+                if from.is_some() {
+                    pause = FIRST_PAUSE;
+                }
+                version = from;
+                sleep(jittered(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// What ended a step, and where the watch may be resumed.
+struct Broken {
+    why: Away,
+    from: Option<String>,
+}
+
+/// All objects, and the version they are of.
+async fn list<K>(api: &Api<K>, fields: Option<&str>) -> Result<(Vec<K>, String), Broken>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    params.field_selector = fields.map(str::to_owned);
+    let mut objects = Vec::new();
+    loop {
+        let page = timeout(ANSWER, api.list(&params))
+            .await
+            .map_err(|_elapsed| broken(Away::Silent))?
+            .map_err(|error| broken(Away::Failed(Box::new(error))))?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok((objects, page.metadata.resource_version.unwrap_or_default())),
+        }
+    }
+}
+
+/// Takes changes in until the server ends the watch; where the next is to begin, `None` when
+/// everything has to be listed again.
+async fn watch<K>(
+    api: &Api<K>,
+    kind: Kind,
+    fields: Option<&str>,
+    mut version: String,
+    directory: &Directory,
+) -> Result<Option<String>, Broken>
+where
+    K: Tabled + Resource + Clone + DeserializeOwned + Debug,
+{
+    let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+    params.field_selector = fields.map(str::to_owned);
+    let stream = match timeout(ANSWER, api.watch(&params, &version)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(kube::Error::Api(status))) if status.code == GONE => return Ok(None),
+        Ok(Err(error)) => return Err(resumable(Away::Failed(Box::new(error)), version)),
+        Err(_elapsed) => return Err(resumable(Away::Silent, version)),
+    };
+    directory.works(kind);
+    let mut stream = pin!(stream);
+    loop {
+        let event = match timeout(SILENCE, stream.next()).await {
+            Ok(Some(Ok(event))) => event,
+            Ok(Some(Err(error))) => return Err(resumable(Away::Failed(Box::new(error)), version)),
+            Ok(None) => return Ok(Some(version)),
+            Err(_elapsed) => return Err(resumable(Away::Silent, version)),
+        };
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                version = object.resource_version().unwrap_or(version);
+                directory.change(|tables| object.put(tables));
+            }
+            WatchEvent::Deleted(object) => {
+                version = object.resource_version().unwrap_or(version);
+                directory.change(|tables| object.remove(tables));
+            }
+            WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+            WatchEvent::Error(status) if status.code == GONE => return Ok(None),
+            // Nothing says from where a watch that was refused may go on.
+            WatchEvent::Error(status) => return Err(broken(Away::Refused(status.message))),
+        }
+    }
+}
+
+/// The server has forgotten the version asked for (RFC 9110, 15.5.11).
+const GONE: u16 = 410;
+
+fn broken(why: Away) -> Broken {
+    Broken { why, from: None }
+}
+
+fn resumable(why: Away, version: String) -> Broken {
+    let from = Some(version);
+    Broken { why, from }
+}
+
+/// An error with what it comes from: a client error alone says nothing of the certificate.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        // Some repeat what they come from.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = error.source();
+    }
+    text
+}
+
+/// Between half of it and the whole: agents that lost the server together come back apart.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 1000;
+    let part = u32::try_from(random).unwrap_or_default();
+    pause / 2 + pause / 2 * part / 1000
+}

@@ -1,0 +1,75 @@
+//! Who is behind a process id or an address: container, pod, namespace, service.
+//!
+//! In: `/proc`, sockets seen from both ends, and where the operator wants it the Kubernetes API.
+//! Out: a [`Place`] for the proxy and for the upstream of each attempt. What is not known is
+//! `None`; nothing here guesses.
+
+pub mod cgroup;
+pub mod kubernetes;
+pub mod locator;
+pub mod neighbours;
+
+use std::sync::Arc;
+
+/// Where a process is, or who is behind an address, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Id of its container, 64 hexadecimal digits.
+    pub container: Option<Arc<str>>,
+    /// Namespace in Kubernetes.
+    pub namespace: Option<Arc<str>>,
+    /// Kind and name of what owns the pod: `Deployment/orders`.
+    pub workload: Option<Arc<str>>,
+    /// Name of the pod.
+    pub pod: Option<Arc<str>>,
+    /// Name of the service.
+    pub service: Option<Arc<str>>,
+}
+
+/// The places of all who took part in a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The proxy's.
+    pub proxy: Place,
+    /// Those of the upstreams, attempt by attempt.
+    pub upstreams: Vec<Place>,
+}
+
+impl Whereabouts {
+    /// The upstream's of one attempt.
+    pub fn upstream(&self, attempt: usize) -> Place {
+        self.upstreams.get(attempt).cloned().unwrap_or_default()
+    }
+
+    /// Memory they take beside themselves at most, bytes: strings are shared with the tables
+    /// they come from, but may outlive these.
+    pub fn bytes(&self) -> usize {
+        std::iter::once(&self.proxy)
+            .chain(&self.upstreams)
+            .map(|place| size_of::<Place>() + place.text_bytes())
+            .sum()
+    }
+}
+
+impl Place {
+    /// `namespace/service`, when both are known.
+    pub fn service_name(&self) -> Option<String> {
+        let (namespace, service) = (self.namespace.as_ref()?, self.service.as_ref()?);
+        Some(format!("{namespace}/{service}"))
+    }
+
+    fn text_bytes(&self) -> usize {
+        let Self {
+            container,
+            namespace,
+            workload,
+            pod,
+            service,
+        } = self;
+        [container, namespace, workload, pod, service]
+            .into_iter()
+            .flatten()
+            .map(|text| text.len())
+            .sum()
+    }
+}
