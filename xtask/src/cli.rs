@@ -32,7 +32,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The invariants that cargo cannot hold.
     Tidy,
-    /// Write what is made of panels and rules: Grafana's JSON and the PrometheusRule.
+    /// Write Grafana's JSON from its panels.
     Dashboards,
     /// What is handed out: a static program, a Debian package, an archive, in `target/dist`.
     Dist(dist::Options),

@@ -25,8 +25,6 @@ pub struct ProgramCost {
 pub struct MapUse {
     /// Its name.
     pub name: String,
-    /// Entries in use, where the kernel can tell.
-    pub entries: Option<u64>,
     /// Entries it may hold; 0 for socket storage, which holds one a socket.
     pub max_entries: u64,
     /// Bytes of memory, where the kernel can tell.
@@ -56,7 +54,6 @@ pub(super) fn maps(ebpf: &Ebpf) -> Vec<MapUse> {
             let info = data.info().ok()?;
             Some(MapUse {
                 name: name.to_owned(),
-                entries: None,
                 max_entries: u64::from(info.max_entries()),
                 bytes: memlock(data),
             })

@@ -4,6 +4,8 @@
 //! an offset. Types are walked over in place: to build a model of all 100,000 takes tens of
 //! megabytes, more than the daemon ever needs again.
 
+use std::sync::OnceLock;
+
 /// The kernel's own BTF.
 const OF_KERNEL: &str = "/sys/kernel/btf/vmlinux";
 
@@ -35,9 +37,10 @@ const TAILS: [(usize, usize); 20] = [
     (0, 12), // enumeration, 64 bits
 ];
 
-/// Offset of a socket's error (`sk_err`), bytes.
+/// Offset of a socket's error (`sk_err`), bytes; looked up once, for the kernel's BTF is megabytes.
 pub(super) fn socket_error() -> Option<u32> {
-    offset_in_kernel("sock", "sk_err")
+    static OFFSET: OnceLock<Option<u32>> = OnceLock::new();
+    *OFFSET.get_or_init(|| offset_in_kernel("sock", "sk_err"))
 }
 
 /// Offset of `member` in `structure` of the running kernel, bytes. `None` when it has no such

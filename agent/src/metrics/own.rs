@@ -90,12 +90,6 @@ const EXPLANATIONS: Computed = Computed {
     labels: &["fate"],
     help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`",
 };
-const MAP_ENTRIES: Computed = Computed {
-    name: "why502_agent_map_entries",
-    kind: Kind::Gauge,
-    labels: &["map"],
-    help: "Entries in a BPF map, where they can be counted",
-};
 const MAP_MAX_ENTRIES: Computed = Computed {
     name: "why502_agent_map_max_entries",
     kind: Kind::Gauge,
@@ -147,7 +141,7 @@ const INCIDENT_BYTES: Computed = Computed {
 };
 
 /// The families of this file.
-pub(super) const COMPUTED: [Computed; 19] = [
+pub(super) const COMPUTED: [Computed; 18] = [
     BUILD_INFO,
     CAPABILITY,
     RECORDS,
@@ -158,7 +152,6 @@ pub(super) const COMPUTED: [Computed; 19] = [
     EXCHANGES,
     COVERAGE,
     EXPLANATIONS,
-    MAP_ENTRIES,
     MAP_MAX_ENTRIES,
     MAP_BYTES,
     PROGRAM_RUNS,
@@ -294,10 +287,6 @@ pub(super) fn write(
 
 fn write_maps(out: &mut DescriptorEncoder<'_>, maps: &[Map]) -> Result<(), fmt::Error> {
     let name = |map: &Map| [map.name.clone()];
-    let entries = maps
-        .iter()
-        .filter_map(|map| Some(series(name(map), map.entries?)));
-    write(out, &MAP_ENTRIES, entries)?;
     write(
         out,
         &MAP_MAX_ENTRIES,

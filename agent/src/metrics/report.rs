@@ -110,8 +110,6 @@ pub struct Program {
 pub struct Map {
     /// Its name.
     pub name: String,
-    /// Entries in it now.
-    pub entries: Option<u64>,
     /// Entries it can hold.
     pub max_entries: u64,
     /// Memory it takes, bytes.

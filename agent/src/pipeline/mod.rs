@@ -246,7 +246,6 @@ impl<S: Source> Pipeline<S> {
         });
         let maps = source.maps().into_iter().map(|map| Map {
             name: map.name,
-            entries: map.entries,
             max_entries: map.max_entries,
             bytes: map.bytes,
         });

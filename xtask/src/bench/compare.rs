@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::contender::Contender;
+use super::cost::Memory;
 use super::proxy::Proxy;
 use super::report::{Setting, Spread};
 use super::wrk::Load;
@@ -44,7 +45,7 @@ struct Turn {
     p99_us: f64,
     /// Of the program that watches, not of what it makes the kernel do for others.
     cpu_seconds: f64,
-    peak_rss_bytes: u64,
+    memory: Memory,
 }
 
 /// Measures and writes the report.
@@ -99,7 +100,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 requests_per_second: loaded.per_second,
                 p99_us: loaded.p99_us,
                 cpu_seconds: program.cpu_seconds() - before,
-                peak_rss_bytes: program.peak_rss_bytes()?,
+                memory: program.memory()?,
             });
             program.stop()?;
             // What was logged is not kept: a run of minutes is gigabytes.
@@ -133,10 +134,10 @@ Written by `cargo xtask bench compare`; every turn is in `compare.json`.
 {setting} {rounds} rounds; in each of them every way had its turn, in changing order, and the
 ratio is to the turn of the same round in which nothing watched. One nginx worker as proxy, one as
 application, keep-alive on both sides, answers of about 100 bytes; client, proxy and application
-share the CPUs with what watches. The last two columns are of the program that watches alone.
+share the CPUs with what watches. The last three columns are of the program that watches alone.
 
-| what watches | requests/s | ratio: median | least | most | CPU per 1,000 requests/s, mCPU | peak memory, MB |
-| --- | --- | --- | --- | --- | --- | --- |
+| what watches | requests/s | ratio: median | least | most | CPU per 1,000 requests/s, mCPU | memory, MB | peak |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 "
     );
     for watching in Contender::ALL {
@@ -147,14 +148,15 @@ share the CPUs with what watches. The last two columns are of the program that w
         let ratio =
             Spread::of((1..=rounds).map(|n| rate(n, watching) / rate(n, Contender::Nothing)));
         text += &format!(
-            "| {} | {:.0} | {:.3} | {:.3} | {:.3} | {:.2} | {:.1} |\n",
+            "| {} | {:.0} | {:.3} | {:.3} | {:.3} | {:.2} | {:.1} | {:.1} |\n",
             watching.title(),
             of(|turn| turn.requests_per_second),
             ratio.median,
             ratio.least,
             ratio.most,
             of(|turn| turn.cpu_seconds / turn.requests as f64 * 1e6),
-            of(|turn| turn.peak_rss_bytes as f64 / 1e6),
+            of(|turn| turn.memory.now as f64 / 1e6),
+            of(|turn| turn.memory.peak as f64 / 1e6),
         );
     }
     text

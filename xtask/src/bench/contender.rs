@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::cost::Memory;
 use super::proxy::Proxy;
 use super::{cost, quiet};
 use crate::agent::Agent;
@@ -54,7 +55,7 @@ const READY: Duration = Duration::from_secs(20);
 
 /// nginx writes the head of an answer with writev(2): its first vector begins with it.
 const BPFTRACE: &str = "\
-struct vec { uint64 base; uint64 length; };
+struct vec { unsigned long base; unsigned long length; };
 tracepoint:syscalls:sys_enter_writev /comm == \"nginx\"/ {
     $first = (struct vec *)args->vec;
     @[str($first->base, 13)] = count();
@@ -196,9 +197,9 @@ impl Watching {
         self.pid().map_or(0.0, |pid| cost::cpu_seconds(&[pid]))
     }
 
-    /// The most memory it had, bytes; 0 for nothing.
-    pub(super) fn peak_rss_bytes(&self) -> Result<u64> {
-        self.pid().map_or(Ok(0), cost::peak_rss_bytes)
+    /// Its memory; none of nothing.
+    pub(super) fn memory(&self) -> Result<Memory> {
+        self.pid().map_or(Ok(Memory::default()), cost::memory)
     }
 
     /// Its eBPF programs.

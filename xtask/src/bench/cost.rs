@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 use crate::host::bpf::Program;
 
@@ -20,11 +21,24 @@ pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
         .sum()
 }
 
-/// The most memory that the process has had resident, bytes.
-pub(super) fn peak_rss_bytes(pid: u32) -> Result<u64> {
+/// Resident memory of a process, bytes.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(super) struct Memory {
+    /// Now.
+    pub(super) now: u64,
+    /// The most it has had.
+    pub(super) peak: u64,
+}
+
+/// That of this process.
+pub(super) fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_peak(&text).with_context(|| format!("{path} has no VmHWM"))
+    let of = |name: &str| parse_bytes(&text, name).with_context(|| format!("{path} has no {name}"));
+    Ok(Memory {
+        now: of("VmRSS:")?,
+        peak: of("VmHWM:")?,
+    })
 }
 
 /// What each program used between two readings.
@@ -54,10 +68,8 @@ fn parse_cpu(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
-fn parse_peak(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kilobytes * 1024)
 }
@@ -74,11 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_in_bytes() {
-        assert_eq!(
-            parse_peak("Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n"),
-            Some(2 << 20)
-        );
+    fn memory_is_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!(parse_bytes(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(parse_bytes(status, "VmRSS:"), Some(1 << 10));
+        assert_eq!(parse_bytes(status, "VmSwap:"), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::contender::Contender;
+use super::cost::Memory;
 use super::proxy::Proxy;
 use super::report::{Setting, Spread};
 use super::wrk::Load;
@@ -52,8 +53,8 @@ struct Measured {
     rates: Vec<(f64, f64)>,
     /// User and system time of the agent for each request, microseconds, by pair.
     agent_us: Vec<f64>,
-    /// Most memory of the agent, bytes, by pair.
-    agent_rss: Vec<u64>,
+    /// Memory of the agent at the end, by pair.
+    agent_memory: Vec<Memory>,
     /// Time in the probes for each request, ns, with the kernel's statistics on.
     probes_ns: f64,
     /// How often a probe ran for each request.
@@ -100,8 +101,8 @@ const POINTS: [Point; 15] = [
     point("Upstreams", "100", USUAL, "/hundred"),
     point(
         "Upstreams",
-        "1,000, and 10,000 connections",
-        10_000,
+        "1,000, and 1,000 connections",
+        1_000,
         "/thousand",
     ),
     point("Size of the answer's body", "0", USUAL, "/empty"),
@@ -163,7 +164,7 @@ fn measure(
         name: point.name,
         rates: Vec::new(),
         agent_us: Vec::new(),
-        agent_rss: Vec::new(),
+        agent_memory: Vec::new(),
         probes_ns: f64::NAN,
         probe_runs: f64::NAN,
     };
@@ -177,7 +178,7 @@ fn measure(
         let with = load.run()?;
         let used = program.cpu_seconds() - before;
         measured.agent_us.push(used / with.requests as f64 * 1e6);
-        measured.agent_rss.push(program.peak_rss_bytes()?);
+        measured.agent_memory.push(program.memory()?);
         program.stop()?;
         let without = without.map_or_else(|| load.run(), Ok)?;
         measured.rates.push((without.per_second, with.per_second));
@@ -235,8 +236,11 @@ fn bulk(agent: &Path, proxy: &Proxy, pairs: usize, each: Duration) -> Result<Vec
 fn row(one: &Measured) -> String {
     let rate = |of: fn(&(f64, f64)) -> f64| Spread::of(one.rates.iter().map(of)).median;
     let ratio = Spread::of(one.rates.iter().map(|(without, with)| with / without));
+    let memory = |of: fn(&Memory) -> u64| {
+        Spread::of(one.agent_memory.iter().map(|memory| of(memory) as f64)).most / 1e6
+    };
     format!(
-        "| {} | {:.0} | {:.0} | {:.3} ({:.3} to {:.3}) | {:.0} | {:.1} | {:.2} | {:.1} |",
+        "| {} | {:.0} | {:.0} | {:.3} ({:.3} to {:.3}) | {:.0} | {:.1} | {:.2} | {:.1} | {:.1} |",
         one.name,
         rate(|(without, _)| *without),
         rate(|(_, with)| *with),
@@ -246,7 +250,8 @@ fn row(one: &Measured) -> String {
         one.probes_ns,
         one.probe_runs,
         Spread::of(one.agent_us.iter().copied()).median,
-        Spread::of(one.agent_rss.iter().map(|bytes| *bytes as f64)).most / 1e6,
+        memory(|memory| memory.now),
+        memory(|memory| memory.peak),
     )
 }
 
@@ -270,8 +275,8 @@ mCPU at 1,000 requests/s.
                 "
 ## {table}
 
-| | requests/s without | with | ratio: median (least to most) | probes, ns a request | runs a request | agent, us a request | agent's peak memory, MB |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| | requests/s without | with | ratio: median (least to most) | probes, ns a request | runs a request | agent, us a request | agent's memory, MB | its peak |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 "
             );
         }

@@ -163,7 +163,7 @@ fn with_agent(agent: &Path, load: &wrk::Load, proxy: &Proxy) -> Result<Measured>
     running.ensure_running()?;
     measured.agent = Some(report::AgentCost {
         cpu_seconds: cost::cpu_seconds(&[running.pid()]) - before,
-        rss_bytes: cost::peak_rss_bytes(running.pid())?,
+        rss_bytes: cost::memory(running.pid())?.peak,
     });
     let programs = bpf::programs_of(running.pid())?;
     running.stop();

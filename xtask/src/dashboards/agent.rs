@@ -257,10 +257,9 @@ fn bounds() -> Row {
         Panel::table(
             "Room of BPF maps",
             "short",
-            "How many entries fit in each map, bytes for the ring buffer; and how many are in it, where the agent can count them. A map that is full shows as a loss of stage probes.",
+            "How many entries fit in each map, bytes for the ring buffer. A map that is full shows as a loss of stage probes.",
         )
-        .query(gauge("map", "why502_agent_map_max_entries"), "")
-        .query(gauge("map", "why502_agent_map_entries"), ""),
+        .query(gauge("map", "why502_agent_map_max_entries"), ""),
         Panel::lines(
             "Memory of BPF maps",
             "bytes",

@@ -1,48 +1,15 @@
-//! The alert rules for the Prometheus operator: the plain file, one level deeper.
+//! What the tests of the alert rules cover.
 
-/// The plain rules of Prometheus.
+/// The rules.
 pub(super) const SOURCE: &str = "dashboards/alerts/why502.rules.yml";
-
-const HEAD: &str = "\
-# Made from dashboards/alerts/why502.rules.yml by `cargo xtask dashboards`: change that file.
-# The operator takes it when its ruleSelector matches the labels; see dashboards/README.md.
-apiVersion: monitoring.coreos.com/v1
-kind: PrometheusRule
-metadata:
-  name: why502
-  labels:
-    app.kubernetes.io/name: why502
-spec:
-";
-
-/// The PrometheusRule: `groups` and what is under it become part of `spec`.
-pub(super) fn manifest(rules: &str) -> String {
-    let groups = rules.find("groups:").unwrap_or(0);
-    let mut text = HEAD.to_owned();
-    for line in rules.get(groups..).unwrap_or_default().lines() {
-        if !line.is_empty() {
-            text.push_str("  ");
-            text.push_str(line);
-        }
-        text.push('\n');
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
 
-    use super::*;
+    use super::SOURCE;
     use crate::host::root;
-
-    #[test]
-    fn the_manifest_is_the_plain_file_one_level_deeper() {
-        let text = manifest("# a comment\ngroups:\n\n- name: a\n  rules: []\n");
-        assert!(text.ends_with("spec:\n  groups:\n\n  - name: a\n    rules: []\n"));
-        assert!(!text.contains("a comment"));
-    }
 
     /// What each `alertname` of the tests is expected to do, in order: fire or not.
     fn tested() -> BTreeMap<String, Vec<bool>> {
