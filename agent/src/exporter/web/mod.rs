@@ -1,7 +1,7 @@
 //! Who may ask, and how it is said: TLS and passwords, by a file as Prometheus' exporters have
 //! it (`--web-config-file`).
 //!
-//! In: the file, and what it names. Out: what holds now ([`Web::now`]). File, certificates and
+//! In: the file, and what it names. Out: what holds now (`Web::now`). File, certificates and
 //! keys are looked at before each connection and read again when they changed; what cannot be
 //! used then leaves in force what was, and is logged.
 
