@@ -197,12 +197,17 @@ fn the_arguments_and_settings_of_the_manifests_are_the_programs() {
         why502.arg(argument.replace("/etc/why502/config.toml", &path.to_string_lossy()));
     }
 
+    // What the field reference gives on a node of this name.
+    assert!(manifest.contains("- name: NODE_NAME\n              valueFrom:"));
+    why502.env("NODE_NAME", "node-1");
+
     let printed = output_of(why502.arg("--print-config"));
 
     println!("{arguments:?}\n{printed}");
     for line in settings.iter().copied().chain([
         "listen = \"0.0.0.0:9502\"",
         "cgroup = \"/host/sys/fs/cgroup\"",
+        "kubernetes_node = \"node-1\"",
     ]) {
         assert!(printed.lines().any(|found| found == line), "no {line}");
     }

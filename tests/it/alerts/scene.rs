@@ -132,7 +132,7 @@ impl Scene {
             &Config::new(format!(
                 "proxy_connect_timeout 3s; server {{ listen {patient_address}; \
                  location / {{ proxy_pass http://{dark}; }} \
-                 location /tls/ {{ proxy_pass https://{tls}; proxy_ssl_session_reuse off; }} }}"
+                 location /tls/ {{ proxy_pass https://{tls}; }} }}"
             )),
             None,
         );
