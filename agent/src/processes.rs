@@ -110,6 +110,8 @@ pub struct Processes {
     /// Where processes are shown under the ids that the kernel tells; `None` where they are not.
     proc: Option<PathBuf>,
     known: HashMap<u32, Known>,
+    /// Those that made room for others, until they are told.
+    crowded_out: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -154,6 +156,7 @@ impl Processes {
             rules,
             proc,
             known: HashMap::new(),
+            crowded_out: Vec::new(),
         }
     }
 
@@ -188,7 +191,8 @@ impl Processes {
         Look::New(identity)
     }
 
-    /// Drops those that said nothing for long, and tells which.
+    /// Drops those that said nothing for long; tells which, and which made room for others since
+    /// the last time.
     pub fn forget_quiet(&mut self, now: Nanos) -> Vec<u32> {
         let quiet: Vec<u32> = self
             .known
@@ -199,7 +203,10 @@ impl Processes {
         for tgid in &quiet {
             self.known.remove(tgid);
         }
-        quiet
+        let mut gone = std::mem::take(&mut self.crowded_out);
+        gone.retain(|tgid| !self.known.contains_key(tgid));
+        gone.extend(quiet);
+        gone
     }
 
     /// How many are remembered.
@@ -221,6 +228,7 @@ impl Processes {
             .map(|(tgid, _)| *tgid)
         {
             self.known.remove(&tgid);
+            self.crowded_out.push(tgid);
         }
     }
 

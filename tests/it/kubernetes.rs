@@ -452,6 +452,22 @@ fn an_api_server_that_is_away_delays_nothing_and_is_found_when_it_is_there() {
 }
 
 #[test]
+fn an_api_server_that_falls_silent_is_noticed() {
+    need_root();
+    let folder = folder();
+    let cluster = cluster();
+    let server = ApiServer::start(&cluster, 0);
+    let agent = agent(server.address, folder.path(), &[]);
+    until_current(&agent, 1.0);
+
+    cluster.freeze(true);
+    until_current(&agent, 0.0);
+
+    cluster.freeze(false);
+    until_current(&agent, 1.0);
+}
+
+#[test]
 fn a_watch_that_is_cut_is_resumed_and_one_that_is_too_old_is_listed_again() {
     let stage = Stage::build();
     let (cluster, folder) = (cluster(), folder());

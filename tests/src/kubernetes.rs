@@ -56,6 +56,7 @@ pub struct ApiServer {
 
 #[derive(Debug, Default)]
 struct State {
+    frozen: bool,
     version: u64,
     objects: BTreeMap<(Kind, String), Value>,
     /// What changed, by version.
@@ -160,6 +161,15 @@ impl Cluster {
         for watch in state.watches.drain(..) {
             watch.send(&json!({"type": "ERROR", "object": gone()}));
         }
+    }
+
+    /// From now on nothing is answered, nor said in a watch, and no connection ends; or all is again.
+    pub fn freeze(&self, frozen: bool) {
+        self.lock().frozen = frozen;
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.lock().frozen
     }
 
     /// Ends all watches in the middle of a line, with their connections.
@@ -315,8 +325,13 @@ impl ApiServer {
             while let Ok((stream, _)) = listener.accept().await {
                 let served = served.clone();
                 let service = service_fn(move |request| {
-                    let answer = served.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
+                    let answer = (!served.is_frozen()).then(|| served.answer(&request));
+                    async move {
+                        match answer {
+                            Some(answer) => Ok::<_, Infallible>(answer),
+                            None => std::future::pending().await,
+                        }
+                    }
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }

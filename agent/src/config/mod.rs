@@ -33,6 +33,10 @@ const DEFAULT_MAX_PROXIES: usize = 64;
 /// up to 8 KiB each.
 const DEFAULT_INCIDENTS: usize = 1000;
 
+/// Values of the label `upstream` that are not names: those beyond the bound, and errors without
+/// an upstream.
+const RESERVED_UPSTREAMS: [&str; 2] = ["other", "none"];
+
 /// Incidents kept at most: with 8 KiB each, most of a gigabyte.
 const MAX_INCIDENTS: usize = 100_000;
 
@@ -370,12 +374,21 @@ impl Settings {
         if let Some((name, _)) = proxy_names.iter().find(|(_, label)| label.is_empty()) {
             return Err(invalid("proxy_names", name, "has an empty label"));
         }
+        let mut patterns = BTreeMap::new();
         for (address, name) in upstream_names {
-            if let Err(reason) = Pattern::parse(address) {
-                return Err(invalid("upstream_names", address, reason));
-            }
+            let refused = |reason| Err(invalid("upstream_names", address, reason));
+            let pattern = match Pattern::parse(address) {
+                Ok(pattern) => pattern,
+                Err(reason) => return refused(reason),
+            };
             if name.is_empty() {
-                return Err(invalid("upstream_names", address, "has an empty name"));
+                return refused("has an empty name");
+            }
+            if RESERVED_UPSTREAMS.contains(&name.as_str()) {
+                return refused("has the name `other` or `none`, which the agent uses itself");
+            }
+            if patterns.insert(format!("{pattern:?}"), name).is_some() {
+                return refused("is there already, written in another way; keep one of them");
             }
         }
         Ok(())
@@ -518,6 +531,22 @@ mod tests {
             ("[upstream_names]\norders = \"x\"", "address:port"),
             ("[upstream_names]\n\"10.0.0.1:80\" = \"\"", "empty name"),
             ("[upstream_names]\n\"10.0.0.1/8\" = \"x\"", "first address"),
+            (
+                "[upstream_names]\n\"::ffff:10.0.0.0/104\" = \"x\"",
+                "as IPv4",
+            ),
+            (
+                "[upstream_names]\n\"10.0.0.1:80\" = \"other\"",
+                "uses itself",
+            ),
+            (
+                "[upstream_names]\n\"DB.internal:80\" = \"x\"\n\"db.internal:80\" = \"y\"",
+                "another way",
+            ),
+            (
+                "[upstream_names]\n\"[::ffff:10.0.0.1]:80\" = \"x\"\n\"10.0.0.1:80\" = \"y\"",
+                "another way",
+            ),
         ] {
             let error = Settings::parse(text)
                 .unwrap()

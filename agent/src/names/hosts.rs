@@ -3,12 +3,13 @@
 //! In: host names and ports. Out: the addresses they resolve to, looked up at the start and every
 //! minute, in the background: nothing waits for it. A name that does not resolve keeps what it had.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::canonical;
@@ -20,6 +21,11 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long a lookup may take; the resolver's own limit is that of resolv.conf.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// An address that a name resolved to is the name's until it was missing so often. Fewer: where a
+/// name server gives some of many addresses each time, upstreams change their names with each
+/// lookup. More: an address that was given away keeps its old name so many minutes.
+const KEPT: u32 = 5;
+
 /// One name.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
@@ -27,6 +33,10 @@ pub(super) struct Host {
     pub(super) port: u16,
     pub(super) name: Arc<str>,
 }
+
+/// What one name resolves to: how many times in a row each address was missing since.
+#[derive(Clone, Debug, Default)]
+struct Addresses(BTreeMap<SocketAddr, u32>);
 
 /// Hosts and their addresses; clones share the addresses.
 #[derive(Clone, Debug, Default)]
@@ -62,42 +72,46 @@ impl Hosts {
 
     /// Looks all up, again and again.
     pub(super) async fn keep(self) {
-        let mut known: Vec<Option<Vec<SocketAddr>>> = vec![None; self.hosts.len()];
+        let mut known: Vec<Addresses> = vec![Addresses::default(); self.hosts.len()];
         let mut failing = vec![false; self.hosts.len()];
         loop {
-            for (at, Host { host, port, .. }) in self.hosts.iter().enumerate() {
-                let looked_up = timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), *port)));
-                let error = match looked_up.await {
-                    Ok(Ok(found)) => {
-                        known[at] = Some(found.map(canonical).collect());
+            let looked_up = join_all(self.hosts.iter().map(look_up)).await;
+            for (at, (Host { host, .. }, found)) in self.hosts.iter().zip(looked_up).enumerate() {
+                match found {
+                    Ok(found) => {
+                        known[at].renew(found);
                         failing[at] = false;
-                        self.publish(&known);
-                        continue;
                     }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_elapsed) => "no answer in time".to_owned(),
-                };
-                // A line when it begins, and no more.
-                if !std::mem::replace(&mut failing[at], true) {
-                    tracing::warn!(
-                        host,
-                        error,
-                        "upstream_names: the host does not resolve; it is tried again every minute"
-                    );
+                    // A line when it begins, and no more.
+                    Err(error) if !std::mem::replace(&mut failing[at], true) => {
+                        tracing::warn!(
+                            host,
+                            error,
+                            "upstream_names: the host does not resolve; it is tried again every minute"
+                        );
+                    }
+                    Err(_) => {}
                 }
             }
+            self.publish(&known);
             sleep(EVERY).await;
         }
     }
 
     /// Of two hosts with one address the first in the settings names it.
-    fn publish(&self, known: &[Option<Vec<SocketAddr>>]) {
+    ///
+    /// One that a host resolved to just now goes before one that it is remembered for.
+    fn publish(&self, known: &[Addresses]) {
         let mut addresses = HashMap::new();
-        for (host, found) in self.hosts.iter().zip(known) {
-            for address in found.iter().flatten() {
-                addresses
-                    .entry(*address)
-                    .or_insert_with(|| Arc::clone(&host.name));
+        for just_now in [true, false] {
+            for (host, found) in self.hosts.iter().zip(known) {
+                for (address, missed) in &found.0 {
+                    if (*missed == 0) == just_now {
+                        addresses
+                            .entry(*address)
+                            .or_insert_with(|| Arc::clone(&host.name));
+                    }
+                }
             }
         }
         let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
@@ -108,11 +122,31 @@ impl Hosts {
     }
 }
 
+impl Addresses {
+    /// It resolves to these now.
+    fn renew(&mut self, found: Vec<SocketAddr>) {
+        for missed in self.0.values_mut() {
+            *missed += 1;
+        }
+        self.0.extend(found.into_iter().map(|address| (address, 0)));
+        self.0.retain(|_, missed| *missed < KEPT);
+    }
+}
+
+async fn look_up(Host { host, port, .. }: &Host) -> Result<Vec<SocketAddr>, String> {
+    let found = timeout(PATIENCE, tokio::net::lookup_host((host.as_str(), *port))).await;
+    match found {
+        Ok(Ok(found)) => Ok(found.map(canonical).collect()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_elapsed) => Err("no answer in time".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::{Host, Hosts};
+    use super::{Addresses, Host, Hosts, KEPT};
 
     fn host(host: &str, name: &str) -> Host {
         Host {
@@ -126,19 +160,33 @@ mod tests {
     fn addresses_that_moved_take_their_name_along() {
         let hosts = Hosts::new(vec![host("a.internal", "a"), host("b.internal", "b")]);
         let [one, two] = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().unwrap());
-        hosts.publish(&[Some(vec![one]), Some(vec![one, two])]);
+        let mut known = [Addresses::default(), Addresses::default()];
+        known[0].renew(vec![one]);
+        known[1].renew(vec![one, two]);
+        hosts.publish(&known);
         let generation = hosts.generation();
 
         assert_eq!(hosts.name(one).as_deref(), Some("a"));
         assert_eq!(hosts.name(two).as_deref(), Some("b"));
-        hosts.publish(&[Some(vec![one]), Some(vec![one, two])]);
+        hosts.publish(&known);
         assert_eq!(hosts.generation(), generation);
 
-        hosts.publish(&[Some(vec![two]), None]);
+        known[0].renew(vec![two]);
+        known[1].renew(vec![]);
+        hosts.publish(&known);
 
-        assert_eq!(hosts.name(one), None);
+        assert_eq!(hosts.name(one).as_deref(), Some("a"), "remembered");
         assert_eq!(hosts.name(two).as_deref(), Some("a"));
         assert_ne!(hosts.generation(), generation);
+
+        for _ in 1..KEPT {
+            known[0].renew(vec![two]);
+            known[1].renew(vec![]);
+        }
+        hosts.publish(&known);
+
+        assert_eq!(hosts.name(one), None, "missing too often");
+        assert_eq!(hosts.name(two).as_deref(), Some("a"));
     }
 
     #[tokio::test]

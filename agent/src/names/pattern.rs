@@ -93,6 +93,9 @@ impl Network {
             .ok()
             .filter(|prefix| *prefix <= width(ip))
             .ok_or("has no prefix length from 0 to 32, or 128 for IPv6")?;
+        if matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some()) {
+            return Err("is of IPv4 addresses mapped into IPv6; write it as IPv4");
+        }
         let network = Self {
             ip,
             prefix,

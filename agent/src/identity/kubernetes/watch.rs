@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::client::Body;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::objects::{EndpointSlice, Pod, Service};
@@ -45,6 +47,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Pause between a watch that ended well and the next: a server that ends each at once is not
 /// to be asked in a tight loop.
 const BETWEEN: Duration = Duration::from_millis(200);
+
+/// How often the server is asked whether it is there, for a watch without changes says nothing.
+/// Longer: names are used so long after the server went silent. Shorter: a question of each node's
+/// agent so often.
+const PULSE: Duration = Duration::from_secs(15);
+
+/// How long that answer may take.
+const PULSE_ANSWER: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether anything is too old.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
@@ -83,18 +93,20 @@ pub async fn connect(node: &str) -> Result<Directory, NoCluster> {
     let client = Client::try_from(config).map_err(|error| failed(&error))?;
     let directory = Directory::default();
 
+    let (silences, silent) = watch::channel(0);
+    tokio::spawn(feel_the_pulse(client.clone(), silences));
     let here = format!("spec.nodeName={node}");
     let pods: Api<Pod> = Api::all(client.clone());
-    tokio::spawn(follow(pods, Kind::Pods, Some(here), directory.clone()));
+    let of = |kind| Followed {
+        kind,
+        directory: directory.clone(),
+        silent: silent.clone(),
+    };
+    tokio::spawn(follow(pods, Some(here), of(Kind::Pods)));
     let slices: Api<EndpointSlice> = Api::all(client.clone());
-    tokio::spawn(follow(
-        slices,
-        Kind::EndpointSlices,
-        None,
-        directory.clone(),
-    ));
+    tokio::spawn(follow(slices, None, of(Kind::EndpointSlices)));
     let services: Api<Service> = Api::all(client);
-    tokio::spawn(follow(services, Kind::Services, None, directory.clone()));
+    tokio::spawn(follow(services, None, of(Kind::Services)));
     let expiring = directory.clone();
     tokio::spawn(async move {
         loop {
@@ -105,10 +117,36 @@ pub async fn connect(node: &str) -> Result<Directory, NoCluster> {
     Ok(directory)
 }
 
-async fn follow<K>(api: Api<K>, kind: Kind, fields: Option<String>, directory: Directory)
+/// One kind of objects, and what all kinds share.
+struct Followed {
+    kind: Kind,
+    directory: Directory,
+    /// Changes when the server was found silent.
+    silent: watch::Receiver<u64>,
+}
+
+/// Asks whether the server is there, and says when it is not. Any answer will do.
+async fn feel_the_pulse(client: Client, silences: watch::Sender<u64>) {
+    loop {
+        sleep(PULSE).await;
+        let Ok(question) = hyper::Request::get("/version").body(Body::empty()) else {
+            return;
+        };
+        if !matches!(
+            timeout(PULSE_ANSWER, client.send(question)).await,
+            Ok(Ok(_))
+        ) {
+            silences.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+}
+
+async fn follow<K>(api: Api<K>, fields: Option<String>, mut followed: Followed)
 where
     K: Tabled + Resource + Clone + DeserializeOwned + Debug,
 {
+    let kind = followed.kind;
+    let directory = followed.directory.clone();
     let mut pause = FIRST_PAUSE;
     // Where the watch is to go on; none when everything has to be listed.
     let mut version: Option<String> = None;
@@ -122,7 +160,7 @@ where
                     version
                 }
             };
-            watch(&api, kind, fields.as_deref(), from, &directory).await
+            take_in(&api, fields.as_deref(), from, &mut followed).await
         };
         match step.await {
             Ok(next) => {
@@ -174,16 +212,21 @@ where
 
 /// Takes changes in until the server ends the watch; where the next is to begin, `None` when
 /// everything has to be listed again.
-async fn watch<K>(
+async fn take_in<K>(
     api: &Api<K>,
-    kind: Kind,
     fields: Option<&str>,
     mut version: String,
-    directory: &Directory,
+    followed: &mut Followed,
 ) -> Result<Option<String>, Broken>
 where
     K: Tabled + Resource + Clone + DeserializeOwned + Debug,
 {
+    let Followed {
+        kind,
+        directory,
+        silent,
+    } = followed;
+    silent.mark_unchanged();
     let mut params = WatchParams::default().timeout(WATCH_SECONDS);
     params.field_selector = fields.map(str::to_owned);
     let stream = match timeout(ANSWER, api.watch(&params, &version)).await {
@@ -192,10 +235,14 @@ where
         Ok(Err(error)) => return Err(resumable(Away::Failed(Box::new(error)), version)),
         Err(_elapsed) => return Err(resumable(Away::Silent, version)),
     };
-    directory.works(kind);
+    directory.works(*kind);
     let mut stream = pin!(stream);
     loop {
-        let event = match timeout(SILENCE, stream.next()).await {
+        let event = tokio::select! {
+            event = timeout(SILENCE, stream.next()) => event,
+            Ok(()) = silent.changed() => return Err(resumable(Away::Silent, version)),
+        };
+        let event = match event {
             Ok(Some(Ok(event))) => event,
             Ok(Some(Err(error))) => return Err(resumable(Away::Failed(Box::new(error)), version)),
             Ok(None) => return Ok(Some(version)),
