@@ -27,13 +27,17 @@ pub(super) fn rare(by: &str, counter: &str, with: &str) -> String {
     )
 }
 
-/// By how much a counter grew in the range that is shown, summed by labels. As in [`rare`], the value
-/// of a series that is new in it counts.
+/// By how much a counter grew in the range that is shown, summed by labels. Of a series that began in
+/// it the first value, which is the least, counts as well, if it was scraped less often than the
+/// agent of its target: so the agent was there before it. What the first scrape of an agent brings may
+/// be older than the range.
 pub(super) fn grown(by: &str, counter: &str, with: &str) -> String {
     let series = format!("{counter}{{{with}}}");
     format!(
-        "sum by ({by}) (({series} unless {series} offset $__range) \
-         and on (job, instance) (why502_agent_build_info offset $__range) \
+        "sum by ({by}) (((increase({series}[$__range]) or 0 * last_over_time({series}[$__range])) \
+         + min_over_time({series}[$__range])) unless {series} offset $__range \
+         and count_over_time({series}[$__range]) < on (cluster, job, instance) group_left () \
+         sum by (cluster, job, instance) (count_over_time(why502_agent_build_info[$__range])) \
          or increase({series}[$__range])) > 0"
     )
 }
@@ -75,4 +79,21 @@ pub(super) fn native(histogram: &str, with: &str) -> String {
 /// A heatmap of classic buckets.
 pub(super) fn classic(histogram: &str, with: &str) -> String {
     format!("sum by (le) (rate({histogram}_bucket{{{with}}}[$__rate_interval]))")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::grown;
+    use crate::host::root;
+
+    #[test]
+    fn what_promtool_asks_is_what_tables_ask() {
+        let path = root().join("dashboards/alerts/tests/tables.yml");
+        let text = fs::read_to_string(path).expect("the test is there");
+        let asked = grown("upstream, cause", "why502_gateway_errors_total", "");
+        let asked = format!("  - expr: '{}'\n", asked.replace("$__range", "1h"));
+        assert!(text.contains(&asked), "not asked: {asked}");
+    }
 }

@@ -1,8 +1,8 @@
-//! `dashboards`: what is made from one source for Grafana and Kubernetes.
+//! `dashboards`: what is made from one source for Grafana.
 //!
-//! In: panels, described in this folder, and the alert rules in `dashboards/alerts`. Out: a Grafana
-//! dashboard as JSON for each file here, and the rules as a PrometheusRule. What is written is checked
-//! in; `tidy` finds what was changed by hand or not made anew.
+//! In: panels, described in this folder, and what occurs on many of them. Out: a Grafana
+//! dashboard as JSON for each file here. What is written is checked in; `tidy` finds what was changed by
+//! hand or not made anew. `manifests` makes the PrometheusRule.
 
 mod agent;
 mod expression;
