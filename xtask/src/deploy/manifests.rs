@@ -34,19 +34,23 @@ pub(super) const OPERATED: &str = r#"{"podMonitor": {"enabled": true},
 
 /// Everything that can be set, as no one would.
 pub(super) const EVERYTHING: &str = r#"{
-    "image": {"repository": "registry.example.com/why502", "tag": "1", "pullPolicy": "Always"},
+    "image": {"repository": "registry.example.com/why502", "pullPolicy": "Always",
+        "digest": "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"},
     "imagePullSecrets": [{"name": "registry"}], "fullnameOverride": "other", "port": 9999,
     "cgroupRoot": "/sys/fs/cgroup/unified", "api": "on",
     "web": {"existingSecret": "web", "tls": true},
     "kubernetes": {"enabled": true, "identityLabels": "workload"},
     "serviceAccount": {"annotations": {"a": "b"}},
+    "extraCapabilities": ["SYS_ADMIN", "SYS_RESOURCE"],
     "seccompProfile": {"type": "Localhost", "localhostProfile": "why502.json"},
     "priorityClass": {"create": false, "name": "system-node-critical"},
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
         {"nodeSelectorTerms": [{"matchExpressions": [{"key": "edge", "operator": "Exists"}]}]}}},
     "podAnnotations": {"prometheus.io/scrape": "true"}, "podLabels": {"team": "edge"},
     "networkPolicy": {"from": []},
-    "podMonitor": {"enabled": true, "labels": {"release": "p"}, "endpoint": {"scheme": "https"}},
+    "podMonitor": {"enabled": true, "labels": {"release": "p"}, "interval": "5s",
+        "scrapeTimeout": "4s", "endpoint": {"scheme": "https", "relabelings":
+            [{"action": "labeldrop", "regex": "pod"}]}},
     "prometheusRule": {"enabled": true, "labels": {"release": "p"}},
     "dashboards": {"enabled": true, "annotations": {"folder": "why502"}}}"#;
 

@@ -13,6 +13,16 @@
 {{- end }}
 {{- end }}
 
+{{- define "why502.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "why502.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "why502.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
