@@ -1,6 +1,7 @@
 //! What is asked of a request before it is answered: no body, the right password, and for the
 //! API that it is open.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -20,7 +21,7 @@ use crate::config::ApiAccess;
 const UNWANTED_BYTES: usize = 64 * 1024;
 const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
-/// Paths that anybody may ask: they tell nothing but that the agent lives, and who asks
+/// Paths that want no password: they tell nothing but that the agent lives, and who asks
 /// (kubelet) has no password.
 const OPEN: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -33,6 +34,7 @@ const CHALLENGE: &str = "Basic realm=\"why502\", charset=\"UTF-8\"";
 /// The answer, when it is a refusal.
 pub(super) async fn refusal(
     request: &mut Request<Incoming>,
+    from: IpAddr,
     service: &Service,
     rules: &Rules,
 ) -> Option<Answer> {
@@ -47,7 +49,7 @@ pub(super) async fn refusal(
     if !OPEN.contains(&path) {
         let authorization = request.headers().get(AUTHORIZATION);
         let authorization = authorization.map(|value| value.as_bytes());
-        match rules.users.judge(authorization).await {
+        match rules.users.judge(from, authorization).await {
             Verdict::Welcome => {}
             Verdict::Wrong => {
                 let answer = text(

@@ -214,7 +214,7 @@ async fn answer(
     place: &Place,
 ) -> Answer {
     place.asked();
-    let mut answer = match gate::refusal(&mut request, &service, rules).await {
+    let mut answer = match gate::refusal(&mut request, place.who(), &service, rules).await {
         Some(refusal) => refusal,
         None => routes::answer(request, service, place).await,
     };

@@ -115,6 +115,11 @@ impl Place {
         }
     }
 
+    /// Who is connected.
+    pub(super) fn who(&self) -> IpAddr {
+        self.seat.who
+    }
+
     /// The answer has no end.
     pub(super) fn streams(&self) {
         self.seat.phase.store(STREAMING, Ordering::Relaxed);

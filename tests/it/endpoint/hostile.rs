@@ -264,3 +264,63 @@ fn guessing_passwords_neither_takes_the_cpu_nor_stops_scrapes() {
     assert!(statuses.contains(&429) && scrapes > 10);
     assert!(share < 0.5, "{share:.2} CPUs");
 }
+
+#[test]
+fn who_knows_the_password_is_heard_beside_someone_who_guesses() {
+    need_root();
+    let files = Files::new();
+    let text = format!("basic_auth_users:\n  prom: {HORSE}\n");
+    let web = files.write("web.yml", &text);
+    let agent = Agent::start(&["--web-config-file", &web]);
+    let url = format!("http://{}/metrics", agent.address);
+    let right = ["--user", "prom:correct horse"];
+    let elsewhere = ["--user", "prom:correct horse", "--interface", "127.0.0.2"];
+    let stop = Arc::new(AtomicBool::new(false));
+    let guessers: Vec<_> = (0..12)
+        .map(|guesser| {
+            let (stop, url) = (Arc::clone(&stop), url.clone());
+            std::thread::spawn(move || {
+                let mut refused = 0;
+                for n in 0u32.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let guess = format!("prom:{guesser}-{n}");
+                    refused += u32::from(curl(&url, &["--user", &guess]).0 == 429);
+                }
+                refused
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(2));
+
+    // Nobody has given it before, as after a start.
+    let asked = Instant::now();
+    let (status, said) = curl(&url, &elsewhere);
+    println!("heard after {:?}", asked.elapsed());
+    assert_eq!(status, 200, "{said}");
+    assert!(asked.elapsed() < SCRAPE, "{:?}", asked.elapsed());
+
+    // And known to be right it stays when the file is read again.
+    for _ in 0..3 {
+        files.write("web.yml", &text);
+        for flags in [&right[..], &elsewhere] {
+            let asked = Instant::now();
+            let (status, said) = curl(&url, flags);
+            assert_eq!(status, 200, "{said}");
+            assert!(
+                asked.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                asked.elapsed()
+            );
+        }
+    }
+    assert!(agent.log().contains("read the web configuration again"));
+
+    stop.store(true, Ordering::Relaxed);
+    let refused: u32 = guessers
+        .into_iter()
+        .map(|guesser| guesser.join().unwrap_or_default())
+        .sum();
+    assert!(refused > 0, "they were too few");
+}

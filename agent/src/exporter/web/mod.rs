@@ -7,6 +7,7 @@
 
 mod file;
 mod tls;
+mod turns;
 mod users;
 
 use std::fs;
@@ -141,7 +142,9 @@ impl Web {
         });
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.stamps = stamps;
-        read.rules = Arc::new(rules?);
+        let mut rules = rules?;
+        rules.users.inherit(&read.rules.users);
+        read.rules = Arc::new(rules);
         Ok(())
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! A hash by bcrypt is slow on purpose, so what came of a password is remembered: scrapes cost
 //! one hash, not one each. Unknown passwords are hashed one after the other, with a pause after
-//! each wrong one, and only so many wait: whoever guesses takes a small share of one CPU.
+//! each wrong one, and only so many wait, each address as long as any other: whoever guesses takes
+//! a small share of one CPU, and does not shut out who knows.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -14,15 +16,17 @@ use base64::prelude::BASE64_STANDARD;
 use bcrypt::HashParts;
 use ring::hmac;
 use ring::rand::SystemRandom;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use super::turns::Turns;
 
 /// bcrypt's cost is a power of two: 16 is about 5 s of CPU time.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=16;
 
 /// Answers remembered, right and wrong ones. Too few: two scrapers with different wrong
-/// passwords are hashed each time. Too many: memory, 40 bytes each.
+/// passwords are hashed each time. Too many: memory, 150 bytes each.
 const REMEMBERED: usize = 128;
 
 /// Requests that wait for their password to be hashed. More: memory, and the last waits for
@@ -36,15 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: u32 = 9;
 
 /// One at a time, whatever file is in force.
-static TURNS: Turns = Turns {
-    waiting: Semaphore::const_new(WAITING),
-    hashing: Semaphore::const_new(1),
-};
-
-struct Turns {
-    waiting: Semaphore,
-    hashing: Semaphore,
-}
+static TURNS: LazyLock<Arc<Turns>> = LazyLock::new(|| Turns::new(WAITING));
 
 /// What remembered passwords are told apart by, new at each start: what is in memory says
 /// nothing about them.
@@ -55,7 +51,20 @@ static KEY: LazyLock<Option<hmac::Key>> =
 #[derive(Debug, Default)]
 pub(in crate::exporter) struct Users {
     hashes: BTreeMap<String, String>,
-    remembered: Mutex<VecDeque<(Vec<u8>, bool)>>,
+    memory: Arc<Memory>,
+}
+
+/// What came of passwords, the oldest first.
+#[derive(Debug, Default)]
+struct Memory(Mutex<VecDeque<Outcome>>);
+
+#[derive(Debug)]
+struct Outcome {
+    /// Of name, hash and password.
+    tag: Vec<u8>,
+    /// Of name and hash.
+    user: Option<Vec<u8>>,
+    right: bool,
 }
 
 /// What is to be said to who asks.
@@ -92,7 +101,7 @@ impl Users {
         }
         Ok(Self {
             hashes,
-            remembered: Mutex::default(),
+            memory: Arc::default(),
         })
     }
 
@@ -101,8 +110,19 @@ impl Users {
         self.hashes.is_empty()
     }
 
-    /// Judges an `Authorization` header (RFC 7617).
-    pub(in crate::exporter) async fn judge(&self, header: Option<&[u8]>) -> Verdict {
+    /// Remembers what was known before the file was read again, of those whose name and hash are
+    /// as they were.
+    pub(super) fn inherit(&mut self, before: &Self) {
+        self.memory = Arc::clone(&before.memory);
+        let users = self.hashes.iter();
+        let users: Vec<_> = users
+            .filter_map(|(name, hash)| tag(&[name.as_bytes(), hash.as_bytes()]))
+            .collect();
+        self.memory.keep(&users);
+    }
+
+    /// Judges an `Authorization` header (RFC 7617) that comes from this address.
+    pub(in crate::exporter) async fn judge(&self, from: IpAddr, header: Option<&[u8]>) -> Verdict {
         if self.is_empty() {
             return Verdict::Welcome;
         }
@@ -114,55 +134,66 @@ impl Users {
         let Some(hash) = known.or_else(|| self.hashes.values().next()) else {
             return Verdict::Wrong;
         };
-        let tag = tag(&name, hash, &password);
-        if let Some(right) = self.remembered(tag.as_ref()) {
-            return verdict(right);
+        let asked = tag(&[name.as_bytes(), hash.as_bytes(), &password]);
+        if let Some(right) = self.memory.find(asked.as_ref()) {
+            return verdict(right && known.is_some());
         }
-        let Ok(_place) = TURNS.waiting.try_acquire() else {
-            return Verdict::Busy;
-        };
-        let Ok(Ok(turn)) = timeout(PATIENCE, TURNS.hashing.acquire()).await else {
+        let Some(turn) = TURNS.take(from, PATIENCE).await else {
             return Verdict::Busy;
         };
         // Someone may have asked the same meanwhile.
-        if let Some(right) = self.remembered(tag.as_ref()) {
-            return verdict(right);
+        if let Some(right) = self.memory.find(asked.as_ref()) {
+            return verdict(right && known.is_some());
         }
-        let started = Instant::now();
-        let hash = hash.clone();
-        let checked = spawn_blocking(move || bcrypt::verify(password, &hash));
-        let right = matches!(checked.await, Ok(Ok(true))) && known.is_some();
-        self.remember(tag, right);
-        if !right {
-            let pause = started.elapsed() * PAUSE;
-            // Who asked need not wait for it; the next one's turn does.
-            tokio::spawn(async move {
-                sleep(pause).await;
-                drop(turn);
-            });
-        }
-        verdict(right)
+        let user = tag(&[name.as_bytes(), hash.as_bytes()]);
+        let (memory, hash, is_known) = (Arc::clone(&self.memory), hash.clone(), known.is_some());
+        let (answer, answered) = oneshot::channel();
+        // On its own: who hangs up does not have the next one hashed beside it.
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let checked = spawn_blocking(move || bcrypt::verify(password, &hash));
+            let right = matches!(checked.await, Ok(Ok(true))) && is_known;
+            memory.put(asked, user, right);
+            // Who asked need not wait for the pause, and may be gone.
+            let _ = answer.send(right);
+            if !right {
+                sleep(started.elapsed() * PAUSE).await;
+            }
+            drop(turn);
+        });
+        verdict(answered.await.unwrap_or(false))
     }
+}
 
-    fn remembered(&self, tag: Option<&Vec<u8>>) -> Option<bool> {
+impl Memory {
+    fn find(&self, tag: Option<&Vec<u8>>) -> Option<bool> {
         let tag = tag?;
-        let remembered = self.remembered.lock();
-        let remembered = remembered.unwrap_or_else(PoisonError::into_inner);
+        let outcomes = self.lock();
         // By a key that nobody knows: how far two of them agree says nothing of a password.
-        let found = remembered.iter().find(|(other, _)| other == tag)?;
-        Some(found.1)
+        let found = outcomes.iter().find(|outcome| outcome.tag == *tag)?;
+        Some(found.right)
     }
 
     /// Wrong ones push out wrong ones first: guessing does not make scrapes slow.
-    fn remember(&self, tag: Option<Vec<u8>>, right: bool) {
+    fn put(&self, tag: Option<Vec<u8>>, user: Option<Vec<u8>>, right: bool) {
         let Some(tag) = tag else { return };
-        let remembered = self.remembered.lock();
-        let mut remembered = remembered.unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED {
-            let wrong = remembered.iter().position(|(_, right)| !right);
-            remembered.remove(wrong.unwrap_or(0));
+        let mut outcomes = self.lock();
+        if outcomes.len() >= REMEMBERED {
+            let wrong = outcomes.iter().position(|outcome| !outcome.right);
+            outcomes.remove(wrong.unwrap_or(0));
         }
-        remembered.push_back((tag, right));
+        outcomes.push_back(Outcome { tag, user, right });
+    }
+
+    /// Forgets what is not of these users.
+    fn keep(&self, users: &[Vec<u8>]) {
+        let is_there = |user: &Vec<u8>| users.contains(user);
+        self.lock()
+            .retain(|outcome| outcome.user.as_ref().is_some_and(is_there));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Outcome>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -189,9 +220,9 @@ fn credentials(header: &[u8]) -> Option<(String, Vec<u8>)> {
 
 /// Lengths stand before the parts, so that they cannot be shifted against each other. None
 /// without random numbers; then nothing is remembered.
-fn tag(name: &str, hash: &str, password: &[u8]) -> Option<Vec<u8>> {
+fn tag(parts: &[&[u8]]) -> Option<Vec<u8>> {
     let mut context = hmac::Context::with_key(KEY.as_ref()?);
-    for part in [name.as_bytes(), hash.as_bytes(), password] {
+    for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
@@ -209,9 +240,12 @@ pub fn authorization(name: &str, password: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::time::Instant;
 
     use super::{Users, Verdict, authorization, credentials};
+
+    const FROM: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn users(cost: u32) -> Users {
         let hash = bcrypt::hash("secret", cost).unwrap();
@@ -220,7 +254,7 @@ mod tests {
 
     async fn judge(users: &Users, name: &str, password: &str) -> Verdict {
         users
-            .judge(Some(authorization(name, password).as_bytes()))
+            .judge(FROM, Some(authorization(name, password).as_bytes()))
             .await
     }
 
@@ -241,9 +275,9 @@ mod tests {
                 "{name}:{password}"
             );
         }
-        assert_eq!(users.judge(None).await, Verdict::Wrong);
-        assert_eq!(users.judge(Some(b"Bearer x")).await, Verdict::Wrong);
-        assert_eq!(Users::default().judge(None).await, Verdict::Welcome);
+        assert_eq!(users.judge(FROM, None).await, Verdict::Wrong);
+        assert_eq!(users.judge(FROM, Some(b"Bearer x")).await, Verdict::Wrong);
+        assert_eq!(Users::default().judge(FROM, None).await, Verdict::Welcome);
     }
 
     #[tokio::test]
@@ -258,6 +292,48 @@ mod tests {
             assert_eq!(judge(&users, "prom", "secret").await, Verdict::Welcome);
         }
         assert!(started.elapsed() < once, "{:?} {once:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn what_is_known_outlives_another_reading_of_the_file() {
+        let before = users(4);
+        assert_eq!(judge(&before, "prom", "secret").await, Verdict::Welcome);
+        let known = |users: &Users| {
+            users
+                .memory
+                .lock()
+                .iter()
+                .filter(|known| known.right)
+                .count()
+        };
+
+        let mut after = Users::new(before.hashes.clone()).unwrap();
+        after.inherit(&before);
+        assert_eq!(known(&after), 1);
+        assert_eq!(judge(&after, "prom", "secret").await, Verdict::Welcome);
+
+        // The same hash for another name, and another hash for the same name.
+        let hash = before.hashes.get("prom").unwrap().clone();
+        for hashes in [
+            BTreeMap::from([("other".to_owned(), hash)]),
+            users(4).hashes,
+        ] {
+            let mut after = Users::new(hashes).unwrap();
+            assert_eq!(judge(&before, "prom", "secret").await, Verdict::Welcome);
+            after.inherit(&before);
+            assert_eq!(known(&after), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_no_longer_there_is_not_welcome() {
+        let before = users(4);
+        let hash = before.hashes.get("prom").unwrap().clone();
+        let mut after = Users::new(BTreeMap::from([("other".to_owned(), hash)])).unwrap();
+        after.inherit(&before);
+        // A request that began before the file changed.
+        assert_eq!(judge(&before, "prom", "secret").await, Verdict::Welcome);
+        assert_eq!(judge(&after, "prom", "secret").await, Verdict::Wrong);
     }
 
     #[test]
