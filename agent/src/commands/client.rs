@@ -3,6 +3,7 @@
 //! In: its address, how it wants to be spoken to, and a path. Out: its answer, or one sentence
 //! about why there is none.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -20,8 +21,8 @@ use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -58,6 +59,12 @@ pub(super) struct Whom {
     /// The agent's certificate is of this name instead
     #[arg(long, value_name = "NAME", requires = "ca_file")]
     server_name: Option<String>,
+    /// Show this certificate (PEM), for an agent that asks for one; with --key-file
+    #[arg(long, value_name = "FILE", requires_all = ["key_file", "ca_file"])]
+    cert_file: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
     /// Give this user name, and the password in the variable WHY502_PASSWORD or --password-file
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -94,7 +101,17 @@ impl Whom {
         let answer = sender
             .send_request(request)
             .await
-            .with_context(|| format!("what listens at {agent} is no why502 agent"))?;
+            .map_err(|error| match alert(&error) {
+                Some(AlertDescription::CertificateRequired) => anyhow!(
+                    "the agent at {agent} wants a certificate: give --cert-file and --key-file"
+                ),
+                Some(alert) => anyhow!(
+                    "the agent at {agent} does not take the certificate of --cert-file ({alert:?})"
+                ),
+                None => {
+                    anyhow!(error).context(format!("what listens at {agent} is no why502 agent"))
+                }
+            })?;
         match answer.status() {
             StatusCode::UNAUTHORIZED if self.user.is_none() => bail!(
                 "the agent at {agent} wants a password: give --user, and the password in {PASSWORD} or --password-file"
@@ -145,12 +162,39 @@ impl Whom {
                 .with_context(|| format!("--server-name {name} is no name of a host"))?,
             None => ServerName::from(agent.ip()),
         };
-        let connector = TlsConnector::from(Arc::new(tls(ca_file)?));
+        let connector = TlsConnector::from(Arc::new(self.tls(ca_file)?));
         let connection = connector
             .connect(name, connection)
             .await
             .with_context(|| format!("cannot agree on TLS with what listens at {agent}"))?;
         Ok(Box::new(connection))
+    }
+
+    fn tls(&self, ca_file: &Path) -> anyhow::Result<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(ca_file)? {
+            roots
+                .add(certificate)
+                .with_context(|| unreadable(ca_file))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let (Some(cert_file), Some(key_file)) = (&self.cert_file, &self.key_file) else {
+            return Ok(config.with_no_client_auth());
+        };
+        let key = PrivateKeyDer::from_pem_file(key_file)
+            .with_context(|| format!("cannot read a private key from {}", key_file.display()))?;
+        config
+            .with_client_auth_cert(certificates(cert_file)?, key)
+            .with_context(|| {
+                format!(
+                    "{} and {} are no certificate and its key",
+                    cert_file.display(),
+                    key_file.display()
+                )
+            })
     }
 
     fn password(&self) -> anyhow::Result<String> {
@@ -189,19 +233,23 @@ impl Whom {
     }
 }
 
-fn tls(ca_file: &Path) -> anyhow::Result<ClientConfig> {
-    let unreadable = || format!("cannot read certificates from {}", ca_file.display());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca_file).with_context(unreadable)? {
-        roots
-            .add(certificate.with_context(unreadable)?)
-            .with_context(unreadable)?;
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    read.with_context(|| unreadable(path))
+}
+
+fn unreadable(path: &Path) -> String {
+    format!("cannot read certificates from {}", path.display())
+}
+
+/// What the other side of TLS ended it with. After a handshake of TLS 1.3 the client's
+/// certificate is judged, so a request finds out.
+fn alert(error: &hyper::Error) -> Option<AlertDescription> {
+    let source = error.source()?.downcast_ref::<io::Error>()?;
+    match source.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 fn nobody(agent: SocketAddr, error: &io::Error) -> anyhow::Error {

@@ -54,6 +54,21 @@ fn explain(agent: SocketAddr, flags: &[&str]) -> (bool, String) {
     (output.status.success(), said)
 }
 
+/// `why502 tail` gets through to the agent.
+#[track_caller]
+#[expect(clippy::expect_used, reason = "what is piped is there")]
+fn hello(agent: SocketAddr, flags: &[&str]) {
+    let mut tail = command(&binary().to_string_lossy(), None);
+    tail.args(["tail", "--json", "--agent", &agent.to_string()])
+        .args(flags)
+        .stdout(Stdio::piped());
+    let mut tail = Running::start("tail", &mut tail);
+    let output = tail.child().stdout.take().expect("it is piped");
+    let mut hello = String::new();
+    let read = BufReader::new(output).read_line(&mut hello);
+    assert!(read.is_ok() && hello.contains("\"hello\""), "{hello}");
+}
+
 /// A Prometheus that asks in this way.
 fn asked(how: &str) -> Setup<'_> {
     Setup {
@@ -91,7 +106,7 @@ fn only_who_has_the_password_may_ask() {
     assert!(said.contains("why502_agent_build_info"));
     assert!(said.contains("x-frame-options: deny"));
     let (status, _) = curl(&format!("http://{}/healthz", agent.address), &[]);
-    assert_eq!(status, 200, "whether it lives anybody may ask");
+    assert_eq!(status, 200, "whether it lives is told without a password");
 
     let (good, said) = explain(agent.address, &["--user", "prom"]);
     assert!(good, "{said}");
@@ -136,17 +151,12 @@ fn a_real_prometheus_scrapes_over_tls_with_a_password() {
 
     // The commands as well: the stream says hello first.
     let password = files.write("password", &format!("{PASSWORD}\n"));
-    let mut tail = command(&binary().to_string_lossy(), None);
-    tail.args(["tail", "--json", "--agent", &agent.address.to_string()])
-        .args(["--ca-file", &files.flag("ca.pem"), "--user", "prom"])
-        .args(["--password-file", &password])
-        .stdout(Stdio::piped());
-    let mut tail = Running::start("tail", &mut tail);
-    let output = tail.child().stdout.take().expect("it is piped");
-    let mut hello = String::new();
-    let read = BufReader::new(output).read_line(&mut hello);
-    assert!(read.is_ok() && hello.contains("\"hello\""), "{hello}");
-    let both = ["--ca-file", &files.flag("ca.pem"), "--user", "prom"];
+    let ca = files.flag("ca.pem");
+    let both = ["--ca-file", &ca, "--user", "prom"];
+    hello(
+        agent.address,
+        &[&both[..], &["--password-file", &password]].concat(),
+    );
     let (good, said) = explain(agent.address, &both);
     assert!(good, "{said}");
 
@@ -236,6 +246,44 @@ fn only_clients_with_a_certificate_may_ask() {
     assert_eq!(curl(&url, &["--cacert", &ca]).0, 0);
     let with = ["--cacert", &ca, "--cert", &certificate, "--key", &key];
     assert_eq!(curl(&url, &with).0, 200);
+
+    // kubelet has none.
+    let health = url.replace("/metrics", "/healthz");
+    assert_eq!(curl(&health, &["--cacert", &ca]).0, 0);
+
+    // The commands as well.
+    let shown = ["--cert-file", &certificate, "--key-file", &key];
+    let known = ["--ca-file", ca.as_str()];
+    let (good, said) = explain(agent.address, &[&known[..], &shown].concat());
+    assert!(good, "{said}");
+    let (good, said) = explain(agent.address, &known);
+    assert!(
+        !good && said.contains("wants a certificate: give --cert-file"),
+        "{said}"
+    );
+    let server = [files.flag("server.pem"), files.flag("server.key")];
+    for (flags, words) in [
+        (vec!["--cert-file", &certificate], "--key-file"),
+        (vec!["--key-file", &key], "--cert-file"),
+        (
+            vec!["--cert-file", &certificate, "--key-file", &server[1]],
+            "no certificate and its key",
+        ),
+        (
+            vec!["--cert-file", &certificate, "--key-file", &certificate],
+            "cannot read a private key",
+        ),
+        (
+            vec!["--cert-file", &files.flag("none.pem"), "--key-file", &key],
+            "none.pem",
+        ),
+    ] {
+        let (good, said) = explain(agent.address, &[&known[..], &flags].concat());
+        assert!(!good && said.contains(words), "{flags:?}: {said}");
+    }
+    let (good, said) = explain(agent.address, &shown);
+    assert!(!good && said.contains("--ca-file"), "{said}");
+    hello(agent.address, &[&known[..], &shown].concat());
 }
 
 #[test]
