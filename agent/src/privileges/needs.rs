@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Gid, Resource, getegid, geteuid, getgroups, getrlimit};
 use rustix::system::uname;
 use rustix::thread::{CapabilitySet, capabilities};
 
@@ -52,7 +54,7 @@ pub struct Needs(Vec<Need>);
 /// What the host makes necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Host {
-    /// tracefs is there and only root may look into it.
+    /// tracefs is there and this user may not look into it without a capability.
     tracefs_is_closed: bool,
     /// Only CAP_SYS_ADMIN may open tracepoints.
     perf_is_closed: bool,
@@ -214,17 +216,61 @@ pub fn is_in_user_namespace() -> bool {
     })
 }
 
-/// As aya does: the first that can be listed and is not empty is it.
+/// As aya does: the first that can be listed and is not empty is it. What a capability of this
+/// process opens is closed: it is the capability that is asked about.
 fn tracefs_is_closed() -> bool {
+    let user = User::here();
     let mut closed = false;
     for path in TRACEFS {
         match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return fs::read_dir(format!("{path}/events/sock")).is_err(),
+            Ok(true) => {
+                let events = Path::new(path).join("events/sock");
+                let by_mode = events.ancestors().all(|folder| user.may_enter(folder));
+                return !by_mode || fs::read_dir(&events).is_err();
+            }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => closed = true,
             _ => {}
         }
     }
     closed
+}
+
+/// What modes of files ask about.
+struct User {
+    id: u32,
+    groups: Vec<u32>,
+}
+
+impl User {
+    fn here() -> Self {
+        let mut groups: Vec<u32> = getgroups()
+            .unwrap_or_default()
+            .into_iter()
+            .map(Gid::as_raw)
+            .collect();
+        groups.push(getegid().as_raw());
+        Self {
+            id: geteuid().as_raw(),
+            groups,
+        }
+    }
+
+    /// Whether a folder's mode lets this user in, whatever capabilities there are.
+    fn may_enter(&self, folder: &Path) -> bool {
+        fs::metadata(folder).is_ok_and(|data| self.may_search(data.uid(), data.gid(), data.mode()))
+    }
+
+    /// inode(7): the first class that fits counts.
+    fn may_search(&self, owner: u32, group: u32, mode: u32) -> bool {
+        let class = if owner == self.id {
+            6
+        } else if self.groups.contains(&group) {
+            3
+        } else {
+            0
+        };
+        mode >> class & 0o1 != 0
+    }
 }
 
 fn perf_is_closed() -> bool {
@@ -304,6 +350,50 @@ mod tests {
                 "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_sys_resource,cap_dac_read_search,cap_sys_admin,cap_sys_ptrace=ep /usr/bin/why502"
             )
         );
+    }
+
+    #[test]
+    fn a_right_that_is_held_and_needed_is_among_those_to_give() {
+        let closed = Host {
+            tracefs_is_closed: true,
+            ..OPEN
+        };
+        let held = CapabilitySet::PERFMON
+            | CapabilitySet::NET_ADMIN
+            | CapabilitySet::DAC_READ_SEARCH
+            | CapabilitySet::SYS_PTRACE;
+        assert_eq!(
+            Needs::of(held, closed)
+                .how_to_give()
+                .first()
+                .map(String::as_str),
+            Some(
+                "setcap cap_bpf,cap_perfmon,cap_net_admin,cap_dac_read_search,cap_sys_ptrace=ep /usr/bin/why502"
+            )
+        );
+    }
+
+    #[test]
+    fn a_folder_is_open_by_its_mode_and_not_by_capabilities() {
+        let user = User {
+            id: 65534,
+            groups: vec![502, 65534],
+        };
+        for (owner, group, mode, expected) in [
+            (0, 0, 0o40700, false),
+            (0, 0, 0o40750, false),
+            (0, 502, 0o40750, true),
+            (0, 0, 0o40755, true),
+            (65534, 0, 0o40700, true),
+            (65534, 0, 0o40077, false),
+            (0, 502, 0o40705, false),
+        ] {
+            assert_eq!(
+                user.may_search(owner, group, mode),
+                expected,
+                "{owner} {group} {mode:o}"
+            );
+        }
     }
 
     #[test]
