@@ -336,9 +336,10 @@ fn an_hour_of_traffic_leaves_memory_and_files_flat() {
     let scene = Scene::build();
     let agent = Agent::start(&[]);
     let traffic = scene.traffic(seed());
-    // The store of incidents, and what is remembered of closed connections, reach their size.
+    // The store of incidents, and what is remembered of closed connections, reach their size: of
+    // twenty requests one has a connection of its own, and the largest tables hold 16,384.
     churn(&namespace(), 1, 40_000);
-    traffic.goes_on(100_000);
+    traffic.goes_on(250_000);
     let text = std::env::var("WHY502_SOAK_SECONDS").ok();
     let lasts = text.and_then(|text| text.parse().ok()).unwrap_or(SOAK);
     let (asked, started) = (traffic.asked(), Instant::now());
