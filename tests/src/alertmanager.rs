@@ -6,21 +6,17 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::agent::metrics::Labels;
-use crate::http;
 use crate::ports;
 use crate::process::{Running, command};
-use crate::wait::eventually;
+use crate::prometheus::wait_ready;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// It starts within this time.
-const START: Duration = Duration::from_secs(30);
-
 /// What a receiver is told of one alert.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Told {
@@ -147,17 +143,7 @@ impl Alertmanager {
             .arg("--cluster.listen-address=")
             .stderr(log);
         let mut process = Running::start("prometheus-alertmanager", &mut command);
-        eventually(START, "Alertmanager is ready", || {
-            if let Some(status) = process.ended() {
-                let said = fs::read_to_string(path.join("log")).unwrap_or_default();
-                panic!("Alertmanager ended with {status}: {said}");
-            }
-            match http::get(address, "/-/ready", "*/*") {
-                Ok(answer) if answer.status == 200 => Ok(()),
-                Ok(answer) => Err(format!("/-/ready answers {}", answer.status)),
-                Err(error) => Err(error.to_string()),
-            }
-        });
+        wait_ready("Alertmanager", &mut process, address, &path.join("log"));
         Self {
             address,
             _process: process,

@@ -81,17 +81,7 @@ impl Prometheus {
             command.arg("--enable-feature=native-histograms");
         }
         let mut process = Running::start("prometheus", &mut command);
-        eventually(SCRAPED, "Prometheus is ready", || {
-            if let Some(status) = process.ended() {
-                let said = fs::read_to_string(path.join("log")).unwrap_or_default();
-                panic!("Prometheus ended with {status}: {said}");
-            }
-            match http::get(address, "/-/ready", "*/*") {
-                Ok(answer) if answer.status == 200 => Ok(()),
-                Ok(answer) => Err(format!("/-/ready answers {}", answer.status)),
-                Err(error) => Err(error.to_string()),
-            }
-        });
+        wait_ready("Prometheus", &mut process, address, &path.join("log"));
         Self {
             address,
             _process: process,
@@ -164,6 +154,23 @@ impl Prometheus {
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
+}
+
+/// Waits until a server of the Prometheus family says that it is ready; what it wrote to `log`, when
+/// it ends instead.
+#[track_caller]
+pub(crate) fn wait_ready(name: &str, process: &mut Running, address: SocketAddr, log: &Path) {
+    eventually(SCRAPED, &format!("{name} is ready"), || {
+        if let Some(status) = process.ended() {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            panic!("{name} ended with {status}: {said}");
+        }
+        match http::get(address, "/-/ready", "*/*") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(format!("/-/ready answers {}", answer.status)),
+            Err(error) => Err(error.to_string()),
+        }
+    });
 }
 
 fn configuration(target: SocketAddr, setup: &Setup<'_>) -> String {
