@@ -40,7 +40,7 @@ const EISCONN: i64 = 106;
 const EALREADY: i64 = 114;
 const EINPROGRESS: i64 = 115;
 
-/// `sys_enter_socket`: `type` is the second argument.
+/// `sys_enter_socket` as a classic tracepoint: `type` is the second argument.
 const SOCKET_TYPE: usize = 24;
 /// `sys_enter_connect`: descriptor, address, length.
 const CONNECT_FD: usize = 16;
@@ -75,13 +75,23 @@ struct Made {
     fd: i32,
 }
 
+/// `socket(2)` returned.
+#[inline(always)]
+pub(crate) fn socket_made(socket_type: u64, fd: i64) {
+    remember_made(socket_type, fd as i32);
+}
+
 #[inline(always)]
 pub(crate) fn socket_enter(ctx: &TracePointContext) {
-    let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) else {
-        return;
-    };
+    if let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) {
+        remember_made(socket_type, -1);
+    }
+}
+
+#[inline(always)]
+fn remember_made(socket_type: u64, fd: i32) {
     let stream = u32::from(socket_type & SOCK_TYPE_MASK == SOCK_STREAM);
-    let _ = MADE.insert(kernel::task(), Made { stream, fd: -1 }, 0);
+    let _ = MADE.insert(kernel::task(), Made { stream, fd }, 0);
 }
 
 #[inline(always)]
@@ -96,7 +106,7 @@ pub(crate) fn socket_exit(ctx: &TracePointContext) {
 
 #[inline(always)]
 pub(crate) fn connect_enter(ctx: &TracePointContext) {
-    let Some(from) = kernel::field::<u64>(ctx, CONNECT_ADDRESS) else {
+    let Some(address) = kernel::field::<u64>(ctx, CONNECT_ADDRESS) else {
         return;
     };
     let Some(length) = kernel::field::<u64>(ctx, CONNECT_LENGTH) else {
@@ -105,6 +115,12 @@ pub(crate) fn connect_enter(ctx: &TracePointContext) {
     let Some(fd) = kernel::field::<u64>(ctx, CONNECT_FD) else {
         return;
     };
+    called(fd, address, length);
+}
+
+/// `connect(2)` is called with these arguments; `from` and `length` say where to.
+#[inline(always)]
+pub(crate) fn called(fd: u64, from: u64, length: u64) {
     let mut start = [0u8; 8];
     if !kernel::read_user(from, &mut start, 8) {
         return;
@@ -173,14 +189,17 @@ fn read_path(from: u64, length: u64, path: &mut [u8; UNIX_PATH_BYTES]) -> u16 {
 
 #[inline(always)]
 pub(crate) fn connect_exit(ctx: &TracePointContext) {
+    returned(kernel::field::<i64>(ctx, RETURNED).unwrap_or(0));
+}
+
+/// `connect(2)` returned 0 or an errno, negative.
+#[inline(always)]
+pub(crate) fn returned(value: i64) {
     let task = kernel::task();
     let Some(entry) = CONNECTING.get_ptr_mut(task) else {
         return;
     };
-    let entry = kernel::value(entry);
-    if let Some(returned) = kernel::field::<i64>(ctx, RETURNED) {
-        returned_from_connect(entry, -returned);
-    }
+    returned_from_connect(kernel::value(entry), -value);
     let _ = CONNECTING.remove(task);
 }
 

@@ -3,15 +3,12 @@
 //! `signal:signal_deliver` runs in the process that gets the signal, before its sockets are
 //! closed, for SIGKILL as well (`get_signal`, kernel/signal.c).
 
+use core::ffi::c_void;
+
 use agent_wire::record::{Death, Header, kind};
-use aya_ebpf::programs::TracePointContext;
 
 use crate::kernel;
 use crate::output;
-
-/// `signal:signal_deliver`: sig, sa_handler.
-const SIGNAL: usize = 8;
-const HANDLER: usize = 24;
 
 const SIG_DFL: u64 = 0;
 const SIGKILL: u32 = 9;
@@ -37,16 +34,13 @@ const FATAL: u64 = 1 << 1
     | 1 << 25
     | 1 << 31;
 
+/// The running process gets `signal`, and does with it what `action` (`struct k_sigaction *`) says.
 #[inline(always)]
-pub(crate) fn signal_delivered(ctx: &TracePointContext) {
-    let Some(signal) = kernel::field::<u32>(ctx, SIGNAL) else {
-        return;
-    };
+pub(crate) fn signal_delivered(signal: u32, action: *const c_void) {
     if signal > 63 || FATAL & (1 << (signal & 63)) == 0 {
         return;
     }
-    let handled = kernel::field::<u64>(ctx, HANDLER) != Some(SIG_DFL);
-    if handled && signal != SIGKILL {
+    if signal != SIGKILL && kernel::signal_handler(action) != SIG_DFL {
         return;
     }
     output::emit(

@@ -72,6 +72,40 @@ pub(crate) fn idle() -> bool {
 #[unsafe(no_mangle)]
 static SK_ERR: Global<u32> = Global::new(0);
 
+/// Where `struct pt_regs` has the first arguments of a system call, bytes. The daemon sets it when it
+/// loads.
+#[unsafe(no_mangle)]
+static ARGUMENTS: [Global<u32>; 3] = [const { Global::new(0) }; 3];
+
+/// The registers a system call was made with, a `const struct pt_regs *`.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers(*const c_void);
+
+impl Registers {
+    /// From an argument of a function.
+    #[inline(always)]
+    pub(crate) fn from_arg(registers: *const c_void) -> Self {
+        Self(registers)
+    }
+
+    /// The argument of that number, from 0.
+    #[inline(always)]
+    pub(crate) fn argument(self, number: usize) -> u64 {
+        let at = ARGUMENTS[number].load() as usize;
+        // SAFETY: see the top of the file. The verifier knows the constant, and lets registers be
+        // read at its fields only.
+        unsafe { self.0.cast::<u8>().add(at).cast::<u64>().read() }
+    }
+}
+
+/// What is done with a signal, `sa_handler` of a `struct k_sigaction *`: the first of its fields.
+#[inline(always)]
+pub(crate) fn signal_handler(action: *const c_void) -> u64 {
+    // SAFETY: see the top of the file. A tracepoint's argument is not null here, and where it were
+    // the read gives 0.
+    unsafe { action.cast::<u64>().read() }
+}
+
 /// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets, callbacks), never null, and
 /// what the kernel gives its cookie for.
 #[derive(Clone, Copy)]

@@ -39,11 +39,14 @@ mod segment;
 mod tallies;
 mod tls;
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, sock_ops, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, SkBuffContext, SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, fexit, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    BtfTracePointContext, FEntryContext, FExitContext, SkBuffContext, SockOpsContext,
+    TracePointContext,
+};
 
 use crate::flow::Flow;
-use crate::kernel::Sock;
+use crate::kernel::{Registers, Sock};
 
 /// Let the packet go on: the only verdict these programs have.
 const PASS: i32 = 1;
@@ -202,6 +205,49 @@ fn data_read_by_cookie(ctx: TracePointContext) -> u32 {
     0
 }
 
+// void signal_deliver(int sig, struct kernel_siginfo *info, struct k_sigaction *ka)
+#[btf_tracepoint(function = "signal_deliver")]
+fn signal_delivered(ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    death::signal_delivered(ctx.arg(0), ctx.arg(2));
+    0
+}
+
+// long __x64_sys_socket(const struct pt_regs *regs), and its like: the daemon knows the names.
+#[fexit]
+fn socket_made(ctx: FExitContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    let registers = Registers::from_arg(ctx.arg(0));
+    connecting::socket_made(registers.argument(1), ctx.arg(1));
+    0
+}
+
+#[fentry]
+fn connect_called(ctx: FEntryContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    let registers = Registers::from_arg(ctx.arg(0));
+    let [fd, address, length] = [0, 1, 2].map(|number| registers.argument(number));
+    connecting::called(fd, address, length);
+    0
+}
+
+#[fexit]
+fn connect_returned(ctx: FExitContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    connecting::returned(ctx.arg(1));
+    0
+}
+
+// The same again for kernels that attach nothing to functions (arm64 before 6.4). While somebody
+// listens at such a tracepoint, every system call of the host takes a slower way.
 #[tracepoint(category = "syscalls", name = "sys_enter_socket")]
 fn socket_enter(ctx: TracePointContext) -> u32 {
     if kernel::idle() {
@@ -235,15 +281,6 @@ fn connect_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     connecting::connect_exit(&ctx);
-    0
-}
-
-#[tracepoint(category = "signal", name = "signal_deliver")]
-fn signal_delivered(ctx: TracePointContext) -> u32 {
-    if kernel::idle() {
-        return 0;
-    }
-    death::signal_delivered(&ctx);
     0
 }
 

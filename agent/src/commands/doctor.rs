@@ -92,15 +92,16 @@ enum State {
 
 /// Looks at everything and prints a table.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let needs = Needs::here();
+    let Looked {
+        abilities,
+        programs,
+        uses_tracepoints,
+    } = look(arguments);
+    let needs = Needs::here(uses_tracepoints);
     let mut findings = rights(&needs);
-    findings.extend([
-        cgroup(arguments.cgroup.as_deref()),
-        btf(),
-        tracefs(),
-        statistics(),
-    ]);
-    let (abilities, programs) = abilities(arguments, &needs);
+    findings.extend([cgroup(arguments.cgroup.as_deref()), btf()]);
+    findings.extend(uses_tracepoints.then(tracefs));
+    findings.push(statistics());
     findings.extend(abilities);
     let (code, verdict) = verdict(&findings);
     if arguments.json {
@@ -249,7 +250,15 @@ fn statistics() -> Finding {
     )
 }
 
-fn abilities(arguments: &Arguments, needs: &Needs) -> (Vec<Finding>, Vec<Verified>) {
+/// What the kernel says.
+#[derive(Default)]
+struct Looked {
+    abilities: Vec<Finding>,
+    programs: Vec<Verified>,
+    uses_tracepoints: bool,
+}
+
+fn look(arguments: &Arguments) -> Looked {
     let Arguments { cgroup, json: _ } = arguments;
     let options = Options {
         cgroup: cgroup.clone(),
@@ -260,18 +269,27 @@ fn abilities(arguments: &Arguments, needs: &Needs) -> (Vec<Finding>, Vec<Verifie
             let kernel::Survey {
                 capabilities,
                 programs,
+                uses_tracepoints,
             } = survey;
-            (capabilities.into_iter().map(ability).collect(), programs)
+            Looked {
+                abilities: capabilities.into_iter().map(ability).collect(),
+                programs,
+                uses_tracepoints,
+            }
         }
         Err(error) => {
+            let is_known = Needs::here(false).refusal().is_some();
             // Of its two reasons it is the one that is known.
             let words = match error {
-                KernelError::NotPermitted if needs.refusal().is_some() => {
+                KernelError::NotPermitted if is_known => {
                     "cannot be looked at without what is missing above".to_owned()
                 }
                 error => error.to_string(),
             };
-            (vec![broken("probes", words)], Vec::new())
+            Looked {
+                abilities: vec![broken("probes", words)],
+                ..Looked::default()
+            }
         }
     }
 }

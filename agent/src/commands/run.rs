@@ -193,8 +193,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     let listener = exporter::listen(settings.listen).await?;
     let web = Web::read(settings.web_config_file.as_deref())?;
     let recorder = record.map(recorder).transpose()?;
-    let needs = Needs::here();
-    if let Some(refusal) = needs.refusal() {
+    if let Some(refusal) = Needs::here(false).refusal() {
         bail!(refusal);
     }
     let directory = match &settings.kubernetes_node {
@@ -218,7 +217,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             "an ability is off; `why502 doctor` says more"
         );
     }
-    for (capability, without) in needs.shortcomings() {
+    for (capability, without) in Needs::here(probes.uses_tracepoints()).shortcomings() {
         tracing::warn!(
             capability,
             without,

@@ -6,16 +6,17 @@
 //! and so does the kernel when the process dies: links are held by descriptors, nothing is
 //! pinned.
 //!
-//! Reading order: `catalog` (which programs there are and what each is for), this file,
-//! `cgroup`, [`survey`](fn@survey).
+//! Reading order: `catalog` (which programs there are and what each is for), `attaching`, this
+//! file, `cgroup`, [`survey`](fn@survey).
 
+mod attaching;
 #[cfg(test)]
 mod budgets;
 mod catalog;
 mod cgroup;
 mod costs;
+mod kernel_types;
 mod reset_reasons;
-mod struct_layout;
 mod survey;
 
 use std::os::fd::AsFd;
@@ -32,9 +33,10 @@ use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
-use catalog::Way;
+use catalog::{Flows, Way};
+use kernel_types::Known;
 
-pub use catalog::{Capability, Verified};
+pub use attaching::{Capability, Verified};
 pub use costs::{MapUse, ProgramCost};
 pub use survey::{Survey, survey};
 
@@ -165,6 +167,7 @@ pub struct Probes {
     attention: HashMap<MapData, u32, u8>,
     parkings: Array<MapData, u64>,
     capabilities: Vec<Capability>,
+    uses_tracepoints: bool,
     whole_since: Nanos,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -178,7 +181,7 @@ impl Probes {
     pub fn load(options: &Options) -> Result<Self, KernelError> {
         let cgroup = cgroup::open(options.cgroup.as_deref())?;
         let (mut ebpf, btf, way) = load_the_right_way(options)?;
-        let capabilities = catalog::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
+        let capabilities = attaching::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
         let whole_since = clock::monotonic();
         let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
@@ -193,6 +196,7 @@ impl Probes {
             attention: take_map(&mut ebpf, "ATTENTION")?,
             parkings: take_map(&mut ebpf, "PARKINGS")?,
             capabilities,
+            uses_tracepoints: way.uses_tracepoints(),
             whole_since,
             logger,
             ebpf,
@@ -202,6 +206,11 @@ impl Probes {
     /// What is on and what is off.
     pub fn capabilities(&self) -> &[Capability] {
         &self.capabilities
+    }
+
+    /// Some of it is seen by classic tracepoints, for which more rights are needed.
+    pub fn uses_tracepoints(&self) -> bool {
+        self.uses_tracepoints
     }
 
     /// When the last program was attached, ns of `CLOCK_MONOTONIC`. What began before was seen by
@@ -300,49 +309,49 @@ impl Probes {
 /// The object, made for the way in which this kernel lets probes find what they remember.
 fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way), KernelError> {
     // First, because of its message where rights are missing.
-    let mut ebpf = load_object(options, Way::Storage)?;
+    let mut ebpf = load_object(options, Flows::Storage)?;
     let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
-    match catalog::way(&mut ebpf, &btf) {
-        way @ Way::Storage => Ok((ebpf, btf, way)),
-        way @ Way::Cookie => {
-            drop(ebpf);
-            Ok((load_object(options, way)?, btf, way))
-        }
+    let way = attaching::way(&mut ebpf, &btf);
+    if way.flows == Flows::Cookie {
+        drop(ebpf);
+        ebpf = load_object(options, way.flows)?;
     }
+    Ok((ebpf, btf, way))
 }
 
-fn load_object(options: &Options, way: Way) -> Result<Ebpf, KernelError> {
-    load_object_logging(options, way, VerifierLogLevel::default())
+fn load_object(options: &Options, flows: Flows) -> Result<Ebpf, KernelError> {
+    load_object_logging(options, flows, VerifierLogLevel::default())
 }
 
 /// `log`: what the verifier is to say of a program that is refused.
 fn load_object_logging(
     options: &Options,
-    way: Way,
+    flows: Flows,
     log: VerifierLogLevel,
 ) -> Result<Ebpf, KernelError> {
     if options.ring_bytes < MIN_RING_BYTES || !options.ring_bytes.is_power_of_two() {
         return Err(KernelError::RingBytes(options.ring_bytes));
     }
     let level = options.probe_log.map_or(0u8, |level| level as u8 + 1);
-    let reasons = reset_reasons::of_this_kernel();
-    let has_reason = u8::from(reasons.is_some());
-    let reasons = reasons.unwrap_or([0; NUMBERS]);
-    let sk_err = struct_layout::socket_error().unwrap_or(0);
-    let (by_cookie, flows) = match way {
-        Way::Storage => (0u8, 1),
-        Way::Cookie => (1u8, FLOWS_BY_COOKIE),
+    let known = Known::of_this_kernel();
+    let has_reason = u8::from(known.reset_reasons.is_some());
+    let reasons = known.reset_reasons.unwrap_or([0; NUMBERS]);
+    let sk_err = known.socket_error.unwrap_or(0);
+    let (by_cookie, in_map) = match flows {
+        Flows::Storage => (0u8, 1),
+        Flows::Cookie => (1u8, FLOWS_BY_COOKIE),
     };
     EbpfLoader::new()
         .verifier_log_level(log)
         .map_max_entries("RING", options.ring_bytes)
-        .map_max_entries("FLOWS_BY_COOKIE", flows)
+        .map_max_entries("FLOWS_BY_COOKIE", in_map)
         .override_global("BY_COOKIE", &by_cookie, true)
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)
         .override_global("IDLE", &u8::from(options.idle), true)
         .override_global("SK_ERR", &sk_err, true)
+        .override_global("ARGUMENTS", &attaching::ARGUMENTS, true)
         .load(OBJECT)
         .map_err(|error| {
             if is_not_permitted(&error) {

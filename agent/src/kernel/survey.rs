@@ -1,7 +1,7 @@
 //! What this kernel and these rights allow: each program is shown to the verifier, some are
 //! attached for a moment, nothing stays.
 
-use super::{Capability, KernelError, Options, Verified, catalog, cgroup, load_the_right_way};
+use super::{Capability, KernelError, Options, Verified, attaching, cgroup, load_the_right_way};
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct Survey {
     pub capabilities: Vec<Capability>,
     /// Every program, in the order of loading.
     pub programs: Vec<Verified>,
+    /// Classic tracepoints are needed: tracefs, and what opens it.
+    pub uses_tracepoints: bool,
 }
 
 /// Looks at every program.
@@ -19,9 +21,10 @@ pub struct Survey {
 pub fn survey(options: &Options) -> Result<Survey, KernelError> {
     cgroup::open(options.cgroup.as_deref())?;
     let (mut ebpf, btf, way) = load_the_right_way(options)?;
-    let (capabilities, programs) = catalog::load_all(&mut ebpf, &btf, way);
+    let (capabilities, programs) = attaching::load_all(&mut ebpf, &btf, way);
     Ok(Survey {
         capabilities,
         programs,
+        uses_tracepoints: way.uses_tracepoints(),
     })
 }

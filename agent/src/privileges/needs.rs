@@ -54,9 +54,9 @@ pub struct Needs(Vec<Need>);
 /// What the host makes necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Host {
-    /// tracefs is there and this user may not look into it without a capability.
+    /// tracefs is needed, and this user may not look into it without a capability.
     tracefs_is_closed: bool,
-    /// Only CAP_SYS_ADMIN may open tracepoints.
+    /// Tracepoints are needed, and only CAP_SYS_ADMIN may open them.
     perf_is_closed: bool,
     /// Maps are locked memory, and of that too little is allowed.
     locks_maps: bool,
@@ -65,14 +65,16 @@ struct Host {
 }
 
 impl Needs {
-    /// Of this process on this host.
-    pub fn here() -> Self {
+    /// Of this process on this host. `uses_tracepoints`: the probes were found to need classic
+    /// tracepoints here; kernels of which all is seen by them need them in any case.
+    pub fn here(uses_tracepoints: bool) -> Self {
         // A process can always ask for its own.
         let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
         let is_old = is_old();
+        let classic = is_old || uses_tracepoints;
         let host = Host {
-            tracefs_is_closed: tracefs_is_closed(),
-            perf_is_closed: perf_is_closed(),
+            tracefs_is_closed: classic && tracefs_is_closed(),
+            perf_is_closed: classic && perf_is_closed(),
             locks_maps: is_old && getrlimit(Resource::Memlock).maximum.is_some(),
             is_old,
         };
@@ -99,7 +101,10 @@ impl Needs {
         let (classic, lost) = if host.is_old {
             (Necessity::Required, "nothing is seen")
         } else {
-            (Necessity::Useful, "classic tracepoints cannot be attached")
+            (
+                Necessity::Useful,
+                "connects that fail without a packet are not seen",
+            )
         };
         Self(vec![
             need(
@@ -113,7 +118,7 @@ impl Needs {
                 "PERFMON",
                 CapabilitySet::PERFMON,
                 Necessity::Required,
-                "load programs that follow pointers, and attach tracepoints",
+                "load programs that follow pointers, and attach them",
                 "nothing is seen",
             ),
             need(

@@ -12,14 +12,16 @@ use rustix::system::{RebootCommand, reboot, uname};
 use super::ip;
 
 /// What a first process finds unmounted: type, where.
-const MOUNTS: [(&str, &str); 6] = [
+const MOUNTS: [(&str, &str); 5] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
     ("cgroup2", "/sys/fs/cgroup"),
-    ("tracefs", "/sys/kernel/tracing"),
     ("tmpfs", "/tmp"),
 ];
+
+/// What only kernels before 5.11 find mounted: on others the agent does without.
+const FOR_OLD: (&str, &str) = ("tracefs", "/sys/kernel/tracing");
 
 /// The second serial port: results go there, where no message of the kernel falls between.
 const RESULTS: &str = "/dev/ttyS1";
@@ -35,12 +37,21 @@ pub fn is_ours() -> bool {
 /// A file system that every kernel of ours has cannot be mounted.
 pub fn mount_all() -> anyhow::Result<()> {
     use anyhow::Context;
-    for (kind, place) in MOUNTS {
+    let for_old = is_old().then_some(FOR_OLD);
+    for (kind, place) in MOUNTS.into_iter().chain(for_old) {
         fs::create_dir_all(place).with_context(|| format!("cannot make {place}"))?;
         mount(kind, place, kind, MountFlags::empty(), None)
             .with_context(|| format!("cannot mount {kind} on {place}"))?;
     }
     Ok(())
+}
+
+/// Before 5.11.
+fn is_old() -> bool {
+    let name = uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    (numbers.next(), numbers.next()) < (Some(5), Some(11))
 }
 
 /// Loopback up, and a way to an address that swallows what is sent there.

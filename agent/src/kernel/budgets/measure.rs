@@ -11,8 +11,8 @@ use aya::{Btf, VerifierLogLevel};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::chain;
-use crate::kernel::catalog::Way;
-use crate::kernel::{Options, catalog, costs, load_object, load_object_logging};
+use crate::kernel::catalog::{Calls, Flows, Way};
+use crate::kernel::{Options, attaching, catalog, costs, load_object, load_object_logging};
 
 /// Bytes of one instruction (`struct bpf_insn`; one with a constant of 64 bits counts as two).
 const INSTRUCTION_BYTES: u32 = 8;
@@ -58,14 +58,21 @@ pub(super) struct Map {
     pub(super) memory: Option<u64>,
 }
 
+/// What is measured: the connects at tracepoints, for there are machines that let nothing be attached
+/// to functions. What the verifier says of those programs is in `docs/kernels.md`.
+const WAY: Way = Way {
+    flows: Flows::Storage,
+    calls: Calls::Tracepoints,
+};
+
 impl Measured {
     pub(super) fn here() -> Result<Self> {
         let btf = Btf::from_sys_fs()?;
         let words = verifier_words(&btf)?;
-        let mut ebpf = load_object(&Options::default(), Way::Storage)?;
+        let mut ebpf = load_object(&Options::default(), WAY.flows)?;
         let mut programs = Vec::new();
-        for (entry, (_, words)) in catalog::entries(Way::Storage).zip(words) {
-            catalog::load(&mut ebpf, &btf, entry).context(entry.program)?;
+        for (entry, (_, words)) in catalog::entries(WAY).zip(words) {
+            attaching::load(&mut ebpf, &btf, entry).context(entry.program)?;
             let program = ebpf.program(entry.program).context(entry.program)?;
             let info = program.info()?;
             let bytes = info.size_translated().context("loaded as root")?;
@@ -142,15 +149,15 @@ fn version(release: &str) -> &str {
 /// aya keeps the log of programs that were refused only. So no descriptor is left for them: the
 /// kernel verifies a program, and then has no number to give.
 fn verifier_words(btf: &Btf) -> Result<Vec<(&'static str, String)>> {
-    let mut ebpf = load_object_logging(&Options::default(), Way::Storage, VerifierLogLevel::STATS)?;
+    let mut ebpf = load_object_logging(&Options::default(), WAY.flows, VerifierLogLevel::STATS)?;
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),
         maximum: before.maximum,
     };
     setrlimit(Resource::Nofile, none)?;
-    let refused: Vec<_> = catalog::entries(Way::Storage)
-        .map(|entry| (entry.program, catalog::load(&mut ebpf, btf, entry)))
+    let refused: Vec<_> = catalog::entries(WAY)
+        .map(|entry| (entry.program, attaching::load(&mut ebpf, btf, entry)))
         .collect();
     setrlimit(Resource::Nofile, before)?;
     let log = |(name, result)| match result {
