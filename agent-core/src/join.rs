@@ -7,6 +7,7 @@
 use std::hash::Hasher;
 
 use rustc_hash::{FxHashMap, FxHasher};
+use smol_str::SmolStr;
 
 use crate::attempt::Trial;
 use crate::cause::Certainty;
@@ -66,17 +67,24 @@ pub(crate) struct Lines {
 
 #[derive(Debug, Default)]
 struct Line {
-    listed: Vec<Key>,
+    listed: Vec<Listed>,
     unlisted: usize,
+}
+
+/// A request, and of it what most are told apart by.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    key: Key,
+    started: Nanos,
 }
 
 impl Lines {
     /// Lists a request; the hash is to be kept for [`Lines::remove`].
-    pub(crate) fn insert(&mut self, key: Key, head: &RequestHead) -> u64 {
+    pub(crate) fn insert(&mut self, key: Key, started: Nanos, head: &RequestHead) -> u64 {
         let hash = hash(head);
         let line = self.by_hash.entry(hash).or_default();
         if line.listed.len() < SAME_LINE {
-            line.listed.push(key);
+            line.listed.push(Listed { key, started });
         } else {
             line.unlisted += 1;
         }
@@ -87,7 +95,7 @@ impl Lines {
         let Some(line) = self.by_hash.get_mut(&hash) else {
             return;
         };
-        match line.listed.iter().position(|listed| *listed == key) {
+        match line.listed.iter().position(|listed| listed.key == key) {
             Some(at) => {
                 line.listed.swap_remove(at);
             }
@@ -99,13 +107,13 @@ impl Lines {
     }
 
     /// Requests with this line, at most [`SAME_LINE`] of them.
-    fn listed(&self, head: &RequestHead) -> &[Key] {
+    fn listed(&self, head: &RequestHead) -> &[Listed] {
         self.by_hash
             .get(&hash(head))
             .map_or(&[], |line| line.listed.as_slice())
     }
 
-    fn candidates(&self, head: &RequestHead) -> &[Key] {
+    fn candidates(&self, head: &RequestHead) -> &[Listed] {
         match self.by_hash.get(&hash(head)) {
             Some(line) if line.unlisted == 0 => &line.listed,
             _ => &[],
@@ -229,14 +237,17 @@ fn others_wait(
         return false;
     };
     let at = trial.errand_at;
-    lines.listed(sent).iter().any(|key| {
+    lines.listed(sent).iter().any(|Listed { key, started }| {
+        // First, because where requests are brief it is no for all of them.
+        if at.saturating_sub(*started) <= CONNECTS_WITHIN {
+            return false;
+        }
         let waits = |request: &OpenRequest| {
             let asked = request.head.as_ref();
             let served = !request.open.is_empty() || !request.tries.is_empty();
             request.tgid.is_none_or(|tgid| Some(tgid) == trial.tgid)
                 && (!served || request.served_by_guess)
                 && !request.is_answered()
-                && at.saturating_sub(request.started) > CONNECTS_WITHIN
                 && asked.is_some_and(|asked| same_line(sent, asked))
         };
         *key != but && requests.get(*key).is_some_and(|request| waits(request))
@@ -260,7 +271,11 @@ fn by_request_line(
     let mut more = false;
     let mut by_id = None;
     let mut more_by_id = false;
-    for key in lines.candidates(sent) {
+    let has_ids = sent.request_id.is_some() || sent.trace_id.is_some();
+    for Listed { key, started } in lines.candidates(sent) {
+        if *started >= at {
+            continue;
+        }
         let Some(request) = requests.get(*key) else {
             continue;
         };
@@ -274,7 +289,6 @@ fn by_request_line(
         let served = !request.open.is_empty();
         let fits = same_process
             && (!served || request.served_by_guess)
-            && request.started < at
             && is_open_at(request, at)
             && same_line(sent, asked);
         if !fits {
@@ -283,10 +297,17 @@ fn by_request_line(
         if served {
             // What serves it may be another's, and this attempt its own.
             more |= wanted != Some(*key);
+        } else {
+            more |= only.replace(*key).is_some();
+        }
+        if more && !has_ids {
+            // No id will tell which of them it is.
+            return None;
+        }
+        if served {
             continue;
         }
-        more |= only.replace(*key).is_some();
-        let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        let same = |one: &Option<SmolStr>, other: &Option<SmolStr>| one.is_some() && one == other;
         if same(&sent.request_id, &asked.request_id) || same(&sent.trace_id, &asked.trace_id) {
             more_by_id |= by_id.replace(*key).is_some();
         }

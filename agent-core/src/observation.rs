@@ -6,6 +6,7 @@ mod flag_names;
 use std::net::SocketAddr;
 
 use agent_wire::record::flag;
+use smol_str::SmolStr;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
 pub type Nanos = u64;
@@ -443,20 +444,21 @@ pub struct Exchange {
     pub errand: Option<Errand>,
 }
 
-/// What is kept of a request head. Never more than this leaves the agent.
+/// What is kept of a request head. Never more than this leaves the agent. Most of these words are short
+/// enough to be kept in place, without memory of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestHead {
     /// Method token.
-    pub method: String,
+    pub method: SmolStr,
     /// Request target without its query.
-    pub path: String,
+    pub path: SmolStr,
     /// Host.
-    pub host: Option<String>,
+    pub host: Option<SmolStr>,
     /// `x-request-id` or like it.
-    pub request_id: Option<String>,
+    pub request_id: Option<SmolStr>,
     /// Trace id of `traceparent` (W3C), 32 hex digits.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<SmolStr>,
     /// Content-Length of the request, where given.
     pub content_length: Option<u64>,
     /// Transfer-Encoding of the request ends in chunked.

@@ -28,11 +28,7 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
                 >= u64::from(flow.exchange.head_bytes) + flow.exchange.content_length
         }
         framing::CHUNKED => {
-            let tail = if flow.is_upstream_side() {
-                flow.received.tail
-            } else {
-                flow.sent.tail
-            };
+            let tail = flow.tail;
             match chunks::seen(flow) {
                 // Trailers may stand between the last chunk and the blank line.
                 Seen::Last => tail & 0xffff_ffff == BLANK_LINE,
@@ -47,15 +43,10 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
 
 /// Keeps the last bytes of a chunked body, across segments.
 #[inline(always)]
-pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) {
-    let stream = if sent {
-        &mut flow.sent
-    } else {
-        &mut flow.received
-    };
+pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     if payload.len >= 8 {
         if let Some(last) = kernel::load_u64(ctx, payload.offset + payload.len - 8) {
-            stream.tail = last.swap_bytes();
+            flow.tail = last.swap_bytes();
         }
         return;
     }
@@ -65,7 +56,7 @@ pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, 
             break;
         }
         if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
-            stream.tail = (stream.tail << 8) | u64::from(next);
+            flow.tail = (flow.tail << 8) | u64::from(next);
         }
         at += 1;
     }

@@ -77,6 +77,7 @@ pub(crate) fn take(flow: &mut Flow, sk: Sock) {
     }
     flow.header.local = early.local;
     flow.header.remote = early.remote;
+    flow.addressed = 1;
     flow.header.local_port = early.local_port;
     flow.header.remote_port = early.remote_port;
     flow.received.end = early.seq.wrapping_add(early.len);

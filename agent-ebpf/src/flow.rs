@@ -65,8 +65,6 @@ const TRIES_PICKED_UP: u16 = 4096;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Stream {
-    /// Last eight bytes seen, the newest in the low byte; kept for chunked bodies only.
-    pub(crate) tail: u64,
     /// Sequence number after the last byte seen.
     pub(crate) end: u32,
     /// `end` is meaningful.
@@ -74,44 +72,11 @@ pub(crate) struct Stream {
 }
 
 /// One socket.
+///
+/// First what every packet looks at, in the cache line in which the storage's own word is; of most
+/// sockets nothing else is touched.
 #[repr(C)]
 pub(crate) struct Flow {
-    pub(crate) header: Header,
-    pub(crate) exchange: Exchange,
-    pub(crate) sent: Stream,
-    pub(crate) received: Stream,
-    /// The TLS handshake, if there is one.
-    pub(crate) tls: Handshake,
-    /// Where the chunks of the body at hand end.
-    pub(crate) chunks: Chunks,
-    /// What the scanner found in the head at hand.
-    pub(crate) scan: Scan,
-    /// Request bytes by its framing, head included; `u64::MAX` when not known.
-    pub(crate) request_total: u64,
-    /// Thread that opened or last read this socket (its `task_struct` address, as a name).
-    pub(crate) task: u64,
-    /// End of the last exchange, ns.
-    pub(crate) idle_since_ns: u64,
-    /// Tail of the segment that came out of order while a head was awaited.
-    pub(crate) ahead_tail: u64,
-    /// Its end.
-    pub(crate) ahead_end: u32,
-    /// How many such segments.
-    pub(crate) ahead: u32,
-    /// The bytes at hand.
-    pub(crate) at: Payload,
-    /// The scratch space at hand.
-    pub(crate) space: u32,
-    /// When it was last told how TCP fares here, ns.
-    pub(crate) fares_ns: u64,
-    /// The time at hand, ns.
-    pub(crate) now_ns: u64,
-    /// Highest acknowledgement received.
-    pub(crate) acked: u32,
-    /// Sequence number of the request's first byte.
-    pub(crate) request_seq: u32,
-    /// Segments left before the flow is given up as not HTTP.
-    pub(crate) tries: u16,
     /// One of [`phase`].
     pub(crate) phase: u8,
     /// One of [`method`].
@@ -120,20 +85,61 @@ pub(crate) struct Flow {
     pub(crate) ignored: u8,
     /// The handshake is under way.
     pub(crate) connecting: u8,
-    /// The state is CLOSE and the reason is not known yet; see [`crate::lifecycle`].
-    pub(crate) closing: u8,
-    /// The CLOSE record is out.
-    pub(crate) closed: u8,
+    /// The header has addresses and ports of both ends.
+    pub(crate) addressed: u8,
     /// First response byte of the final head is still to come (after an interim head).
     pub(crate) awaiting_final: u8,
     /// Head bytes are being gathered in [`crate::http1`]'s partial storage.
     pub(crate) gathering: u8,
     /// The upstream spoke before the first request.
     pub(crate) spoke_first: u8,
-    /// Something was sent.
-    pub(crate) talked: u8,
+    /// Thread that opened or last read this socket (its `task_struct` address, as a name).
+    pub(crate) task: u64,
+    pub(crate) sent: Stream,
+    pub(crate) received: Stream,
+    /// Highest acknowledgement received.
+    pub(crate) acked: u32,
+    /// Segments that came out of order while a head was awaited.
+    pub(crate) ahead: u32,
+    pub(crate) header: Header,
+    pub(crate) exchange: Exchange,
+    /// Request bytes by its framing, head included; `u64::MAX` when not known.
+    pub(crate) request_total: u64,
+    /// End of the last exchange, ns.
+    pub(crate) idle_since_ns: u64,
+    /// What the scanner found in the head at hand.
+    pub(crate) scan: Scan,
+    /// The bytes at hand.
+    pub(crate) at: Payload,
+    /// The time at hand, ns.
+    pub(crate) now_ns: u64,
+    /// The scratch space at hand.
+    pub(crate) space: u32,
+    /// Sequence number of the request's first byte.
+    pub(crate) request_seq: u32,
     /// Processes parked when this one was last looked for among them.
     pub(crate) parkings: u32,
+    /// Segments left before the flow is given up as not HTTP.
+    pub(crate) tries: u16,
+    /// The state is CLOSE and the reason is not known yet; see [`crate::lifecycle`].
+    pub(crate) closing: u8,
+    /// The CLOSE record is out.
+    pub(crate) closed: u8,
+    /// Last eight bytes of the response, the newest in the low byte; kept for chunked bodies only.
+    pub(crate) tail: u64,
+    /// Where the chunks of the body at hand end.
+    pub(crate) chunks: Chunks,
+    /// The TLS handshake, if there is one.
+    pub(crate) tls: Handshake,
+    /// Tail of the last of the segments that came out of order.
+    pub(crate) ahead_tail: u64,
+    /// When it was last told how TCP fares here, ns.
+    pub(crate) fares_ns: u64,
+    /// End of the segments that came out of order.
+    pub(crate) ahead_end: u32,
+    /// Something was sent.
+    pub(crate) talked: u8,
+    reserved: [u8; 3],
 }
 
 impl Flow {

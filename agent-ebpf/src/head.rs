@@ -310,7 +310,7 @@ fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
         };
         chunks::follow(ctx, flow, behind_head);
     }
-    keep_tail(ctx, flow, payload, is_sent);
+    keep_tail(ctx, flow, payload);
 }
 
 /// The head could not be read to its end: the exchange goes on, its framing unknown.

@@ -16,7 +16,7 @@ use crate::chunks;
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::head;
-use crate::kernel::{self, Sock};
+use crate::kernel::{self, Sock, store};
 use crate::output;
 use crate::request_line::{CONN, HEAD, is_request, prefix};
 use crate::scan::{HTTP_1, SEVEN_BYTES};
@@ -188,9 +188,8 @@ fn response_bytes(
             flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
-                let is_sent = flow.is_client_side();
                 chunks::follow(ctx, flow, payload);
-                keep_tail(ctx, flow, payload, is_sent);
+                keep_tail(ctx, flow, payload);
             }
             if is_complete(flow) {
                 finish(flow, end::COMPLETE, now);
@@ -243,16 +242,43 @@ pub(crate) fn method_of(start: u64) -> u8 {
 #[inline(always)]
 fn begin(flow: &mut Flow, now: u64) {
     let Exchange {
-        index, peer_fin_ns, ..
-    } = flow.exchange;
-    flow.exchange = Exchange {
-        index,
+        index: _,
         // Of a FIN that came before this request.
-        peer_fin_ns,
-        request_ns: now,
-        idle_since_ns: flow.idle_since_ns,
-        ..Exchange::default()
-    };
+        peer_fin_ns: _,
+        end,
+        framing,
+        status,
+        request_ns,
+        request_last_ns,
+        first_byte_ns,
+        head_ns,
+        last_byte_ns,
+        idle_since_ns,
+        request_bytes,
+        request_acked,
+        response_bytes,
+        head_bytes,
+        request_head_bytes,
+        content_length,
+        errand,
+    } = &mut flow.exchange;
+    *end = end::OPEN;
+    *framing = framing::UNKNOWN;
+    *status = 0;
+    *request_ns = now;
+    *idle_since_ns = flow.idle_since_ns;
+    // One by one: the compiler would fill what lies side by side with zeros byte by byte.
+    for time in [request_last_ns, first_byte_ns, head_ns, last_byte_ns] {
+        store(time, 0);
+    }
+    for count in [request_bytes, request_acked, response_bytes, content_length] {
+        store(count, 0);
+    }
+    store(head_bytes, 0);
+    store(request_head_bytes, 0);
+    store(&mut errand.cookie, 0);
+    store(&mut errand.index, 0);
+    store(&mut errand.age_us, 0);
     flow.clear(
         flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND | flag::BAD_CHUNK,
     );
@@ -291,8 +317,8 @@ fn catch_up(flow: &mut Flow, now: u64) {
     }
     chunks::lose(flow);
     flow.received.end = flow.ahead_end;
-    flow.received.tail = flow.ahead_tail;
     if flow.phase == phase::RESPONSE_BODY && flow.is_upstream_side() {
+        flow.tail = flow.ahead_tail;
         flow.exchange.response_bytes += more as u64;
         flow.exchange.last_byte_ns = now;
         if is_complete(flow) {

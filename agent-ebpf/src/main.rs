@@ -48,10 +48,14 @@ use aya_ebpf::programs::{
 use crate::flow::Flow;
 use crate::kernel::{Registers, Sock};
 
+// The macros write an entry around each function. Of the three that run for every message it is one
+// with the function: a call and its return are not cheap where the kernel guards returns.
+
 /// Let the packet go on: the only verdict these programs have.
 const PASS: i32 = 1;
 
 #[cgroup_skb(egress)]
+#[inline(always)]
 fn packet_out(ctx: SkBuffContext) -> i32 {
     if kernel::idle() {
         return PASS;
@@ -61,6 +65,7 @@ fn packet_out(ctx: SkBuffContext) -> i32 {
 }
 
 #[cgroup_skb(ingress)]
+#[inline(always)]
 fn packet_in(ctx: SkBuffContext) -> i32 {
     if kernel::idle() {
         return PASS;
@@ -153,6 +158,7 @@ fn destroyed(ctx: BtfTracePointContext) -> i32 {
 // void tcp_rcv_space_adjust(struct sock *sk): fires once per receive that copied data, in
 // the thread that reads.
 #[btf_tracepoint(function = "tcp_rcv_space_adjust")]
+#[inline(always)]
 fn data_read(ctx: BtfTracePointContext) -> i32 {
     if kernel::idle() {
         return 0;
@@ -285,7 +291,6 @@ fn connect_exit(ctx: TracePointContext) -> u32 {
 }
 
 /// The flow of the socket that is a typed tracepoint's first argument.
-#[inline(always)]
 fn flow_of(ctx: &BtfTracePointContext) -> Option<&'static mut Flow> {
     Sock::from_arg(ctx.arg(0)).and_then(Flow::of)
 }

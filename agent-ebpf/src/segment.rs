@@ -64,7 +64,8 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         flow.sent.end = segment.seq.wrapping_add(1);
         flow.sent.known = 1;
     }
-    if flow.header.local_port == 0 {
+    if flow.addressed == 0 {
+        flow.addressed = 1;
         flow.header.local_port = segment.source;
         flow.header.remote_port = segment.destination;
         let header = &mut flow.header;
@@ -109,7 +110,8 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     let Some(flow) = flow_of(sk, &segment) else {
         return;
     };
-    if flow.header.local_port == 0 {
+    if flow.addressed == 0 {
+        flow.addressed = 1;
         flow.header.local_port = segment.destination;
         flow.header.remote_port = segment.source;
         let header = &mut flow.header;

@@ -7,11 +7,11 @@
 mod hosts;
 mod pattern;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_core::event::Upstream;
+use rustc_hash::FxHashMap;
 
 use self::hosts::{Host, Hosts};
 pub use self::pattern::{Network, Pattern};
@@ -20,7 +20,7 @@ use crate::config::Settings;
 /// Names of upstreams; clones share what hosts resolve to.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamNames {
-    exact: HashMap<Upstream, Arc<str>>,
+    exact: FxHashMap<Upstream, Arc<str>>,
     hosts: Hosts,
     /// The closest first.
     networks: Vec<(Network, Arc<str>)>,
@@ -29,7 +29,7 @@ pub struct UpstreamNames {
 impl UpstreamNames {
     /// Takes pairs of a [`Pattern`] and a name; leaves out what is none.
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let mut exact = HashMap::new();
+        let mut exact = FxHashMap::default();
         let mut hosts = Vec::new();
         let mut networks = Vec::new();
         for (written, name) in pairs {

@@ -5,13 +5,14 @@
 //! namespace. Identities are kept, bounded, and
 //! checked again by the start time of the process, because ids are used again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_core::observation::Nanos;
+use rustc_hash::FxHashMap;
 
 use crate::config::Settings;
 use crate::identity::cgroup::{self, Ids};
@@ -109,7 +110,7 @@ pub struct Processes {
     rules: Rules,
     /// Where processes are shown under the ids that the kernel tells; `None` where they are not.
     proc: Option<PathBuf>,
-    known: HashMap<u32, Known>,
+    known: FxHashMap<u32, Known>,
     /// Those that made room for others, until they are told.
     crowded_out: Vec<u32>,
 }
@@ -155,7 +156,7 @@ impl Processes {
         Self {
             rules,
             proc,
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             crowded_out: Vec::new(),
         }
     }

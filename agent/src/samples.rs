@@ -23,11 +23,11 @@ pub(crate) fn upstream(address: &str) -> Upstream {
 
 pub(crate) fn head(method: &str, path: &str) -> RequestHead {
     RequestHead {
-        method: method.to_owned(),
-        path: path.to_owned(),
-        host: Some("shop.example".to_owned()),
-        request_id: Some("r-1".to_owned()),
-        trace_id: Some(TRACE_ID.to_owned()),
+        method: method.into(),
+        path: path.into(),
+        host: Some("shop.example".into()),
+        request_id: Some("r-1".into()),
+        trace_id: Some(TRACE_ID.into()),
         content_length: None,
         chunked: false,
     }

@@ -242,7 +242,7 @@ impl Core {
         if let Some(head) = head
             && request.line.is_none()
         {
-            request.line = Some(self.lines.insert(key, head));
+            request.line = Some(self.lines.insert(key, request.started, head));
         }
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Client, Key { index, ..key }, out);

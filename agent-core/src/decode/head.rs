@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
+use smol_str::SmolStr;
 
 use crate::observation::{RequestHead, ResponseHead};
 
@@ -202,7 +203,7 @@ fn split_target(target: &str) -> (Option<&str>, &str) {
 }
 
 /// Trace id of a W3C `traceparent`: `version-traceid-parentid-flags`.
-fn trace_id(value: &[u8]) -> Option<String> {
+fn trace_id(value: &[u8]) -> Option<SmolStr> {
     let id = value.get(3..35).filter(|_| value.get(2) == Some(&b'-'))?;
     let valid = id.iter().all(u8::is_ascii_hexdigit)
         && id.iter().any(|digit| *digit != b'0')
@@ -233,7 +234,7 @@ fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
-fn text(value: &[u8], limit: usize) -> String {
+fn text(value: &[u8], limit: usize) -> SmolStr {
     bounded(
         &String::from_utf8_lossy(&value[..value.len().min(limit)]),
         limit,
@@ -241,10 +242,10 @@ fn text(value: &[u8], limit: usize) -> String {
 }
 
 /// The first `limit` bytes, control characters replaced: what a client sent is shown in terminals.
-fn bounded(value: &str, limit: usize) -> String {
+fn bounded(value: &str, limit: usize) -> SmolStr {
     let value = &value[..value.floor_char_boundary(limit)];
     if value.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
-        return value.to_owned();
+        return value.into();
     }
     value
         .chars()

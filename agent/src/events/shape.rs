@@ -10,6 +10,7 @@ use agent_core::event::{Attempt, Evidence, Failure, Request};
 use agent_core::observation::RequestHead;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::clock::WallClock;
 use crate::identity::Place;
@@ -363,11 +364,11 @@ pub(super) struct HeadShape {
 impl HeadShape {
     pub(super) fn new(head: Option<&RequestHead>) -> Self {
         Self {
-            method: head.map(|head| head.method.clone()),
-            path: head.map(|head| head.path.clone()),
-            host: head.and_then(|head| head.host.clone()),
-            request_id: head.and_then(|head| head.request_id.clone()),
-            trace_id: head.and_then(|head| head.trace_id.clone()),
+            method: head.map(|head| head.method.to_string()),
+            path: head.map(|head| head.path.to_string()),
+            host: head.and_then(|head| head.host.as_ref().map(SmolStr::to_string)),
+            request_id: head.and_then(|head| head.request_id.as_ref().map(SmolStr::to_string)),
+            trace_id: head.and_then(|head| head.trace_id.as_ref().map(SmolStr::to_string)),
         }
     }
 }

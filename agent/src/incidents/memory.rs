@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use agent_core::event::{Attempt, Request, Upstream};
 use agent_core::observation::RequestHead;
+use smol_str::SmolStr;
 
 use super::Kept;
 
@@ -40,11 +41,11 @@ fn head(head: Option<&RequestHead>) -> usize {
         chunked: _,
     } = head;
     let optional = [host, request_id, trace_id];
-    method.capacity()
-        + path.capacity()
-        + optional
-            .into_iter()
-            .flatten()
-            .map(String::capacity)
-            .sum::<usize>()
+    let words = [Some(method), Some(path)].into_iter();
+    let words = words.chain(optional.map(Option::as_ref)).flatten();
+    // What is short is kept in place.
+    words
+        .filter(|word| word.is_heap_allocated())
+        .map(SmolStr::len)
+        .sum()
 }

@@ -247,7 +247,7 @@ mod tests {
         let mut large = request(Some(502), vec![failed_attempt(); 64]);
         for attempt in &mut large.attempts {
             let head = Arc::make_mut(attempt).head.as_mut().unwrap();
-            head.path = "x".repeat(4096);
+            head.path = "x".repeat(4096).into();
         }
         let large = Arc::new(large);
 

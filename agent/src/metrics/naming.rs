@@ -5,10 +5,10 @@
 //! it. What an address is called can change, for addresses are used again in a cluster: then its
 //! old name is told to who keeps the series.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_core::event::{Proxy, Upstream};
+use rustc_hash::FxHashMap;
 
 use super::labels::PlaceLabels;
 use crate::config::{IdentityLabels, Settings};
@@ -41,8 +41,8 @@ pub(super) struct Naming {
     directory: Option<Directory>,
     level: IdentityLabels,
     /// Uids of the pods of processes.
-    pods: HashMap<u32, Arc<str>>,
-    resolved: HashMap<Upstream, Arc<UpstreamKey>>,
+    pods: FxHashMap<u32, Arc<str>>,
+    resolved: FxHashMap<Upstream, Arc<UpstreamKey>>,
     limit: usize,
     /// The state of the names when `resolved` was made.
     generation: (u64, u64),
@@ -54,8 +54,8 @@ impl Naming {
             given: UpstreamNames::of(settings),
             directory: None,
             level: settings.identity_labels,
-            pods: HashMap::new(),
-            resolved: HashMap::new(),
+            pods: FxHashMap::default(),
+            resolved: FxHashMap::default(),
             limit: settings
                 .max_upstreams
                 .saturating_mul(ADDRESSES_PER_UPSTREAM),

@@ -6,7 +6,6 @@
 
 mod proxy;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_core::cause::Cause;
@@ -16,6 +15,7 @@ use agent_core::event::{
 };
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
+use rustc_hash::FxHashMap;
 
 use self::proxy::Proxy;
 use super::families::Families;
@@ -64,7 +64,7 @@ pub struct Traffic {
     upstreams: usize,
     swept: Nanos,
     swept_proxies: Nanos,
-    proxies: HashMap<ProxyKey, Proxy>,
+    proxies: FxHashMap<ProxyKey, Proxy>,
     other: Proxy,
     agent: Agent,
 }
@@ -101,7 +101,7 @@ impl Traffic {
             upstreams: 0,
             swept: 0,
             swept_proxies: 0,
-            proxies: HashMap::new(),
+            proxies: FxHashMap::default(),
             other: Proxy::new(ProxyKey {
                 name: Arc::from(OTHER),
                 place: PlaceLabels::default(),

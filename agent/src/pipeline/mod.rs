@@ -35,9 +35,13 @@ use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
 use crate::recording::Recorder;
 
-/// Longest time between two rounds. Longer: errors are told later, and a burst needs a
-/// larger ring. Shorter: the agent wakes more often for nothing.
+/// Time between two rounds where there is much to do. Longer: a burst needs a larger ring.
+/// Shorter: the agent wakes more often for nothing.
 const ROUND: Duration = Duration::from_millis(20);
+
+/// The same where there is not, which is come to by doubling. Longer: errors are told later. Shorter:
+/// each record costs more, for what it needs is in no cache any more.
+const LONGEST_ROUND: Duration = Duration::from_millis(80);
 
 /// Losses of the probes after which an attempt or a request may be missing.
 const MISSING: [Tally; 4] = [
@@ -158,10 +162,11 @@ impl<S: Source> Pipeline<S> {
     /// Runs rounds until `stop` is ready, then drains and finishes.
     pub async fn run(mut self, mut asks: RefreshAsks, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
+        let mut pause = ROUND;
         loop {
             let mut asked = None;
             let stopped = tokio::select! {
-                () = self.source.wait(ROUND) => false,
+                () = self.source.wait(pause) => false,
                 Some(ask) = asks.asks.recv() => {
                     asked = Some(ask);
                     false
@@ -171,7 +176,12 @@ impl<S: Source> Pipeline<S> {
             if stopped {
                 break;
             }
-            self.round();
+            let much = self.round() >= slice::RECORDS;
+            pause = if much {
+                ROUND
+            } else {
+                (2 * pause).min(LONGEST_ROUND)
+            };
             if let Some(first) = asked {
                 self.daemon.show_under_way(clock::monotonic());
                 self.report();
@@ -187,7 +197,8 @@ impl<S: Source> Pipeline<S> {
         self.report();
     }
 
-    fn round(&mut self) {
+    /// Takes in what is in the ring; how many records that were.
+    fn round(&mut self) -> usize {
         // Taken before the drain: what happened before it is in the ring by now.
         let now = clock::monotonic();
         let Self {
@@ -200,6 +211,7 @@ impl<S: Source> Pipeline<S> {
         // When a loss of the last round was is known no better than that it was before this one.
         let mut lost = std::mem::take(&mut losses.fresh);
         let mut looked = false;
+        let mut records = 0;
         loop {
             let filled = slice.fill(source);
             if filled || !looked {
@@ -214,6 +226,7 @@ impl<S: Source> Pipeline<S> {
             }
             for record in slice.records() {
                 daemon.record(record, now);
+                records += 1;
             }
         }
         daemon.advance(now);
@@ -222,6 +235,7 @@ impl<S: Source> Pipeline<S> {
                 tracing::warn!(tgid, %error, "a process is still watched by the probes");
             }
         }
+        records
     }
 
     fn report(&self) {

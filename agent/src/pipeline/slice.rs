@@ -8,7 +8,7 @@ use super::Source;
 
 /// Records in a slice. More: memory, up to 5 KB each and 0.5 KB as a rule. Fewer: the counters
 /// are looked at more often for nothing.
-const RECORDS: usize = 512;
+pub(super) const RECORDS: usize = 512;
 
 /// Some records, one behind the other.
 #[derive(Debug, Default)]

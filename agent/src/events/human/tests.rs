@@ -77,7 +77,7 @@ fn a_list_is_as_wide_as_its_entries_and_no_wider_than_a_terminal() {
     let short = request(Some(502), vec![failed_attempt()]);
     let mut long = short.clone();
     long.proxy.name = "edge-haproxy".into();
-    long.head.as_mut().unwrap().path = format!("/{}", "very-long/".repeat(20));
+    long.head.as_mut().unwrap().path = format!("/{}", "very-long/".repeat(20)).into();
     let teller = Teller::fixed(0);
     let shapes =
         [short, long].map(|request| teller.request(&request, &Whereabouts::default(), Some(1)));

@@ -1,11 +1,11 @@
 //! The series of one proxy.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_core::observation::Nanos;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
+use rustc_hash::FxHashMap;
 
 use super::{NO_UPSTREAM, OTHER};
 use crate::metrics::families::Families;
@@ -21,7 +21,7 @@ pub(super) struct Proxy {
     pub(super) seen: Nanos,
     pub(super) responses: Slots<Code, Counter>,
     pub(super) request_seconds: Slots<(), Histogram>,
-    pub(super) targets: HashMap<Arc<UpstreamKey>, Target>,
+    pub(super) targets: FxHashMap<Arc<UpstreamKey>, Target>,
     pub(super) other: Target,
     pub(super) none: Target,
 }
@@ -39,7 +39,7 @@ impl Proxy {
         Self {
             responses: Slots::new(),
             request_seconds: Slots::new(),
-            targets: HashMap::new(),
+            targets: FxHashMap::default(),
             other: target(OTHER),
             none: target(NO_UPSTREAM),
             seen: 0,

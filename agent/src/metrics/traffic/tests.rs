@@ -95,7 +95,7 @@ fn the_trace_of_a_failure_is_its_exemplar_and_without_one_there_is_none() {
     let open = |trace_id: Option<&str>| {
         let mut metrics = metrics("");
         let mut request = request(Some(502), Vec::new());
-        request.head.as_mut().unwrap().trace_id = trace_id.map(str::to_owned);
+        request.head.as_mut().unwrap().trace_id = trace_id.map(Into::into);
         metrics
             .traffic
             .record(&Event::Request(Arc::new(request)), 1);
