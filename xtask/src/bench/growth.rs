@@ -85,7 +85,7 @@ const fn resting(name: &'static str, millis: u64) -> Point {
     }
 }
 
-const POINTS: [Point; 15] = [
+const POINTS: [Point; 18] = [
     resting("64 connections that rest 64 ms", 64),
     resting("64 connections that rest 6 ms", 6),
     point(
@@ -111,6 +111,19 @@ const POINTS: [Point; 15] = [
     point("Size of the answer's body", "100 KiB", USUAL, "/100k"),
     point("Size of the answer's body", "1 MiB", USUAL, "/1m"),
     point("Size of the answer's body", "10 MiB", USUAL, "/10m"),
+    point("Work of the proxy", "none: 1 KiB passed on", USUAL, "/1k"),
+    point(
+        "Work of the proxy",
+        "4 KiB of text packed (gzip)",
+        USUAL,
+        "/packed/4k.text",
+    ),
+    point(
+        "Work of the proxy",
+        "64 KiB of text packed (gzip)",
+        USUAL,
+        "/packed/64k.text",
+    ),
 ];
 
 /// Measures and writes the report.

@@ -87,11 +87,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
         measured.push(pair);
     }
-    let probes = probes(&agent, &load)?;
+    let idle = probes(&agent, &load, &["--idle-probes"])?;
+    let probes = probes(&agent, &load, &[])?;
     let report = Report {
         setting: Setting::of_this_machine(&load),
         pairs: measured,
         probes,
+        idle,
     };
     let folder = out.clone().unwrap_or_else(|| root().join("docs/bench"));
     report.write(&folder)?;
@@ -174,8 +176,12 @@ fn with_agent(agent: &Path, load: &wrk::Load, proxy: &Proxy) -> Result<Measured>
 
 /// Time in the probes, from the kernel's own statistics, which cost something themselves:
 /// so not in the same run as the throughput.
-fn probes(agent: &Path, load: &wrk::Load) -> Result<Probes> {
-    let running = Agent::start(agent, net::free_address()?, &quiet())?;
+fn probes(agent: &Path, load: &wrk::Load, more: &[&str]) -> Result<Probes> {
+    let more = more.iter().map(|flag| (*flag).to_owned());
+    let flags: Vec<String> = quiet().into_iter().chain(more).collect();
+    let running = Agent::start(agent, net::free_address()?, &flags)?;
+    // Who is no proxy is left alone by the time that counts.
+    load.run()?;
     let _stats = kernel::BpfStats::enable()?;
     let before = bpf::programs_of(running.pid())?;
     let result = load.run()?;

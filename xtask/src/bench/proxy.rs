@@ -29,6 +29,9 @@ impl Proxy {
         for (name, bytes) in BODIES {
             fs::write(files.join(name), vec![b'x'; bytes]).context("cannot write a file")?;
         }
+        for (name, bytes) in TEXTS {
+            fs::write(files.join(name), text(bytes)).context("cannot write a file")?;
+        }
         let port = upstream_address.port();
         let upstream = Nginx::start_as_application(
             folder,
@@ -70,6 +73,7 @@ impl Proxy {
         location = /logged {{ access_log {} full; proxy_pass http://app/; }}
         location = /hundred {{ proxy_pass http://hundred/; }}
         location = /thousand {{ proxy_pass http://thousand/; }}
+        location /packed/ {{ gzip on; gzip_types *; gzip_proxied any; proxy_pass http://app/; }}
     }}",
                 servers(100, port),
                 servers(1000, port),
@@ -107,6 +111,23 @@ fn servers(count: usize, port: u16) -> String {
         .map(|number| format!("server 127.1.{}.{}:{port};", number / 250, number % 250 + 1))
         .collect()
 }
+
+/// Words as a text has them: what a proxy packs, and what takes its time.
+fn text(bytes: usize) -> Vec<u8> {
+    let mut state = 502u32;
+    let mut text = Vec::with_capacity(bytes + 8);
+    while text.len() < bytes {
+        // A linear congruential generator: the same text each time.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let word = state >> 22;
+        text.extend_from_slice(format!("{:x}{} ", word * 7, word % 13).as_bytes());
+    }
+    text.truncate(bytes);
+    text
+}
+
+/// Files of text that the application has, by size.
+const TEXTS: [(&str, usize); 2] = [("4k.text", 4 << 10), ("64k.text", 64 << 10)];
 
 /// Files that the application has, by size.
 pub(super) const BODIES: [(&str, usize); 6] = [

@@ -24,6 +24,8 @@ pub(super) struct Report {
     pub(super) pairs: Vec<Pair>,
     /// Time in the probes.
     pub(super) probes: Probes,
+    /// The same when they return at once.
+    pub(super) idle: Probes,
 }
 
 /// The machine and the load.
@@ -137,6 +139,13 @@ impl Probes {
             .sum();
         time as f64 / self.requests as f64
     }
+
+    /// Time of one run of a program, ns; not a number when it did not run.
+    fn ns_per_run(&self, name: &str) -> f64 {
+        let mut named = self.programs.iter().filter(|program| program.name == name);
+        let one = named.next();
+        one.map_or(f64::NAN, |one| one.run_time_ns as f64 / one.run_cnt as f64)
+    }
 }
 
 impl Report {
@@ -182,6 +191,7 @@ impl Report {
             setting,
             pairs,
             probes,
+            idle,
         } = self;
         let Setting {
             kernel,
@@ -235,12 +245,13 @@ proxy's worker was busy {:.0} % of the time (median) without the agent.
 | agent CPU per 1,000 requests/s, mCPU | {:.2} | {:.2} | {:.2} |
 | agent peak memory, MB | {:.1} | {:.1} | {:.1} |
 
-Time in the probes: {:.0} ns per request, kernel statistics on. Client, proxy and upstream
-are on this host. The probes see all four sockets of a request; after 2,000 requests they leave
-those of the client and of the upstream alone, which are no proxies.
+Time in the probes: {:.0} ns per request, kernel statistics on; {:.0} of it is what the same programs
+take that return at once, the statistics for the most part. Client, proxy and upstream are on this
+host. The probes see all four sockets of a request; after 2,000 requests they leave those of the
+client and of the upstream alone, which are no proxies.
 
-| program | runs per request | ns per run | ns per request |
-| --- | --- | --- | --- |
+| program | runs per request | ns per run | when it returns at once | ns per request |
+| --- | --- | --- | --- | --- |
 ",
             pairs.len(),
             saturation.median,
@@ -254,16 +265,18 @@ those of the client and of the upstream alone, which are no proxies.
             rss.least / 1e6,
             rss.most / 1e6,
             probes.ns_per_request(),
+            idle.ns_per_request(),
         );
         for program in probes.programs.iter().filter(|program| program.run_cnt > 0) {
             let (time, runs) = (program.run_time_ns as f64, program.run_cnt as f64);
             let requests = probes.requests as f64;
             let _ = writeln!(
                 text,
-                "| {} | {:.2} | {:.0} | {:.0} |",
+                "| {} | {:.2} | {:.0} | {:.0} | {:.0} |",
                 program.name,
                 runs / requests,
                 time / runs,
+                idle.ns_per_run(&program.name),
                 time / requests
             );
         }

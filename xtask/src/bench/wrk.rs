@@ -58,6 +58,8 @@ impl Load {
             fs::write(&script, lua).context("cannot write a script for wrk")?;
             wrk.arg("-s").arg(&script);
         }
+        // As browsers do; so that a proxy that packs has whom to pack for.
+        wrk.args(["-H", "Accept-Encoding: gzip"]);
         wrk.args(["-t1", "--latency", "--timeout", "30s"])
             .arg(format!("-c{connections}"))
             .arg(format!("-d{}s", time.as_secs().max(1)))
