@@ -3,7 +3,7 @@
 //! The product is judged by what real proxies write into their own logs and what the kernel
 //! counts, on traffic that goes wrong in known ways. The parts: upstreams that misbehave
 //! ([`misbehave`], run by [`upstreams`]), a real [`nginx`] with its logs and the other
-//! [`proxies`], all [`faults`] one can make, clients ([`load`], [`churn`]), namespaces ([`netns`]),
+//! [`proxies`], all [`faults`] one can make, clients ([`load`], [`churn`]), namespaces ([`netns`]), translated addresses ([`nat`]),
 //! the kernel's counters and captures ([`kernel`]), those who watch ([`prometheus`], [`alertmanager`]), the [`agent`] as a process, and the [`guest`]
 //! that asks all this of one kernel. It knows nothing of how the agent works, only what it promises to
 //! print.
@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod kubernetes;
 pub mod load;
 pub mod misbehave;
+pub mod nat;
 pub mod netns;
 pub mod nginx;
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use crate::identity::conntrack::{Translations, Unavailable};
 use crate::kernel::{self, Capability, KernelError, Options, Verified};
 use crate::privileges::{self, Necessity, Need, Needs};
 
@@ -32,6 +33,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   sudo why502 doctor
   sudo why502 doctor --cgroup /sys/fs/cgroup/system.slice
+  sudo why502 doctor --conntrack
   sudo why502 doctor --json    the same for machines, and what each program cost to verify";
 
 /// Flags of `doctor`.
@@ -40,6 +42,10 @@ pub(super) struct Arguments {
     /// Look at this cgroup v2 directory, as `run` would
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
+    /// Count it as an ability that is off when connection tracking cannot be heard, as for
+    /// `run --conntrack on` and for `run --kubernetes`
+    #[arg(long)]
+    conntrack: bool,
     /// Print JSON, with what the verifier says of each program
     #[arg(long)]
     json: bool,
@@ -103,6 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     findings.extend(uses_tracepoints.then(tracefs));
     findings.push(statistics());
     findings.extend(abilities);
+    findings.push(conntrack(Translations::open().err(), arguments.conntrack));
     let (code, verdict) = verdict(&findings);
     if arguments.json {
         let report = Report {
@@ -259,7 +266,11 @@ struct Looked {
 }
 
 fn look(arguments: &Arguments) -> Looked {
-    let Arguments { cgroup, json: _ } = arguments;
+    let Arguments {
+        cgroup,
+        conntrack: _,
+        json: _,
+    } = arguments;
     let options = Options {
         cgroup: cgroup.clone(),
         ..Options::default()
@@ -291,6 +302,24 @@ fn look(arguments: &Arguments) -> Looked {
                 ..Looked::default()
             }
         }
+    }
+}
+
+/// Off is a fault only for who wants it.
+fn conntrack(failed: Option<Unavailable>, wanted: bool) -> Finding {
+    const NAME: &str = "conntrack";
+    const PURPOSE: &str = "where translated addresses lead, such as a Service's ClusterIP";
+    let found = match failed {
+        None => good(NAME, PURPOSE),
+        Some(reason) if wanted => off(NAME, format!("{PURPOSE}: off, {reason}")),
+        Some(reason) => good(
+            NAME,
+            format!("{PURPOSE}: not asked for (--conntrack), and would be off: {reason}"),
+        ),
+    };
+    Finding {
+        ability: true,
+        ..found
     }
 }
 
@@ -409,8 +438,8 @@ fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{
-        Capability, Necessity, Need, State, ability, broken, good, mount_of, off, right, table,
-        verdict,
+        Capability, Necessity, Need, State, Unavailable, ability, broken, conntrack, good,
+        mount_of, off, right, table, verdict,
     };
 
     #[test]
@@ -468,6 +497,16 @@ mod tests {
 
         assert_eq!(without("packets").state, State::Broken);
         assert_eq!(without("tcp_retransmit").state, State::Off);
+    }
+
+    #[test]
+    fn connection_tracking_is_missed_by_who_wants_it() {
+        let failed = || Some(Unavailable::SwitchedOff);
+        assert_eq!(conntrack(None, true).state, State::Good);
+        assert_eq!(conntrack(failed(), true).state, State::Off);
+        let unwanted = conntrack(failed(), false);
+        assert_eq!(unwanted.state, State::Good);
+        assert!(unwanted.words.contains("set it to 1"), "{unwanted:?}");
     }
 
     #[test]

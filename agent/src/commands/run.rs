@@ -15,11 +15,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{
-    ApiAccess, ConfigError, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings,
+    ApiAccess, ConfigError, Conntrack, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings,
 };
 use crate::events::EventStream;
 use crate::exporter::web::Web;
 use crate::exporter::{self, Opening, Service};
+use crate::identity::conntrack::Translations;
 use crate::identity::kubernetes;
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
@@ -134,6 +135,10 @@ pub(super) struct Arguments {
     /// [default: none]
     #[arg(long, value_name = "LEVEL")]
     identity_labels: Option<IdentityLabels>,
+    /// Hear from the kernel's connection tracking where translated addresses lead, as those of Services
+    /// do; auto: with --kubernetes [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    conntrack: Option<Conntrack>,
     /// Give up what rights are not needed once the probes are attached [default: true]
     #[arg(long, value_name = "BOOL")]
     drop_capabilities: Option<bool>,
@@ -224,6 +229,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             "a right is missing; `why502 doctor` says how to give it"
         );
     }
+    let translations = settings.hears_conntrack().then(translations);
     give_up_rights(settings, &probes)?;
     // It is read again whenever it changes.
     web.check()
@@ -266,6 +272,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             turned_away,
             recorder,
             directory,
+            translations,
         },
     );
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
@@ -280,6 +287,14 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     pipeline.run(asks, stopped).await;
     tracing::info!("stopped; the probes are detached");
     Ok(())
+}
+
+/// What is heard of connection tracking. That nothing is stops nothing.
+fn translations() -> Translations {
+    Translations::open().unwrap_or_else(|reason| {
+        tracing::warn!(ability = "conntrack", %reason, "an ability is off; `why502 doctor --conntrack` says more");
+        Translations::unavailable()
+    })
 }
 
 fn recorder(path: &Path) -> anyhow::Result<Recorder> {
@@ -387,6 +402,7 @@ impl Arguments {
             kubernetes,
             kubernetes_node,
             identity_labels,
+            conntrack,
             drop_capabilities,
             seccomp,
             log_level,
@@ -419,6 +435,7 @@ impl Arguments {
                 .filter(|_| settings.kubernetes)
         });
         settings.identity_labels = identity_labels.unwrap_or(settings.identity_labels);
+        settings.conntrack = conntrack.unwrap_or(settings.conntrack);
         settings.drop_capabilities = drop_capabilities.unwrap_or(settings.drop_capabilities);
         settings.seccomp = seccomp.unwrap_or(settings.seccomp);
         settings.log_level = log_level.unwrap_or(settings.log_level);

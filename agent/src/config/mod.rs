@@ -79,6 +79,8 @@ pub struct Settings {
     pub kubernetes_node: Option<String>,
     /// How much of that is in labels of gateway and upstream metrics.
     pub identity_labels: IdentityLabels,
+    /// Whether the kernel's connection tracking is heard, which says where translated addresses lead.
+    pub conntrack: Conntrack,
     /// Rights that are not needed once the probes are attached are given up.
     pub drop_capabilities: bool,
     /// System calls that start programs or change something are refused from then on.
@@ -114,6 +116,18 @@ pub enum IdentityLabels {
     Workload,
     /// And `proxy_pod`, `upstream_pod`.
     Pod,
+}
+
+/// Whether connection tracking is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Conntrack {
+    /// With names from Kubernetes, whose Services have addresses that are translated.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
 }
 
 /// Whether `/api/` is served.
@@ -222,6 +236,7 @@ impl Default for Settings {
             kubernetes: false,
             kubernetes_node: None,
             identity_labels: IdentityLabels::None,
+            conntrack: Conntrack::Auto,
             drop_capabilities: true,
             seccomp: true,
             log_level: LogLevel::Info,
@@ -274,6 +289,15 @@ impl Settings {
         toml::to_string(self)
     }
 
+    /// Whether connection tracking is heard.
+    pub fn hears_conntrack(&self) -> bool {
+        match self.conntrack {
+            Conntrack::Auto => self.kubernetes,
+            Conntrack::On => true,
+            Conntrack::Off => false,
+        }
+    }
+
     /// Refuses values that make no sense.
     ///
     /// # Errors
@@ -292,6 +316,7 @@ impl Settings {
             kubernetes,
             kubernetes_node,
             identity_labels,
+            conntrack: _,
             drop_capabilities: _,
             seccomp: _,
             log_level: _,

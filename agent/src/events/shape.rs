@@ -171,7 +171,11 @@ pub struct PlaceShape {
 pub struct AttemptShape {
     /// Whom.
     pub upstream: String,
-    /// Who is behind that address.
+    /// The address that the kernel put in its place, by its connection tracking; null where it
+    /// did not, or that is not known.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Who is behind that, else behind the upstream's.
     #[serde(default)]
     pub peer: PlaceShape,
     /// How it was joined to its request.
@@ -438,6 +442,7 @@ mod tests {
     "index": 0,
     "attempts": [{
         "upstream": "10.0.3.17:8080",
+        "endpoint": null,
         "peer": {"container": null, "namespace": null, "workload": null, "pod": null, "service": null},
         "join": "errand",
         "join_certainty": "proof",

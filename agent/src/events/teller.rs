@@ -13,7 +13,7 @@ use super::shape::{
 };
 use crate::clock::WallClock;
 use crate::config::Settings;
-use crate::identity::{Place, Whereabouts};
+use crate::identity::{Peer, Whereabouts};
 use crate::incidents::Id;
 use crate::knowledge;
 use crate::knowledge::words::{Products, Question};
@@ -173,7 +173,7 @@ impl Teller {
         }
     }
 
-    fn attempt_shape(&self, attempt: &Attempt, peer: &Place, outcome: Outcome) -> AttemptShape {
+    fn attempt_shape(&self, attempt: &Attempt, peer: &Peer, outcome: Outcome) -> AttemptShape {
         let Attempt {
             proxy,
             upstream,
@@ -196,6 +196,7 @@ impl Teller {
             masked,
             evidence,
         } = attempt;
+        let Peer { place, endpoint } = peer;
         let FailureShape {
             cause,
             certainty,
@@ -204,7 +205,8 @@ impl Teller {
         } = FailureShape::new(*failure);
         AttemptShape {
             upstream: names::address(upstream),
-            peer: PlaceShape::new(peer),
+            endpoint: endpoint.map(|endpoint| endpoint.to_string()),
+            peer: PlaceShape::new(place),
             join: word(*join),
             join_certainty: join_certainty.map(word),
             reused: *reused,

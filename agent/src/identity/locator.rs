@@ -1,13 +1,18 @@
 //! From what the core tells to the places of those who took part.
 //!
-//! In: sockets on which processes serve, requests and attempts, processes. Out: [`Whereabouts`].
+//! In: sockets on which processes serve, requests and attempts, processes, and what is known of
+//! translated addresses. Out: [`Whereabouts`].
+
+use std::net::SocketAddr;
 
 use agent_core::event::{Attempt, Request, Upstream};
 use agent_core::observation::{Phase, Side, Socket};
 
+use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
 use super::neighbours::{Neighbours, Party};
-use super::{Place, Whereabouts};
+use super::{Peer, Place, Whereabouts};
+use crate::metrics::report::TranslationCounts;
 use crate::processes::{Identity, Processes};
 
 /// Knows who is where.
@@ -15,12 +20,43 @@ use crate::processes::{Identity, Processes};
 pub struct Locator {
     neighbours: Neighbours,
     directory: Option<Directory>,
+    translations: Option<Translations>,
+}
+
+/// The ends of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    /// What the proxy connected to.
+    asked: SocketAddr,
+    /// The server's own address.
+    server: SocketAddr,
+    /// Whom the server sees.
+    client: SocketAddr,
+    /// What the proxy connected to is not the server's own.
+    is_translated: bool,
 }
 
 impl Locator {
     /// Takes names from there as well.
     pub fn name_by(&mut self, directory: Directory) {
         self.directory = Some(directory);
+    }
+
+    /// Follows translated addresses by that from now on.
+    pub fn follow(&mut self, translations: Translations) {
+        self.translations = Some(translations);
+    }
+
+    /// Hears where connections lead that have begun since the last time.
+    pub fn hear_translations(&mut self) {
+        if let Some(translations) = &mut self.translations {
+            translations.refresh();
+        }
+    }
+
+    /// What is known of that; `None` when it is not wanted.
+    pub fn translations(&self) -> Option<TranslationCounts> {
+        self.translations.as_ref().map(Translations::counts)
     }
 
     /// Takes note of who serves on a socket.
@@ -43,10 +79,11 @@ impl Locator {
 
     /// Takes note of who was at the other end of an attempt, while that can be seen.
     pub fn met(&mut self, attempt: &Attempt, processes: &Processes) {
-        if let (Some(client), Upstream::Inet(remote)) =
-            (processes.party(attempt.proxy.tgid), &attempt.upstream)
-        {
-            self.neighbours.meet(client, attempt.local, *remote);
+        if let (Some(client), Some(ends)) = (
+            processes.party(attempt.proxy.tgid),
+            self.ends(attempt, processes),
+        ) {
+            self.neighbours.meet(client, ends.client, ends.server);
         }
     }
 
@@ -85,13 +122,19 @@ impl Locator {
     }
 
     /// Of an upstream: who the cluster says has the address, and the process behind it.
-    fn upstream(&mut self, attempt: &Attempt, processes: &Processes) -> Place {
-        let by_address = match (&self.directory, &attempt.upstream) {
-            (Some(directory), Upstream::Inet(address)) => directory.behind(*address),
-            _ => None,
+    fn upstream(&mut self, attempt: &Attempt, processes: &Processes) -> Peer {
+        let Some(ends) = self.ends(attempt, processes) else {
+            return Peer::default();
         };
-        let by_address = by_address.unwrap_or_default();
-        let Some(party) = self.behind(attempt, processes) else {
+        Peer {
+            place: self.place(attempt, ends, processes),
+            endpoint: ends.is_translated.then_some(ends.server),
+        }
+    }
+
+    fn place(&mut self, attempt: &Attempt, ends: Ends, processes: &Processes) -> Place {
+        let by_address = self.by_address(ends);
+        let Some(party) = self.behind(attempt, ends, processes) else {
             return by_address;
         };
         let process = self.proxy(party.tgid, processes);
@@ -111,14 +154,52 @@ impl Locator {
         }
     }
 
-    /// The process behind the upstream, where that is on this host and known. Asks `/proc` where
-    /// it is known by an earlier connection alone, so it is for attempts that are told.
-    fn behind(&mut self, attempt: &Attempt, processes: &Processes) -> Option<Party> {
-        let Upstream::Inet(remote) = attempt.upstream else {
+    /// Who the cluster says has the address. Of one that was translated, the service is the one
+    /// that was asked for, and the pod the one that was chosen.
+    fn by_address(&self, ends: Ends) -> Place {
+        let behind = |address| self.directory.as_ref()?.behind(address);
+        let chosen = behind(ends.server).unwrap_or_default();
+        let asked = match behind(ends.asked) {
+            Some(asked) if ends.is_translated => asked,
+            _ => return chosen,
+        };
+        if chosen.namespace.is_some() && chosen.namespace != asked.namespace {
+            return asked;
+        }
+        Place {
+            namespace: asked.namespace,
+            service: asked.service,
+            ..chosen
+        }
+    }
+
+    /// Both ends of an attempt's connection; `None` of a Unix socket.
+    fn ends(&self, attempt: &Attempt, processes: &Processes) -> Option<Ends> {
+        let Upstream::Inet(asked) = attempt.upstream else {
             return None;
         };
+        let translated = self.translations.as_ref().and_then(|translations| {
+            let netns = processes.party(attempt.proxy.tgid)?.netns;
+            translations.of(netns, attempt.local, asked)
+        });
+        let is_translated = translated.is_some();
+        let Translated { endpoint, client } = translated.unwrap_or(Translated {
+            endpoint: asked,
+            client: attempt.local,
+        });
+        Some(Ends {
+            asked,
+            server: endpoint,
+            client,
+            is_translated,
+        })
+    }
+
+    /// The process behind the upstream, where that is on this host and known. Asks `/proc` where
+    /// it is known by an earlier connection alone, so it is for attempts that are told.
+    fn behind(&mut self, attempt: &Attempt, ends: Ends, processes: &Processes) -> Option<Party> {
         let client = processes.party(attempt.proxy.tgid)?;
-        if let Some(party) = self.neighbours.meet(client, attempt.local, remote) {
+        if let Some(party) = self.neighbours.meet(client, ends.client, ends.server) {
             // Its id may be another process' by now.
             let same = processes.party(party.tgid)?.start == party.start;
             return same.then_some(party);
@@ -127,11 +208,11 @@ impl Locator {
         let is_connected = attempt
             .failure
             .is_none_or(|failure| failure.phase != Phase::Connect);
-        let party = self.neighbours.met_before(client, remote)?;
+        let party = self.neighbours.met_before(client, ends.server)?;
         if processes.lives(party) {
             return is_connected.then_some(party);
         }
-        self.neighbours.forget(client, remote);
+        self.neighbours.forget(client, ends.server);
         None
     }
 }

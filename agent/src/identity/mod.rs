@@ -1,14 +1,18 @@
 //! Who is behind a process id or an address: container, pod, namespace, service.
 //!
-//! In: `/proc`, sockets seen from both ends, and where the operator wants it the Kubernetes API.
+//! In: `/proc`, sockets seen from both ends, and where the operator wants it the Kubernetes API and
+//! the kernel's connection tracking.
 //! Out: a [`Place`] for the proxy and for the upstream of each attempt. What is not known is
 //! `None`; nothing here guesses.
 
+mod bounded;
 pub mod cgroup;
+pub mod conntrack;
 pub mod kubernetes;
 pub mod locator;
 pub mod neighbours;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Where a process is, or who is behind an address, as far as that is known.
@@ -32,22 +36,33 @@ pub struct Whereabouts {
     /// The proxy's.
     pub proxy: Place,
     /// Those of the upstreams, attempt by attempt.
-    pub upstreams: Vec<Place>,
+    pub upstreams: Vec<Peer>,
+}
+
+/// The upstream of an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Who is there.
+    pub place: Place,
+    /// The address that the kernel put in place of the upstream's, where it did and that is known.
+    pub endpoint: Option<SocketAddr>,
 }
 
 impl Whereabouts {
     /// The upstream's of one attempt.
-    pub fn upstream(&self, attempt: usize) -> Place {
+    pub fn upstream(&self, attempt: usize) -> Peer {
         self.upstreams.get(attempt).cloned().unwrap_or_default()
     }
 
     /// Memory they take beside themselves at most, bytes: strings are shared with the tables
     /// they come from, but may outlive these.
     pub fn bytes(&self) -> usize {
-        std::iter::once(&self.proxy)
-            .chain(&self.upstreams)
-            .map(|place| size_of::<Place>() + place.text_bytes())
-            .sum()
+        let peers = self.upstreams.iter();
+        size_of::<Place>()
+            + self.proxy.text_bytes()
+            + peers
+                .map(|peer| size_of::<Peer>() + peer.place.text_bytes())
+                .sum::<usize>()
     }
 }
 

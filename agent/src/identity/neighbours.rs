@@ -8,11 +8,9 @@
 //!
 //! Loopback addresses say nothing across network namespaces, so they count only within one.
 
-use std::collections::VecDeque;
-use std::hash::Hash;
 use std::net::SocketAddr;
 
-use rustc_hash::FxHashMap;
+use super::bounded::Bounded;
 
 /// Connections remembered. Fewer: of many that begin at once, and of which the other end says
 /// nothing before the proxy's does, some prove no route. More: memory, about 300 bytes each.
@@ -50,13 +48,6 @@ struct Server {
     party: Party,
     /// Two sockets of different namespaces have these ends: which one it is is not known.
     disputed: bool,
-}
-
-/// A table that loses its oldest entry when it is full.
-#[derive(Debug)]
-struct Bounded<K, V> {
-    entries: FxHashMap<K, V>,
-    order: VecDeque<K>,
 }
 
 impl Neighbours {
@@ -124,38 +115,6 @@ fn key(
 /// A server that listens on `[::]` has its IPv4 clients in IPv6 clothes.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-impl<K, V> Default for Bounded<K, V> {
-    fn default() -> Self {
-        Self {
-            entries: FxHashMap::default(),
-            order: VecDeque::new(),
-        }
-    }
-}
-
-impl<K: Copy + Eq + Hash, V: Copy> Bounded<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        self.entries.get(key).copied()
-    }
-
-    fn insert(&mut self, key: K, value: V, at_most: usize) {
-        if self.entries.insert(key, value).is_none() {
-            self.order.push_back(key);
-        }
-        while self.order.len() > at_most {
-            if let Some(oldest) = self.order.pop_front() {
-                self.entries.remove(&oldest);
-            }
-        }
-    }
-
-    fn remove(&mut self, key: &K) {
-        if self.entries.remove(key).is_some() {
-            self.order.retain(|other| other != key);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -259,7 +218,6 @@ mod tests {
             neighbours.serves(number as u64 + 1, app, client, party(300, 3));
         }
 
-        assert_eq!(neighbours.servers.entries.len(), CONNECTIONS);
-        assert_eq!(neighbours.servers.order.len(), CONNECTIONS);
+        assert_eq!(neighbours.servers.len(), CONNECTIONS);
     }
 }

@@ -26,7 +26,7 @@ pub struct Filter {
     /// Name of the proxy.
     pub proxy: Option<String>,
     /// Address of an upstream of any of its attempts, or the name the operator gave it or
-    /// Kubernetes has for it, `namespace/service`.
+    /// Kubernetes has for it, `namespace/service`; or the address that was put in its place.
     pub upstream: Option<String>,
     /// Cause of the error, or of any of its failed attempts.
     pub cause: Option<Cause>,
@@ -172,12 +172,15 @@ impl Filter {
                     .is_some_and(|head| head.path.starts_with(path))
             })
             && upstream.as_ref().is_none_or(|upstream| {
-                let by_service = whereabouts.upstreams.iter().any(|place| {
-                    place
-                        .service_name()
-                        .is_some_and(|service| service == *upstream)
+                let by_peer = whereabouts.upstreams.iter().any(|peer| {
+                    let service = peer.place.service_name();
+                    let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string());
+                    [service, endpoint]
+                        .iter()
+                        .flatten()
+                        .any(|is| is == upstream)
                 });
-                by_service
+                by_peer
                     || request
                         .attempts
                         .iter()
@@ -283,7 +286,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::{Filter, decoded, encoded};
-    use crate::identity::{Place, Whereabouts};
+    use crate::identity::{Peer, Place, Whereabouts};
     use crate::names::UpstreamNames;
     use crate::samples::{failed_attempt, good_attempt, request, upstream};
 
@@ -297,7 +300,10 @@ mod tests {
             ..Place::default()
         };
         let whereabouts = Whereabouts {
-            upstreams: vec![place],
+            upstreams: vec![Peer {
+                place,
+                endpoint: Some("10.244.1.7:8080".parse().unwrap()),
+            }],
             ..Whereabouts::default()
         };
         Filter::parse(query, NOW)
@@ -318,6 +324,7 @@ mod tests {
             ("upstream=orders", true),
             ("upstream=shop/cart", true),
             ("upstream=shop/orders", false),
+            ("upstream=10.244.1.7:8080", true),
             ("upstream=10.0.3.18:8080", false),
             ("cause=keepalive_race", true),
             ("cause=path_lost", false),

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::catalogue::{Computed, Kind};
 use super::process;
-use super::report::{CoreCounts, Map, Program, RecordCounts, Report, Snapshot};
+use super::report::{CoreCounts, Map, Program, RecordCounts, Report, Snapshot, TranslationCounts};
 
 /// Stage `losses_total` names for the ring buffer.
 const STAGE_RING: &str = "ring";
@@ -22,6 +22,8 @@ const STAGE_PROBES: &str = "probes";
 const STAGE_DECODE: &str = "decode";
 /// The core's tables.
 const STAGE_CORE: &str = "core";
+/// What is heard of connection tracking.
+const STAGE_CONNTRACK: &str = "conntrack";
 /// The event stream.
 const STAGE_STREAM: &str = "stream";
 /// The HTTP server.
@@ -40,7 +42,7 @@ const CAPABILITY: Computed = Computed {
     name: "why502_agent_capability",
     kind: Kind::Gauge,
     labels: &["name"],
-    help: "1 when this kernel and these rights allow the ability, 0 when it is off; `why502 doctor` says why; `kubernetes`, where it is set: 1 while names are up to date",
+    help: "1 when this kernel and these rights allow the ability, 0 when it is off; `why502 doctor` says why; `kubernetes`, where it is set: 1 while names are up to date; `conntrack`, where it is: 1 while connection tracking is heard",
 };
 const RECORDS: Computed = Computed {
     name: "why502_agent_records",
@@ -183,6 +185,7 @@ impl Collector for Report {
             programs,
             maps,
             incidents,
+            translations,
             service,
         } = self.get();
         let out = &mut encoder;
@@ -208,6 +211,7 @@ impl Collector for Report {
                     .iter()
                     .map(|(what, count)| (STAGE_CORE, *what, *count)),
             )
+            .chain(translations.iter().flat_map(conntrack_losses))
             .chain(service_losses)
             .map(|(stage, what, count)| series([stage, what], count));
         write(out, &LOSSES, losses)?;
@@ -222,6 +226,7 @@ impl Collector for Report {
                 .iter()
                 .copied()
                 .chain([("incidents", incidents.kept)])
+                .chain(translations.map(|translations| ("translations", translations.known)))
                 .map(|(what, count)| series([what], count)),
         )?;
         write(
@@ -361,6 +366,14 @@ fn probe_losses(tallies: &[u64]) -> impl Iterator<Item = Loss> {
         .into_iter()
         .filter(|(_, _, loss)| *loss)
         .map(|(slot, what, _)| (STAGE_PROBES, what, tally_at(tallies, slot.0, 0)))
+}
+
+/// One overrun is any number of connections: the kernel does not say how many.
+fn conntrack_losses(counts: &TranslationCounts) -> [Loss; 2] {
+    [
+        (STAGE_CONNTRACK, "overrun", counts.overruns),
+        (STAGE_CONNTRACK, "unreadable", counts.unreadable),
+    ]
 }
 
 fn probe_skips(tallies: &[u64]) -> impl Iterator<Item = (&'static str, u64)> {

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub maps: Vec<Map>,
     /// The store of incidents.
     pub incidents: IncidentCounts,
+    /// Where translated addresses lead; `None` when that is not wanted.
+    pub translations: Option<TranslationCounts>,
     /// Event stream and HTTP server.
     pub service: ServiceCounts,
 }
@@ -79,6 +81,19 @@ pub struct IncidentCounts {
     pub stored: u64,
     /// Of these, pushed out by newer ones.
     pub evicted: u64,
+}
+
+/// What is heard of connection tracking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TranslationCounts {
+    /// It is heard.
+    pub is_available: bool,
+    /// Translated connections remembered.
+    pub known: u64,
+    /// How often some were missed.
+    pub overruns: u64,
+    /// Messages that could not be read.
+    pub unreadable: u64,
 }
 
 /// Counters of what serves HTTP.

@@ -16,11 +16,14 @@ use crate::config::Settings;
 use crate::events::EventStream;
 use crate::events::shape::{Line, has_failed, is_trouble};
 use crate::events::teller::Teller;
+use crate::identity::conntrack::Translations;
 use crate::identity::kubernetes::Directory;
 use crate::identity::locator::Locator;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
-use crate::metrics::report::{CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts};
+use crate::metrics::report::{
+    CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts, TranslationCounts,
+};
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::processes::{Identity, Look, Processes, Standing};
 use crate::recording::Recorder;
@@ -114,6 +117,21 @@ impl Daemon {
     pub(super) fn name_by(&mut self, directory: Directory) {
         self.sink.traffic.name_by(directory.clone());
         self.locator.name_by(directory);
+    }
+
+    /// Follows translated addresses by that from now on.
+    pub(super) fn follow(&mut self, translations: Translations) {
+        self.locator.follow(translations);
+    }
+
+    /// Hears where connections lead that have begun since the last time.
+    pub(super) fn hear_translations(&mut self) {
+        self.locator.hear_translations();
+    }
+
+    /// What is known of that; `None` when it is not wanted.
+    pub(super) fn translations(&self) -> Option<TranslationCounts> {
+        self.locator.translations()
     }
 
     /// Takes one record.

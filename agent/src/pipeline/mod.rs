@@ -28,6 +28,7 @@ pub use self::source::Source;
 use crate::clock;
 use crate::config::Settings;
 use crate::events::EventStream;
+use crate::identity::conntrack::Translations;
 use crate::identity::kubernetes::Directory;
 use crate::incidents::Incidents;
 use crate::kernel::Attention;
@@ -53,6 +54,9 @@ const MISSING: [Tally; 4] = [
 
 /// What the capability is called that names from Kubernetes are there.
 const KUBERNETES: &str = "kubernetes";
+
+/// What the capability is called that connection tracking is heard.
+const CONNTRACK: &str = "conntrack";
 
 /// Scrapes that may wait for a round at once; as many as the exporter lets in.
 const MAX_WAITING_SCRAPES: usize = 64;
@@ -86,6 +90,8 @@ pub struct Sinks {
     pub recorder: Option<Recorder>,
     /// Names from Kubernetes, where the operator wants them.
     pub directory: Option<Directory>,
+    /// Where translated addresses lead, where the operator wants that.
+    pub translations: Option<Translations>,
 }
 
 /// Records to everything else.
@@ -137,6 +143,7 @@ impl<S: Source> Pipeline<S> {
             turned_away,
             recorder,
             directory,
+            translations,
         } = sinks;
         if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
@@ -145,6 +152,9 @@ impl<S: Source> Pipeline<S> {
         let mut daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
         if let Some(directory) = &directory {
             daemon.name_by(directory.clone());
+        }
+        if let Some(translations) = translations {
+            daemon.follow(translations);
         }
         let pipeline = Self {
             source,
@@ -224,6 +234,9 @@ impl<S: Source> Pipeline<S> {
             if !filled {
                 break;
             }
+            // Taken after the slice: of whatever connection a record tells, its translation was
+            // told before.
+            daemon.hear_translations();
             for record in slice.records() {
                 daemon.record(record, now);
                 records += 1;
@@ -264,6 +277,7 @@ impl<S: Source> Pipeline<S> {
             bytes: map.bytes,
         });
         let stream = daemon.stream();
+        let translations = daemon.translations();
         let abilities = source
             .capabilities()
             .iter()
@@ -272,6 +286,11 @@ impl<S: Source> Pipeline<S> {
                 directory
                     .iter()
                     .map(|directory| (KUBERNETES, directory.is_current())),
+            )
+            .chain(
+                translations
+                    .iter()
+                    .map(|translations| (CONNTRACK, translations.is_available)),
             );
         report.set(Snapshot {
             capabilities: abilities.collect(),
@@ -282,6 +301,7 @@ impl<S: Source> Pipeline<S> {
             programs: programs.collect(),
             maps: maps.collect(),
             incidents: daemon.incidents(),
+            translations,
             service: ServiceCounts {
                 subscribers: u64::try_from(stream.readers()).unwrap_or(u64::MAX),
                 lagged: stream.lagged(),

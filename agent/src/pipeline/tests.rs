@@ -102,6 +102,7 @@ fn pipeline_of(source: Fake, settings: &Settings) -> (Pipeline<Fake>, Report) {
         turned_away: Arc::default(),
         recorder: None,
         directory: None,
+        translations: None,
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -337,6 +338,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         turned_away: Arc::default(),
         recorder: None,
         directory: None,
+        translations: None,
     };
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
@@ -415,6 +417,7 @@ async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
         turned_away: Arc::default(),
         recorder: None,
         directory: None,
+        translations: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
@@ -519,6 +522,7 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
         turned_away: Arc::default(),
         recorder: Some(Recorder::create(&path).unwrap()),
         directory: None,
+        translations: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),

@@ -136,6 +136,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         rules.insert(*call, Vec::new());
     }
     rules.insert(libc::SYS_bpf, vec![other_bpf()?]);
+    rules.insert(libc::SYS_socket, vec![other_netlink()?]);
     rules.insert(libc::SYS_openat, to_write(2)?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, to_write(1)?);
@@ -153,6 +154,23 @@ fn other_bpf() -> Result<SeccompRule, seccompiler::BackendError> {
             .map(is_not)
             .collect::<Result<_, _>>()?,
     )
+}
+
+/// Netlink, through which networks, netfilter and more are set up; but not the part by which libc
+/// learns which addresses this host has.
+fn other_netlink() -> Result<SeccompRule, seccompiler::BackendError> {
+    let argument = |at, operator, value: libc::c_int| {
+        SeccompCondition::new(
+            at,
+            SeccompCmpArgLen::Dword,
+            operator,
+            u64::from(value.unsigned_abs()),
+        )
+    };
+    SeccompRule::new(vec![
+        argument(0, SeccompCmpOp::Eq, libc::AF_NETLINK)?,
+        argument(2, SeccompCmpOp::Ne, libc::NETLINK_ROUTE)?,
+    ])
 }
 
 /// Any of the flags by which a file is made or changed; they are argument `at`.
@@ -214,6 +232,17 @@ mod tests {
             refused("remove", fs::remove_file(&inside));
             refused("mkdir", fs::create_dir(inside.with_extension("d")));
             refused("listen", TcpListener::bind("127.0.0.1:0").map(drop));
+            refused(
+                "netlink",
+                rustix::net::socket_with(
+                    rustix::net::AddressFamily::NETLINK,
+                    rustix::net::SocketType::RAW,
+                    rustix::net::SocketFlags::CLOEXEC,
+                    Some(rustix::net::netlink::NETFILTER),
+                )
+                .map(drop)
+                .map_err(Into::into),
+            );
             refused(
                 "kill",
                 rustix::process::kill_process(

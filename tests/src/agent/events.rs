@@ -93,6 +93,8 @@ pub struct Peer {
 pub struct Attempt {
     /// Address or name.
     pub upstream: String,
+    /// Where the kernel translates it to.
+    pub endpoint: Option<String>,
     /// Who is behind it.
     #[serde(default)]
     pub peer: Peer,

@@ -115,6 +115,14 @@ impl Agent {
         Self::started(command, "other", flags)
     }
 
+    /// As [`Agent::start_by`], for a command that enters another network, where it has this
+    /// address.
+    #[track_caller]
+    pub fn start_in(ip: IpAddr, command: Command, flags: &[&str]) -> Self {
+        let port = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST)).port();
+        Self::started_at(SocketAddr::new(ip, port), ip, command, "inside", flags)
+    }
+
     #[track_caller]
     fn started(command: Command, name: &str, flags: &[&str]) -> Self {
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));

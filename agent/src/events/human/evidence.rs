@@ -30,13 +30,17 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
     parts.join("; ")
 }
 
-/// The upstream's address, and who is behind it where that is known.
+/// The upstream's address, where that is translated to, and who is there where that is known.
 pub(super) fn named(attempt: &AttemptShape) -> String {
-    let upstream = &attempt.upstream;
-    match who(&attempt.peer) {
-        Some(who) => format!("{upstream} ({who})"),
-        None => upstream.clone(),
+    let mut name = attempt.upstream.clone();
+    if let Some(endpoint) = &attempt.endpoint {
+        name.push_str(" → ");
+        name.push_str(endpoint);
     }
+    if let Some(who) = who(&attempt.peer) {
+        name.push_str(&format!(" ({who})"));
+    }
+    name
 }
 
 /// `shop/orders, pod orders-5f7d8-x2x4z, container 4f2a9c1be7d0`; the id as `docker ps` shows it.
