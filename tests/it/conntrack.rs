@@ -255,15 +255,31 @@ fn a_proxy_in_a_pod_is_told_with_the_endpoint_that_was_chosen() {
     assert!(said.contains(&arrow), "{arrow} is not in\n{said}");
 }
 
+/// Its packets are translated before the probes see them.
 #[test]
-fn a_proxy_on_the_host_is_told_with_the_endpoint_that_was_chosen() {
-    // Packets to a service leave the host's own network by some route; it need not lead there.
+fn a_proxy_on_the_host_is_told_with_the_endpoint_as_its_upstream() {
     let scene = Scene::on_the_host(2);
     let _route = Route::new(2);
     let agent = Agent::start(&ON);
     let events = agent.events();
 
-    scene.assert_names_all(&agent, &events);
+    for (path, endpoint) in [
+        ("/refused/1/ok", &scene.refusing[0]),
+        ("/refused6/1/ok", &scene.refusing[1]),
+    ] {
+        let request = scene.ask(&events, path);
+        assert_eq!(request.cause.as_deref(), Some("connect_refused"));
+        let attempt = only(&request);
+        assert_eq!(attempt.upstream, endpoint.address.to_string(), "{path}");
+        assert_eq!(attempt.endpoint, None, "{path}");
+    }
+    let path = "/fresh/1/reset";
+    let request = scene.ask(&events, path);
+    let served = scene.servers();
+    let port = *served.get(path).expect("it was served");
+    let endpoint = SocketAddr::new(scene.upstreams.addresses[0].ip(), port);
+    assert_eq!(only(&request).upstream, endpoint.to_string());
+    assert_eq!(losses(&agent), 0.0);
 }
 
 /// A route of the host to the services of a scene; gone when dropped.

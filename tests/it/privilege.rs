@@ -163,10 +163,13 @@ fn rights_are_given_up_once_the_probes_are_attached() {
         }),
     ];
     for (name, command) in who {
-        let agent = Agent::start_by(command, &[]);
+        // Connection tracking is heard without a right: CAP_NET_ADMIN goes with the others.
+        let agent = Agent::start_by(command, &["--conntrack", "on"]);
         let path = format!("/{name}/1/reset");
         assert_explains(&scene, &agent, EDGE, &path);
-        agent.metrics();
+        let metrics = agent.metrics();
+        let conntrack = [("name", "conntrack")];
+        assert_eq!(metrics.sum("why502_agent_capability", &conntrack), 1.0);
         // CAP_SYS_PTRACE, bit 19; and CAP_BPF, bit 39, where reading a map needs it.
         let kept = kept();
         for set in ["CapPrm:", "CapEff:"] {
