@@ -6,7 +6,7 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use e2e::ports::{self, Refusing};
 use e2e::process::{command, need_root, output_of};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -46,7 +47,7 @@ struct Scene {
     /// Answer, in turns.
     upstreams: Upstreams,
     _nat: Nat,
-    _network: Option<Netns>,
+    network: Option<Netns>,
 }
 
 #[derive(Clone, Copy)]
@@ -122,7 +123,12 @@ server {{
     location /direct/ {{ proxy_pass http://{direct}; }}
 }}"
         );
-        let nginx = Nginx::start(&Config::new(http), network.as_ref());
+        // One worker, which keeps its connections for all.
+        let config = Config {
+            workers: 1,
+            ..Config::new(http)
+        };
+        let nginx = Nginx::start(&config, network.as_ref());
         Self {
             nginx,
             front,
@@ -130,8 +136,14 @@ server {{
             refusing,
             upstreams,
             _nat: nat,
-            _network: network,
+            network,
         }
+    }
+
+    /// Where nginx is.
+    #[track_caller]
+    fn inside(&self) -> &Netns {
+        self.network.as_ref().expect("it is in a pod")
     }
 
     /// Asks for this path, and gives what is told of it.
@@ -315,10 +327,7 @@ impl Drop for Route {
 #[test]
 fn a_connection_from_before_the_agent_is_told_with_its_endpoint() {
     let scene = Scene::in_a_pod(3);
-    // Two workers, each of which keeps its connection.
-    for n in 0..8 {
-        one_by_one(scene.front, vec![Order::get(format!("/kept/{n}/ok"))]);
-    }
+    one_by_one(scene.front, vec![Order::get("/kept/1/ok")]);
     let agent = Agent::start(&ON);
     let events = agent.events();
 
@@ -361,6 +370,45 @@ fn of_many_at_once_each_has_its_own_endpoint() {
         .metrics()
         .sum("why502_agent_tracked", &[("what", "translations")]);
     assert!(known >= 480.0, "{known} known");
+}
+
+/// More connections begin than the agent can hear of: it is counted, and since what it knows
+/// may be of an earlier connection with the same ends, it is not told any more.
+#[test]
+fn what_a_burst_overruns_is_counted_and_nothing_old_is_told() {
+    let scene = Scene::in_a_pod(7);
+    let agent = Agent::start(&ON);
+    let events = agent.events();
+    scene.ask(&events, "/kept/1/ok");
+
+    // It hears nothing meanwhile.
+    agent.signal(Signal::STOP);
+    let service = scene.services.refused;
+    let burst = scene.inside().run(move || {
+        for _ in 0..30_000 {
+            // Refused, each of them.
+            let _refused = TcpStream::connect(service);
+        }
+    });
+    burst.join().expect("it does not panic");
+    agent.signal(Signal::CONT);
+
+    eventually(SOON, "the loss is counted", || match losses(&agent) {
+        0.0 => Err("nothing was lost".to_owned()),
+        _ => Ok(()),
+    });
+    let known = agent
+        .metrics()
+        .sum("why502_agent_tracked", &[("what", "translations")]);
+    // Its hash table is full at this number.
+    assert!(known <= 28_672.0, "{known}");
+    let old = scene.ask(&events, "/kept/2/reset");
+    assert_eq!(old.attempts[0].reused, Some(true), "{old:?}");
+    assert_eq!(old.attempts[0].endpoint, None, "{old:?}");
+    let new = scene.ask(&events, "/refused/1/ok");
+    let endpoint = scene.refusing[0].address.to_string();
+    assert_eq!(only(&new).endpoint, Some(endpoint));
+    println!("{:?} overruns, {known} known", losses(&agent));
 }
 
 #[test]
