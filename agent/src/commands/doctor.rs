@@ -309,17 +309,13 @@ fn look(arguments: &Arguments) -> Looked {
 fn conntrack(failed: Option<Unavailable>, wanted: bool) -> Finding {
     const NAME: &str = "conntrack";
     const PURPOSE: &str = "where translated addresses lead, such as a Service's ClusterIP";
-    let found = match failed {
+    match failed {
         None => good(NAME, PURPOSE),
         Some(reason) if wanted => off(NAME, format!("{PURPOSE}: off, {reason}")),
         Some(reason) => good(
             NAME,
             format!("{PURPOSE}: not asked for (--conntrack), and would be off: {reason}"),
         ),
-    };
-    Finding {
-        ability: true,
-        ..found
     }
 }
 

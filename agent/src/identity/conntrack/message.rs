@@ -171,7 +171,8 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 pub(super) mod tests {
     use std::net::SocketAddr;
 
-    use proptest::prelude::*;
+    use proptest::prelude::{Strategy, any, prop};
+    use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     use super::*;
 

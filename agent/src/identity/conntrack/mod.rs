@@ -126,9 +126,7 @@ impl Translations {
         remote: SocketAddr,
     ) -> Option<Translated> {
         let here = self.socket.as_ref()?.netns;
-        // Such packets do not leave their namespace, and each has these addresses.
-        let is_inside = |end: SocketAddr| end.ip().to_canonical().is_loopback();
-        if netns != Some(here) && (is_inside(local) || is_inside(remote)) {
+        if !may_pass(here, netns, [local, remote]) {
             return None;
         }
         self.known.of(local, remote)
@@ -153,6 +151,13 @@ impl Translations {
             unreadable: *unreadable,
         }
     }
+}
+
+/// Whether packets between these ends, of a process in that namespace, may pass this one. Those of
+/// loopback addresses do not leave theirs, and each has such addresses.
+fn may_pass(here: Netns, of: Option<Netns>, ends: [SocketAddr; 2]) -> bool {
+    let is_inside = |end: &SocketAddr| end.ip().to_canonical().is_loopback();
+    of == Some(here) || !ends.iter().any(is_inside)
 }
 
 impl Known {
@@ -216,7 +221,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::message::Tuple;
-    use super::{CONNECTIONS, End, Known, Translated};
+    use super::{CONNECTIONS, End, Known, Translated, may_pass};
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -305,6 +310,22 @@ mod tests {
         assert_eq!(known.connections.len(), CONNECTIONS);
         assert!(found(&known, &client(499), SERVICE).is_none());
         assert!(found(&known, &client(500), SERVICE).is_some());
+    }
+
+    #[test]
+    fn a_loopback_address_counts_in_the_namespace_that_is_heard_only() {
+        let (pod, lo) = (at(PROXY), at("127.0.0.1:41000"));
+        let mapped = at("[::ffff:127.0.0.1]:80");
+        for (of, ends, expected) in [
+            (Some(7), [lo, mapped], true),
+            (Some(8), [lo, at(SERVICE)], false),
+            (Some(8), [pod, mapped], false),
+            (None, [pod, at("[::1]:80")], false),
+            (Some(8), [pod, at(SERVICE)], true),
+            (None, [pod, at(SERVICE)], true),
+        ] {
+            assert_eq!(may_pass(7, of, ends), expected, "{of:?} {ends:?}");
+        }
     }
 
     #[test]
