@@ -372,6 +372,31 @@ fn of_many_at_once_each_has_its_own_endpoint() {
     assert!(known >= 480.0, "{known} known");
 }
 
+/// Those of others pass the host all the time, and fill the buffer.
+#[test]
+fn connections_of_others_are_heard_while_no_proxy_does_anything() {
+    let scene = Scene::in_a_pod(8);
+    let agent = Agent::start(&ON);
+    let service = scene.services.refused;
+    let others = scene.inside().run(move || {
+        for _ in 0..15 {
+            for _ in 0..1000 {
+                let _refused = TcpStream::connect(service);
+            }
+            // Several rounds of the agent: as fast as can be is the next test.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    others.join().expect("it does not panic");
+
+    assert_eq!(losses(&agent), 0.0);
+    let known = agent
+        .metrics()
+        .sum("why502_agent_tracked", &[("what", "translations")]);
+    // Some have the ends of earlier ones: there are not so many free ports.
+    assert!(known >= 8000.0, "{known} known");
+}
+
 /// More connections begin than the agent can hear of: it is counted, and since what it knows
 /// may be of an earlier connection with the same ends, it is not told any more.
 #[test]

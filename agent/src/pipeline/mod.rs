@@ -231,12 +231,12 @@ impl<S: Source> Pipeline<S> {
             if std::mem::take(&mut lost) {
                 daemon.records_lost();
             }
+            // Taken after the slice: of whatever connection a record tells, its translation was
+            // told before. And without records too: connections of others begin all the time.
+            daemon.hear_translations();
             if !filled {
                 break;
             }
-            // Taken after the slice: of whatever connection a record tells, its translation was
-            // told before.
-            daemon.hear_translations();
             for record in slice.records() {
                 daemon.record(record, now);
                 records += 1;

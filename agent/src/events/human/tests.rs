@@ -1,5 +1,7 @@
 //! What a person reads.
 
+use std::sync::Arc;
+
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Evidence, Failure, Request};
 use agent_core::observation::Phase;
@@ -8,7 +10,7 @@ use jiff::tz::TimeZone;
 use super::{WIDTH, in_full, lines, list};
 use crate::events::shape::{Envelope, Line};
 use crate::events::teller::Teller;
-use crate::identity::Whereabouts;
+use crate::identity::{Peer, Place, Whereabouts};
 use crate::samples::{failed_attempt, good_attempt, request};
 
 fn told(request: &Request) -> String {
@@ -210,6 +212,38 @@ fix         Make the proxy's idle timeout shorter than the upstream's keep-alive
 more        docs/diagnosing.md#keepalive_race
 "
     );
+}
+
+#[test]
+fn an_upstream_is_told_with_where_it_was_translated_to() {
+    let place = Place {
+        namespace: Some(Arc::from("shop")),
+        service: Some(Arc::from("cart")),
+        pod: Some(Arc::from("cart-7d9")),
+        ..Place::default()
+    };
+    let whereabouts = Whereabouts {
+        upstreams: vec![Peer {
+            place,
+            endpoint: Some("10.244.1.7:8080".parse().unwrap()),
+        }],
+        ..Whereabouts::default()
+    };
+    let shape = Teller::fixed(0).request(
+        &request(Some(502), vec![failed_attempt()]),
+        &whereabouts,
+        None,
+    );
+
+    let words = "10.0.3.17:8080 → 10.244.1.7:8080 (shop/cart, pod cart-7d9)";
+    let told = [
+        list(std::slice::from_ref(&shape), &TimeZone::UTC),
+        in_full(&shape, &TimeZone::UTC),
+    ];
+    for text in told {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
 }
 
 #[test]

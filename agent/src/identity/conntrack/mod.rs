@@ -27,7 +27,7 @@ use super::neighbours::Netns;
 use crate::metrics::report::TranslationCounts;
 
 /// Translated connections remembered. Fewer: on a node where many begin, the endpoint of one that
-/// lived long is not known. More: memory, 130 bytes each. (A hash table of 32,768 is full here.)
+/// lived long is not known. More: memory, 170 bytes each. (A hash table of 32,768 is full here.)
 const CONNECTIONS: usize = 28_672;
 
 /// Connections heard of in a round of 20 ms at most, about 3 ms. Fewer: a burst overruns the
