@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::Place;
-use objects::{EndpointSlice, Pod, Service};
+use objects::{EndpointSlice, Service};
 use tables::{Tabled, Tables};
 pub use watch::{Away, NoCluster, connect};
 
@@ -159,7 +159,7 @@ impl Directory {
                 is_old
             });
             if is_old {
-                self.change(|tables| kind.clear(tables));
+                self.change(|tables| kind.expire(tables));
             }
         }
     }
@@ -179,9 +179,10 @@ impl Kind {
         }
     }
 
-    fn clear(self, tables: &mut Tables) {
+    /// Drops what may be another's by now.
+    fn expire(self, tables: &mut Tables) {
         match self {
-            Self::Pods => Pod::clear(tables),
+            Self::Pods => tables.forget_addresses_of_pods(),
             Self::EndpointSlices => EndpointSlice::clear(tables),
             Self::Services => Service::clear(tables),
         }

@@ -34,7 +34,24 @@ pub(super) struct PodStatus {
     pub(super) pod_ip: Option<String>,
     #[serde(rename = "podIPs")]
     pub(super) pod_ips: Option<Vec<PodIp>>,
+    pub(super) container_statuses: Option<Vec<ContainerStatus>>,
 }
+
+/// How one of its containers is.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ContainerStatus {
+    pub(super) state: Option<ContainerState>,
+}
+
+/// One of three states; the others are not told apart.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct ContainerState {
+    pub(super) terminated: Option<Terminated>,
+}
+
+/// That it has ended; how is not read.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Terminated {}
 
 /// One of its addresses.
 #[derive(Clone, Debug, Deserialize)]

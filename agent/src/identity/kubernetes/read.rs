@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::objects::{EndpointSlice, Pod, Service};
+use super::objects::{ContainerStatus, EndpointSlice, Pod, PodStatus, Service};
 use crate::identity::Place;
 
 /// Label of an EndpointSlice: its service.
@@ -36,6 +36,8 @@ pub(super) struct PodFacts {
     key: Key,
     workload: Option<Arc<str>>,
     pub(super) uids: Vec<Arc<str>>,
+    /// None of its containers runs, or will again: its address may be someone else's.
+    pub(super) has_ended: bool,
     /// None in the host's network, or when it has ended.
     pub(super) ips: Vec<IpAddr>,
 }
@@ -60,7 +62,7 @@ pub(super) struct Endpoint {
 pub(super) struct Target {
     pub(super) namespace: Arc<str>,
     pub(super) name: Arc<str>,
-    uid: Option<Arc<str>>,
+    pub(super) uid: Option<Arc<str>>,
 }
 
 /// A Service.
@@ -95,12 +97,11 @@ impl PodFacts {
         let shares_host = spec
             .as_ref()
             .is_none_or(|spec| spec.host_network == Some(true));
-        let ended = status
+        let has_ended = status
             .as_ref()
-            .and_then(|status| status.phase.as_deref())
-            .is_some_and(|phase| ENDED.contains(&phase));
+            .is_some_and(|status| has_ended(metadata, status));
         let mut ips = Vec::new();
-        if let Some(status) = status.as_ref().filter(|_| !shares_host && !ended) {
+        if let Some(status) = status.as_ref().filter(|_| !shares_host && !has_ended) {
             let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
             ips.extend(all.chain(&status.pod_ip).filter_map(|ip| address(ip)));
             ips.sort_unstable();
@@ -109,6 +110,7 @@ impl PodFacts {
         let facts = Self {
             workload: workload(metadata),
             uids: uids.map(|uid| Arc::from(uid.as_str())).collect(),
+            has_ended,
             ips,
             key: key.clone(),
         };
@@ -124,6 +126,29 @@ impl PodFacts {
             service: None,
         }
     }
+}
+
+/// Its containers have all ended, for good. Before Kubernetes 1.27 the phase of a pod that is being
+/// deleted stays `Running` until it is gone, seconds after its address was given to another.
+fn has_ended(metadata: &ObjectMeta, status: &PodStatus) -> bool {
+    if status
+        .phase
+        .as_deref()
+        .is_some_and(|phase| ENDED.contains(&phase))
+    {
+        return true;
+    }
+    let containers = status.container_statuses.as_deref().unwrap_or_default();
+    let is_over = |container: &ContainerStatus| {
+        container
+            .state
+            .as_ref()
+            .is_some_and(|state| state.terminated.is_some())
+    };
+    // One that is not being deleted keeps its address while its containers are started again.
+    metadata.deletion_timestamp.is_some()
+        && !containers.is_empty()
+        && containers.iter().all(is_over)
 }
 
 impl SliceFacts {

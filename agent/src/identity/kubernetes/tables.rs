@@ -102,11 +102,29 @@ impl Tables {
             })
             // What a pod that is here has taken over is not what a slice says it was.
             .filter(|(_, endpoint)| pod.is_none_or(|pod| endpoint.may_be(pod)))
+            .filter(|(_, endpoint)| !self.has_ended(endpoint))
             .collect();
         found.sort_by_key(|(service, _)| (self.is_headless(service), *service));
         let (_, first) = found.first()?;
         let same = found.iter().all(|(_, other)| other.pod == first.pod);
         if same { found.first().copied() } else { None }
+    }
+
+    /// The pod that it was is known to have ended: a slice keeps it until the pod is deleted.
+    fn has_ended(&self, endpoint: &Endpoint) -> bool {
+        let uid = endpoint.pod.as_ref().and_then(|pod| pod.uid.as_ref());
+        let pod = uid
+            .and_then(|uid| self.by_uid.get(uid))
+            .and_then(|key| self.pods.get(key));
+        pod.is_some_and(|pod| pod.has_ended)
+    }
+
+    /// Pods have no addresses any more. What they are by uid stays: a uid is never used again.
+    pub(super) fn forget_addresses_of_pods(&mut self) {
+        self.by_ip.clear();
+        for pod in self.pods.values_mut() {
+            pod.ips.clear();
+        }
     }
 
     fn is_headless(&self, service: &Key) -> bool {
@@ -238,5 +256,7 @@ fn unlink<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<Key>>, at: &K, key
     }
 }
 
+#[cfg(test)]
+mod recorded;
 #[cfg(test)]
 mod tests;

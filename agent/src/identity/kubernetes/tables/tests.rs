@@ -184,6 +184,49 @@ fn pods_in_the_hosts_network_and_those_that_have_ended_name_no_address() {
 }
 
 #[test]
+fn a_pod_that_is_deleted_has_no_address_when_its_containers_have_ended() {
+    let mut tables = Tables::default();
+    let state = |state: &str| json!([{"name": "app", "state": {state: {}}}]);
+    let mut pod = pod("orders-1", "10.1.0.5");
+    // Its containers will be started again: the address is still its own.
+    pod["status"]["containerStatuses"] = state("terminated");
+    put::<Pod>(&mut tables, &pod);
+    put::<EndpointSlice>(
+        &mut tables,
+        &slice("orders-x", "orders", &[("10.1.0.5", "orders-1")]),
+    );
+    let all = "shop orders orders-1 Deployment/orders";
+    assert_eq!(behind(&tables, "10.1.0.5:8080"), all);
+
+    pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    pod["status"]["containerStatuses"] = state("running");
+    put::<Pod>(&mut tables, &pod);
+    assert_eq!(behind(&tables, "10.1.0.5:8080"), all);
+
+    pod["status"]["containerStatuses"] = state("terminated");
+    put::<Pod>(&mut tables, &pod);
+    // Since Kubernetes 1.22 its slice keeps it until it is gone.
+    assert_eq!(behind(&tables, "10.1.0.5:8080"), "nobody");
+    assert!(tables.pod("uid-orders-1").is_some());
+}
+
+#[test]
+fn without_word_of_pods_their_addresses_are_nobodys_and_their_uids_are_theirs() {
+    let mut tables = Tables::default();
+    let old = pod("orders-1", "10.1.0.5");
+    put::<Pod>(&mut tables, &old);
+
+    tables.forget_addresses_of_pods();
+
+    assert_eq!(behind(&tables, "10.1.0.5:9999"), "nobody");
+    assert!(tables.pod("uid-orders-1").is_some());
+    put::<Pod>(&mut tables, &old);
+    assert_ne!(behind(&tables, "10.1.0.5:9999"), "nobody");
+    Pod::clear(&mut tables);
+    assert!(tables.pod("uid-orders-1").is_none());
+}
+
+#[test]
 fn a_static_pod_is_found_by_the_hash_of_its_file() {
     let mut tables = Tables::default();
     let mut mirror = pod("proxy-node-a", "10.1.0.3");
