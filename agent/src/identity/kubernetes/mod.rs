@@ -65,6 +65,8 @@ struct Watch {
     listed: bool,
     /// Since when the API server does not answer.
     failing: Option<Instant>,
+    /// It answers, and says no; that is logged.
+    refused: bool,
 }
 
 impl Directory {
@@ -133,7 +135,9 @@ impl Directory {
     /// The API server answers.
     fn works(&self, kind: Kind) {
         self.state(|state| {
-            state.watches[kind.slot()].failing = None;
+            let watch = &mut state.watches[kind.slot()];
+            watch.failing = None;
+            watch.refused = false;
             state.log(None);
         });
     }
@@ -141,9 +145,17 @@ impl Directory {
     /// It does not, or with an error.
     fn fails(&self, kind: Kind, why: &Away) {
         self.state(|state| {
-            state.watches[kind.slot()]
-                .failing
-                .get_or_insert_with(Instant::now);
+            let refusal = why.refusal();
+            let watch = &mut state.watches[kind.slot()];
+            watch.failing.get_or_insert_with(Instant::now);
+            if let Some(error) = refusal.as_deref().filter(|_| !watch.refused) {
+                tracing::warn!(
+                    error,
+                    "Kubernetes: the API server does not tell of {}; what only they name has no name until it does",
+                    kind.words()
+                );
+            }
+            watch.refused = refusal.is_some();
             state.log(Some(why));
         });
     }
@@ -179,6 +191,15 @@ impl Kind {
         }
     }
 
+    /// As the API calls them.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::EndpointSlices => "endpointslices",
+            Self::Services => "services",
+        }
+    }
+
     /// Drops what may be another's by now.
     fn expire(self, tables: &mut Tables) {
         match self {
@@ -199,7 +220,10 @@ impl State {
     /// A line when it changes, and only then.
     fn log(&mut self, why: Option<&Away>) {
         let is_current = self.is_current();
-        let is_away = self.watches.iter().any(|watch| watch.failing.is_some());
+        let is_away = self
+            .watches
+            .iter()
+            .any(|watch| watch.failing.is_some() && !watch.refused);
         if is_current && !self.was_current {
             tracing::info!("Kubernetes: names of pods and services are known");
         }

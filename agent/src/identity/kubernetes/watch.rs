@@ -10,6 +10,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, USER_AGENT};
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::client::Body;
 use kube::{Api, Client, Config, Resource, ResourceExt};
@@ -59,6 +61,13 @@ const PULSE_ANSWER: Duration = Duration::from_secs(5);
 /// How often it is looked whether anything is too old.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 
+/// What a 404 means: of what is asked for, only this is not in each server.
+const NO_SUCH_KIND: &str =
+    "it has no such kind; discovery.k8s.io/v1 is in Kubernetes 1.21 and newer";
+
+/// What it calls itself.
+const CALLED: &str = concat!("why502/", env!("CARGO_PKG_VERSION"));
+
 /// Why the API server cannot be asked.
 #[derive(Debug, Error)]
 pub enum Away {
@@ -71,6 +80,24 @@ pub enum Away {
     /// It says nothing.
     #[error("no answer in time")]
     Silent,
+}
+
+impl Away {
+    /// What the server says, where it answers and says no: asking again changes nothing until
+    /// someone changes its rights or its version.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let Self::Failed(error) = self else {
+            return None;
+        };
+        let kube::Error::Api(status) = error.as_ref() else {
+            return None;
+        };
+        match StatusCode::from_u16(status.code) {
+            Ok(StatusCode::NOT_FOUND) => Some(NO_SUCH_KIND.to_owned()),
+            Ok(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Some(status.message.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// No way to the API server is known.
@@ -90,6 +117,10 @@ pub async fn connect(node: &str) -> Result<Directory, NoCluster> {
     let mut config = Config::infer().await.map_err(|error| failed(&error))?;
     config.connect_timeout = Some(CONNECT);
     config.default_retry = false;
+    // Audit logs and flow control of the API server tell clients apart by it.
+    config
+        .headers
+        .push((USER_AGENT, HeaderValue::from_static(CALLED)));
     let client = Client::try_from(config).map_err(|error| failed(&error))?;
     let directory = Directory::default();
 
