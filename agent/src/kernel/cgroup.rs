@@ -8,7 +8,10 @@ use super::KernelError;
 /// Magic number of cgroup2 in `statfs(2)` (`include/uapi/linux/magic.h`).
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
-/// Opens the cgroup to attach to: `named`, or the root of the mounted v2 hierarchy.
+/// Where version 2 is in the folder of a host that has both: the nodes of a cluster need not be alike.
+const HYBRID: &str = "unified";
+
+/// Opens the cgroup to attach to: `named`, or what is `unified` in it where that is version 1, or the root of the mounted v2 hierarchy.
 ///
 /// # Errors
 /// Nothing is mounted, or the path is not a cgroup v2 directory that can be opened.
@@ -21,10 +24,13 @@ pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
         path: path.clone(),
         source,
     })?;
-    if !is_cgroup2(&file) {
-        return Err(KernelError::NotCgroup2 { path });
+    if is_cgroup2(&file) {
+        return Ok(file);
     }
-    Ok(file)
+    File::open(path.join(HYBRID))
+        .ok()
+        .filter(is_cgroup2)
+        .ok_or(KernelError::NotCgroup2 { path })
 }
 
 /// The mount point of the v2 hierarchy. A bind mount of a part of it (a container's view)
