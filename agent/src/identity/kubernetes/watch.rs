@@ -308,10 +308,19 @@ fn resumable(why: Away, version: String) -> Broken {
     Broken { why, from }
 }
 
-/// An error with what it comes from: a client error alone says nothing of the certificate.
-fn in_full(error: &dyn std::error::Error) -> String {
+/// An error with what it comes from: a client error alone says nothing of the certificate. What the
+/// server said is enough: its error prints as the answer's debug form.
+fn in_full(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let words = [&status.message, &status.reason];
+        let words = words.iter().find(|words| !words.is_empty());
+        return match words {
+            Some(words) => format!("HTTP {}: {words}", status.code),
+            None => format!("HTTP {}", status.code),
+        };
+    }
     let mut text = error.to_string();
-    let mut next = error.source();
+    let mut next = std::error::Error::source(error);
     while let Some(error) = next {
         let more = error.to_string();
         // Some repeat what they come from.

@@ -57,6 +57,7 @@ pub(in crate::knowledge) const CONNECT_TIMEOUT: Entry = Entry {
     fix: "Open the firewall, security group or route that drops the SYN, or remove the dead host from the pool.",
     lookalikes: &[
         "`accept_queue_full`: the same silence, because the listener is full. Told apart only on the upstream's own host.",
+        "`host_unreachable`: a firewall or a Service of Kubernetes without a ready endpoint rejects by ICMP, and Linux sends little of that to one address (`icmp_ratelimit`): the connects beyond it meet silence.",
         "nginx answers 504 when its own timer ended it, and 502 when the kernel's did: the same fault.",
     ],
 };
@@ -96,8 +97,12 @@ pub(in crate::knowledge) const HOST_UNREACHABLE: Entry = Entry {
             "Who sends ICMP, and which code?",
             "tcpdump -ni any 'icmp[0] = 3 or icmp6[0] = 1'",
         ),
+        check(
+            "Is it a Service of Kubernetes without a ready endpoint? kube-proxy rejects with port unreachable.",
+            "kubectl get endpoints SERVICE",
+        ),
     ],
-    fix: "Repair the route, remove the dead host, or lift the firewall that rejects (ICMP codes 9, 10, 13).",
+    fix: "Repair the route, remove the dead host, lift the firewall that rejects (ICMP codes 9, 10, 13), or give the Service an endpoint that is ready.",
     lookalikes: &[
         "`connect_timeout`: silence instead of a refusal.",
         "On HAProxy and nginx an ICMP that is only a soft error ends as a timeout in their log.",

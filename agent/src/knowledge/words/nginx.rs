@@ -17,7 +17,7 @@ const TIMED_OUT_IN_HEAD: &str =
     "upstream timed out (110: Connection timed out) while reading response header";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 45] = [
+pub(super) static SAYINGS: [Saying; 46] = [
     says(Cause::ConnectRefused, "502", "failed (2: No such file or directory) while connecting to upstream").errno(2),
     says(Cause::ConnectRefused, "502", "failed (111: Connection refused) while connecting to upstream"),
     says(Cause::ConnectTimeout, "502", "failed (110: Connection timed out) while connecting to upstream").how(How::Errno),
@@ -26,6 +26,7 @@ pub(super) static SAYINGS: [Saying; 45] = [
     says(Cause::AcceptQueueFull, "504", TIMED_OUT_CONNECTING),
     says(Cause::HostUnreachable, "502", "failed (101: Network is unreachable) while connecting to upstream").errno(101),
     says(Cause::HostUnreachable, "502", "failed (113: No route to host) while connecting to upstream").errno(113),
+    says(Cause::HostUnreachable, "502", "while connecting to upstream").how(How::Icmp).note("`failed (113: No route to host)`, or `failed (111: Connection refused)` where the ICMP said port unreachable"),
     says(Cause::HostUnreachable, "502", "failed (113: No route to host) while connecting to upstream"),
     says(Cause::ConnectLocalError, "502", "failed (99: Cannot assign requested address) while connecting to upstream").errno(99),
     says(Cause::ConnectLocalError, "502", "failed (13: Permission denied) while connecting to upstream").errno(13),
