@@ -13,6 +13,7 @@ use std::time::Duration;
 use e2e::agent::events::{Peer, Request};
 use e2e::agent::metrics::Metrics;
 use e2e::agent::{Agent, Events};
+use e2e::kubernetes::recorded::{self, pod};
 use e2e::kubernetes::{ApiServer, Cluster, Kind};
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
@@ -27,6 +28,7 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PORT: u16 = 18080;
 const NODE: &str = "node-a";
 const PROXY_UID: &str = "7a1d4f0e-3c5b-4b1e-9f57-2f0c9ad1e6b4";
+const PROXY_POD: &str = "ingress-55f4df4c45-aaaaa";
 const PROXY_CONTAINER: &str = "4f2a9c1be7d04c55b1d3a6f8e09c7b12d4e5f60718293a4b5c6d7e8f90a1b2c3";
 const ATTEMPTS: &str = "why502_upstream_responses_total";
 const CAPABILITY: &str = "why502_agent_capability";
@@ -163,59 +165,21 @@ fn words(peer: &Peer) -> [Option<&str>; 3] {
 
 const NOBODY: [Option<&str>; 3] = [None, None, None];
 
-/// As a Deployment makes it.
-fn pod(name: &str, node: &str, ip: &str) -> Value {
-    json!({
-        "metadata": {
-            "namespace": "shop", "name": name, "uid": format!("uid-of-{name}"),
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "labels": {"app": "orders", "pod-template-hash": "5f7d8b9c6d"},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet",
-                "name": "orders-5f7d8b9c6d", "uid": "0c1f", "controller": true, "blockOwnerDeletion": true}],
-        },
-        "spec": {"nodeName": node, "containers": [{"name": "app", "image": "registry.example/app:1",
-            "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}]}]},
-        "status": {"phase": "Running", "hostIP": "192.0.2.10", "podIP": ip, "podIPs": [{"ip": ip}],
-            "conditions": [{"type": "Ready", "status": "True"}]},
-    })
-}
-
 fn slice(service: &str, endpoints: &[(&str, &str)]) -> Value {
-    let endpoints: Vec<Value> = endpoints
-        .iter()
-        .map(|(ip, pod)| {
-            json!({"addresses": [ip], "nodeName": NODE,
-                "conditions": {"ready": true, "serving": true, "terminating": false},
-                "targetRef": {"kind": "Pod", "namespace": "shop", "name": pod, "uid": format!("uid-of-{pod}")}})
-        })
-        .collect();
-    json!({
-        "metadata": {"namespace": "shop", "name": format!("{service}-x7k2p"),
-            "labels": {"kubernetes.io/service-name": service,
-                "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
-        "endpoints": endpoints,
-    })
+    recorded::slice(service, PORT, endpoints)
 }
 
 fn service(name: &str, ip: &str) -> Value {
-    json!({
-        "metadata": {"namespace": "shop", "name": name},
-        "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"],
-            "selector": {"app": name},
-            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}]},
-        "status": {"loadBalancer": {}},
-    })
+    recorded::service(name, ip, PORT)
 }
 
 /// nginx's pod, and `orders` with two pods, one of them on this node.
 fn cluster() -> Cluster {
     let cluster = Cluster::default();
-    let mut ingress = pod("ingress-5f7d8b9c6d-aaaaa", NODE, "127.77.1.1");
+    let mut ingress = pod(PROXY_POD, NODE, "127.77.1.1");
     ingress["metadata"]["uid"] = json!(PROXY_UID);
     ingress["metadata"]["namespace"] = json!("edge");
-    ingress["metadata"]["ownerReferences"][0]["name"] = json!("ingress-5f7d8b9c6d");
+    ingress["metadata"]["ownerReferences"][0]["name"] = json!("ingress-55f4df4c45");
     cluster.put(Kind::Pod, ingress);
     cluster.put(Kind::Pod, pod("orders-1", NODE, PODS[0]));
     cluster.put(Kind::Pod, pod("orders-2", "node-b", PODS[1]));
@@ -284,7 +248,7 @@ fn pods_and_services_have_their_names_while_they_are_there() {
     assert!(stage.nginx.workers().contains(&proxy.pid));
     assert_eq!(proxy.container.as_deref(), Some(PROXY_CONTAINER));
     assert_eq!(proxy.namespace.as_deref(), Some("edge"));
-    assert_eq!(proxy.pod.as_deref(), Some("ingress-5f7d8b9c6d-aaaaa"));
+    assert_eq!(proxy.pod.as_deref(), Some(PROXY_POD));
     assert_eq!(proxy.workload.as_deref(), Some("Deployment/ingress"));
 
     let metrics = agent.settled(SOON);
@@ -297,7 +261,7 @@ fn pods_and_services_have_their_names_while_they_are_there() {
         "upstream_pod",
     ];
     let told = metrics.by(ATTEMPTS, &[], &labels);
-    let proxy = ["edge", "Deployment/ingress", "ingress-5f7d8b9c6d-aaaaa"];
+    let proxy = ["edge", "Deployment/ingress", PROXY_POD];
     let series = |upstream: &str, place: [&str; 2]| {
         let all = [[upstream].as_slice(), &proxy, &place].concat();
         all.into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -435,6 +399,9 @@ fn an_api_server_that_is_away_delays_nothing_and_is_found_when_it_is_there() {
     drop(server);
     until_current(&agent, 0.0);
     stage.until(&events, "5", NOBODY);
+    // The proxy is who it was: a uid is never used again.
+    let proxy = stage.ask(&events, "5").proxy;
+    assert_eq!(proxy.pod.as_deref(), Some(PROXY_POD));
     // Back, and meanwhile the address was given away.
     cluster.delete(Kind::Pod, "shop/orders-1");
     cluster.put(Kind::Pod, pod("cart-1", NODE, PODS[0]));
@@ -449,6 +416,40 @@ fn an_api_server_that_is_away_delays_nothing_and_is_found_when_it_is_there() {
     assert_eq!(count("ERROR"), 0, "{log}");
     assert_eq!(count("the API server cannot be asked"), 2, "{log}");
     assert_eq!(count("names of pods and services are known"), 2, "{log}");
+}
+
+#[test]
+fn without_a_kind_the_others_give_their_names_and_the_log_says_which_is_missing() {
+    let stage = Stage::build();
+    let (cluster, folder) = (cluster(), folder());
+    let server = ApiServer::start(&cluster, 0);
+    // Before Kubernetes 1.21 there was no discovery.k8s.io/v1.
+    cluster.omit(Kind::EndpointSlice, true);
+    let agent = agent(server.address, folder.path(), &[]);
+    let events = agent.events();
+
+    stage.until(&events, "5", [Some("shop"), None, Some("orders-1")]);
+    stage.until(&events, "service", [Some("shop"), Some("orders"), None]);
+    until_current(&agent, 0.0);
+    cluster.omit(Kind::EndpointSlice, false);
+    until_current(&agent, 1.0);
+
+    // The right to read services is taken away: what was known of them is used for some seconds.
+    cluster.forbid(Kind::Service, true);
+    stage.until(&events, "service", NOBODY);
+    cluster.forbid(Kind::Service, false);
+    stage.until(&events, "service", [Some("shop"), Some("orders"), None]);
+
+    let log = agent.log();
+    for (words, times) in [
+        ("does not tell of endpointslices", 1),
+        ("Kubernetes 1.21 and newer", 1),
+        ("does not tell of services", 1),
+        ("is forbidden: User", 1),
+        ("cannot be asked", 0),
+    ] {
+        assert_eq!(log.matches(words).count(), times, "{words}: {log}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
-//! A stand-in for the Kubernetes API server: real HTTP, lists in pages and watches, as the API
-//! conventions say (resource versions, bookmarks, 410 for what is forgotten).
+//! A stand-in for the Kubernetes API server: real HTTP, lists in pages and watches, with the answers
+//! that a real one was recorded to give (resource versions, bookmarks, 410 for what is forgotten).
 //!
 //! In: objects put and deleted, and ways to go wrong. Out: what a client of the three kinds that
 //! are served sees. It has no other kind, no authentication, and knows no field but
 //! `spec.nodeName` to select by.
 
-use std::collections::BTreeMap;
+pub mod recorded;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -67,6 +69,9 @@ struct State {
     asked: Vec<String>,
     /// The bearer token without which nothing is told.
     token: Option<String>,
+    /// Kinds that nobody may read, and those that there are none of.
+    forbidden: BTreeSet<Kind>,
+    missing: BTreeSet<Kind>,
 }
 
 #[derive(Clone, Debug)]
@@ -137,16 +142,25 @@ impl Cluster {
     pub fn bookmark(&self) {
         let state = self.lock();
         for watch in &state.watches {
-            let (api_version, kind) = watch.kind.words();
-            let version = state.version.to_string();
-            watch.send(&json!({"type": "BOOKMARK", "object": {
-                "apiVersion": api_version, "kind": kind,
-                "metadata": {"resourceVersion": version, "creationTimestamp": null},
-            }}));
+            watch.send(&recorded::bookmark(watch.kind, &state.version.to_string()));
         }
     }
 
-    /// Forgets what changed so far: who asks for changes since then gets 410.
+    /// From now on nobody may list or watch this kind, or everybody may again.
+    pub fn forbid(&self, kind: Kind, is_forbidden: bool) {
+        let mut state = self.lock();
+        set(&mut state.forbidden, kind, is_forbidden);
+        state.watches.retain(|watch| watch.kind != kind);
+    }
+
+    /// From now on there is no such kind, as in an older server, or there is again.
+    pub fn omit(&self, kind: Kind, is_missing: bool) {
+        let mut state = self.lock();
+        set(&mut state.missing, kind, is_missing);
+        state.watches.retain(|watch| watch.kind != kind);
+    }
+
+    /// Forgets what changed so far: who asks for changes since then is told so, with code 410.
     pub fn compact(&self) {
         let mut state = self.lock();
         // One more than anyone has seen.
@@ -159,7 +173,7 @@ impl Cluster {
     pub fn expire_watches(&self) {
         let mut state = self.lock();
         for watch in state.watches.drain(..) {
-            watch.send(&json!({"type": "ERROR", "object": gone()}));
+            watch.send(&recorded::gone());
         }
     }
 
@@ -210,9 +224,7 @@ impl Cluster {
         if let Some(token) = &state.token {
             let given = request.headers().get(AUTHORIZATION);
             if given.is_none_or(|given| given.as_bytes() != format!("Bearer {token}").as_bytes()) {
-                let error = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
-                    "status": "Failure", "reason": "Unauthorized", "message": "Unauthorized", "code": 401});
-                return answered(StatusCode::UNAUTHORIZED, &error);
+                return answered(StatusCode::UNAUTHORIZED, &recorded::unauthorized());
             }
         }
         let query: BTreeMap<String, String> = request
@@ -223,11 +235,14 @@ impl Cluster {
             .filter_map(|pair| pair.split_once('='))
             .map(|(name, value)| (name.to_owned(), decoded(value)))
             .collect();
-        let Some(kind) = Kind::of(request.uri().path()) else {
-            let error = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
-                "status": "Failure", "reason": "NotFound", "message": "no such path", "code": 404});
-            return answered(StatusCode::NOT_FOUND, &error);
+        let Some(kind) =
+            Kind::of(request.uri().path()).filter(|kind| !state.missing.contains(kind))
+        else {
+            return answered(StatusCode::NOT_FOUND, &recorded::not_found());
         };
+        if state.forbidden.contains(&kind) {
+            return answered(StatusCode::FORBIDDEN, &recorded::forbidden());
+        }
         let node = query
             .get("fieldSelector")
             .and_then(|selector| selector.strip_prefix("spec.nodeName="))
@@ -265,7 +280,8 @@ impl State {
             .filter(|((of, _), object)| *of == kind && is_on(object, node))
             .map(|(_, object)| object)
             .collect();
-        let items: Vec<&Value> = all.iter().skip(from).take(PAGE).copied().collect();
+        let items = all.iter().skip(from).take(PAGE);
+        let items: Vec<Value> = items.map(|item| without_kind(item)).collect();
         let (api_version, name) = kind.words();
         let mut metadata = json!({"resourceVersion": self.version.to_string()});
         if from + PAGE < all.len() {
@@ -277,11 +293,12 @@ impl State {
     }
 
     fn watch(&mut self, kind: Kind, node: Option<String>, from: u64) -> Response<Answer> {
-        if from < self.compacted {
-            return answered(StatusCode::GONE, &gone());
-        }
         let (lines, body) = mpsc::unbounded_channel();
         let watch = Watch { kind, node, lines };
+        if from < self.compacted {
+            watch.send(&recorded::gone());
+            return Response::new(Answer::Lines(body));
+        }
         for change in self.changes.iter().filter(|change| change.version > from) {
             watch.tell(change);
         }
@@ -418,9 +435,22 @@ fn answered(status: StatusCode, body: &Value) -> Response<Answer> {
     answer
 }
 
-fn gone() -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "too old resource version", "reason": "Expired", "code": 410})
+/// As it is within a list, which says it once for all.
+fn without_kind(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
+    object
+}
+
+fn set(kinds: &mut BTreeSet<Kind>, kind: Kind, is_in: bool) {
+    if is_in {
+        kinds.insert(kind);
+    } else {
+        kinds.remove(&kind);
+    }
 }
 
 /// `namespace/name`.
