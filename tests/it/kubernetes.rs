@@ -433,7 +433,6 @@ fn without_a_kind_the_others_give_their_names_and_the_log_says_which_is_missing(
     until_current(&agent, 0.0);
     cluster.omit(Kind::EndpointSlice, false);
     until_current(&agent, 1.0);
-
     // The right to read services is taken away: what was known of them is used for some seconds.
     cluster.forbid(Kind::Service, true);
     stage.until(&events, "service", NOBODY);
