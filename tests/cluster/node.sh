@@ -250,7 +250,9 @@ down() {
   rm "$RUN/holder.pid"
   ip netns delete $NETNS
   rmdir /run/containerd || true
-  find /sys/fs/cgroup -maxdepth 2 -name kubepods -exec find {} -depth -type d -exec rmdir {} + \; || true
+  for folder in /sys/fs/cgroup/kubepods /sys/fs/cgroup/*/kubepods; do
+    [ ! -d "$folder" ] || find "$folder" -depth -type d -exec rmdir {} +
+  done
 }
 
 case ${1:-} in

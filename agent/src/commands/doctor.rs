@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::identity::conntrack::{Translations, Unavailable};
-use crate::kernel::{self, Capability, KernelError, Options, Verified};
+use crate::kernel::{self, Capability, KernelError, Options, Verified, version_2};
 use crate::privileges::{self, Necessity, Need, Needs};
 
 /// Everything works.
@@ -192,16 +192,15 @@ fn right(need: &Need) -> Option<Finding> {
 
 fn cgroup(wanted: Option<&Path>) -> Finding {
     if let Some(path) = wanted {
-        return if path.join("cgroup.procs").exists() {
-            good("cgroup", format!("{} is watched", path.display()))
-        } else {
-            broken(
+        return match version_2(path) {
+            Some(path) => good("cgroup", format!("{} is watched", path.display())),
+            None => broken(
                 "cgroup",
                 format!(
                     "{} is no cgroup v2 directory: choose one with --cgroup",
                     path.display()
                 ),
-            )
+            ),
         };
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -20,17 +20,27 @@ pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
         Some(path) => path.to_path_buf(),
         None => find_root().ok_or(KernelError::NoCgroup)?,
     };
-    let file = File::open(&path).map_err(|source| KernelError::Cgroup {
-        path: path.clone(),
-        source,
-    })?;
+    let opened = |path: &Path| {
+        File::open(path).map_err(|source| KernelError::Cgroup {
+            path: path.to_path_buf(),
+            source,
+        })
+    };
+    let file = opened(&path)?;
     if is_cgroup2(&file) {
         return Ok(file);
     }
-    File::open(path.join(HYBRID))
-        .ok()
-        .filter(is_cgroup2)
-        .ok_or(KernelError::NotCgroup2 { path })
+    match version_2(&path) {
+        Some(inner) => opened(&inner),
+        None => Err(KernelError::NotCgroup2 { path }),
+    }
+}
+
+/// The folder of version 2 that is meant by this one: itself, or what is `unified` in it.
+pub fn version_2(path: &Path) -> Option<PathBuf> {
+    [path.to_path_buf(), path.join(HYBRID)]
+        .into_iter()
+        .find(|path| File::open(path).is_ok_and(|file| is_cgroup2(&file)))
 }
 
 /// The mount point of the v2 hierarchy. A bind mount of a part of it (a container's view)
@@ -87,6 +97,21 @@ mod tests {
             find_root_in(text),
             Some(PathBuf::from("/sys/fs/cgroup/unified"))
         );
+    }
+
+    #[test]
+    fn version_2_is_found_where_it_is_meant_and_nowhere_else() {
+        assert_eq!(version_2(Path::new("/proc")), None);
+        assert_eq!(version_2(Path::new("/nowhere")), None);
+        // As this machine has it, if it has.
+        let Some(root) = find_root() else {
+            return;
+        };
+        assert_eq!(version_2(&root).as_deref(), Some(root.as_path()));
+        if root.ends_with(HYBRID) {
+            let both = root.parent().unwrap();
+            assert_eq!(version_2(both).as_deref(), Some(root.as_path()));
+        }
     }
 
     #[test]

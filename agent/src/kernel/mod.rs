@@ -37,6 +37,7 @@ use catalog::{Flows, Way};
 use kernel_types::Known;
 
 pub use attaching::{Capability, Verified};
+pub use cgroup::version_2;
 pub use costs::{MapUse, ProgramCost};
 pub use survey::{Survey, survey};
 
