@@ -161,6 +161,21 @@ fn no_route_and_icmp_are_host_unreachable() {
 }
 
 #[test]
+fn a_port_that_an_icmp_calls_unreachable_is_connect_refused() {
+    let u = upstream(2).opened(1.2).flag(flag::SOFT_ERROR).errno(111);
+    let by_icmp = vec![u.connect(1.3, ConnectOutcome::ClosedByUs, errand(1))];
+    assert_eq!(
+        error(&exchange_of(by_icmp, 502, 1.4)),
+        (
+            Cause::ConnectRefused,
+            Certainty::Proof,
+            Phase::Connect,
+            How::Icmp
+        )
+    );
+}
+
+#[test]
 fn no_free_port_is_connect_local_error() {
     let attempt = vec![upstream(2).errno(99).connect_errno(1.2, errand(1))];
     let told = exchange_of(attempt, 502, 1.3);

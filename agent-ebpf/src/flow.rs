@@ -139,7 +139,9 @@ pub(crate) struct Flow {
     pub(crate) ahead_end: u32,
     /// Something was sent.
     pub(crate) talked: u8,
-    reserved: [u8; 3],
+    reserved: u8,
+    /// What an ICMP said that did not end the connection, errno.
+    pub(crate) soft_error: u16,
 }
 
 impl Flow {

@@ -72,6 +72,17 @@ pub(crate) fn idle() -> bool {
 #[unsafe(no_mangle)]
 static SK_ERR: Global<u32> = Global::new(0);
 
+/// The same for the last of `sk_error_queue`.
+#[unsafe(no_mangle)]
+static LAST_QUEUED: Global<u32> = Global::new(0);
+
+/// Where `struct sk_buff` has the `struct sock_extended_err` of a queued error, bytes; 0: not known.
+#[unsafe(no_mangle)]
+static EXTENDED_ERROR: Global<u32> = Global::new(0);
+
+/// `ee_origin` of what an ICMP said, of both versions (include/uapi/linux/errqueue.h).
+const ORIGINS_ICMP: core::ops::RangeInclusive<u64> = 2..=3;
+
 /// Where `struct pt_regs` has the first arguments of a system call, bytes. The daemon sets it when it
 /// loads.
 #[unsafe(no_mangle)]
@@ -152,6 +163,28 @@ impl Sock {
         // SAFETY: see the top of the file. The verifier knows the constant, and lets a socket be
         // read at its fields only.
         unsafe { self.sk.cast::<u8>().add(at as usize).cast::<i32>().read() as u16 }
+    }
+
+    /// What the ICMP said that was queued last for the socket of a typed tracepoint, errno; 0 where
+    /// something else was, and where it cannot be had.
+    #[inline(always)]
+    pub(crate) fn icmp_error(self) -> u16 {
+        let (last, error) = (LAST_QUEUED.load() as usize, EXTENDED_ERROR.load() as usize);
+        if by_cookie() || last == 0 || error == 0 {
+            return 0;
+        }
+        let last = self.sk.cast::<u8>().wrapping_add(last);
+        let queued = read_kernel(last as u64);
+        if queued == last.wrapping_sub(8) as u64 {
+            // The queue itself: it is empty.
+            return 0;
+        }
+        let error = read_kernel(queued.wrapping_add(error as u64));
+        if ORIGINS_ICMP.contains(&(error >> 32 & 0xff)) {
+            error as u16
+        } else {
+            0
+        }
     }
 
     /// The full socket of a packet; `None` for request and time-wait sockets.
@@ -469,6 +502,15 @@ pub(crate) fn add(value: &mut u64, by: i64) {
             options(nostack),
         );
     }
+}
+
+/// The word at `from` of the kernel's memory; 0 when it cannot be read.
+#[inline(always)]
+fn read_kernel(from: u64) -> u64 {
+    let mut word = 0u64;
+    // SAFETY: see the top of the file; the helper checks the address.
+    unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, from as *const c_void) };
+    word
 }
 
 /// Copies the first `LEN` bytes of `from` into `to`.

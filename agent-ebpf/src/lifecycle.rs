@@ -104,6 +104,10 @@ fn connected(flow: &mut Flow, outcome: u8) {
         return;
     }
     log::connected(flow, outcome);
+    if outcome == end::LOCAL_CLOSE && flow.header.errno == 0 {
+        // Who asks the socket for its error (SO_ERROR) gets this one, and closes it for that.
+        flow.header.errno = flow.soft_error;
+    }
     flow.header.kind = kind::CONNECT;
     flow.header.time_ns = kernel::now();
     output::emit(
@@ -324,11 +328,13 @@ fn fares(flow: &mut Flow) {
     output::emit(&flow.header, kind::TCP);
 }
 
-/// The kernel has an error for whoever uses the socket; `number` is 0 when that was taken in
+/// The kernel has an error for whoever uses the socket; its number is 0 when that was taken in
 /// already, or when it does not end the connection.
 #[inline(always)]
-pub(crate) fn error_reported(flow: &mut Flow, number: u16) {
+pub(crate) fn error_reported(flow: &mut Flow, sk: Sock) {
+    let number = sk.error();
     if number == 0 {
+        flow.soft_error = sk.icmp_error();
         flow.set(flag::SOFT_ERROR);
         return;
     }

@@ -138,7 +138,7 @@ fn error_reported(ctx: BtfTracePointContext) -> i32 {
     if let Some(sk) = Sock::from_arg(ctx.arg(0))
         && let Some(flow) = Flow::of(sk)
     {
-        lifecycle::error_reported(flow, sk.error());
+        lifecycle::error_reported(flow, sk);
     }
     0
 }

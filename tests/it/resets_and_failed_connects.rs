@@ -8,6 +8,7 @@ use std::time::Duration;
 use e2e::agent::Agent;
 use e2e::agent::events::Line;
 use e2e::agent::metrics::Metrics;
+use e2e::churn::sysctl;
 use e2e::kernel::capture::Capture;
 use e2e::kernel::pcap::Segment;
 use e2e::kernel::{counters, grown};
@@ -23,6 +24,9 @@ const NGINX: (&str, &str) = ("proxy", "nginx");
 const REFUSED: u16 = 9001;
 /// SYNs to this port are swallowed.
 const DARK: u16 = 9002;
+/// Connects to these are answered by ICMP: no such port, no such host.
+const NO_PORT: u16 = 9005;
+const NO_HOST: u16 = 9006;
 /// Upstream servers.
 const APP: u16 = 9003;
 const RACING: u16 = 9004;
@@ -46,6 +50,10 @@ impl Scene {
         let (proxy, upstream) = (Netns::new(), Netns::new());
         let veth = upstream.join(Some(&proxy));
         upstream.swallow(DARK);
+        for (port, icmp) in [(NO_PORT, "port-unreachable"), (NO_HOST, "host-unreachable")] {
+            upstream.filter(&format!("tcp dport {port} reject with icmp {icmp}"));
+        }
+        sysctl(&upstream, "net/ipv4/icmp_ratelimit", "0");
         let far = veth.far;
         let ports = [format!("{APP}"), format!("{RACING}=ok,idle=300")];
         let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
@@ -64,6 +72,8 @@ server {{
     location /racing/ {{ proxy_pass http://racing; }}
     location /refused/ {{ proxy_pass http://{far}:{REFUSED}; }}
     location /dark/ {{ proxy_pass http://{far}:{DARK}; }}
+    location /no_port/ {{ proxy_pass http://{far}:{NO_PORT}; }}
+    location /no_host/ {{ proxy_pass http://{far}:{NO_HOST}; }}
 }}"
         );
         let config = Config {
@@ -116,6 +126,36 @@ fn resets(metrics: &Metrics, direction: &str) -> f64 {
         "why502_tcp_resets_total",
         &[NGINX, ("direction", direction)],
     )
+}
+
+/// What an ICMP says, nginx may hear from the kernel at once, or ask the socket for.
+#[test]
+fn what_an_icmp_says_of_a_connect_is_what_nginx_logs() {
+    let scene = Scene::build("1s");
+    let agent = Agent::start(&[]);
+    let count = 20;
+    let asked: Vec<Order> = ["no_port", "no_host"]
+        .iter()
+        .flat_map(|location| orders(location, "ok", count))
+        .collect();
+
+    scene.ask(asked);
+
+    let metrics = agent.settled(TELL);
+    let log = scene.nginx.error_log();
+    for (location, errno, cause) in [
+        ("/no_port/", 111, "connect_refused"),
+        ("/no_host/", 113, "host_unreachable"),
+    ] {
+        let logged = log
+            .iter()
+            .filter(|line| line.path.starts_with(location) && line.errno == Some(errno))
+            .count();
+        let told = metrics.sum("why502_upstream_failures_total", &[NGINX, ("cause", cause)]);
+        println!("{location}: {logged} with errno {errno}, {told} told as {cause}");
+        assert_eq!(logged, count, "{location}: {log:?}");
+        assert_eq!(told, logged as f64, "{location}");
+    }
 }
 
 #[test]

@@ -214,7 +214,10 @@ fn connect_result(socket: &Socket, finish: Finish) -> ConnectResult {
         Finish::Handshake(ConnectOutcome::Established) => ConnectResult::Established,
         Finish::Handshake(ConnectOutcome::Reset) => ConnectResult::Refused,
         Finish::Handshake(ConnectOutcome::ClosedByUs) if socket.flags.soft_error() => {
-            ConnectResult::Unreachable
+            match socket.errno {
+                Some(errno::ECONNREFUSED) => ConnectResult::Refused,
+                _ => ConnectResult::Unreachable,
+            }
         }
         Finish::Handshake(ConnectOutcome::ClosedByUs) => ConnectResult::TimeoutProxy,
         Finish::Handshake(ConnectOutcome::KernelError) if socket.errno.is_none() => {

@@ -50,6 +50,8 @@ const TAILS: [(usize, usize); 20] = [
 pub(super) struct Known {
     /// Where a socket has its error (`sk_err`), bytes.
     pub(super) socket_error: Option<u32>,
+    /// Where it has the last of its queued errors, and where that has what it says, bytes.
+    pub(super) queued_error: Option<(u32, u32)>,
     /// Our code for each number that the kernel has for the reason of a reset.
     pub(super) reset_reasons: Option<[u8; NUMBERS]>,
 }
@@ -63,10 +65,19 @@ impl Known {
             let types = Types::of(&btf);
             types.map_or_else(Self::default, |types| Self {
                 socket_error: types.offset("sock", "sk_err"),
+                queued_error: queued_error(&types),
                 reset_reasons: reset_reasons::of(&types),
             })
         })
     }
+}
+
+/// A queue is a ring of which the head has two pointers, to the first and to the last (`struct
+/// sk_buff_head`, include/linux/skbuff.h).
+fn queued_error(types: &Types<'_>) -> Option<(u32, u32)> {
+    let last = types.offset("sock", "sk_error_queue")? + 8;
+    let error = types.offset("sk_buff", "cb")? + types.offset("sock_exterr_skb", "ee")?;
+    Some((last, error))
 }
 
 /// BTF, taken apart no further than into its parts.
@@ -299,5 +310,8 @@ mod tests {
         let known = Known::of_this_kernel();
         let at = known.socket_error.expect("every kernel has it");
         assert!(at > 0 && at.is_multiple_of(4), "{at}");
+        let (last, error) = known.queued_error.expect("every kernel has them");
+        assert!(last.is_multiple_of(8) && last != at, "{last}");
+        assert!(error.is_multiple_of(4), "{error}");
     }
 }

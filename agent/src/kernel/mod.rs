@@ -338,6 +338,7 @@ fn load_object_logging(
     let has_reason = u8::from(known.reset_reasons.is_some());
     let reasons = known.reset_reasons.unwrap_or([0; NUMBERS]);
     let sk_err = known.socket_error.unwrap_or(0);
+    let (last_queued, extended_error) = known.queued_error.unwrap_or((0, 0));
     let (by_cookie, in_map) = match flows {
         Flows::Storage => (0u8, 1),
         Flows::Cookie => (1u8, FLOWS_BY_COOKIE),
@@ -352,6 +353,8 @@ fn load_object_logging(
         .override_global("RESET_REASONS", &reasons, true)
         .override_global("IDLE", &u8::from(options.idle), true)
         .override_global("SK_ERR", &sk_err, true)
+        .override_global("LAST_QUEUED", &last_queued, true)
+        .override_global("EXTENDED_ERROR", &extended_error, true)
         .override_global("ARGUMENTS", &attaching::ARGUMENTS, true)
         .load(OBJECT)
         .map_err(|error| {

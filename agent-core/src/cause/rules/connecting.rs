@@ -25,8 +25,8 @@ pub(super) fn connect_local_error(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::ConnectLocalError, sure, Phase::Connect, How::Errno)
 }
 
-/// ENETUNREACH or EHOSTUNREACH from the kernel, or a soft error (ICMP, ARP) and then a
-/// local close while the SYN was not answered.
+/// ENETUNREACH or EHOSTUNREACH from the kernel, or a soft error (ICMP, ARP) other than
+/// ECONNREFUSED and then a local close while the SYN was not answered.
 pub(super) fn host_unreachable(case: &Case<'_>) -> Option<Failure> {
     let soft = case.trial.flags.soft_error();
     let unreachable = matches!(
@@ -38,7 +38,11 @@ pub(super) fn host_unreachable(case: &Case<'_>) -> Option<Failure> {
             Finish::Call | Finish::Handshake(ConnectOutcome::KernelError) if unreachable => {
                 if soft { How::Icmp } else { How::Errno }
             }
-            Finish::Handshake(ConnectOutcome::ClosedByUs) if soft => How::Icmp,
+            Finish::Handshake(ConnectOutcome::ClosedByUs)
+                if soft && case.trial.errno != Some(errno::ECONNREFUSED) =>
+            {
+                How::Icmp
+            }
             _ => return None,
         };
     failure(
@@ -53,15 +57,18 @@ pub(super) fn host_unreachable(case: &Case<'_>) -> Option<Failure> {
 /// gives it too). On a Unix path: nobody listens (111), or no such file (2).
 pub(super) fn connect_refused(case: &Case<'_>) -> Option<Failure> {
     let refused = case.trial.errno == Some(errno::ECONNREFUSED);
+    let soft = case.trial.flags.soft_error();
     let how = match case.trial.finish? {
         Finish::Handshake(ConnectOutcome::Reset) => How::Rst,
         Finish::Handshake(ConnectOutcome::KernelError) if refused => {
-            if case.trial.flags.soft_error() {
+            if soft {
                 How::Icmp
             } else {
                 How::Errno
             }
         }
+        // As kube-proxy refuses for a Service without endpoints.
+        Finish::Handshake(ConnectOutcome::ClosedByUs) if refused && soft => How::Icmp,
         Finish::Call if refused => How::Errno,
         Finish::UnixCall if is_absent(case.trial.errno) => How::Errno,
         _ => return None,
