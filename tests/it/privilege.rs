@@ -320,6 +320,17 @@ fn without_dac_read_search_what_needs_tracefs_is_off() {
         found.is_some_and(|(state, _)| state == "off"),
         needs_tracefs
     );
+    if needs_tracefs {
+        let state = finding(&report, "tracefs").map(|(state, _)| state);
+        assert_eq!(state.as_deref(), Some("off"), "{report}");
+        // Before 5.11 nobody tries functions.
+        let (state, words) = finding(&report, "connects").unwrap_or_default();
+        assert!(kernel() < (5, 11) || state == "ok", "{report}");
+        assert!(
+            words.is_empty() || words.contains("are refused: "),
+            "{words}"
+        );
+    }
 
     let agent = Agent::start_by(scene.copy.ambient(&rest), &[]);
     assert_explains(&scene, &agent, EDGE, "/closed/1/reset");

@@ -21,6 +21,9 @@ const EXIT_BROKEN: u8 = 2;
 /// The ability without which nothing is seen.
 const NEEDED: &str = "packets";
 
+/// Whether it is needed is known once a program was loaded.
+const READS_TRACEFS: &str = "DAC_READ_SEARCH";
+
 /// What `--help` says first.
 pub(super) const LONG_ABOUT: &str = "\
 Say what this kernel and these rights allow, and what to do about the rest.
@@ -102,12 +105,14 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         abilities,
         programs,
         uses_tracepoints,
+        why_tracepoints,
     } = look(arguments);
     let needs = Needs::here(uses_tracepoints);
     let mut findings = rights(&needs);
     findings.extend([cgroup(arguments.cgroup.as_deref()), btf()]);
     findings.extend(uses_tracepoints.then(tracefs));
     findings.push(statistics());
+    findings.extend(why_tracepoints.map(|reason| connects(&reason)));
     findings.extend(abilities);
     findings.push(conntrack(Translations::open().err(), arguments.conntrack));
     let (code, verdict) = verdict(&findings);
@@ -129,6 +134,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             );
             for way in &ways {
                 println!("  {way}");
+            }
+            if !programs.iter().any(|program| program.loaded) && !needs.wants(READS_TRACEFS) {
+                println!("perhaps CAP_{READS_TRACEFS} as well: run it again then");
             }
         }
         println!("\n{verdict}");
@@ -225,21 +233,34 @@ fn btf() -> Finding {
 }
 
 fn tracefs() -> Finding {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+    let events = |path: &str| fs::read_dir(Path::new(path).join("events"));
     // Inside debugfs it is mounted when first looked at.
-    let found = mount_of(&mounts, "tracefs").or_else(|| {
-        ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-            .into_iter()
-            .find(|path| Path::new(path).join("events").is_dir())
-            .map(str::to_owned)
-    });
-    match found {
-        Some(path) => good("tracefs", format!("mounted at {path}")),
+    if let Some(path) = ROOTS.into_iter().find(|path| events(path).is_ok()) {
+        return good("tracefs", format!("mounted at {path}"));
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match mount_of(&mounts, "tracefs") {
+        Some(path) => {
+            let why = events(&path).err().map_or_else(
+                || format!("looked for at {}", ROOTS.join(" and ")),
+                |error| error.to_string(),
+            );
+            off(
+                "tracefs",
+                format!("mounted at {path}, but its events cannot be read: {why}"),
+            )
+        }
         None => off(
             "tracefs",
             "not mounted, so tracepoints cannot be attached: mount -t tracefs none /sys/kernel/tracing",
         ),
     }
+}
+
+/// No fault: all is seen, at a price.
+fn connects(reason: &str) -> Finding {
+    good("connects", format!("seen at tracepoints: {reason}"))
 }
 
 fn statistics() -> Finding {
@@ -262,6 +283,7 @@ struct Looked {
     abilities: Vec<Finding>,
     programs: Vec<Verified>,
     uses_tracepoints: bool,
+    why_tracepoints: Option<String>,
 }
 
 fn look(arguments: &Arguments) -> Looked {
@@ -280,11 +302,13 @@ fn look(arguments: &Arguments) -> Looked {
                 capabilities,
                 programs,
                 uses_tracepoints,
+                why_tracepoints,
             } = survey;
             Looked {
                 abilities: capabilities.into_iter().map(ability).collect(),
                 programs,
                 uses_tracepoints,
+                why_tracepoints,
             }
         }
         Err(error) => {
@@ -433,8 +457,8 @@ fn broken(name: impl Into<String>, words: impl Into<String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::{
-        Capability, Necessity, Need, State, Unavailable, ability, broken, conntrack, good,
-        mount_of, off, right, table, verdict,
+        Capability, Necessity, Need, State, Unavailable, ability, broken, connects, conntrack,
+        good, mount_of, off, right, table, verdict,
     };
 
     #[test]
@@ -492,6 +516,17 @@ mod tests {
 
         assert_eq!(without("packets").state, State::Broken);
         assert_eq!(without("tcp_retransmit").state, State::Off);
+    }
+
+    #[test]
+    fn tracepoints_instead_of_functions_are_no_degradation() {
+        let found =
+            connects("programs at functions are refused: Operation not permitted (os error 1)");
+        assert_eq!(found.state, State::Good);
+        assert_eq!(
+            found.words,
+            "seen at tracepoints: programs at functions are refused: Operation not permitted (os error 1)"
+        );
     }
 
     #[test]

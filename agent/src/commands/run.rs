@@ -38,7 +38,8 @@ gateways (nginx, haproxy, httpd, envoy, caddy, traefik, varnishd, openresty, ang
 known from the start.
 
 It needs root, or the capabilities BPF, PERFMON and NET_ADMIN, and for all its abilities \
-DAC_READ_SEARCH and SYS_PTRACE as well (docs/security.md); most of them it gives up once the \
+SYS_PTRACE as well; kernels before 5.11 (on arm64 before 6.4), and some others, up to three more: \
+`why502 doctor` names them (docs/security.md). Most of them it gives up once the \
 probes are attached. SIGTERM and SIGINT end it; \
 everything is detached from the kernel then, and also when it is killed.
 
@@ -221,6 +222,9 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             reason,
             "an ability is off; `why502 doctor` says more"
         );
+    }
+    if let Some(reason) = probes.why_tracepoints() {
+        tracing::info!(reason, "connects are seen at tracepoints");
     }
     for (capability, without) in Needs::here(probes.uses_tracepoints()).shortcomings() {
         tracing::warn!(

@@ -47,32 +47,54 @@ pub struct Verified {
     pub took: Duration,
 }
 
-/// Which way this kernel allows: small programs are shown to it, and one is attached for a moment.
-pub(super) fn way(ebpf: &mut Ebpf, btf: &Btf) -> Way {
+/// Which way this kernel allows: small programs are shown to it, and some are attached for a
+/// moment. With it, why it is tracepoints if programs at functions are refused.
+pub(super) fn way(ebpf: &mut Ebpf, btf: &Btf) -> (Way, Option<String>) {
     const SMALL: &str = "reset_received";
-    const CALLED: &str = "connect_called";
-    let (flows, calls) = match find(SMALL).map(|entry| load(ebpf, btf, entry)) {
+    const AT_FUNCTIONS: [&str; 2] = ["connect_called", "connect_returned"];
+    let (flows, calls, refusal) = match find(SMALL).map(|entry| load(ebpf, btf, entry)) {
         // Without the right to load anything it says nothing.
         Some(Err(ProgramError::LoadError { io_error, .. }))
             if io_error.raw_os_error() == Some(libc::EPERM) =>
         {
-            (Flows::Storage, Calls::Functions)
+            (Flows::Storage, Calls::Functions, None)
         }
-        Some(Err(ProgramError::LoadError { .. })) => (Flows::Cookie, Calls::Tracepoints),
-        _ => match find(CALLED).map(|entry| try_function(ebpf, btf, entry)) {
-            Some(Err(_)) => (Flows::Storage, Calls::Tracepoints),
-            _ => (Flows::Storage, Calls::Functions),
-        },
+        Some(Err(ProgramError::LoadError { .. })) => (Flows::Cookie, Calls::Tracepoints, None),
+        _ => {
+            let mut programs = AT_FUNCTIONS.into_iter().filter_map(find);
+            match programs.find_map(|entry| try_function(ebpf, btf, entry).err()) {
+                Some(error) => {
+                    let words = format!("programs at functions are refused: {}", in_short(&error));
+                    (Flows::Storage, Calls::Tracepoints, Some(words))
+                }
+                None => (Flows::Storage, Calls::Functions, None),
+            }
+        }
     };
-    Way { flows, calls }
+    (Way { flows, calls }, refusal)
 }
 
 /// Attached, and detached again: an architecture may take the program and not the place.
 fn try_function(ebpf: &mut Ebpf, btf: &Btf, entry: &Entry) -> Result<(), ProgramError> {
     load(ebpf, btf, entry)?;
-    let program = program::<FEntry>(ebpf, entry)?;
-    let link = program.attach()?;
-    program.detach(link)
+    if matches!(entry.hook, Hook::Return(_)) {
+        let program = program::<FExit>(ebpf, entry)?;
+        let link = program.attach()?;
+        program.detach(link)
+    } else {
+        let program = program::<FEntry>(ebpf, entry)?;
+        let link = program.attach()?;
+        program.detach(link)
+    }
+}
+
+/// The kernel's error alone, where there is one.
+fn in_short(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        ProgramError::SyscallError(error) => error.io_error.to_string(),
+        other => first_lines(other),
+    }
 }
 
 /// Loads every program, and then attaches them: the verifier takes its time, and what happens

@@ -169,6 +169,7 @@ pub struct Probes {
     parkings: Array<MapData, u64>,
     capabilities: Vec<Capability>,
     uses_tracepoints: bool,
+    why_tracepoints: Option<String>,
     whole_since: Nanos,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -181,7 +182,7 @@ impl Probes {
     /// needs is not an error: see [`Probes::capabilities`].
     pub fn load(options: &Options) -> Result<Self, KernelError> {
         let cgroup = cgroup::open(options.cgroup.as_deref())?;
-        let (mut ebpf, btf, way) = load_the_right_way(options)?;
+        let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
         let capabilities = attaching::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
         let whole_since = clock::monotonic();
         let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
@@ -198,6 +199,7 @@ impl Probes {
             parkings: take_map(&mut ebpf, "PARKINGS")?,
             capabilities,
             uses_tracepoints: way.uses_tracepoints(),
+            why_tracepoints,
             whole_since,
             logger,
             ebpf,
@@ -212,6 +214,11 @@ impl Probes {
     /// Some of it is seen by classic tracepoints, for which more rights are needed.
     pub fn uses_tracepoints(&self) -> bool {
         self.uses_tracepoints
+    }
+
+    /// Why connects are seen at tracepoints, if programs at functions are refused.
+    pub fn why_tracepoints(&self) -> Option<&str> {
+        self.why_tracepoints.as_deref()
     }
 
     /// When the last program was attached, ns of `CLOCK_MONOTONIC`. What began before was seen by
@@ -307,17 +314,18 @@ impl Probes {
     }
 }
 
-/// The object, made for the way in which this kernel lets probes find what they remember.
-fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way), KernelError> {
+/// The object, made for the way in which this kernel lets probes find what they remember; and why
+/// it is tracepoints if programs at functions are refused.
+fn load_the_right_way(options: &Options) -> Result<(Ebpf, Btf, Way, Option<String>), KernelError> {
     // First, because of its message where rights are missing.
     let mut ebpf = load_object(options, Flows::Storage)?;
     let btf = Btf::from_sys_fs().map_err(KernelError::NoBtf)?;
-    let way = attaching::way(&mut ebpf, &btf);
+    let (way, refusal) = attaching::way(&mut ebpf, &btf);
     if way.flows == Flows::Cookie {
         drop(ebpf);
         ebpf = load_object(options, way.flows)?;
     }
-    Ok((ebpf, btf, way))
+    Ok((ebpf, btf, way, refusal))
 }
 
 fn load_object(options: &Options, flows: Flows) -> Result<Ebpf, KernelError> {

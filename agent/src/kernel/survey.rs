@@ -12,6 +12,8 @@ pub struct Survey {
     pub programs: Vec<Verified>,
     /// Classic tracepoints are needed: tracefs, and what opens it.
     pub uses_tracepoints: bool,
+    /// Why connects are seen at tracepoints, if programs at functions are refused.
+    pub why_tracepoints: Option<String>,
 }
 
 /// Looks at every program.
@@ -20,11 +22,12 @@ pub struct Survey {
 /// The object itself cannot be loaded (rights, BTF, cgroup): nothing would run.
 pub fn survey(options: &Options) -> Result<Survey, KernelError> {
     cgroup::open(options.cgroup.as_deref())?;
-    let (mut ebpf, btf, way) = load_the_right_way(options)?;
+    let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
     let (capabilities, programs) = attaching::load_all(&mut ebpf, &btf, way);
     Ok(Survey {
         capabilities,
         programs,
         uses_tracepoints: way.uses_tracepoints(),
+        why_tracepoints,
     })
 }

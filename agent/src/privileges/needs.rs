@@ -153,8 +153,8 @@ impl Needs {
                 "SYS_PTRACE",
                 CapabilitySet::SYS_PTRACE,
                 Necessity::Useful,
-                "read which executable a process of another user is",
-                "proxies are known by the name of their process, which is cut after 15 letters",
+                "read which executable a process of another user is, and for conntrack whether this is the host's network",
+                "proxies are known by the name of their process, which is cut after 15 letters, and conntrack is off",
             ),
         ])
     }
@@ -162,6 +162,12 @@ impl Needs {
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Need> {
         self.0.iter()
+    }
+
+    /// Whether this one is of use here, held or not.
+    pub fn wants(&self, name: &str) -> bool {
+        self.iter()
+            .any(|need| need.name == name && need.necessity != Necessity::NotHere)
     }
 
     /// One sentence when something is missing without which nothing works.
