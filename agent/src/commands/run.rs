@@ -233,7 +233,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             "a right is missing; `why502 doctor` says how to give it"
         );
     }
-    let translations = settings.hears_conntrack().then(translations);
+    let translations = translations(settings);
     give_up_rights(settings, &probes)?;
     // It is read again whenever it changes.
     web.check()
@@ -293,12 +293,21 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     Ok(())
 }
 
-/// What is heard of connection tracking. That nothing is stops nothing.
-fn translations() -> Translations {
-    Translations::open().unwrap_or_else(|reason| {
-        tracing::warn!(ability = "conntrack", %reason, "an ability is off; `why502 doctor --conntrack` says more");
-        Translations::unavailable()
-    })
+/// What is heard of connection tracking; `None` where that is not wanted, or nobody asked for it and
+/// it cannot be had. That nothing is heard stops nothing.
+fn translations(settings: &Settings) -> Option<Translations> {
+    let wanted = settings.conntrack == Conntrack::On;
+    match settings.hears_conntrack().then(Translations::open)? {
+        Ok(translations) => Some(translations),
+        Err(reason) if wanted => {
+            tracing::warn!(ability = "conntrack", %reason, "an ability is off; `why502 doctor --conntrack` says more");
+            Some(Translations::unavailable())
+        }
+        Err(reason) => {
+            tracing::info!(%reason, "endpoints of translated addresses are not told; `why502 doctor --conntrack` says more");
+            None
+        }
+    }
 }
 
 fn recorder(path: &Path) -> anyhow::Result<Recorder> {

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use agent_core::event::{Attempt, Request, Upstream};
 use agent_core::observation::{Phase, Side, Socket};
 
+use super::bounded::Bounded;
 use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
 use super::neighbours::{Neighbours, Party};
@@ -21,7 +22,14 @@ pub struct Locator {
     neighbours: Neighbours,
     directory: Option<Directory>,
     translations: Option<Translations>,
+    /// Where connections of proxies lead, by their cookies: by its ends alone a later one is told
+    /// from an earlier one only at the time.
+    led: Bounded<u64, Translated>,
 }
+
+/// Connections of which it is remembered where they lead. Fewer: of those that live long it is
+/// forgotten. More: memory, 130 bytes each.
+const LED: usize = 16_384;
 
 /// The ends of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +55,17 @@ impl Locator {
         self.translations = Some(translations);
     }
 
-    /// Hears where connections lead that have begun since the last time.
-    pub fn hear_translations(&mut self) {
+    /// A round begins.
+    pub fn begin_round(&mut self) {
         if let Some(translations) = &mut self.translations {
-            translations.refresh();
+            translations.begin_round();
         }
+    }
+
+    /// Hears where connections lead that have begun since the last time; of how many.
+    pub fn hear_translations(&mut self) -> usize {
+        let translations = self.translations.as_mut();
+        translations.map_or(0, Translations::refresh)
     }
 
     /// What is known of that; `None` when it is not wanted.
@@ -77,12 +91,36 @@ impl Locator {
         }
     }
 
+    /// Takes note of where a connection leads that was opened by its socket, whosever it is.
+    pub fn saw_opened(&mut self, socket: &Socket, processes: &Processes) {
+        let Socket {
+            cookie,
+            side,
+            tgid,
+            local,
+            remote,
+            flags,
+            ..
+        } = socket;
+        let is_opened = *side == Side::Upstream || flags.active_open() && *side != Side::Client;
+        if is_opened
+            && *cookie != 0
+            && let Some(translations) = &self.translations
+            && self.led.get(cookie).is_none()
+        {
+            let party = tgid.and_then(|tgid| processes.party(tgid));
+            let netns = party.and_then(|party| party.netns);
+            if let Some(translated) = translations.of(netns, *local, *remote) {
+                self.led.insert(*cookie, translated, LED);
+            }
+        }
+    }
+
     /// Takes note of who was at the other end of an attempt, while that can be seen.
     pub fn met(&mut self, attempt: &Attempt, processes: &Processes) {
-        if let (Some(client), Some(ends)) = (
-            processes.party(attempt.proxy.tgid),
-            self.ends(attempt, processes),
-        ) {
+        if let (Some(client), Some(ends)) =
+            (processes.party(attempt.proxy.tgid), self.ends(attempt))
+        {
             self.neighbours.meet(client, ends.client, ends.server);
         }
     }
@@ -123,7 +161,7 @@ impl Locator {
 
     /// Of an upstream: who the cluster says has the address, and the process behind it.
     fn upstream(&mut self, attempt: &Attempt, processes: &Processes) -> Peer {
-        let Some(ends) = self.ends(attempt, processes) else {
+        let Some(ends) = self.ends(attempt) else {
             return Peer::default();
         };
         Peer {
@@ -174,14 +212,11 @@ impl Locator {
     }
 
     /// Both ends of an attempt's connection; `None` of a Unix socket.
-    fn ends(&self, attempt: &Attempt, processes: &Processes) -> Option<Ends> {
+    fn ends(&self, attempt: &Attempt) -> Option<Ends> {
         let Upstream::Inet(asked) = attempt.upstream else {
             return None;
         };
-        let translated = self.translations.as_ref().and_then(|translations| {
-            let netns = processes.party(attempt.proxy.tgid)?.netns;
-            translations.of(netns, attempt.local, asked)
-        });
+        let translated = self.led.get(&attempt.cookie);
         let is_translated = translated.is_some();
         let Translated { endpoint, client } = translated.unwrap_or(Translated {
             endpoint: asked,

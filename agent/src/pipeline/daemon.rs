@@ -125,8 +125,13 @@ impl Daemon {
     }
 
     /// Hears where connections lead that have begun since the last time.
-    pub(super) fn hear_translations(&mut self) {
-        self.locator.hear_translations();
+    pub(super) fn hear_translations(&mut self) -> usize {
+        self.locator.hear_translations()
+    }
+
+    /// A round begins.
+    pub(super) fn begin_round(&mut self) {
+        self.locator.begin_round();
     }
 
     /// What is known of that; `None` when it is not wanted.
@@ -165,6 +170,8 @@ impl Daemon {
             self.identify(tgid, now);
             self.locator.saw(&observation.socket, &self.processes);
         }
+        self.locator
+            .saw_opened(&observation.socket, &self.processes);
         self.feed(Input::Observe(observation));
         self.tell(now);
     }

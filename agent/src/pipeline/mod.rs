@@ -207,7 +207,8 @@ impl<S: Source> Pipeline<S> {
         self.report();
     }
 
-    /// Takes in what is in the ring; how many records that were.
+    /// Takes in what is in the ring, and what is told of connections; how many of the one or the other
+    /// that were.
     fn round(&mut self) -> usize {
         // Taken before the drain: what happened before it is in the ring by now.
         let now = clock::monotonic();
@@ -221,7 +222,8 @@ impl<S: Source> Pipeline<S> {
         // When a loss of the last round was is known no better than that it was before this one.
         let mut lost = std::mem::take(&mut losses.fresh);
         let mut looked = false;
-        let mut records = 0;
+        let (mut records, mut heard) = (0, 0);
+        daemon.begin_round();
         loop {
             let filled = slice.fill(source);
             if filled || !looked {
@@ -233,7 +235,7 @@ impl<S: Source> Pipeline<S> {
             }
             // Taken after the slice: of whatever connection a record tells, its translation was
             // told before. And without records too: connections of others begin all the time.
-            daemon.hear_translations();
+            heard += daemon.hear_translations();
             if !filled {
                 break;
             }
@@ -248,7 +250,7 @@ impl<S: Source> Pipeline<S> {
                 tracing::warn!(tgid, %error, "a process is still watched by the probes");
             }
         }
-        records
+        records.max(heard)
     }
 
     fn report(&self) {

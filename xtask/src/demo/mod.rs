@@ -25,7 +25,7 @@ use crate::setup::{BPFTOOL, IPROUTE, NGINX};
 use stage::Stage;
 use traffic::Tally;
 
-/// After the last request: the agent drains its ring every 20 ms and follows a request for
+/// After the last request: the agent drains its ring every 80 ms at least and follows a request for
 /// some time after its answer, in case more belongs to it.
 const SETTLE: Duration = Duration::from_secs(2);
 

@@ -26,12 +26,14 @@ const NLM_F_DUMP: u16 = 0x300;
 
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 pub(super) const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
+const CTA_TUPLE_ZONE: u16 = 3;
 pub(super) const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
@@ -126,6 +128,14 @@ fn connection(attributes: &[u8]) -> Option<Told> {
     if *attribute(protocol, CTA_PROTO_NUM)?.first()? != TCP {
         return Some(Told::Other);
     }
+    // In another zone the same addresses are somebody else's.
+    let is_elsewhere = attribute(attributes, CTA_ZONE).is_some()
+        || [original, reply]
+            .iter()
+            .any(|tuple| attribute(tuple, CTA_TUPLE_ZONE).is_some());
+    if is_elsewhere {
+        return Some(Told::Other);
+    }
     Some(Told::Connection {
         original: tuple(original)?,
         reply: tuple(reply)?,
@@ -216,6 +226,15 @@ pub(super) mod tests {
             attribute_of(CTA_TUPLE_PROTO, &ports.concat()),
         ];
         attribute_of(kind | 0x8000, &value.concat())
+    }
+
+    /// The same message of a connection in another zone.
+    pub(in super::super) fn in_zone(message: &[u8], zone: u16) -> Vec<u8> {
+        let mut bytes = message.to_vec();
+        bytes.extend(attribute_of(CTA_ZONE, &zone.to_be_bytes()));
+        let length = u32::try_from(bytes.len()).unwrap();
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        bytes
     }
 
     pub(in super::super) fn message(original: Tuple, reply: Tuple, protocol: u8) -> Vec<u8> {

@@ -10,7 +10,9 @@
 //! (`docs/decisions/0014-endpoints-from-conntrack.md`).
 //!
 //! Of two connections with the same ends the later one counts, so all are heard of, translated or
-//! not. When some were missed, what is known could be of the one before: all of it is dropped.
+//! not. When some were missed, what is known could be of the one before: all of it is dropped. And
+//! where ends got another meaning in this very round, a record of either connection may come: they
+//! have none until the next.
 
 mod message;
 mod socket;
@@ -30,9 +32,9 @@ use crate::metrics::report::TranslationCounts;
 /// lived long is not known. More: memory, 170 bytes each. (A hash table of 32,768 is full here.)
 const CONNECTIONS: usize = 28_672;
 
-/// Connections heard of in a round of 20 ms at most, about 3 ms. Fewer: a burst overruns the
-/// buffer. More: records of the probes wait for it.
-const MESSAGES_A_ROUND: usize = 2048;
+/// Connections heard of at a time, about 12 ms of work, and more than the buffer holds. Fewer: a
+/// burst overruns it. More: records of the probes wait longer.
+const MESSAGES_AT_A_TIME: usize = 8192;
 
 /// Where translated connections lead.
 #[derive(Debug)]
@@ -55,9 +57,24 @@ pub struct Translated {
 /// What was heard.
 #[derive(Debug, Default)]
 struct Known {
-    connections: Bounded<(End, End), (End, End)>,
+    connections: Bounded<(End, End), Entry>,
+    /// Counted up by [`Translations::begin_round`].
+    round: u64,
+    /// Some of what was told waits to be heard, or is lost: what is known may be old.
+    is_behind: bool,
+    /// Some was lost, and what comes now was told before that.
+    is_recovering: bool,
     overruns: u64,
     unreadable: u64,
+}
+
+/// Where a connection leads.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    endpoint: End,
+    client: End,
+    /// The round in which it took the place of another one, 0 for none.
+    replaced: u64,
 }
 
 /// An address and port in few bytes.
@@ -88,33 +105,42 @@ impl Translations {
         }
     }
 
-    /// Hears what was told since the last time.
-    pub fn refresh(&mut self) {
+    /// A round begins: whatever was recorded before the last one ended was looked at.
+    pub fn begin_round(&mut self) {
+        self.known.round += 1;
+    }
+
+    /// Hears what was told since the last time; of how many connections that was.
+    pub fn refresh(&mut self) -> usize {
         let Self {
             socket,
             known,
             buffer,
         } = self;
         let Some(open) = socket else {
-            return;
+            return 0;
         };
-        for _ in 0..MESSAGES_A_ROUND {
+        known.is_behind = true;
+        for number in 0..MESSAGES_AT_A_TIME {
             match open.hear(buffer) {
                 Ok(Heard::Datagram(length)) => {
-                    let datagram = buffer.get(..length).unwrap_or_default();
-                    message::read(datagram).for_each(|told| known.hear(told));
+                    known.take(buffer.get(..length).unwrap_or_default());
                 }
-                Ok(Heard::Nothing) => return,
+                Ok(Heard::Nothing) => {
+                    known.heard_all();
+                    return number;
+                }
                 Ok(Heard::Overrun) => known.missed_some(),
                 Ok(Heard::Foreign) => {}
                 Err(error) => {
                     tracing::warn!(%error, "connection tracking is not heard any more: where translated addresses lead is not known");
                     known.connections.clear();
                     *socket = None;
-                    return;
+                    return number;
                 }
             }
         }
+        MESSAGES_AT_A_TIME
     }
 
     /// Where a connection leads that has these two ends for the process that made it, in its
@@ -143,6 +169,7 @@ impl Translations {
             connections,
             overruns,
             unreadable,
+            ..
         } = &self.known;
         TranslationCounts {
             is_available: self.is_available(),
@@ -170,28 +197,53 @@ impl Known {
         }
     }
 
+    /// A datagram was heard.
+    fn take(&mut self, datagram: &[u8]) {
+        // After an overrun the kernel adds nothing until all of it is heard: this was told before.
+        if !self.is_recovering {
+            message::read(datagram).for_each(|told| self.hear(told));
+        }
+    }
+
+    /// Nothing is left to be heard.
+    fn heard_all(&mut self) {
+        self.is_behind = false;
+        self.is_recovering = false;
+    }
+
     fn put(&mut self, original: Tuple, reply: Tuple) {
-        let Self { connections, .. } = self;
+        let Self {
+            connections, round, ..
+        } = self;
         let key = (End::of(original.from), End::of(original.to));
         let (endpoint, client) = (End::of(reply.from), End::of(reply.to));
         if endpoint == key.1 {
             // As a rule it is not there.
             connections.remove(&key);
         } else {
-            connections.insert(key, (endpoint, client), CONNECTIONS);
+            let before = connections.get(&key);
+            let is_new = before.is_some_and(|before| before.endpoint != endpoint);
+            let entry = Entry {
+                endpoint,
+                client,
+                replaced: if is_new { *round } else { 0 },
+            };
+            connections.insert(key, entry, CONNECTIONS);
         }
     }
 
     fn missed_some(&mut self) {
         self.overruns += 1;
+        self.is_recovering = true;
         self.connections.clear();
     }
 
     fn of(&self, local: SocketAddr, remote: SocketAddr) -> Option<Translated> {
-        let (endpoint, client) = self.connections.get(&(End::of(local), End::of(remote)))?;
-        Some(Translated {
-            endpoint: endpoint.address(),
-            client: client.address(),
+        let entry = self.connections.get(&(End::of(local), End::of(remote)))?;
+        let may_be_another = self.is_behind || entry.replaced == self.round && self.round != 0;
+        (!may_be_another).then(|| Translated {
+            endpoint: entry.endpoint.address(),
+            client: entry.client.address(),
         })
     }
 }
@@ -220,7 +272,8 @@ impl End {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::message::Tuple;
+    use super::message::tests::{in_zone, message};
+    use super::message::{TCP, Tuple};
     use super::{CONNECTIONS, End, Known, Translated, may_pass};
 
     fn at(text: &str) -> SocketAddr {
@@ -292,9 +345,41 @@ mod tests {
         known.put(tuple(PROXY, SERVICE), tuple(POD, PROXY));
 
         known.missed_some();
-
         assert_eq!(found(&known, PROXY, SERVICE), None);
         assert_eq!(known.overruns, 1);
+
+        // Told before the overrun, and heard behind it.
+        let late = message(tuple(PROXY, SERVICE), tuple(POD, PROXY), TCP);
+        known.take(&late);
+        known.heard_all();
+        assert_eq!(found(&known, PROXY, SERVICE), None);
+
+        known.take(&late);
+        assert!(found(&known, PROXY, SERVICE).is_some(), "a new one");
+    }
+
+    #[test]
+    fn ends_that_lead_elsewhere_since_this_round_lead_nowhere_until_the_next() {
+        let mut known = Known::default();
+        for round in 1..=3 {
+            known.round = round;
+            known.put(tuple(PROXY, SERVICE), tuple(POD, PROXY));
+            assert!(found(&known, PROXY, SERVICE).is_some(), "the same again");
+        }
+        known.put(tuple(PROXY, SERVICE), tuple("10.244.1.8:8080", PROXY));
+        assert_eq!(found(&known, PROXY, SERVICE), None, "of which of the two?");
+        known.round = 4;
+        assert!(found(&known, PROXY, SERVICE).is_some());
+        known.is_behind = true;
+        assert_eq!(found(&known, PROXY, SERVICE), None, "another may be told");
+    }
+
+    #[test]
+    fn what_is_in_another_zone_is_not_heard() {
+        let mut known = Known::default();
+        let (original, reply) = (tuple(PROXY, SERVICE), tuple(POD, PROXY));
+        known.take(&in_zone(&message(original, reply, TCP), 5));
+        assert_eq!((known.connections.len(), known.unreadable), (0, 0));
     }
 
     #[test]

@@ -29,6 +29,11 @@ use crate::identity::neighbours::Netns;
 const OWN: &str = "/proc/thread-self/ns/net";
 const HOST: &str = "/proc/1/ns/net";
 
+/// The namespace of process ids, and which is the kernel's first (`PROC_PID_INIT_INO`,
+/// include/linux/proc_ns.h).
+const PROCESSES: &str = "/proc/self/ns/pid";
+const FIRST_PROCESSES: u64 = 0xefff_fffc;
+
 /// The same, where the first process does not let itself be looked at, by the first kernel thread:
 /// it is seen outside of containers only, where both are in the kernel's first namespace.
 const KERNEL_THREAD: &str = "/proc/2";
@@ -40,8 +45,9 @@ const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 /// The group of new connections (`NFNLGRP_CONNTRACK_NEW` is 1), as a mask.
 const NEW_CONNECTIONS: u32 = 1;
 
-/// Memory for what was told and not yet heard, bytes. The kernel counts about 1,000 for each
-/// connection, and it is emptied every 20 ms. Smaller: bursts are lost. Larger: kernel memory.
+/// Memory for what was told and not yet heard, bytes, of which the kernel takes twice as much. It
+/// counts about 1,400 for each connection, and it is emptied every 20 to 80 ms. Smaller: bursts are
+/// lost. Larger: kernel memory.
 const BUFFER: usize = 4 << 20;
 
 /// Longest datagram: the kernel fills those of an answer up to 32 KiB.
@@ -58,6 +64,11 @@ pub enum Unavailable {
         "the host's network namespace cannot be seen at /proc/1/ns/net ({0}): give CAP_SYS_PTRACE and the host's process ids; an AppArmor profile can refuse it as well"
     )]
     Hidden(io::Error),
+    /// Whose number 1 is, is not known.
+    #[error(
+        "the agent has process ids of its own, so which network is the host's cannot be told: give it the host's (hostPID: true, --pid=host)"
+    )]
+    OwnProcesses,
     /// This process is in another one.
     #[error(
         "the agent has a network of its own and may not enter the host's, where addresses are translated ({0}): run it in the host's network (hostNetwork: true), or give CAP_SYS_ADMIN for the start"
@@ -127,6 +138,9 @@ impl Socket {
 }
 
 fn open(mut each: impl FnMut(Told)) -> Result<Socket, Unavailable> {
+    if fs::metadata(PROCESSES).map_err(Unavailable::Hidden)?.ino() != FIRST_PROCESSES {
+        return Err(Unavailable::OwnProcesses);
+    }
     let own = fs::metadata(OWN).map_err(Unavailable::Hidden)?.ino();
     let host = host().map_err(Unavailable::Hidden)?;
     let netns = host.metadata().map_err(Unavailable::Hidden)?.ino();
@@ -186,7 +200,7 @@ fn ask_for_all(each: &mut impl FnMut(Told)) -> Result<(), Errno> {
     let mut buffer = vec![0; DATAGRAM];
     while began.elapsed() < LONGEST_ANSWER {
         let Heard::Datagram(length) = hear(&socket, &mut buffer, RecvFlags::empty())? else {
-            break;
+            continue;
         };
         for told in message::read(buffer.get(..length).unwrap_or_default()) {
             match told {
@@ -196,6 +210,9 @@ fn ask_for_all(each: &mut impl FnMut(Told)) -> Result<(), Errno> {
             }
         }
     }
+    tracing::warn!(
+        "where connections lead that were open before the start is known in part: connection tracking did not tell all of them in time"
+    );
     Ok(())
 }
 
