@@ -42,6 +42,7 @@ pub(super) const EVERYTHING: &str = r#"{
     "kubernetes": {"enabled": true, "identityLabels": "workload"},
     "serviceAccount": {"annotations": {"a": "b"}},
     "extraCapabilities": ["SYS_ADMIN", "SYS_RESOURCE"],
+    "tracefs": false,
     "seccompProfile": {"type": "Localhost", "localhostProfile": "why502.json"},
     "priorityClass": {"create": false, "name": "system-node-critical"},
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
