@@ -226,6 +226,13 @@ fn losses(agent: &Agent) -> f64 {
     agent.metrics().sum("why502_agent_losses_total", &stage)
 }
 
+/// Translated connections that it remembers.
+#[track_caller]
+fn known(agent: &Agent) -> f64 {
+    let what = [("what", "translations")];
+    agent.metrics().sum("why502_agent_tracked", &what)
+}
+
 #[track_caller]
 fn capability(agent: &Agent) -> Option<f64> {
     let metrics = agent.metrics();
@@ -366,9 +373,7 @@ fn of_many_at_once_each_has_its_own_endpoint() {
 
     scene.assert_as_served(&events, &paths.concat());
     assert_eq!(losses(&agent), 0.0);
-    let known = agent
-        .metrics()
-        .sum("why502_agent_tracked", &[("what", "translations")]);
+    let known = known(&agent);
     assert!(known >= 480.0, "{known} known");
 }
 
@@ -390,9 +395,7 @@ fn connections_of_others_are_heard_while_no_proxy_does_anything() {
     others.join().expect("it does not panic");
 
     assert_eq!(losses(&agent), 0.0);
-    let known = agent
-        .metrics()
-        .sum("why502_agent_tracked", &[("what", "translations")]);
+    let known = known(&agent);
     // Some have the ends of earlier ones: there are not so many free ports.
     assert!(known >= 8000.0, "{known} known");
 }
@@ -424,9 +427,7 @@ fn what_a_burst_overruns_is_counted_and_nothing_old_is_told() {
         0.0 => Err("nothing was lost".to_owned()),
         _ => Ok(()),
     });
-    let known = agent
-        .metrics()
-        .sum("why502_agent_tracked", &[("what", "translations")]);
+    let known = known(&agent);
     // Its hash table is full at this number.
     assert!(known <= 28_672.0, "{known}");
     let old = scene.ask(&events, "/kept/2/reset");

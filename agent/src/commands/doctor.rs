@@ -45,8 +45,8 @@ pub(super) struct Arguments {
     /// Look at this cgroup v2 directory, as `run` would
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
-    /// Count it as an ability that is off when connection tracking cannot be heard, as for
-    /// `run --conntrack on` and for `run --kubernetes`
+    /// Count it as an ability that is off when connection tracking cannot be heard, as `run
+    /// --conntrack on` does
     #[arg(long)]
     conntrack: bool,
     /// Print JSON, with what the verifier says of each program
