@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::address::Address;
 use crate::connection::Connection;
 use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
@@ -45,8 +46,8 @@ pub(crate) enum Finish {
     Call,
     /// `connect(2)` on a Unix socket failed.
     UnixCall,
-    /// The TLS handshake failed.
-    Tls(TlsHandshake),
+    /// The TLS handshake failed: [`Trial::tls`].
+    Tls,
     /// The exchange ended.
     Exchange(End),
     /// The exchange is over, but its end was not told (a record was lost).
@@ -75,7 +76,7 @@ pub(crate) struct Trial {
     pub(crate) tgid: Option<u32>,
     pub(crate) upstream: Upstream,
     /// This end of the connection.
-    pub(crate) local: SocketAddr,
+    local: Address,
     pub(crate) parent: Option<Parent>,
     /// The errand at send time, else at connect time.
     pub(crate) errand: Option<Errand>,
@@ -106,8 +107,10 @@ pub(crate) struct Trial {
     /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
     pub(crate) reset_reason: Option<u16>,
     pub(crate) finish: Option<Finish>,
+    /// The TLS handshake that failed.
+    pub(crate) tls: Option<Box<TlsHandshake>>,
     /// What became of its request, when that was told first.
-    pub(crate) outcome: Option<Outcome>,
+    pub(crate) outcome: Option<Box<Outcome>>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,
     /// An attempt only if a request turns up that misses one.
@@ -130,7 +133,7 @@ impl Trial {
             },
             tgid: socket.tgid,
             upstream,
-            local: socket.local,
+            local: socket.local.into(),
             parent: None,
             errand: errand.map(|errand| errand_at_start(errand, started, socket.time)),
             own_errand: true,
@@ -153,6 +156,7 @@ impl Trial {
             killed_by: None,
             reset_reason: None,
             finish: Some(finish),
+            tls: None,
             outcome: None,
             straggling: false,
             speculative: false,
@@ -168,8 +172,8 @@ impl Trial {
         head: Option<RequestHead>,
         late: bool,
     ) -> Self {
-        let sent = exchange.request.unwrap_or(socket.time);
-        let reused = if exchange.index > 0 || exchange.idle_since.is_some() {
+        let sent = exchange.request.get().unwrap_or(socket.time);
+        let reused = if exchange.index > 0 || exchange.idle_since.get().is_some() {
             Some(true)
         } else if socket.flags.seen_open() {
             Some(false)
@@ -181,6 +185,7 @@ impl Trial {
             .filter(|opened| reused == Some(false) && *opened <= sent);
         let connected = connection
             .established
+            .get()
             .filter(|at| opened.is_some_and(|from| from <= *at));
         Self {
             key: Key {
@@ -189,7 +194,7 @@ impl Trial {
             },
             tgid: socket.tgid.or(connection.tgid),
             upstream: Upstream::Inet(socket.remote),
-            local: socket.local,
+            local: socket.local.into(),
             parent: None,
             own_errand: exchange.errand.is_none() || socket.flags.own_errand(),
             errand: exchange.errand.or(if reused == Some(false) {
@@ -225,6 +230,7 @@ impl Trial {
             killed_by: None,
             reset_reason: None,
             finish: None,
+            tls: None,
             outcome: None,
             straggling: false,
             speculative: false,
@@ -261,7 +267,11 @@ impl Trial {
         if self.is_complete()
             && let Some(exchange) = &self.exchange
         {
-            self.ended = exchange.last_byte.or(exchange.head).unwrap_or(self.ended);
+            self.ended = exchange
+                .last_byte
+                .get()
+                .or(exchange.head.get())
+                .unwrap_or(self.ended);
         }
         self.ended = self.ended.max(self.started);
     }
@@ -271,11 +281,19 @@ impl Trial {
     /// the request's first byte then.
     pub(crate) fn adopt(&mut self, parent: Parent, parent_started: Nanos) {
         self.parent = Some(parent);
-        if let Some(sent) = self.exchange.as_ref().and_then(|exchange| exchange.request)
+        if let Some(sent) = self
+            .exchange
+            .as_ref()
+            .and_then(|exchange| exchange.request.get())
             && self.started < parent_started
         {
             self.started = sent.max(self.started);
         }
+    }
+
+    /// This end of the connection.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local.into()
     }
 
     pub(crate) fn code(&self) -> Option<u16> {
@@ -283,16 +301,16 @@ impl Trial {
     }
 
     pub(crate) fn response_began(&self) -> bool {
-        self.exchange
-            .as_ref()
-            .is_some_and(|exchange| exchange.first_byte.is_some() || exchange.response_bytes > 0)
+        self.exchange.as_ref().is_some_and(|exchange| {
+            exchange.first_byte.get().is_some() || exchange.response_bytes > 0
+        })
     }
 
     /// The response head was received whole.
     pub(crate) fn head_complete(&self) -> bool {
         self.exchange
             .as_ref()
-            .is_some_and(|exchange| exchange.head.is_some())
+            .is_some_and(|exchange| exchange.head.get().is_some())
     }
 
     /// The response is whole by its framing (RFC 9112, 6.3).
@@ -305,7 +323,7 @@ impl Trial {
             // The proxy sent its next request: it had what it wanted.
             Finish::Exchange(End::Superseded) => self.response_began(),
             Finish::Exchange(end) => match exchange.framing {
-                Framing::None => exchange.head.is_some(),
+                Framing::None => exchange.head.get().is_some(),
                 Framing::Length(length) => {
                     let body = exchange
                         .response_bytes
@@ -317,14 +335,14 @@ impl Trial {
             },
             // With a status, the fair reading of a lost end is that nothing was amiss.
             Finish::Lost => self.code.is_some(),
-            Finish::Handshake(_) | Finish::Call | Finish::UnixCall | Finish::Tls(_) => false,
+            Finish::Handshake(_) | Finish::Call | Finish::UnixCall | Finish::Tls => false,
         }
     }
 
     pub(crate) fn ended_by(&self) -> EndedBy {
-        let end = match self.finish {
-            Some(Finish::Exchange(end)) => end,
-            Some(Finish::Tls(handshake)) => handshake.end,
+        let end = match (self.finish, &self.tls) {
+            (Some(Finish::Exchange(end)), _) => end,
+            (_, Some(handshake)) => handshake.end,
             _ => return EndedBy::Nobody,
         };
         match end {
@@ -354,14 +372,17 @@ impl Trial {
 
     /// The peer's FIN had come before the request was sent.
     pub(crate) fn fin_came_first(&self) -> bool {
-        let sent = self.exchange.as_ref().and_then(|exchange| exchange.request);
+        let sent = self
+            .exchange
+            .as_ref()
+            .and_then(|exchange| exchange.request.get());
         matches!((self.peer_fin(), sent), (Some(fin), Some(sent)) if fin < sent)
     }
 
     fn peer_fin(&self) -> Option<Nanos> {
-        match self.finish {
-            Some(Finish::Tls(handshake)) => handshake.peer_fin,
-            _ => self.exchange.as_ref()?.peer_fin,
+        match &self.tls {
+            Some(handshake) => handshake.peer_fin,
+            None => self.exchange.as_ref()?.peer_fin.get(),
         }
     }
 
@@ -391,11 +412,17 @@ impl Trial {
         masked: Option<bool>,
     ) -> Arc<Attempt> {
         let exchange = self.exchange.as_ref();
-        let idle =
-            exchange.and_then(|exchange| Some(seconds(exchange.idle_since?, exchange.request?)));
-        let first_byte = exchange
-            .and_then(|exchange| Some(seconds(exchange.request_last?, exchange.first_byte?)));
-        let header = exchange.and_then(|exchange| Some(seconds(self.started, exchange.head?)));
+        let idle = exchange.and_then(|exchange| {
+            Some(seconds(exchange.idle_since.get()?, exchange.request.get()?))
+        });
+        let first_byte = exchange.and_then(|exchange| {
+            Some(seconds(
+                exchange.request_last.get()?,
+                exchange.first_byte.get()?,
+            ))
+        });
+        let header =
+            exchange.and_then(|exchange| Some(seconds(self.started, exchange.head.get()?)));
         let reset = self.flags.peer_reset() || self.ended_by() == EndedBy::PeerReset;
         let evidence = Evidence {
             errno: self.errno,
@@ -413,10 +440,10 @@ impl Trial {
             zero_window: self.flags.zero_window(),
             killed_by: self.killed_by,
             reset_reason: self.reset_reason.and_then(reset_reason::name),
-            tls_alert: match self.finish {
-                Some(Finish::Tls(handshake)) => handshake.alert.map(|alert| alert.description),
-                _ => None,
-            },
+            tls_alert: self
+                .tls
+                .as_ref()
+                .and_then(|handshake| Some(handshake.alert?.description)),
         };
         // A head that the proxy could not use is no answer, whatever its first line says.
         let unusable = failure.is_some_and(|failure| failure.phase == Phase::Head);
@@ -441,7 +468,7 @@ impl Trial {
             masked,
             evidence,
             upstream: self.upstream,
-            local: self.local,
+            local: self.local.into(),
             head: self.head,
         })
     }

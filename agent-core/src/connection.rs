@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
+use crate::address::Address;
 use crate::limits::SECOND;
-use crate::observation::{Errand, Nanos, Side, Socket};
+use crate::observation::{Errand, Nanos, Seen, Side, Socket};
 use crate::table::{Ended, Key, Table};
 
 /// A connection that has not spoken HTTP for this long after its handshake speaks something else.
@@ -23,7 +24,7 @@ pub(crate) struct Connection {
     pub(crate) tgid: Option<u32>,
     pub(crate) side: Side,
     /// This end and the peer.
-    ends: (SocketAddr, SocketAddr),
+    ends: [Address; 2],
     /// This end opened it.
     active: bool,
     last_seen: Nanos,
@@ -33,7 +34,7 @@ pub(crate) struct Connection {
     /// The handshake was told.
     pub(crate) connect_told: bool,
     /// When the handshake was complete.
-    pub(crate) established: Option<Nanos>,
+    pub(crate) established: Seen,
     /// The errand of the thread that connected.
     pub(crate) connect_errand: Option<Errand>,
     /// Retransmitted segments at the last record, `None` before the first.
@@ -45,7 +46,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Opened under watch, and no exchange was seen on it.
     pub(crate) fn was_never_used(&self) -> bool {
-        self.established.is_some() && self.current.is_none() && !self.ended.contains(0)
+        self.established.get().is_some() && self.current.is_none() && !self.ended.contains(0)
     }
 
     /// The exchange `index` begins. Returns the exchange that must be over by that: the one
@@ -73,7 +74,7 @@ struct Memory {
 /// Every connection under watch.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    table: Table<u64, Connection>,
+    table: Table<u64, Box<Connection>>,
     memories: FxHashMap<u64, Memory>,
     /// Order in which memories were made; the oldest goes first.
     order: VecDeque<u64>,
@@ -109,11 +110,11 @@ impl Connections {
     }
 
     pub(crate) fn get(&self, cookie: u64) -> Option<&Connection> {
-        self.table.get(cookie)
+        self.table.get(cookie).map(AsRef::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, cookie: u64) -> Option<&mut Connection> {
-        self.table.get_mut(cookie)
+        self.table.get_mut(cookie).map(AsMut::as_mut)
     }
 
     /// The connection that `socket` tells of, brought up to date; `None` when there is no
@@ -122,25 +123,25 @@ impl Connections {
         let memories = &self.memories;
         let connection = self.table.get_or_insert_with(socket.cookie, || {
             let memory = memories.get(&socket.cookie);
-            Connection {
+            Box::new(Connection {
                 tgid: None,
                 side: Side::Unknown,
-                ends: (socket.local, socket.remote),
+                ends: ends(socket),
                 active: false,
                 last_seen: socket.time,
                 ended: memory.map(|memory| memory.ended).unwrap_or_default(),
                 current: None,
                 connect_told: memory.is_some_and(|memory| memory.connect_told),
-                established: None,
+                established: Seen::default(),
                 connect_errand: None,
                 // A connection seen from its first packet had none before.
                 retransmits: (socket.flags.seen_open() && memory.is_none()).then_some(0),
                 closed: memory.is_some_and(|memory| memory.closed),
-            }
+            })
         })?;
         connection.last_seen = connection.last_seen.max(socket.time);
         connection.tgid = socket.tgid.or(connection.tgid);
-        connection.ends = (socket.local, socket.remote);
+        connection.ends = ends(socket);
         connection.active |= socket.flags.active_open();
         if socket.side != Side::Unknown {
             connection.side = socket.side;
@@ -154,7 +155,7 @@ impl Connections {
         self.table
             .values()
             .filter(move |one| one.side == Side::Client && one.tgid == Some(tgid))
-            .map(|one| one.ends)
+            .map(|one| one.ends.map(SocketAddr::from).into())
     }
 
     /// The process has an outgoing connection whose content is not read (TLS, another protocol),
@@ -166,7 +167,7 @@ impl Connections {
             one.tgid == Some(tgid)
                 && one.active
                 && one.side == Side::Unknown
-                && one.established.is_some_and(is_old)
+                && one.established.get().is_some_and(is_old)
         })
     }
 
@@ -179,6 +180,17 @@ impl Connections {
                 connection.connect_told,
                 connection.closed,
             );
+        }
+    }
+
+    /// Drops the entry when no exchange is under way.
+    pub(crate) fn drop_idle(&mut self, cookie: u64) {
+        if self
+            .table
+            .get(cookie)
+            .is_some_and(|connection| connection.current.is_none())
+        {
+            self.remove(cookie);
         }
     }
 
@@ -275,4 +287,8 @@ impl Connections {
             }
         }
     }
+}
+
+fn ends(socket: &Socket) -> [Address; 2] {
+    [socket.local, socket.remote].map(Address::from)
 }

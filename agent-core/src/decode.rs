@@ -7,6 +7,7 @@
 pub mod head;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 
 use agent_wire::limits::{HEAD_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
@@ -14,7 +15,7 @@ use agent_wire::record::{self, Header, MessageHead, end, framing, kind, phase, s
 
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
-    ResetDirection, Side, Socket, TlsAlert, TlsHandshake, What,
+    ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -107,6 +108,7 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::TLS => tls(bytes)?,
         kind::DNS => dns(bytes)?,
         kind::TCP => What::Tcp,
+        kind::IGNORED => What::Ignored,
         kind::DEATH => {
             let record: record::Death = take(header.kind, bytes)?;
             What::Death {
@@ -348,13 +350,13 @@ fn exchange(record_kind: u8, wire: &record::Exchange) -> Result<Exchange, Decode
             other => return Err(code(record_kind, "framing", other)),
         },
         status,
-        request: seen(request_ns),
-        request_last: seen(request_last_ns),
-        first_byte: seen(first_byte_ns),
-        head: seen(head_ns),
-        last_byte: seen(last_byte_ns),
-        idle_since: seen(idle_since_ns),
-        peer_fin: seen(peer_fin_ns),
+        request: Seen::told(request_ns),
+        request_last: Seen::told(request_last_ns),
+        first_byte: Seen::told(first_byte_ns),
+        head: Seen::told(head_ns),
+        last_byte: Seen::told(last_byte_ns),
+        idle_since: Seen::told(idle_since_ns),
+        peer_fin: Seen::told(peer_fin_ns),
         request_bytes,
         request_acked,
         response_bytes,
@@ -371,8 +373,8 @@ fn errand(wire: record::Errand) -> Option<Errand> {
         index,
         age_us,
     } = wire;
-    (cookie != 0).then_some(Errand {
-        cookie,
+    Some(Errand {
+        cookie: NonZero::new(cookie)?,
         index,
         age_us,
     })

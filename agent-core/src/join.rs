@@ -5,9 +5,9 @@
 //! it is surer than that.
 
 use std::hash::Hasher;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHasher};
-use smol_str::SmolStr;
 
 use crate::attempt::Trial;
 use crate::cause::Certainty;
@@ -153,7 +153,7 @@ pub(crate) fn find(
         };
     };
     let key = Key {
-        cookie: errand.cookie,
+        cookie: errand.cookie.get(),
         index: errand.index,
     };
     let by_errand = requests.get(key).and_then(|request| {
@@ -239,7 +239,7 @@ fn others_wait(
     let at = trial.errand_at;
     lines.listed(sent).iter().any(|Listed { key, started }| {
         // First, because where requests are brief it is no for all of them.
-        if at.saturating_sub(*started) <= CONNECTS_WITHIN {
+        if !is_late(*started, at) {
             return false;
         }
         let waits = |request: &OpenRequest| {
@@ -266,7 +266,7 @@ fn by_request_line(
     let at = trial
         .exchange
         .as_ref()
-        .and_then(|exchange| exchange.request)?;
+        .and_then(|exchange| exchange.request.get())?;
     let mut only = None;
     let mut more = false;
     let mut by_id = None;
@@ -284,7 +284,7 @@ fn by_request_line(
         // arrived is a client of this proxy, on the same host.
         let same_process = match (request.tgid, trial.tgid) {
             (Some(asked), Some(sent)) => asked == sent,
-            _ => trial.upstream != Upstream::Inet(request.server),
+            _ => trial.upstream != Upstream::Inet(request.server()),
         };
         let served = !request.open.is_empty();
         let fits = same_process
@@ -307,7 +307,7 @@ fn by_request_line(
         if served {
             continue;
         }
-        let same = |one: &Option<SmolStr>, other: &Option<SmolStr>| one.is_some() && one == other;
+        let same = |one: &Option<Arc<str>>, other: &Option<Arc<str>>| one.is_some() && one == other;
         if same(&sent.request_id, &asked.request_id) || same(&sent.trace_id, &asked.trace_id) {
             more_by_id |= by_id.replace(*key).is_some();
         }
@@ -354,8 +354,7 @@ pub(crate) fn by_answer<'a>(
             continue;
         }
         more |= best.is_some();
-        let late = trial.started - request.started > CONNECTS_WITHIN;
-        let rank = (late, request.started);
+        let rank = (is_late(request.started, trial.started), request.started);
         if best.is_none_or(|(least, _)| rank < least) {
             best = Some((rank, key));
         }
@@ -379,7 +378,7 @@ pub(crate) fn by_answer<'a>(
 pub(crate) fn is_try_of(failed: &Trial, request: &OpenRequest) -> bool {
     let after = |time: Nanos| failed.started.saturating_sub(time);
     let fits = if request.tries.is_empty() {
-        after(request.started) <= CONNECTS_WITHIN
+        !is_late(request.started, failed.started)
     } else {
         request.tries.iter().any(|earlier| {
             earlier.upstream == failed.upstream || after(earlier.ended) <= RETRIED_AT_ONCE
@@ -407,6 +406,11 @@ pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest
         && failed.tgid == next.tgid
         && failed.started.saturating_add(SLACK) >= request.started
         && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
+}
+
+/// A proxy would have gone upstream for what it read at `since`, had it been its own.
+pub(crate) fn is_late(since: Nanos, at: Nanos) -> bool {
+    at.saturating_sub(since) > CONNECTS_WITHIN
 }
 
 fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {

@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`observation`] → [`mod@decode`] → [`mod@core`] → `join` → [`cause`] → [`event`].
 
+mod address;
 mod attempt;
 mod by_ends;
 pub mod cause;

@@ -9,12 +9,12 @@ pub(crate) const SECOND: Nanos = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of both sides. Too small: a busy proxy's idle connections crowd out new
-    /// ones, whose attempts then lose connect times. Too large: about 200 bytes each.
+    /// ones, whose attempts then lose connect times. Too large: about 150 bytes each.
     pub connections: usize,
-    /// Client requests under way. Too small: requests are missed. Too large: about 700
+    /// Client requests under way. Too small: requests are missed. Too large: about 450
     /// bytes each.
     pub requests: usize,
-    /// Attempts kept, under way or waiting for their request's end. About 700 bytes each.
+    /// Attempts kept, under way or waiting for their request's end. About 550 bytes each.
     pub attempts: usize,
     /// Attempts kept for one request; with more, the oldest are told by themselves.
     pub attempts_per_request: usize,

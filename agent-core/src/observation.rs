@@ -3,13 +3,58 @@
 #[cfg(feature = "serde")]
 mod flag_names;
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
 
 use agent_wire::record::flag;
 use smol_str::SmolStr;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
 pub type Nanos = u64;
+
+/// A time that may not have been seen, in the room of one that was: there are seven in each exchange.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(from = "Option<Nanos>", into = "Option<Nanos>")
+)]
+pub struct Seen(Nanos);
+
+impl Seen {
+    /// As it is told: 0 for one that was not.
+    pub const fn told(time: Nanos) -> Self {
+        Self(time)
+    }
+
+    /// The time, if it was.
+    pub const fn get(self) -> Option<Nanos> {
+        match self.0 {
+            0 => None,
+            time => Some(time),
+        }
+    }
+}
+
+impl From<Option<Nanos>> for Seen {
+    fn from(time: Option<Nanos>) -> Self {
+        Self(time.unwrap_or(0))
+    }
+}
+
+impl From<Seen> for Option<Nanos> {
+    fn from(seen: Seen) -> Self {
+        seen.get()
+    }
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(out)
+    }
+}
 
 /// One checked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +74,14 @@ impl Observation {
             What::Connect { .. } => self.socket.opened,
             What::Request { exchange, .. }
             | What::Response { exchange, .. }
-            | What::End { exchange } => exchange.request,
+            | What::End { exchange } => exchange.request.get(),
             What::ConnectErrno { .. }
             | What::UnixConnect { .. }
             | What::Close { .. }
             | What::Tls { .. }
             | What::Dns { .. }
             | What::Tcp
+            | What::Ignored
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
@@ -113,6 +159,8 @@ pub enum What {
     },
     /// How TCP fares on a connection that is not HTTP (`socket` says).
     Tcp,
+    /// Its process is to be left alone: nothing more comes of the connection.
+    Ignored,
     /// A signal takes the process (`socket.tgid`) down.
     Death {
         /// Signal number, signal(7).
@@ -153,7 +201,7 @@ pub struct Socket {
     pub syns: u16,
     /// Segments retransmitted so far on this connection, SYNs not counted.
     pub retransmits: u32,
-    /// Smoothed round-trip time, microseconds.
+    /// Smoothed round-trip time, microseconds; not of connections that clients opened.
     pub srtt_us: Option<u32>,
     /// What else is known.
     pub flags: Flags,
@@ -394,7 +442,7 @@ pub enum Phase {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Errand {
     /// Cookie of the client-side socket.
-    pub cookie: u64,
+    pub cookie: NonZero<u64>,
     /// Which request on it, from 0.
     pub index: u32,
     /// How long before, microseconds.
@@ -414,19 +462,19 @@ pub struct Exchange {
     /// Status code, 0 for none.
     pub status: u16,
     /// First request byte.
-    pub request: Option<Nanos>,
+    pub request: Seen,
     /// Last request byte before the first response byte.
-    pub request_last: Option<Nanos>,
+    pub request_last: Seen,
     /// First byte of the final response head.
-    pub first_byte: Option<Nanos>,
+    pub first_byte: Seen,
     /// Response head complete.
-    pub head: Option<Nanos>,
+    pub head: Seen,
     /// Last response byte.
-    pub last_byte: Option<Nanos>,
+    pub last_byte: Seen,
     /// End of the exchange before on this connection.
-    pub idle_since: Option<Nanos>,
+    pub idle_since: Seen,
     /// The peer's FIN.
-    pub peer_fin: Option<Nanos>,
+    pub peer_fin: Seen,
     /// Request bytes sent or received.
     pub request_bytes: u64,
     /// Of these, bytes the peer acknowledged.
@@ -445,7 +493,7 @@ pub struct Exchange {
 }
 
 /// What is kept of a request head. Never more than this leaves the agent. Most of these words are short
-/// enough to be kept in place, without memory of their own.
+/// enough to be kept in place, without memory of their own; ids are not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestHead {
@@ -456,9 +504,9 @@ pub struct RequestHead {
     /// Host.
     pub host: Option<SmolStr>,
     /// `x-request-id` or like it.
-    pub request_id: Option<SmolStr>,
+    pub request_id: Option<Arc<str>>,
     /// Trace id of `traceparent` (W3C), 32 hex digits.
-    pub trace_id: Option<SmolStr>,
+    pub trace_id: Option<Arc<str>>,
     /// Content-Length of the request, where given.
     pub content_length: Option<u64>,
     /// Transfer-Encoding of the request ends in chunked.

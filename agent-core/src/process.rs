@@ -122,6 +122,14 @@ impl Processes {
         })
     }
 
+    /// The process was called a bystander, and was not looked at again since.
+    pub(crate) fn is_bystander(&self, tgid: Option<u32>, enough: u32) -> bool {
+        let process = tgid.and_then(|tgid| self.table.get(tgid));
+        process.is_some_and(|process| {
+            process.info.kind == ProcessKind::Unknown && enough > 0 && process.foreign >= enough
+        })
+    }
+
     /// Counts anew from here.
     pub(crate) fn look_again(&mut self, tgid: u32) {
         if let Some(process) = self.table.get_mut(tgid) {

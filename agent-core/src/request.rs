@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use crate::address::Address;
 use crate::attempt::{Trial, request_whole};
 use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
 use crate::table::Key;
@@ -13,9 +14,9 @@ use crate::table::Key;
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     pub(crate) tgid: Option<u32>,
-    pub(crate) client: SocketAddr,
+    client: Address,
     /// Where it arrived.
-    pub(crate) server: SocketAddr,
+    server: Address,
     pub(crate) head: Option<RequestHead>,
     /// Hash of its request line, as listed in [`crate::join::Lines`].
     pub(crate) line: Option<u64>,
@@ -67,11 +68,11 @@ impl OpenRequest {
     ) -> Self {
         Self {
             tgid,
-            client: socket.remote,
-            server: socket.local,
+            client: socket.remote.into(),
+            server: socket.local.into(),
             head,
             line: None,
-            started: exchange.request.unwrap_or(socket.time),
+            started: exchange.request.get().unwrap_or(socket.time),
             last_seen: socket.time,
             exchange,
             code: None,
@@ -98,13 +99,23 @@ impl OpenRequest {
         self.exchange = exchange;
     }
 
+    /// Who asks.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client.into()
+    }
+
+    /// Where it arrived.
+    pub(crate) fn server(&self) -> SocketAddr {
+        self.server.into()
+    }
+
     pub(crate) fn last_seen(&self) -> Nanos {
         self.last_seen
     }
 
     /// Its answer has begun, or it is over.
     pub(crate) fn is_answered(&self) -> bool {
-        self.end.is_some() || self.exchange.first_byte.is_some()
+        self.end.is_some() || self.exchange.first_byte.get().is_some()
     }
 
     pub(crate) fn is_open_at(&self, time: Nanos) -> bool {
@@ -118,10 +129,10 @@ impl OpenRequest {
         // An answer to a client that was gone when it began went to nobody. A client may
         // shut down its sending side and still read (RFC 9112, 9.6), so this is asked only
         // of errors, and the rules never call it proof.
-        let fin = exchange.peer_fin.filter(|fin| {
+        let fin = exchange.peer_fin.get().filter(|fin| {
             !complete
                 || (self.code.is_some_and(|code| code >= 500)
-                    && exchange.first_byte.is_none_or(|began| *fin < began))
+                    && exchange.first_byte.get().is_none_or(|began| *fin < began))
         });
         let cut = match end {
             Some(End::PeerFin | End::PeerReset) if !complete => Some(noticed),
@@ -133,10 +144,11 @@ impl OpenRequest {
             client_gone: fin.or(cut),
             client_fin: exchange
                 .peer_fin
-                .filter(|fin| exchange.first_byte.is_none_or(|began| *fin < began)),
-            answer_began: exchange.first_byte,
+                .get()
+                .filter(|fin| exchange.first_byte.get().is_none_or(|began| *fin < began)),
+            answer_began: exchange.first_byte.get(),
             ended: if complete {
-                exchange.last_byte.unwrap_or(noticed)
+                exchange.last_byte.get().unwrap_or(noticed)
             } else {
                 noticed
             },
@@ -170,7 +182,7 @@ impl OpenRequest {
                 self.code.is_some()
             }
             Some(end) => match exchange.framing {
-                Framing::None => exchange.head.is_some(),
+                Framing::None => exchange.head.get().is_some(),
                 Framing::Length(length) => {
                     let body = exchange
                         .response_bytes

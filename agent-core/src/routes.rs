@@ -29,6 +29,11 @@ const OLD: Nanos = 120_000_000_000;
 /// under way when the agent started is taken for checks as long.
 const CHECKED_WITHIN: Nanos = 300_000_000_000;
 
+/// Failures of one upstream that are remembered: a request is judged when its grace is over, by what
+/// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
+/// it failed all the while is known. Too large: 40 bytes each.
+const FAILURES: usize = 8;
+
 /// How often room is made at most, ns: it walks the tables.
 const SWEEP_EVERY: Nanos = 1_000_000_000;
 
@@ -40,8 +45,9 @@ pub(crate) enum Fare {
     AllDown {
         /// Why.
         origin: Cause,
-        /// It was this process.
-        own: bool,
+        /// This process saw it, and has not tried again within the window what had failed: it leaves
+        /// upstreams alone. One that has a single upstream does not, and answers by a limit instead.
+        gives_up: bool,
     },
     /// The route is not known, and every upstream of the proxy is down.
     ProxyAllDown(Cause),
@@ -72,18 +78,43 @@ pub(crate) struct Outcome {
     pub(crate) tgid: u32,
 }
 
+/// When a request got an error without an attempt.
 #[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) at: Nanos,
+    /// How long its proxy leaves an upstream alone that failed.
+    pub(crate) window: Nanos,
+}
+
+/// How one upstream of a proxy fares.
+#[derive(Clone, Debug)]
 struct Health {
     proxy: u64,
-    failed: Option<(Nanos, Cause)>,
-    succeeded: Nanos,
-    /// When a request last began to use it.
-    used: Nanos,
-    /// The process that last saw it fail.
-    seen_by: u32,
+    /// The latest ones, in the order of their times.
+    failures: Vec<Down>,
+    /// The first failure since it last answered.
+    failing_since: Option<Nanos>,
+    answered: Nanos,
+    /// When it was first and last used for a request, or answered.
+    first_up: Nanos,
+    last_up: Nanos,
     /// When it was last connected to although no request waited for an upstream, and the time
     /// before that.
     unasked: [Nanos; 2],
+}
+
+/// It failed.
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    /// When a request began to use it; `None` when that may have been a check.
+    began: Option<Nanos>,
+    at: Nanos,
+    cause: Cause,
+    /// The process that saw it.
+    seen_by: u32,
+    /// When it was first used again after that, as far as is known; [`Self::at`] when that was not
+    /// seen in time.
+    back: Option<Nanos>,
 }
 
 /// What is known of all proxies' routes.
@@ -126,14 +157,20 @@ impl Routes {
         let Some(health) = self.health_of(proxy, name) else {
             return;
         };
-        health.used = health.used.max(used.unwrap_or(0));
+        health.first_up = health.first_up.min(used.unwrap_or(at));
         match failure {
-            Some(cause) if counts_as_down(cause) => {
-                health.failed = Some((at, cause));
-                health.seen_by = tgid;
-            }
+            Some(cause) if counts_as_down(cause) => health.failed(Down {
+                began: used,
+                at,
+                cause,
+                seen_by: tgid,
+                back: None,
+            }),
             Some(Cause::ClientAbort) => {}
-            _ => health.succeeded = health.succeeded.max(at),
+            _ => health.answered(at),
+        }
+        if let Some(used) = used {
+            health.is_up(used);
         }
     }
 
@@ -160,72 +197,73 @@ impl Routes {
         }
         Some(self.health.entry(name).or_insert_with(|| Health {
             proxy: hash(&proxy),
-            failed: None,
-            succeeded: 0,
-            used: 0,
-            seen_by: 0,
+            failures: Vec::new(),
+            failing_since: None,
+            answered: 0,
+            first_up: Nanos::MAX,
+            last_up: 0,
             unasked: [0; 2],
         }))
     }
 
-    /// How the upstreams fare that `proxy` would have used for `head` at `at`. It leaves one that
-    /// failed alone for `window`; one that it used again since, as by what is `under_way`, it has
-    /// not given up.
+    /// How the upstreams fared that `proxy` would have used for `head` at that `moment`. It leaves
+    /// one that failed alone for a while; one that it used again since, as by what is `under_way`,
+    /// it has not given up.
     pub(crate) fn fare<'a>(
         &self,
         proxy: &str,
         head: Option<&RequestHead>,
         tgid: u32,
-        window: Nanos,
-        at: Nanos,
+        moment: Moment,
         under_way: impl Iterator<Item = (&'a Upstream, Nanos)>,
     ) -> Fare {
         let known = head.and_then(|head| self.routes.get(&of(proxy, head)));
         let Some(known) = known else {
-            return self.fare_of_proxy(proxy, window, at);
+            return self.fare_of_proxy(proxy, moment);
         };
-        let (mut down, mut up, mut failed, mut own) = (None, false, None, true);
+        let (mut down, mut up, mut failed, mut gives_up) = (None, false, None, true);
         let mut used: FxHashMap<u64, Nanos> = FxHashMap::default();
-        for (upstream, since) in under_way {
+        for (upstream, since) in under_way.filter(|(_, since)| *since <= moment.at) {
             let latest = used.entry(hash(&(proxy, upstream))).or_default();
             *latest = since.max(*latest);
         }
         for name in &known.upstreams {
-            let health = self.health.get(name).map(|health| Health {
-                used: health.used.max(used.get(name).copied().unwrap_or(0)),
-                ..*health
-            });
-            match health {
-                Some(health) if health.is_down(window, at) => {
-                    own &= health.seen_by == tgid;
-                    down = health.cause().or(down);
+            let health = self.health.get(name);
+            if health.is_some_and(|health| health.is_later(moment)) {
+                continue;
+            }
+            let used = used.get(name).copied().unwrap_or(0);
+            match health.and_then(|health| health.down(moment)) {
+                Some(last) if used <= last.at => {
+                    let unsure = last.at > moment.at
+                        || health.is_some_and(|one| one.is_tried_again(last, moment.window));
+                    gives_up &= last.seen_by == tgid && !unsure;
+                    down = Some(last.cause);
                 }
-                Some(health) => {
+                _ => {
                     up = true;
-                    if health.failed_within(window, at) {
-                        failed = health.cause();
-                    }
+                    failed = health.and_then(|one| one.cause(moment)).or(failed);
                 }
-                None => up = true,
             }
         }
         let full = known.upstreams.len() >= UPSTREAMS_A_ROUTE;
         match (down, up || full, failed) {
-            (Some(origin), false, _) => Fare::AllDown { origin, own },
+            (Some(origin), false, _) => Fare::AllDown { origin, gives_up },
             (Some(cause), true, _) | (None, _, Some(cause)) => Fare::SomeDown(cause),
             (None, true, None) => Fare::Healthy,
             (None, false, None) => Fare::Unknown,
         }
     }
 
-    fn fare_of_proxy(&self, proxy: &str, window: Nanos, at: Nanos) -> Fare {
+    fn fare_of_proxy(&self, proxy: &str, moment: Moment) -> Fare {
         let proxy = hash(&proxy);
         let mut cause = None;
-        for health in self.health.values().filter(|one| one.proxy == proxy) {
-            if !health.is_down(window, at) {
+        let of_proxy = |one: &&Health| one.proxy == proxy && !one.is_later(moment);
+        for health in self.health.values().filter(of_proxy) {
+            let Some(down) = health.down(moment) else {
                 return Fare::Unknown;
-            }
-            cause = health.cause().or(cause);
+            };
+            cause = Some(down.cause);
         }
         cause.map_or(Fare::Unknown, Fare::ProxyAllDown)
     }
@@ -241,27 +279,96 @@ impl Routes {
         }
         if self.health.len() >= UPSTREAMS {
             self.health.retain(|_, health| {
-                health.succeeded.max(health.failed.map_or(0, |(at, _)| at)) >= old
+                health
+                    .failures
+                    .last()
+                    .map_or(0, |down| down.at)
+                    .max(health.last_up)
+                    >= old
             });
         }
     }
 }
 
 impl Health {
-    fn failed_within(&self, window: Nanos, at: Nanos) -> bool {
-        self.failed
-            .is_some_and(|(failed, _)| at.saturating_sub(failed) <= window)
+    /// It was used for a request, or answered, at `at`.
+    fn is_up(&mut self, at: Nanos) {
+        self.last_up = self.last_up.max(at);
+        if let Some(before) = self.failures.iter_mut().rfind(|down| down.at < at) {
+            before.back = Some(before.back.map_or(at, |back| back.min(at)));
+        }
     }
 
-    fn is_down(&self, window: Nanos, at: Nanos) -> bool {
-        self.failed_within(window, at)
-            && self
-                .failed
-                .is_some_and(|(failed, _)| failed > self.succeeded.max(self.used))
+    fn answered(&mut self, at: Nanos) {
+        self.is_up(at);
+        if at > self.answered {
+            self.answered = at;
+            let since = self.failures.iter().find(|down| down.at > at);
+            self.failing_since = since.map(|down| down.at);
+        }
     }
 
-    fn cause(&self) -> Option<Cause> {
-        self.failed.map(|(_, cause)| cause)
+    /// Attempts are told with their requests, so not in the order in which they failed.
+    fn failed(&mut self, down: Down) {
+        if down.at > self.answered {
+            let since = self.failing_since.unwrap_or(down.at);
+            self.failing_since = Some(since.min(down.at));
+        }
+        // Of what was seen before this was told only the last is known.
+        let back = (self.last_up > down.at).then_some(down.at);
+        let down = Down { back, ..down };
+        let place = self.failures.partition_point(|one| one.at <= down.at);
+        if self.failures.len() < FAILURES {
+            self.failures.reserve_exact(1);
+            self.failures.insert(place, down);
+        } else if let Some(before) = place.checked_sub(1) {
+            self.failures[..=before].rotate_left(1);
+            self.failures[before] = down;
+        }
+    }
+
+    /// It was not known yet at that moment.
+    fn is_later(&self, moment: Moment) -> bool {
+        self.first_up > moment.at
+    }
+
+    /// The last one until `at`, of those that are remembered.
+    fn last_failure(&self, at: Nanos) -> Option<&Down> {
+        self.failures.iter().rfind(|down| down.at <= at)
+    }
+
+    /// The failure for which it was left alone at that moment. A later one, if it failed so often since
+    /// that those before are forgotten, and never answered.
+    fn down(&self, moment: Moment) -> Option<&Down> {
+        let Moment { at, window } = moment;
+        let Some(last) = self.last_failure(at) else {
+            let failing = self.failing_since.is_some_and(|since| since <= at);
+            return self.failures.first().filter(|_| failing);
+        };
+        let is_back = last.back.is_some_and(|back| back <= at);
+        (at - last.at <= window && !is_back).then_some(last)
+    }
+
+    /// Whether the process that saw it fail had used it within the window after an earlier failure.
+    fn is_tried_again(&self, last: &Down, window: Nanos) -> bool {
+        let own = |one: &&Down| one.seen_by == last.seen_by && one.at <= last.at;
+        let is_soon_after_one = |began: Nanos| {
+            let mut earlier = self.failures.iter().filter(own);
+            earlier.any(|one| {
+                began
+                    .checked_sub(one.at)
+                    .is_some_and(|since| since < window)
+            })
+        };
+        let mut began = self.failures.iter().filter(own).filter_map(|one| one.began);
+        began.any(is_soon_after_one)
+    }
+
+    /// Why it failed lately, although it was used again.
+    fn cause(&self, moment: Moment) -> Option<Cause> {
+        let Moment { at, window } = moment;
+        let last = self.last_failure(at)?;
+        (at - last.at <= window).then_some(last.cause)
     }
 }
 

@@ -71,10 +71,14 @@ fn a_request_record_gives_the_socket_the_exchange_and_the_head() {
         panic!("{seen:?}")
     };
     assert_eq!(
-        (exchange.index, exchange.request, exchange.first_byte),
+        (
+            exchange.index,
+            exchange.request.get(),
+            exchange.first_byte.get()
+        ),
         (2, Some(45), None)
     );
-    assert_eq!(exchange.errand.expect("an errand").cookie, 1);
+    assert_eq!(exchange.errand.expect("an errand").cookie.get(), 1);
     let head = head.expect("a head");
     assert_eq!(
         (&*head.method, &*head.path, head.host.as_deref()),
@@ -255,6 +259,14 @@ fn names_and_deaths_have_no_socket() {
     );
     let seen = decode(bytes_of(&death)).expect("a record");
     assert_eq!(seen.what, What::Death { signal: 11 });
+}
+
+#[test]
+fn some_records_are_a_header_alone() {
+    for (kind, what) in [(kind::TCP, What::Tcp), (kind::IGNORED, What::Ignored)] {
+        let seen = decode(bytes_of(&header(kind))).expect("a record");
+        assert_eq!(seen.what, what);
+    }
 }
 
 #[test]

@@ -182,6 +182,7 @@ fn records() -> Vec<Vec<u8>> {
             signal: 9,
             ..Death::default()
         }),
+        bytes(header(kind::IGNORED, side::CLIENT, 5, 5950)),
         message(
             header(kind::RESPONSE, side::CLIENT, 1, 6000),
             answered,

@@ -223,6 +223,28 @@ fn an_excluded_process_is_left_alone() {
 }
 
 #[test]
+fn a_request_that_an_excluded_process_turns_out_to_read_is_given_up() {
+    for kernel_knows in [true, false] {
+        let mut core = Core::new(Limits::default());
+        know(&mut core, PROXY, "excluded", ProcessKind::Excluded);
+        let unread = client(1).of(None);
+        let x = sent(0, 1.0);
+        let seen = [
+            unread.request(&x, "GET", "/metrics"),
+            if kernel_knows {
+                client(1).ignored(1.1)
+            } else {
+                client(1).response(&x.answered(502, 1.1))
+            },
+        ];
+        assert_eq!(told(&mut core, seen).events.len(), 0);
+        let stats = core.stats();
+        assert_eq!((stats.requests, stats.connections), (0, 0));
+        assert_eq!(stats.request_ledger.foreign, 1, "{kernel_knows}");
+    }
+}
+
+#[test]
 fn a_thread_that_does_not_own_the_socket_has_no_say_in_a_rewritten_path() {
     let (c, x) = (client(1), sent(0, 1.0));
     let u = upstream(10).opened(1.5).without_flag(flag::OWN_ERRAND);
@@ -356,6 +378,29 @@ fn a_connect_to_an_upstream_that_is_checked_is_no_earlier_try() {
         let told = told(&mut core, seen);
         assert_eq!(told.request().attempts.len(), attempts, "{checks:?}");
     }
+}
+
+#[test]
+fn checks_are_known_beside_a_server_on_this_host_that_does_not_answer() {
+    let mut core = core();
+    know(&mut core, 300, "haproxy", ProcessKind::Known);
+    let stuck = client(3).of(None);
+    let a = client(1).of(Some(300));
+    let xa = sent(0, 1.0);
+    let u = upstream(11).of(Some(300)).opened(1.4);
+    let x = sent(0, 1.5);
+    let seen = vec![
+        stuck.request(&sent(0, -100.0), "GET", "/slow"),
+        refused(-90.0),
+        refused(-40.0),
+        a.request(&xa, "GET", "/a"),
+        refused(1.2),
+        u.request(&x, "GET", "/a"),
+        u.response(&x.answered(200, 4.0)),
+        a.response(&xa.answered(200, 4.1)),
+    ];
+    let told = told(&mut core, seen);
+    assert_eq!(told.request().attempts.len(), 1);
 }
 
 #[test]

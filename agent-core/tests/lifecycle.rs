@@ -54,6 +54,24 @@ fn an_attempt_that_never_ends_does_not_hold_its_request_up() {
 }
 
 #[test]
+fn of_a_bystander_no_connection_is_kept_that_rests() {
+    for (enough, kept) in [(2, 1), (0, 3)] {
+        let mut core = Core::new(Limits {
+            bystander_exchanges: enough,
+            ..Limits::default()
+        });
+        know(&mut core, PROXY, "app", ProcessKind::Unknown);
+        for cookie in 1..=3 {
+            let (c, x) = (client(cookie), sent(0, 1.0));
+            let seen = [c.request(&x, "GET", "/"), c.response(&x.answered(200, 2.0))];
+            told(&mut core, seen);
+        }
+        // The first was over before it was called one.
+        assert_eq!(core.stats().connections, kept, "{enough}");
+    }
+}
+
+#[test]
 fn every_record_may_come_twice() {
     let mut core = core();
     let doubled = refused().into_iter().flat_map(|seen| [seen.clone(), seen]);

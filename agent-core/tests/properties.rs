@@ -8,6 +8,7 @@ use agent_core::cause::{Cause, Certainty};
 use agent_core::decode;
 use agent_core::event::Event;
 use agent_core::observation::Observation;
+use agent_core::observation::Seen;
 use agent_core::{Core, Ledger, Limits, ProcessKind};
 use agent_wire::plain::bytes_of;
 use agent_wire::record::{Connect, End, Exchange, Header, MessageHead, Reset, UnixConnect, kind};
@@ -272,7 +273,7 @@ proptest! {
         prop_assert_eq!(head.map(|head| head.status), Some(200));
         prop_assert_eq!(
             [x.request, x.request_last, x.first_byte, x.head, x.last_byte, x.idle_since],
-            [3, 4, 5, 6, 7, 8].map(|at| Some(numbers[at]))
+            [3, 4, 5, 6, 7, 8].map(|at| Seen::told(numbers[at]))
         );
         prop_assert_eq!(
             (x.index, x.request_bytes, x.request_acked, x.response_bytes),

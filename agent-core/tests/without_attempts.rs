@@ -5,7 +5,9 @@
 mod support;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::observation::{ConnectOutcome, DnsAnswer, End, Observation, TlsHandshake, What};
+use agent_core::observation::{
+    ConnectOutcome, DnsAnswer, End, Observation, RequestHead, TlsHandshake, What,
+};
 use support::{PROXY, Told, client, core, errand, exchange_of, ms, sent, told, upstream};
 
 /// A request of client `cookie` at `at` ms for `path`, with the records of its attempts, answered
@@ -30,6 +32,32 @@ fn refused(cookie: u64, client: u64, at: f64, to: &str) -> Observation {
         .to(to)
         .opened(at)
         .connect(at + 0.2, ConnectOutcome::Reset, errand(client))
+}
+
+/// An attempt at `to` that began at `at` ms and was answered until `until`.
+fn answered(
+    cookie: u64,
+    client: u64,
+    at: f64,
+    path: &str,
+    to: &str,
+    until: f64,
+) -> Vec<Observation> {
+    let x = sent(0, at + 0.1)
+        .errand(client, 0, 100)
+        .answered(200, until);
+    let u = upstream(cookie).to(to).opened(at);
+    vec![u.request(&x, "GET", path), u.response(&x)]
+}
+
+/// Requests for `path` that one upstream refuses, 10 ms apart from `since` ms on.
+fn all_refused(count: u64, path: &str, since: f64) -> Vec<Observation> {
+    let one = |number: u64| {
+        let (client, at) = (20 + number, since + 10.0 * number as f64);
+        let attempts = vec![refused(100 + number, client, at + 0.1, "10.0.3.17:8080")];
+        asked(client, at, path, attempts, 502, at + 1.0)
+    };
+    (0..count).flat_map(one).collect()
 }
 
 fn last(told: &Told) -> (Cause, Certainty, Option<Cause>) {
@@ -66,11 +94,138 @@ fn after_both_upstreams_of_a_route_failed_the_next_error_is_no_live_upstream() {
     );
 }
 
+/// Both upstreams of `/shop/` refuse, and then there is an error at 900 ms without an attempt.
+fn given_up() -> Vec<Observation> {
+    let both = vec![
+        refused(10, 1, 1.1, "10.0.3.17:8080"),
+        refused(11, 1, 1.5, "10.0.3.18:8080"),
+    ];
+    let mut seen = asked(1, 1.0, "/shop/a", both, 502, 2.0);
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, 900.1));
+    seen
+}
+
+/// What is told of the request for `/shop/b`.
+#[track_caller]
+fn of_b(told: &Told) -> (Cause, Certainty) {
+    let mut requests = told.requests().into_iter();
+    let is_b = |head: &RequestHead| &*head.path == "/shop/b";
+    let request = requests.find(|request| request.head.as_ref().is_some_and(is_b));
+    let error = request.expect("it is told").error.expect("it got an error");
+    (error.cause, error.certainty)
+}
+
+#[track_caller]
+fn assert_no_live(told: &Told, sure: Certainty) {
+    assert_eq!(of_b(told), (Cause::NoLiveUpstream, sure));
+}
+
+#[test]
+fn an_upstream_that_is_back_soon_after_the_error_was_not_when_it_was_given() {
+    let answers = answered(12, 3, 950.1, "/shop/c", "10.0.3.17:8080", 953.0);
+    let mut seen = given_up();
+    seen.extend(asked(3, 950.0, "/shop/c", answers, 200, 953.0));
+    assert_no_live(&told(&mut core(), seen), Certainty::Strong);
+}
+
+#[test]
+fn an_attempt_under_way_that_began_after_the_error_does_not_show_a_live_upstream() {
+    let x = sent(0, 950.2).errand(3, 0, 100);
+    let u = upstream(12).to("10.0.3.17:8080").opened(950.1);
+    let mut seen = given_up();
+    seen.push(client(3).request(&sent(0, 950.0), "GET", "/shop/c"));
+    seen.push(u.request(&x, "GET", "/shop/c"));
+    assert_no_live(&told(&mut core(), seen), Certainty::Strong);
+}
+
+#[test]
+fn an_upstream_that_fails_all_the_time_failed_before_the_error_too() {
+    let mut seen = given_up();
+    seen.extend(all_refused(10, "/other/c", 901.0));
+    assert_no_live(&told(&mut core(), seen), Certainty::Guess);
+}
+
+#[test]
+fn a_proxy_that_goes_on_trying_what_failed_has_not_given_it_up_for_sure() {
+    let one = |cookie, client, at| vec![refused(cookie, client, at, "10.0.3.17:8080")];
+    let mut seen = asked(1, 1.0, "/shop/a", one(10, 1, 1.1), 502, 2.0);
+    seen.extend(asked(3, 500.0, "/shop/c", one(11, 3, 500.1), 502, 501.0));
+    // As nginx limits the rate of requests to its only server.
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
+    let (cause, certainty, _) = last(&told(&mut core(), seen));
+    assert_eq!(
+        (cause, certainty),
+        (Cause::NoLiveUpstream, Certainty::Guess)
+    );
+}
+
+#[test]
+fn failures_told_in_another_order_than_they_happened_are_no_sign_of_life() {
+    let one = |cookie, client, at| vec![refused(cookie, client, at, "10.0.3.17:8080")];
+    let after = |first: f64, second: f64, sure| {
+        let mut seen = asked(3, 1.0, "/shop/c", one(11, 3, second), 502, second + 1.0);
+        seen.extend(asked(
+            1,
+            1.0,
+            "/shop/a",
+            one(10, 1, first),
+            502,
+            second + 2.0,
+        ));
+        seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, 900.1));
+        assert_no_live(&told(&mut core(), seen), sure);
+    };
+    // One after the other, it was tried again; side by side, it was not.
+    after(1.1, 5.1, Certainty::Guess);
+    after(1.1, 1.2, Certainty::Strong);
+}
+
+#[test]
+fn a_failure_told_late_does_not_hide_that_the_upstream_answered_since() {
+    let first = client(1);
+    let asked_first = sent(0, 1.0);
+    let mut seen = vec![
+        first.request(&asked_first, "GET", "/shop/a"),
+        refused(10, 1, 1.1, "10.0.3.17:8080"),
+    ];
+    for number in 0..5 {
+        let (client, at) = (20 + number, 10.0 + 100.0 * number as f64);
+        let to = "10.0.3.17:8080";
+        let answers = answered(100 + number, client, at + 0.1, "/shop/d", to, at + 1.0);
+        seen.extend(asked(client, at, "/shop/d", answers, 200, at + 1.0));
+    }
+    // The proxy tried another one, and that took its time.
+    seen.extend(answered(11, 1, 1.5, "/shop/a", "10.0.3.18:8080", 490.0));
+    seen.push(first.response(&asked_first.answered(200, 491.0)));
+    seen.extend(asked(2, 492.0, "/shop/b", vec![], 503, 492.1));
+    let told = told(&mut core(), seen);
+    let (cause, ..) = last(&told);
+    assert_eq!(cause, Cause::ProxyGenerated);
+}
+
+#[test]
+fn what_fails_after_the_error_is_not_why() {
+    let good = answered(10, 1, 1.1, "/shop/a", "10.0.3.17:8080", 3.0);
+    for failures in [1, 20] {
+        let mut seen = asked(1, 1.0, "/shop/a", good.clone(), 200, 3.0);
+        seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
+        seen.extend(all_refused(failures, "/shop/c", 910.0));
+        let told = told(&mut core(), seen);
+        assert_eq!(of_b(&told), (Cause::ProxyGenerated, Certainty::Strong));
+    }
+}
+
+#[test]
+fn an_upstream_that_was_added_after_the_error_was_not_there_to_be_tried() {
+    let answers = answered(12, 3, 950.1, "/shop/c", "10.0.3.19:8080", 953.0);
+    let mut seen = given_up();
+    seen.extend(asked(3, 950.0, "/shop/c", answers, 200, 953.0));
+    assert_no_live(&told(&mut core(), seen), Certainty::Strong);
+}
+
 #[test]
 fn a_route_whose_upstream_answers_gets_its_errors_from_the_proxy() {
-    let x = sent(0, 1.2).errand(1, 0, 100).answered(200, 3.0);
-    let u = upstream(10).opened(1.1);
-    let good = vec![u.request(&x, "GET", "/shop/a"), u.response(&x)];
+    let good = answered(10, 1, 1.1, "/shop/a", "10.0.3.17:8080", 3.0);
     let mut seen = asked(1, 1.0, "/shop/a", good, 200, 3.0);
     seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
     assert_eq!(

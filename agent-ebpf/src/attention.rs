@@ -9,17 +9,18 @@ use agent_wire::limits::IGNORED_PROCESSES;
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::macros::btf_map;
 
-use crate::flow::Flow;
+use crate::flow::{Flow, phase};
 use crate::kernel;
+use crate::lifecycle;
 
 /// Attention by process, one of [`agent_wire::attention`]; written by the daemon.
 #[btf_map]
 static ATTENTION: HashMap<u32, u8, { IGNORED_PROCESSES as usize }> = HashMap::new();
 
-/// Grows when a process is parked, so that a connection asks only then whether its own is;
+/// Grows when a process is listed, so that a connection asks only then whether its own is;
 /// written by the daemon.
 #[btf_map]
-static PARKINGS: Array<u64, 1> = Array::new();
+static LISTINGS: Array<u64, 1> = Array::new();
 
 /// The process asked to be left alone.
 #[inline(always)]
@@ -33,18 +34,24 @@ pub(crate) fn opens_unseen(tgid: u32) -> bool {
     of(tgid) != 0
 }
 
-/// The process of this connection is parked.
+/// Whether the process of this connection was listed since it was asked last, before a request begins:
+/// then it is not looked at any more.
 #[inline(always)]
-pub(crate) fn is_parked(flow: &mut Flow) -> bool {
-    let Some(parkings) = PARKINGS.get_ptr_mut(0) else {
+pub(crate) fn is_withdrawn(flow: &mut Flow) -> bool {
+    let Some(listings) = LISTINGS.get_ptr_mut(0) else {
         return false;
     };
-    let parkings = kernel::opaque(kernel::value(parkings));
-    if flow.parkings == parkings as u32 || flow.header.tgid == 0 {
+    let listings = kernel::opaque(kernel::value(listings));
+    if flow.listings == listings as u32 || flow.header.tgid == 0 {
         return false;
     }
-    flow.parkings = parkings as u32;
-    of(flow.header.tgid) == PARKED
+    flow.listings = listings as u32;
+    match of(flow.header.tgid) {
+        PARKED => flow.phase = phase::PARKED,
+        IGNORED => lifecycle::ignore(flow),
+        _ => return false,
+    }
+    true
 }
 
 #[inline(always)]

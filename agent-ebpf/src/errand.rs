@@ -17,6 +17,7 @@ use aya_ebpf::macros::btf_map;
 use crate::attention;
 use crate::flow::{Flow, phase};
 use crate::kernel;
+use crate::lifecycle;
 
 #[btf_map]
 static ERRANDS: Array<Slot, { ERRAND_SLOTS as usize }> = Array::new();
@@ -97,7 +98,7 @@ fn begin(cookie: u64, index: u32, tgid: u32) {
 #[inline(always)]
 pub(crate) fn data_read(flow: &mut Flow) {
     let opaque = flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN);
-    if opaque || flow.phase == phase::PARKED {
+    if opaque || flow.phase == phase::PARKED || flow.ignored != 0 {
         return;
     }
     let task = kernel::task();
@@ -107,8 +108,8 @@ pub(crate) fn data_read(flow: &mut Flow) {
         if flow.header.tgid != tgid {
             flow.header.tgid = tgid;
             if attention::is_ignored(tgid) {
-                flow.ignored = 1;
-                flow.phase = phase::OPAQUE;
+                lifecycle::found_ignored(flow);
+                return;
             }
         }
     }

@@ -13,8 +13,6 @@ use aya_ebpf::macros::btf_map;
 use crate::by_cookie;
 use crate::chunks::Chunks;
 use crate::kernel;
-use crate::scan::Scan;
-use crate::segment::Payload;
 use crate::tallies;
 use crate::tls::Handshake;
 
@@ -107,18 +105,12 @@ pub(crate) struct Flow {
     pub(crate) request_total: u64,
     /// End of the last exchange, ns.
     pub(crate) idle_since_ns: u64,
-    /// What the scanner found in the head at hand.
-    pub(crate) scan: Scan,
-    /// The bytes at hand.
-    pub(crate) at: Payload,
-    /// The time at hand, ns.
-    pub(crate) now_ns: u64,
     /// The scratch space at hand.
     pub(crate) space: u32,
     /// Sequence number of the request's first byte.
     pub(crate) request_seq: u32,
-    /// Processes parked when this one was last looked for among them.
-    pub(crate) parkings: u32,
+    /// Processes listed when this one was last looked for among them.
+    pub(crate) listings: u32,
     /// Segments left before the flow is given up as not HTTP.
     pub(crate) tries: u16,
     /// The state is CLOSE and the reason is not known yet; see [`crate::lifecycle`].

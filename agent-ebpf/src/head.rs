@@ -16,7 +16,7 @@ use crate::flow::{Flow, method, phase};
 use crate::http1::{measure_acked, method_of, next_exchange};
 use crate::kernel::{self, Sock};
 use crate::output;
-use crate::scan::{self, HTTP_1, SEVEN_BYTES, found};
+use crate::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
 use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::segment::Payload;
 use crate::tallies;
@@ -47,8 +47,8 @@ pub(crate) fn read(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payl
     };
     // By way of map memory, read anew at each use: the verifier forgets what it knew of
     // each, and walks the scanner once instead of once for every way that leads to it.
-    flow.at = payload;
-    flow.now_ns = now;
+    space.at = payload;
+    space.now_ns = now;
     if gather(ctx, flow, space, sk) {
         examine(flow, sk, space, |flow, at| chunked(ctx, flow, at));
     }
@@ -77,13 +77,13 @@ pub(crate) fn read_request(
     } else {
         len
     };
-    flow.at = Payload {
+    space.at = Payload {
         offset: 0,
         len,
         seq: 0,
         hole: 0,
     };
-    flow.now_ns = now;
+    space.now_ns = now;
     examine(flow, sk, space, |_, _| {});
     scratch::give_back(space);
 }
@@ -92,7 +92,7 @@ pub(crate) fn read_request(
 #[inline(always)]
 fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> bool {
     if flow.gathering == 0 {
-        let payload = kernel::opaque(&flow.at);
+        let payload = kernel::opaque(&space.at);
         let len = if payload.len > HEAD_BYTES as u32 {
             HEAD_BYTES as u32
         } else {
@@ -109,7 +109,7 @@ fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> 
             kernel::copy::<HEAD_BYTES, _, _>(&gathered.bytes, &mut space.bytes);
             space.fixed.captured = gathered.filled as u32;
         }
-        append(ctx, space, kernel::opaque(&flow.at));
+        append(ctx, space, kernel::opaque(&space.at));
     }
     true
 }
@@ -118,27 +118,27 @@ fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> 
 /// where a chunked body begins.
 #[inline(always)]
 fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&mut Flow, Payload)) {
-    flow.scan.len = space.fixed.captured;
-    flow.scan.is_response = u32::from(awaits_response(flow));
-    if is_http(&space.bytes, flow) {
-        scan::scan(&space.bytes, &mut space.lines, &mut flow.scan);
+    space.scan.len = space.fixed.captured;
+    space.scan.is_response = u32::from(awaits_response(flow));
+    if is_http(space, flow) {
+        scan::scan(&space.bytes, &mut space.lines, &mut space.scan);
     }
-    let payload = kernel::opaque(&flow.at);
-    let now = kernel::opaque(&flow.now_ns);
+    let payload = kernel::opaque(&space.at);
+    let now = kernel::opaque(&space.now_ns);
     let not_http = flow.has(flag::NOT_HTTP);
-    let done = kernel::opaque(&flow.scan.end) != 0 || not_http;
+    let done = kernel::opaque(&space.scan.end) != 0 || not_http;
     let is_response = awaits_response(flow);
-    if !done && kernel::opaque(&flow.scan.len) < HEAD_BYTES as u32 {
+    if !done && kernel::opaque(&space.scan.len) < HEAD_BYTES as u32 {
         keep(flow, sk, space, is_response);
         return;
     }
     if done {
-        scan::numbers(&space.bytes, &mut flow.scan);
+        scan::numbers(&space.bytes, &mut space.scan);
         if !is_response {
             // Its first segment may have been shorter than the method.
             flow.method = method_of(kernel::word(&space.bytes, 0));
         }
-        understood(flow, payload, is_response, now, chunked);
+        understood(flow, &space.scan, payload, is_response, now, chunked);
     } else {
         tallies::count(Tally::HEAD_TOO_LONG);
         cut(flow, is_response);
@@ -202,26 +202,26 @@ fn keep(flow: &mut Flow, sk: Sock, space: &Space, is_response: bool) {
     kernel::copy::<HEAD_BYTES, _, _>(&space.bytes, &mut gathered.bytes);
     gathered.filled = u64::from(space.fixed.captured);
     flow.gathering = 1;
-    if is_response && flow.scan.start == space.fixed.captured {
+    if is_response && space.scan.start == space.fixed.captured {
         flow.awaiting_final = 1;
     }
 }
 
 /// False when the bytes can never become a response head.
 #[inline(always)]
-fn is_http<const N: usize>(bytes: &[u8; N], flow: &mut Flow) -> bool {
-    flow.scan.start = 0;
-    flow.scan.end = 0;
-    if kernel::opaque(&flow.scan.is_response) == 0 {
+fn is_http(space: &mut Space, flow: &mut Flow) -> bool {
+    space.scan.start = 0;
+    space.scan.end = 0;
+    if kernel::opaque(&space.scan.is_response) == 0 {
         return true;
     }
-    let len = kernel::opaque(&flow.scan.len);
+    let len = kernel::opaque(&space.scan.len);
     let mask = if len >= 7 {
         SEVEN_BYTES
     } else {
         (1u64 << ((len & 7) * 8)) - 1
     };
-    if (kernel::word(bytes, 0) ^ HTTP_1) & mask == 0 {
+    if (kernel::word(&space.bytes, 0) ^ HTTP_1) & mask == 0 {
         return true;
     }
     flow.set(flag::NOT_HTTP);
@@ -232,19 +232,20 @@ fn is_http<const N: usize>(bytes: &[u8; N], flow: &mut Flow) -> bool {
 #[inline(always)]
 fn understood(
     flow: &mut Flow,
+    scan: &Scan,
     payload: Payload,
     is_response: bool,
     now: u64,
     chunked: impl FnOnce(&mut Flow, Payload),
 ) {
-    let head_bytes = flow.scan.end;
+    let head_bytes = scan.end;
     if !is_response {
         flow.exchange.request_head_bytes = head_bytes;
         flow.phase = phase::REQUEST;
-        flow.request_total = if flow.scan.found & found::CHUNKED != 0 {
+        flow.request_total = if scan.found & found::CHUNKED != 0 {
             u64::MAX
         } else {
-            u64::from(head_bytes) + flow.scan.content_length
+            u64::from(head_bytes) + scan.content_length
         };
         if flow.exchange.request_bytes > flow.request_total {
             flow.set(flag::PIPELINED);
@@ -258,11 +259,11 @@ fn understood(
         flow.exchange.framing = framing::CLOSE;
         return;
     }
-    let status = flow.scan.status as u16;
+    let status = scan.status as u16;
     flow.exchange.head_ns = now;
     flow.exchange.head_bytes = head_bytes;
     flow.exchange.status = status;
-    if flow.scan.start != 0 && flow.awaiting_final == 0 && flow.gathering == 0 {
+    if scan.start != 0 && flow.awaiting_final == 0 && flow.gathering == 0 {
         // Interim and final head in one segment: the final one's first byte came now too.
         flow.exchange.first_byte_ns = now;
     }
@@ -274,16 +275,16 @@ fn understood(
     }
     if flow.method == method::HEAD || status == 204 || status == 304 {
         flow.exchange.framing = framing::NONE;
-    } else if flow.scan.found & found::CHUNKED != 0 {
+    } else if scan.found & found::CHUNKED != 0 {
         flow.exchange.framing = framing::CHUNKED;
         chunked(flow, payload);
-    } else if flow.scan.found & found::LENGTH != 0 {
-        flow.exchange.framing = if flow.scan.content_length == 0 {
+    } else if scan.found & found::LENGTH != 0 {
+        flow.exchange.framing = if scan.content_length == 0 {
             framing::NONE
         } else {
             framing::LENGTH
         };
-        flow.exchange.content_length = flow.scan.content_length;
+        flow.exchange.content_length = scan.content_length;
     } else {
         flow.exchange.framing = framing::CLOSE;
     }
@@ -361,13 +362,13 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     kernel::assign(&mut space.fixed.exchange, &flow.exchange);
     // Nothing of the body leaves: what counts ends with the head.
     let filled = kernel::opaque(&space.fixed.captured);
-    let end = kernel::opaque(&flow.scan.end);
+    let end = kernel::opaque(&space.scan.end);
     let captured = if end != 0 && end < filled {
         end
     } else {
         filled
     };
-    let to_client = is_response && flow.is_client_side() && flow.scan.start == 0;
+    let to_client = is_response && flow.is_client_side() && space.scan.start == 0;
     let first_only = to_client || flow.has(flag::NOT_HTTP);
     let captured = if first_only && captured > FIRST_BYTES {
         FIRST_BYTES
@@ -375,7 +376,7 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
         captured
     };
     space.fixed.captured = captured;
-    space.fixed.final_start = flow.scan.start;
+    space.fixed.final_start = space.scan.start;
     let captured = kernel::opaque(&space.fixed.captured);
     if captured <= HEAD_BYTES as u32 {
         output::copy(

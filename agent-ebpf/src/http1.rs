@@ -126,8 +126,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         }
         finish(flow, end::SUPERSEDED, now);
     }
-    if attention::is_parked(flow) {
-        flow.phase = phase::PARKED;
+    if attention::is_withdrawn(flow) {
         return false;
     }
     let connected_for = flow.exchange.errand;
@@ -208,7 +207,9 @@ fn response_bytes(
     flow.exchange.first_byte_ns = now;
     flow.exchange.last_byte_ns = now;
     flow.exchange.response_bytes = u64::from(payload.len) + u64::from(payload.hole);
-    flow.header.srtt_us = sk.srtt_us();
+    if flow.is_upstream_side() {
+        flow.header.srtt_us = sk.srtt_us();
+    }
     if payload.hole != 0 {
         // The head is in the hole: what is here says nothing of it.
         head::cut(flow, true);

@@ -19,7 +19,7 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns,
     bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str, bpf_ringbuf_output,
-    bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
+    bpf_sk_storage_get, bpf_skb_load_bytes, bpf_tcp_sock,
 };
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{SkBuffContext, SockOpsContext, TracePointContext};
@@ -187,21 +187,17 @@ impl Sock {
         }
     }
 
-    /// The full socket of a packet; `None` for request and time-wait sockets.
+    /// The socket of a packet. The kernel runs packet programs for full sockets only, never for
+    /// those of requests or in TIME_WAIT (`__cgroup_bpf_run_filter_skb`, kernel/bpf/cgroup.c).
     #[inline(always)]
     pub(crate) fn of_packet(ctx: &SkBuffContext) -> Option<Self> {
         // SAFETY: see the top of the file.
         let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
         if sk.is_null() {
-            return None;
-        }
-        // SAFETY: as above.
-        let full = unsafe { bpf_sk_fullsock(sk) };
-        if full.is_null() {
             None
         } else {
             Some(Self {
-                sk: full.cast(),
+                sk: sk.cast(),
                 named_by: ctx.skb.skb.cast(),
             })
         }

@@ -248,6 +248,24 @@ fn closed(flow: &mut Flow) {
     }
 }
 
+/// Its process, which is known since it read, is to be left alone; a request may have been told.
+#[inline(always)]
+pub(crate) fn found_ignored(flow: &mut Flow) {
+    if flow.in_exchange() {
+        flow.header.kind = kind::IGNORED;
+        flow.header.time_ns = kernel::now();
+        output::emit(&flow.header, kind::IGNORED);
+    }
+    ignore(flow);
+}
+
+/// Nothing more is told of it, its end neither: the daemon forgets what is idle.
+#[inline(always)]
+pub(crate) fn ignore(flow: &mut Flow) {
+    flow.ignored = 1;
+    flow.phase = phase::OPAQUE;
+}
+
 #[inline(always)]
 pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
@@ -338,10 +356,13 @@ pub(crate) fn error_reported(flow: &mut Flow, sk: Sock) {
         flow.set(flag::SOFT_ERROR);
         return;
     }
-    flow.header.errno = number;
+    // Whatever the network does is known before the socket enters CLOSE. After it tcp_disconnect()
+    // (net/ipv4/tcp.c) reports what its owner does: HAProxy gives up a connect with SO_LINGER 0.
     if flow.closing != 0 {
         closed(flow);
+        return;
     }
+    flow.header.errno = number;
 }
 
 #[inline(always)]

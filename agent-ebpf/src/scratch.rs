@@ -11,7 +11,8 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 
 use crate::kernel;
-use crate::scan::Lines;
+use crate::scan::{Lines, Scan};
+use crate::segment::Payload;
 
 /// Bytes appended at a time to a head that comes in pieces.
 pub(crate) const APPEND_BYTES: usize = 1024;
@@ -29,6 +30,12 @@ pub(crate) struct Space {
     pub(crate) fixed: MessageHead,
     pub(crate) bytes: [u8; HEAD_BYTES + APPEND_BYTES + HEAD_SLACK_BYTES],
     pub(crate) lines: Lines,
+    /// What the scanner found in the head at hand.
+    pub(crate) scan: Scan,
+    /// The bytes at hand.
+    pub(crate) at: Payload,
+    /// The time at hand, ns.
+    pub(crate) now_ns: u64,
     marks: u64,
 }
 

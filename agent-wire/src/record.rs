@@ -34,8 +34,11 @@ pub mod kind {
     pub const DEATH: u8 = 11;
     /// [`super::Header`] alone: how TCP fares on a connection that is not HTTP.
     pub const TCP: u8 = 12;
+    /// [`super::Header`] alone: the process of a connection is to be left alone, which was not known
+    /// when its request was told. Nothing more comes of it.
+    pub const IGNORED: u8 = 13;
     /// One more than the largest kind.
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -177,7 +180,7 @@ pub struct Header {
     pub syns: u16,
     /// Segments retransmitted so far, SYNs not counted.
     pub retransmits: u32,
-    /// Smoothed round-trip time, us; 0 when not measured.
+    /// Smoothed round-trip time, us; 0 when not measured, and of connections that clients opened.
     pub srtt_us: u32,
 }
 

@@ -77,6 +77,7 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::DNS => "dns",
         kind::DEATH => "death",
         kind::TCP => "tcp",
+        kind::IGNORED => "ignored",
         _ => return None,
     })
 }

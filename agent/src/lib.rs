@@ -15,6 +15,7 @@ pub mod identity;
 pub mod incidents;
 pub mod kernel;
 pub mod knowledge;
+mod memory;
 pub mod metrics;
 pub mod names;
 pub mod pipeline;

@@ -263,6 +263,10 @@ impl Processes {
                 netns: None,
             },
         };
+        // The agent itself, unless the operator says otherwise.
+        if tgid == std::process::id() && identity.standing == Standing::Undecided {
+            identity.standing = Standing::Excluded;
+        }
         if let Some(folder) = self.folder(tgid) {
             let cgroups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
             identity.ids = cgroup::ids_of(&cgroups);

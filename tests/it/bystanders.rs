@@ -20,6 +20,12 @@ const LATE: usize = 400;
 
 const REQUESTS: usize = 2000;
 
+/// Of the stage's upstream that is kept alive.
+const SERVERS: usize = 4;
+
+/// Requests after which it is looked what was seen of them.
+const BATCH: usize = 100;
+
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(20);
 
@@ -69,4 +75,43 @@ fn a_bystander_is_not_read_and_its_death_is_told_all_the_same() {
             "{foreign} foreign {what}s of {REQUESTS} were read"
         );
     }
+}
+
+#[test]
+fn an_excluded_process_is_left_alone_on_connections_from_before_the_agent() {
+    need_root();
+    let stage = Stage::build();
+    let runtime = runtime();
+    let mut client = Client::new(stage.address);
+    let mut ask = |path: String| {
+        let outcome = runtime.block_on(client.ask(&Order::get(path)));
+        assert!(outcome.is(200), "{outcome:?}");
+    };
+    // Kept alive on both sides of the proxy, to each of its four servers.
+    for number in 0..SERVERS {
+        ask(format!("/one/0/before/{number}/ok"));
+    }
+    let agent = Agent::start(&["--exclude-process", "nginx", "--bystander-exchanges", "0"]);
+
+    let emitted = || {
+        let requests = [("kind", "request"), ("stage", "emitted")];
+        let metrics = agent.settled(TELL);
+        metrics.sum("why502_agent_records_total", &requests) as usize
+    };
+    let mut before = emitted();
+    let mut batch = 0;
+    eventually(TELL, "only the client and the application are seen", || {
+        for number in 0..BATCH {
+            ask(format!("/one/0/{batch}/{number}/ok"));
+        }
+        batch += 1;
+        let now = emitted();
+        let seen = now - std::mem::replace(&mut before, now);
+        assert!(seen >= 2 * BATCH, "{seen} records of {BATCH} requests");
+        if seen < 2 * BATCH + BATCH / 10 {
+            Ok(())
+        } else {
+            Err(format!("{seen} records of {BATCH} requests"))
+        }
+    });
 }

@@ -14,6 +14,7 @@ use e2e::process::need_root;
 use e2e::prometheus::{Prometheus, Setup};
 use e2e::stage::plain;
 use e2e::upstreams::Upstreams;
+use e2e::wait::eventually;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -85,6 +86,32 @@ fn the_form_is_as_asked_for() {
         );
     }
     assert!(agent.metrics_text().ends_with("# EOF\n"));
+}
+
+#[test]
+fn what_the_agent_is_asked_itself_leaves_no_request_behind() {
+    need_root();
+    let agent = Agent::start(&[]);
+    for _ in 0..20 {
+        agent.metrics();
+    }
+    eventually(Duration::from_secs(10), "they are given up", || {
+        let metrics = agent.metrics();
+        let given_up = [("what", "request"), ("fate", "foreign")];
+        let given_up = metrics.sum("why502_agent_exchanges_total", &given_up);
+        let open = metrics.sum("why502_agent_tracked", &[("what", "requests")]);
+        // None of them was read any further.
+        let ignored = [("kind", "ignored"), ("stage", "decoded")];
+        let ignored = metrics.sum("why502_agent_records_total", &ignored);
+        // The last may be under way.
+        if given_up >= 20.0 && ignored >= 20.0 && open <= 1.0 {
+            Ok(())
+        } else {
+            Err(format!(
+                "of 20 {given_up} given up, {ignored} left alone, {open} open"
+            ))
+        }
+    });
 }
 
 #[test]

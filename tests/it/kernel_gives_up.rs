@@ -37,6 +37,10 @@ const TELL: Duration = Duration::from_secs(20);
 
 const ETIMEDOUT: u64 = 110;
 
+/// Attempts of all that may be known by less than their errand. Fewer: a busy machine fails. More: an
+/// agent that has lost its errands passes.
+const UNSURE: usize = 2;
+
 /// An nginx whose kernel has little patience, and its upstream behind a link of its own.
 struct Scene {
     upstream: Netns,
@@ -146,6 +150,19 @@ struct Expected {
 fn assert_told(scene: &Scene, told: impl Fn(&str) -> Request, expected: &[Expected]) {
     let access = scene.nginx.access_log();
     let errors = scene.nginx.error_log();
+    // Where this machine took the CPU from nginx between a read and a connect, that attempt is known
+    // by its answer, and nothing that happened at that moment is proof.
+    let unsure = expected.iter().filter(|expected| {
+        let request = told(expected.path);
+        match only_attempt(&request).join_certainty.as_deref() {
+            Some("proof") => false,
+            Some("strong") => true,
+            _ => panic!("{request:?}"),
+        }
+    });
+    let unsure = unsure.count();
+    assert!(unsure <= UNSURE, "{unsure} joins are no proof");
+    let doubtful = unsure > 0;
     for expected in expected {
         let Expected {
             path,
@@ -165,7 +182,7 @@ fn assert_told(scene: &Scene, told: impl Fn(&str) -> Request, expected: &[Expect
         let request = told(path);
         let attempt = only_attempt(&request);
         println!(
-            "{path}: nginx {:?} {:?}\n  agent {:?} {} ({}) {} {} {}",
+            "{path}: nginx {:?} {:?}\n  agent {:?} {} ({}) {} {}\n  {attempt:?}",
             logged.map(|request| request.status),
             said.iter()
                 .map(|line| line.line.split(", client: ").next().unwrap_or_default())
@@ -175,7 +192,6 @@ fn assert_told(scene: &Scene, told: impl Fn(&str) -> Request, expected: &[Expect
             request.certainty.as_deref().unwrap_or("-"),
             request.phase.as_deref().unwrap_or("-"),
             request.how.as_deref().unwrap_or("-"),
-            attempt.evidence,
         );
         assert_eq!(
             logged.map(|request| request.status),
@@ -189,16 +205,17 @@ fn assert_told(scene: &Scene, told: impl Fn(&str) -> Request, expected: &[Expect
         let verdict = |cause: &Option<String>, certainty: &Option<String>| {
             [cause, certainty].map(|word| word.clone().unwrap_or_default())
         };
-        let wanted = [(*cause).to_owned(), (*certainty).to_owned()];
-        if *status >= 500 {
-            let told = verdict(&request.cause, &request.certainty);
-            assert_eq!(told, wanted, "{path}");
-        }
+        let sure = |certainty: &str| [(*cause).to_owned(), certainty.to_owned()];
         assert_eq!(
             verdict(&attempt.cause, &attempt.certainty),
-            wanted,
-            "{path}"
+            sure(certainty),
+            "{path}: {attempt:?}"
         );
+        if *status >= 500 {
+            let told = verdict(&request.cause, &request.certainty);
+            let least = told == sure("strong") && doubtful;
+            assert!(least || told == sure(certainty), "{path}: {request:?}");
+        }
         assert_eq!(attempt.phase.as_deref(), Some(*phase), "{path}");
         assert_eq!(attempt.how.as_deref(), Some(*how), "{path}");
         assert_eq!(number(attempt, "errno"), *errno, "{path}");

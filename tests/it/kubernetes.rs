@@ -13,6 +13,7 @@ use std::time::Duration;
 use e2e::agent::events::{Peer, Request};
 use e2e::agent::metrics::Metrics;
 use e2e::agent::{Agent, Events};
+use e2e::cgroup::Cgroup;
 use e2e::kubernetes::recorded::{self, pod};
 use e2e::kubernetes::{ApiServer, Cluster, Kind};
 use e2e::load::{Order, one_by_one};
@@ -41,59 +42,16 @@ const SOON: Duration = Duration::from_secs(40);
 const PODS: [&str; 3] = ["127.77.1.5", "127.77.1.6", "127.77.1.7"];
 const CLUSTER_IP: &str = "127.77.96.7";
 
-/// An nginx with a location for each address (`/5/`, `/6/`, `/7/`, `/service/`), in a pod.
+/// That of a service at which nobody listens, as where kube-proxy has no endpoint to lead to.
+const REFUSING_IP: &str = "127.77.96.8";
+
+/// An nginx with a location for each address (`/5/`, `/6/`, `/7/`, `/service/`, `/refusing/`), in a pod.
 struct Stage {
     _upstreams: Vec<Upstreams>,
     nginx: Nginx,
     front: SocketAddr,
     _cgroup: Cgroup,
     asked: std::cell::Cell<usize>,
-}
-
-/// A cgroup of version 2, as the kubelet names that of a container.
-struct Cgroup {
-    /// Outermost first.
-    folders: Vec<PathBuf>,
-}
-
-impl Cgroup {
-    /// Moves processes into `kubepods/burstable/podUID/CONTAINER`.
-    #[track_caller]
-    fn of_pod(uid: &str, container: &str, pids: &[u32]) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
-        let root = mounts
-            .lines()
-            .find_map(|line| {
-                let mut words = line.split(' ').skip(1);
-                let folder = words.next()?;
-                (words.next()? == "cgroup2").then(|| PathBuf::from(folder))
-            })
-            .expect("cgroup version 2 is mounted");
-        let mut folders = Vec::new();
-        let mut folder = root;
-        for name in ["kubepods", "burstable", &format!("pod{uid}"), container] {
-            folder = folder.join(name);
-            if !folder.is_dir() {
-                fs::create_dir(&folder).expect("root may make a cgroup");
-                folders.push(folder.clone());
-            }
-        }
-        for pid in pids {
-            fs::write(folder.join("cgroup.procs"), pid.to_string())
-                .expect("root may move a process");
-        }
-        Self { folders }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for folder in self.folders.iter().rev() {
-            if let Err(error) = fs::remove_dir(folder) {
-                eprintln!("{} is left over: {error}", folder.display());
-            }
-        }
-    }
 }
 
 impl Stage {
@@ -109,10 +67,10 @@ impl Stage {
             })
             .collect();
         let front = ports::free(LOCALHOST);
-        let names = ["5", "6", "7", "service"];
+        let names = ["5", "6", "7", "service", "refusing"];
         let locations: String = names
             .iter()
-            .zip(all)
+            .zip(all.chain([&REFUSING_IP]))
             .map(|(name, ip)| format!("location /{name}/ {{ proxy_pass http://{ip}:{PORT}; }}\n"))
             .collect();
         let http = format!("server {{ listen {front};\n{locations}}}");
@@ -297,6 +255,44 @@ fn pods_and_services_have_their_names_while_they_are_there() {
     assert_eq!(metrics.sum(ATTEMPTS, &[("upstream_pod", "orders-2")]), 0.0);
     assert!(metrics.sum(ATTEMPTS, &[("upstream", &format!("{}:{PORT}", PODS[1]))]) >= 1.0);
     assert_eq!(metrics.sum(ATTEMPTS, &[("upstream_pod", "orders-1")]), 1.0);
+}
+
+#[test]
+fn of_a_service_that_refuses_it_is_told_how_many_endpoints_are_ready() {
+    let stage = Stage::build();
+    let (cluster, folder) = (cluster(), folder());
+    cluster.put(Kind::Service, service("cart", REFUSING_IP));
+    let server = ApiServer::start(&cluster, 0);
+    let agent = agent(server.address, folder.path(), &[]);
+    let events = agent.events();
+    until_current(&agent, 1.0);
+    let mut endpoint = slice("cart", &[(PODS[2], "cart-1")]);
+
+    for ready in [0, 1, 0] {
+        endpoint["endpoints"][0]["conditions"]["ready"] = json!(ready == 1);
+        cluster.put(Kind::EndpointSlice, endpoint.clone());
+        eventually(SOON, "it is told how many there are", || {
+            let request = stage.ask(&events, "refusing");
+            let attempt = request.attempts.last().expect("an attempt was made");
+            assert_eq!(request.code, Some(502));
+            assert_eq!(attempt.cause.as_deref(), Some("connect_refused"));
+            match attempt.ready_endpoints {
+                Some(found) if found == ready => {}
+                found => return Err(format!("{found:?}, not yet {ready}")),
+            }
+            let fix = attempt.fix.as_deref().unwrap_or_default();
+            assert_eq!(fix.starts_with("No endpoint"), ready == 0, "{fix}");
+            Ok(())
+        });
+    }
+    let answered = stage.ask(&events, "service");
+    assert_eq!(answered.attempts[0].ready_endpoints, None);
+
+    // Nothing is said while the API server is away.
+    drop(server);
+    until_current(&agent, 0.0);
+    let request = stage.ask(&events, "refusing");
+    assert_eq!(request.attempts[0].ready_endpoints, None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use e2e::nginx::{Config, Nginx};
 use e2e::process::need_root;
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
+use tokio::runtime::Runtime;
 
 /// All that the proxy's namespace has.
 const PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_003;
@@ -22,6 +23,10 @@ const LISTENS: u16 = 8080;
 
 /// How long the agent may take to tell all requests.
 const TELL: Duration = Duration::from_secs(10);
+
+/// Requests of which at least one has to be told with all of its attempts. Fewer: a busy machine fails.
+/// More: HAProxy lets the connections go that hold the ports, after 10 s.
+const ASKED: usize = 2;
 
 /// EADDRNOTAVAIL
 const NO_PORT: u64 = 99;
@@ -56,8 +61,9 @@ impl Scene {
         }
     }
 
-    /// Asks for `path` while requests that hang hold all ports.
-    fn ask_without_ports(&self, path: &str) -> Option<u16> {
+    /// Requests that hang hold all ports, as long as what is given back lives.
+    #[must_use]
+    fn take_ports(&self) -> Runtime {
         let runtime = runtime();
         let held = (0..PORTS.count())
             .map(|number| Order::get(format!("/held/{number}/hang")))
@@ -70,13 +76,18 @@ impl Scene {
                 served => Err(format!("{served} of {clients}")),
             }
         });
+        runtime
+    }
+
+    fn ask(&self, path: &str) -> Option<u16> {
         let asked = one_by_one(self.front, vec![Order::get(path)]);
         asked.first().and_then(|outcome| outcome.status)
     }
 }
 
+/// Of how many attempts it is told.
 #[track_caller]
-fn assert_told(request: &Request, code: u16, attempts: usize) {
+fn assert_told(request: &Request, code: u16) -> usize {
     println!(
         "agent {:?} {:?} {:?}",
         request.code, request.cause, request.certainty
@@ -89,7 +100,6 @@ fn assert_told(request: &Request, code: u16, attempts: usize) {
     }
     assert_eq!(request.code, Some(code));
     assert_eq!(request.cause.as_deref(), Some("connect_local_error"));
-    assert_eq!(request.attempts.len(), attempts);
     for attempt in &request.attempts {
         let Attempt {
             cause,
@@ -105,6 +115,7 @@ fn assert_told(request: &Request, code: u16, attempts: usize) {
         assert_eq!(number("errno"), Some(NO_PORT), "{evidence}");
         assert_eq!(number("syns"), Some(0), "{evidence}");
     }
+    request.attempts.len()
 }
 
 #[test]
@@ -124,7 +135,8 @@ server {{ listen {front}; location / {{ proxy_pass http://app; }} }}"
     let events = agent.events();
 
     let path = "/free/ok";
-    let status = scene.ask_without_ports(path);
+    let _held = scene.take_ports();
+    let status = scene.ask(path);
 
     let told = events.of([path], TELL);
     let errors = nginx.error_log();
@@ -133,7 +145,7 @@ server {{ listen {front}; location / {{ proxy_pass http://app; }} }}"
     assert_eq!(status, Some(502));
     let said = said.map(|line| (line.words, line.errno));
     assert_eq!(said, Some((Words::LocalError, Some(99))));
-    assert_told(&told[path], 502, 1);
+    assert_eq!(assert_told(&told[path], 502), 1);
     assert_eq!(told[path].certainty.as_deref(), Some("proof"));
 }
 
@@ -148,13 +160,20 @@ fn haproxy_that_has_no_free_port_is_told_with_its_errno() {
     let agent = Agent::start(&[]);
     let events = agent.events();
 
-    let path = "/free/ok";
-    let status = scene.ask_without_ports(path);
-
-    let told = events.of([path], TELL);
-    let logged = haproxy.logged(path);
-    println!("client {status:?}, haproxy {logged:?}");
-    assert_eq!(status, Some(503));
-    assert_eq!((logged.status, logged.state.as_str()), (503, "SC"));
-    assert_told(&told[path], 503, 4);
+    let _held = scene.take_ports();
+    // A machine that is busy elsewhere between read and connect leaves doubt whose tries the
+    // earlier ones were.
+    let all_tries_known = (0..ASKED).any(|number| {
+        let path = format!("/free/{number}/ok");
+        let status = scene.ask(&path);
+        let told = events.of([path.as_str()], TELL);
+        let logged = haproxy.logged(&path);
+        println!("client {status:?}, haproxy {logged:?}");
+        assert_eq!(status, Some(503));
+        assert_eq!((logged.status, logged.state.as_str()), (503, "SC"));
+        let attempts = assert_told(&told[&path], 503);
+        assert!(attempts <= 4, "{attempts} attempts");
+        attempts == 4
+    });
+    assert!(all_tries_known, "not once of {ASKED}");
 }

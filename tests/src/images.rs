@@ -6,46 +6,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use tempfile::TempDir;
-
+use crate::podman::Podman;
 use crate::process::output_of;
 
 /// The cgroup of its containers, in each hierarchy.
 pub const CGROUP: &str = "/e2e-podman";
 
 /// A storage, its images and its containers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Images {
-    folder: TempDir,
+    podman: Podman,
 }
 
 impl Images {
     /// An empty storage.
     #[track_caller]
     pub fn new() -> Self {
-        let folder = TempDir::with_prefix("e2e-podman-").expect("a temporary folder can be made");
-        Self { folder }
+        Self::default()
     }
 
-    /// `podman`, with this storage. Without an overlay file system and without systemd, which a
-    /// test machine may not have; runc, which unlike crun takes a host with both versions of
-    /// cgroups.
+    /// `podman`, with this storage.
     pub fn command(&self) -> Command {
-        let mut podman = Command::new("podman");
-        podman
-            .arg("--root")
-            .arg(self.folder.path().join("root"))
-            .arg("--runroot")
-            .arg(self.folder.path().join("run"))
-            .args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"])
-            .args(["--runtime", "runc"]);
-        podman
+        self.podman.command()
     }
 
     /// Builds `containerfile` with `program` as its only file.
     #[track_caller]
     pub fn build(&self, containerfile: &Path, program: &Path, tag: &str) {
-        let context: PathBuf = self.folder.path().join("context");
+        let context: PathBuf = self.podman.folder().join("context");
         fs::create_dir_all(&context).expect("the folder is ours");
         fs::copy(program, context.join("why502")).expect("the program can be copied");
         let mut build = self.command();
@@ -72,13 +60,6 @@ impl Images {
         let mut text = String::from_utf8_lossy(&stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&stderr));
         (status.success(), text)
-    }
-}
-
-impl Default for Images {
-    #[track_caller]
-    fn default() -> Self {
-        Self::new()
     }
 }
 

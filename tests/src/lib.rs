@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod alertmanager;
+pub mod cgroup;
 pub mod churn;
 pub mod confined;
 pub mod delay;

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -20,6 +20,9 @@ use crate::wait::eventually;
 
 /// How long a new pair of interfaces may take to carry packets.
 const ANSWERS: Duration = Duration::from_secs(10);
+
+/// Pairs of addresses that are looked at for one that is free.
+const TRIES: usize = 64;
 
 /// Numbers namespaces within this process.
 static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -212,6 +215,14 @@ impl Netns {
 
 /// A number within this process, and two IPv4 addresses of the /30 that goes with it.
 pub(crate) fn pair_of_addresses() -> (u16, [IpAddr; 2]) {
+    // A namespace whose test is over lives on while one of its sockets does, and another process may
+    // have had the same addresses: what was connected to there would be refused.
+    let is_free = |(_, [near, _]): &(u16, [IpAddr; 2])| UdpSocket::bind((*near, 0)).is_err();
+    let mut pairs = (0..TRIES).map(|_| next_pair_of_addresses());
+    pairs.find(is_free).expect("some addresses are free")
+}
+
+fn next_pair_of_addresses() -> (u16, [IpAddr; 2]) {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [_, low] = number.to_be_bytes();
     let [.., third, fourth] = std::process::id().to_be_bytes();

@@ -6,10 +6,11 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -53,7 +54,13 @@ impl Podman {
         Self { folder }
     }
 
-    fn command(&self) -> Command {
+    /// Its folder, which holds more than its storage.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `podman`, with this storage.
+    pub fn command(&self) -> Command {
         let path = self.folder.path();
         let mut command = Command::new("podman");
         command
@@ -61,6 +68,8 @@ impl Podman {
             .arg(path.join("storage"))
             .arg("--runroot")
             .arg(path.join("run"))
+            // Roots are folders of ours. The overlay driver mounts its storage and leaves that behind.
+            .args(["--storage-driver", "vfs"])
             // runc works with both cgroup versions mounted, crun 1.8 does not; no systemd needed.
             .args(["--runtime", "runc", "--cgroup-manager", "cgroupfs"]);
         command
@@ -192,6 +201,26 @@ impl Container<'_> {
         fs::read_to_string(format!("/proc/{pid}/cgroup"))
             .is_ok_and(|cgroups| cgroups.contains(&self.id))
     }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        // What podman starts at a container's end goes on after it is removed, and writes into the
+        // folder, which is about to go.
+        let folder = self.folder.path().as_os_str().as_bytes();
+        let started = Instant::now();
+        while is_named_by_a_process(folder) && started.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Whether a process has these bytes in its command line.
+fn is_named_by_a_process(word: &[u8]) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| line.windows(word.len()).any(|part| part == word))
 }
 
 impl Drop for Container<'_> {

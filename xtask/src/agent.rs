@@ -74,6 +74,11 @@ impl Agent {
         Ok(Metrics::parse(&net::get(self.listen, "/metrics", ANSWER)?))
     }
 
+    /// Has it scraped as Prometheus does.
+    pub(crate) fn scrape(&self) -> Result<()> {
+        net::scrape(self.listen, ANSWER)
+    }
+
     /// Ends it; true when it ended by itself when asked.
     pub(crate) fn stop(&mut self) -> bool {
         self.guard.stop()

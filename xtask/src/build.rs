@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use object::build::elf;
 
 use crate::host::{command, target_dir};
 use crate::toolchain::{self, Architecture, Toolchain};
@@ -54,8 +55,35 @@ pub(crate) fn object(toolchain: &Toolchain) -> Result<PathBuf> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    copy_if_different(&built, &object)?;
+    write_if_different(&carried(&built)?, &built, &object)?;
     Ok(object)
+}
+
+/// What the agent carries of an object as the linker wrote it.
+pub(crate) fn carried(built: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    without_debug(&bytes)
+}
+
+/// The object without debug information: the linker made BTF of it, which is what the kernel reads.
+/// The rest, five sixths of the object, would only be carried, and mapped, by every agent.
+fn without_debug(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = elf::Builder::read(bytes).context("the eBPF object is no ELF file")?;
+    for section in &mut elf.sections {
+        section.delete = [".debug_", ".rel.debug_"]
+            .iter()
+            .any(|start| section.name.starts_with(start.as_bytes()));
+    }
+    elf.delete_orphans();
+    // The linker keeps names of sections among the others, which the writer does not.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = elf::SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)
+        .context("the eBPF object cannot be written without debug information")?;
+    Ok(stripped)
 }
 
 /// Builds the eBPF object for an architecture, in a folder of its own.
@@ -121,6 +149,11 @@ pub(crate) fn bpf_target_dir() -> PathBuf {
 /// newer date.
 fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    write_if_different(&new, from, to)
+}
+
+/// The same for bytes made of the file `from`.
+fn write_if_different(new: &[u8], from: &Path, to: &Path) -> Result<()> {
     if fs::read(to).is_ok_and(|old| old == new) {
         return Ok(());
     }

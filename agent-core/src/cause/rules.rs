@@ -84,7 +84,7 @@ fn unattributed(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let (phase, how) = match trial.finish? {
         Finish::Handshake(_) | Finish::Call | Finish::UnixCall => (Phase::Connect, How::Errno),
-        Finish::Tls(_) => (Phase::Tls, How::None),
+        Finish::Tls => (Phase::Tls, How::None),
         Finish::Exchange(_) if trial.is_complete() => return None,
         // A head that was not read whole hides the framing, and a proxy that is satisfied
         // may close: nothing is known to have gone wrong.
@@ -106,7 +106,7 @@ impl Case<'_> {
     }
 
     fn phase(&self) -> Phase {
-        if matches!(self.trial.finish, Some(Finish::Tls(_))) {
+        if matches!(self.trial.finish, Some(Finish::Tls)) {
             Phase::Tls
         } else if self.trial.head_complete() {
             Phase::Body
@@ -178,10 +178,8 @@ impl Case<'_> {
     fn silence(&self) -> Nanos {
         let exchange = self.trial.exchange.as_ref();
         let last = exchange.and_then(|exchange| {
-            exchange
-                .last_byte
-                .max(exchange.request_last)
-                .max(exchange.request)
+            let sent = exchange.request_last.max(exchange.request);
+            exchange.last_byte.max(sent).get()
         });
         self.trial
             .ended

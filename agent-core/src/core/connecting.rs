@@ -8,7 +8,7 @@ use super::Core;
 use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
 use crate::event::{ConnectDone, ConnectResult, Event, TlsDone, Upstream};
 use crate::limits::SECOND;
-use crate::observation::{ConnectOutcome, End, Errand, Nanos, Socket, TlsHandshake};
+use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
 use crate::table::Key;
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time
@@ -35,7 +35,7 @@ impl Core {
                 return;
             }
             let started = socket.opened.unwrap_or(socket.time);
-            connection.established = Some(socket.time);
+            connection.established = Seen::told(socket.time);
             connection.connect_errand =
                 errand.map(|errand| errand_at_start(errand, started, socket.time));
         } else if !self.is_first_failure(socket.cookie) {
@@ -120,8 +120,9 @@ impl Core {
             return;
         }
         connection.ended.insert(0);
-        let finish = Finish::Tls(handshake);
-        self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
+        let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
+        trial.tls = Some(Box::new(handshake));
+        self.failed_connect(trial, out);
     }
 
     /// The peer closed a connection, or spoke, before a request was sent on it. When it was opened for a

@@ -42,6 +42,8 @@ impl Core {
         trial.tgid = trial.tgid.or(request.tgid);
         trial.adopt(parent, request.started);
         if open {
+            // Most have one.
+            request.open.reserve_exact(1);
             request.open.push(trial.key);
             request.served_by_guess |= parent.surety == Certainty::Guess;
         }
@@ -218,24 +220,28 @@ impl Core {
             return;
         };
         let key = Key {
-            cookie: errand.cookie,
+            cookie: errand.cookie.get(),
             index: errand.index,
         };
         if trial.own_errand
             && let Some(request) = self.requests.get(key)
             && request.tgid.is_none()
         {
-            self.servers.saw(request.server, tgid);
+            self.servers.saw(request.server(), tgid);
         }
     }
 
     /// The process whose request it is, as far as is known.
     fn owner(&self, request: &OpenRequest) -> Option<u32> {
-        request.tgid.or_else(|| self.servers.owner(request.server))
+        request
+            .tgid
+            .or_else(|| self.servers.owner(request.server()))
     }
 
     /// Requests that were open at `at` and had no attempt under way then, but those of other
-    /// programs than `tgid`: an attempt that it began then may be their own.
+    /// programs than `tgid`: an attempt that it began then may be their own. A request of which
+    /// nobody knows who has read it, most often one of an upstream that is on this host as well, is
+    /// taken for the process's only as long as that may connect for it.
     fn waiting_at(
         &self,
         tgid: Option<u32>,
@@ -251,7 +257,8 @@ impl Core {
             };
             let same_process = match request.tgid {
                 Some(_) => request.tgid == tgid,
-                None => owner.is_none() || owner == tgid || alike(),
+                None if owner.is_none() => !join::is_late(request.started, at),
+                None => owner == tgid || alike(),
             };
             let is_served = || {
                 let mut over = request.tries.iter();

@@ -31,9 +31,9 @@ impl Core {
     pub(super) fn take_in(&mut self, observation: Observation, out: &mut Vec<Event>) {
         let Observation { socket, what } = observation;
         self.clock = self.clock.max(socket.time);
-        if let Some(tgid) = socket.tgid
-            && self.processes.is_excluded(tgid, self.clock)
-        {
+        let is_excluded = |tgid| self.processes.is_excluded(tgid, self.clock);
+        if socket.tgid.is_some_and(is_excluded) {
+            self.left_alone(&socket, out);
             return;
         }
         if socket.side == Side::Client
@@ -88,6 +88,7 @@ impl Core {
                 asked,
                 answer,
             } => self.dns(&socket, errand, asked, answer),
+            What::Ignored => self.left_alone(&socket, out),
             What::Tcp => {
                 self.make_room();
                 self.connections.touch(&socket);
@@ -123,7 +124,7 @@ impl Core {
             None => {
                 let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
                 let request = young.map(|errand| Key {
-                    cookie: errand.cookie,
+                    cookie: errand.cookie.get(),
                     index: errand.index,
                 });
                 let head = request
@@ -339,6 +340,36 @@ impl Core {
         true
     }
 
+    /// The connection's process is to be left alone: what was begun before that was known is given up.
+    fn left_alone(&mut self, socket: &Socket, out: &mut Vec<Event>) {
+        let cookie = socket.cookie;
+        let Some(connection) = self.connections.get(cookie) else {
+            return;
+        };
+        // The socket of another process, that it was handed.
+        if connection.tgid.is_some() && connection.tgid != socket.tgid {
+            return;
+        }
+        if let Some(index) = connection.current {
+            let key = Key { cookie, index };
+            if let Some(request) = self.requests.get_mut(key)
+                && request.end.is_none()
+            {
+                request.end = Some((Some(End::LocalClose), request.last_seen()));
+                self.connections.mark_ended(key);
+                self.resolve(key, out);
+            }
+            if let Some(trial) = self.attempts.remove(key) {
+                self.counts.attempts.foreign += 1;
+                if let Some(parent) = trial.parent {
+                    self.no_longer_open(parent.key, key);
+                    self.resolve_if_ready(parent.key, out);
+                }
+            }
+        }
+        self.connections.remove(cookie);
+    }
+
     fn close(&mut self, socket: &Socket, talked: bool, out: &mut Vec<Event>) {
         let Some(connection) = self.connections.get_mut(socket.cookie) else {
             self.counts.repeated += u64::from(self.connections.is_closed(socket.cookie));
@@ -350,7 +381,7 @@ impl Core {
         let errand = connection.connect_errand;
         let (tgid, established) = (socket.tgid.or(connection.tgid), connection.established);
         self.tell_tcp(socket, out);
-        if let Some(established) = established
+        if let Some(established) = established.get()
             && unused
             && !talked
         {

@@ -17,7 +17,7 @@ use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
-use crate::routes::{self, Fare};
+use crate::routes::{self, Fare, Moment};
 use crate::table::Key;
 
 /// A proxy that answers later than this after its last known attempt may have made another
@@ -64,6 +64,7 @@ impl Core {
         } else {
             None
         };
+        request.tries.reserve_exact(1);
         request.tries.push(trial);
         self.held += 1;
         if let Some(oldest) = crowded_out {
@@ -144,7 +145,7 @@ impl Core {
         let outcome = request.outcome();
         for open in &request.open {
             if let Some(trial) = self.attempts.get_mut(*open) {
-                trial.outcome = Some(outcome);
+                trial.outcome = Some(Box::new(outcome));
             }
         }
         let mut tries = std::mem::take(&mut request.tries);
@@ -174,7 +175,7 @@ impl Core {
             return;
         }
         let Some(proxy) = self.processes.proxy(request.tgid) else {
-            self.saw_foreign(request.tgid);
+            self.saw_foreign(request.tgid, key.cookie);
             self.counts.requests.foreign += 1;
             self.counts.attempts.foreign += tries.len() as u64;
             return;
@@ -211,12 +212,8 @@ impl Core {
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
         out.extend(attempts.iter().cloned().map(Event::Attempt));
-        let OpenRequest {
-            client,
-            head,
-            started,
-            ..
-        } = *request;
+        let client = request.client();
+        let OpenRequest { head, started, .. } = *request;
         let ended = outcome.ended.max(started);
         out.push(Event::Request(Arc::new(Request {
             proxy,
@@ -266,9 +263,11 @@ impl Core {
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
-        let fare = self
-            .routes
-            .fare(&proxy.name, head, tgid, window, from, under_way);
+        let moment = Moment {
+            at: outcome.answer_began.unwrap_or(to).max(from),
+            window,
+        };
+        let fare = self.routes.fare(&proxy.name, head, tgid, moment, under_way);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
@@ -291,7 +290,7 @@ impl Core {
             _ => {}
         }
         match fare {
-            Fare::AllDown { origin, own } if !unjoined && own && acts_at_once => (
+            Fare::AllDown { origin, gives_up } if !unjoined && gives_up && acts_at_once => (
                 Some(failure(Cause::NoLiveUpstream, Certainty::Strong)),
                 Some(origin),
             ),
@@ -316,7 +315,7 @@ impl Core {
     /// killed under the attempt, and why it sent a reset.
     fn ask_peer(&self, trial: &mut Trial) {
         if let Upstream::Inet(remote) = trial.upstream {
-            let (local, at) = (trial.local, trial.ended);
+            let (local, at) = (trial.local(), trial.ended);
             trial.killed_by = self.deaths.of_peer(local, remote, at);
             // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
@@ -370,15 +369,15 @@ impl Core {
         let Some(proxy) = proxy.filter(|_| !trial.speculative) else {
             self.counts.attempts.foreign += 1;
             if !trial.speculative {
-                self.saw_foreign(trial.tgid);
+                self.saw_foreign(trial.tgid, trial.key.cookie);
             }
             return;
         };
         self.ask_peer(&mut trial);
         let outcome = trial.outcome.take();
-        let failure = self.failure_of(&trial, outcome.as_ref());
+        let failure = self.failure_of(&trial, outcome.as_deref());
         let masked = outcome
-            .as_ref()
+            .as_deref()
             .and_then(|outcome| masked(failure, outcome, true));
         self.counts.attempts.told += 1;
         if trial.parent.is_none() {
@@ -390,12 +389,17 @@ impl Core {
         out.push(Event::Attempt(attempt));
     }
 
-    fn saw_foreign(&mut self, tgid: Option<u32>) {
+    /// An exchange on the connection `cookie` was of a process that is no proxy. Of a bystander's
+    /// connections nothing is kept: it may have ten thousand that say no more.
+    fn saw_foreign(&mut self, tgid: Option<u32>, cookie: u64) {
         let enough = self.limits.bystander_exchanges;
         if self.processes.saw_foreign(tgid, enough)
             && let Some(tgid) = tgid
         {
             self.bystanders.push(tgid);
+        }
+        if self.processes.is_bystander(tgid, enough) {
+            self.connections.drop_idle(cookie);
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 use smol_str::SmolStr;
@@ -65,19 +66,19 @@ fn request_of(parsed: &httparse::Request<'_, '_>, bytes: &[u8]) -> Option<Reques
                 head.host = Some(text(field.value, HOST_BYTES));
             }
             10 if name.eq_ignore_ascii_case("request-id") => {
-                second_choice_id.get_or_insert_with(|| text(field.value, ID_BYTES));
+                second_choice_id.get_or_insert_with(|| id(field.value));
             }
             11 if name.eq_ignore_ascii_case("traceparent") => {
                 head.trace_id = trace_id(field.value);
             }
             12 if name.eq_ignore_ascii_case("x-request-id") => {
-                head.request_id = Some(text(field.value, ID_BYTES));
+                head.request_id = Some(id(field.value));
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
                 head.content_length = decimal(field.value);
             }
             16 if name.eq_ignore_ascii_case("x-correlation-id") => {
-                second_choice_id.get_or_insert_with(|| text(field.value, ID_BYTES));
+                second_choice_id.get_or_insert_with(|| id(field.value));
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 head.chunked = ends_in_chunked(field.value);
@@ -203,12 +204,12 @@ fn split_target(target: &str) -> (Option<&str>, &str) {
 }
 
 /// Trace id of a W3C `traceparent`: `version-traceid-parentid-flags`.
-fn trace_id(value: &[u8]) -> Option<SmolStr> {
-    let id = value.get(3..35).filter(|_| value.get(2) == Some(&b'-'))?;
-    let valid = id.iter().all(u8::is_ascii_hexdigit)
-        && id.iter().any(|digit| *digit != b'0')
+fn trace_id(value: &[u8]) -> Option<Arc<str>> {
+    let digits = value.get(3..35).filter(|_| value.get(2) == Some(&b'-'))?;
+    let valid = digits.iter().all(u8::is_ascii_hexdigit)
+        && digits.iter().any(|digit| *digit != b'0')
         && value.get(35) == Some(&b'-');
-    valid.then(|| text(id, 32))
+    valid.then(|| id(digits))
 }
 
 /// RFC 9110, 8.6: digits only; a value that does not fit is as good as none.
@@ -232,6 +233,10 @@ fn ends_in_chunked(value: &[u8]) -> bool {
 
 fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
+}
+
+fn id(value: &[u8]) -> Arc<str> {
+    Arc::from(text(value, ID_BYTES).as_str())
 }
 
 fn text(value: &[u8], limit: usize) -> SmolStr {

@@ -5,13 +5,14 @@
 pub(crate) mod scenario;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Attempt, Event, Failure, Request};
 use agent_core::observation::{
     ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase, RequestHead,
-    ResponseHead, Side, Socket, TlsHandshake, What,
+    ResponseHead, Seen, Side, Socket, TlsHandshake, What,
 };
 use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
@@ -264,14 +265,14 @@ impl Sock {
         exchange.end = None;
         exchange.status = 0;
         exchange.framing = Framing::Unknown;
-        exchange.first_byte = None;
-        exchange.head = None;
-        exchange.last_byte = None;
-        exchange.peer_fin = None;
+        exchange.first_byte = Seen::default();
+        exchange.head = Seen::default();
+        exchange.last_byte = Seen::default();
+        exchange.peer_fin = Seen::default();
         exchange.response_bytes = 0;
         exchange.head_bytes = 0;
         exchange.request_acked = 0;
-        let time = exchange.request.expect("a request was sent");
+        let time = exchange.request.get().expect("a request was sent");
         let head = RequestHead {
             method: method.into(),
             path: path.into(),
@@ -295,7 +296,8 @@ impl Sock {
         let mut exchange = x.exchange.clone();
         let time = exchange
             .head
-            .or(exchange.first_byte)
+            .get()
+            .or(exchange.first_byte.get())
             .expect("a response came");
         if exchange.end != Some(End::Complete) || exchange.last_byte > exchange.head {
             exchange.end = None;
@@ -324,6 +326,10 @@ impl Sock {
         )
     }
 
+    pub(crate) fn ignored(&self, at: f64) -> Observation {
+        self.what(at, What::Ignored)
+    }
+
     pub(crate) fn close(&self, at: f64) -> Observation {
         self.what(at, What::Close { talked: true })
     }
@@ -343,13 +349,13 @@ pub(crate) fn sent(index: u32, at: f64) -> Ex {
             end: None,
             framing: Framing::Unknown,
             status: 0,
-            request: Some(ms(at)),
-            request_last: Some(ms(at)),
-            first_byte: None,
-            head: None,
-            last_byte: None,
-            idle_since: None,
-            peer_fin: None,
+            request: Seen::told(ms(at)),
+            request_last: Seen::told(ms(at)),
+            first_byte: Seen::default(),
+            head: Seen::default(),
+            last_byte: Seen::default(),
+            idle_since: Seen::default(),
+            peer_fin: Seen::default(),
             request_bytes: 100,
             request_acked: 100,
             response_bytes: 0,
@@ -368,13 +374,13 @@ impl Ex {
     }
 
     pub(crate) fn idle_since(mut self, at: f64) -> Self {
-        self.exchange.idle_since = Some(ms(at));
+        self.exchange.idle_since = Seen::told(ms(at));
         self
     }
 
     /// On the errand of the client request `(cookie, index)`, touched `age_us` before.
     pub(crate) fn errand(mut self, cookie: u64, index: u32, age_us: u32) -> Self {
-        self.exchange.errand = Some(Errand {
+        self.exchange.errand = NonZero::new(cookie).map(|cookie| Errand {
             cookie,
             index,
             age_us,
@@ -393,9 +399,9 @@ impl Ex {
     pub(crate) fn head(mut self, status: u16, at: f64, framing: Framing) -> Self {
         self.exchange.status = status;
         self.exchange.framing = framing;
-        self.exchange.first_byte = Some(ms(at));
-        self.exchange.head = Some(ms(at));
-        self.exchange.last_byte = Some(ms(at));
+        self.exchange.first_byte = Seen::told(ms(at));
+        self.exchange.head = Seen::told(ms(at));
+        self.exchange.last_byte = Seen::told(ms(at));
         self.exchange.response_bytes = 200;
         self.exchange.head_bytes = 200;
         self
@@ -403,8 +409,8 @@ impl Ex {
 
     /// So many bytes of a head that is not complete.
     pub(crate) fn partial_head(mut self, bytes: u64, at: f64) -> Self {
-        self.exchange.first_byte = Some(ms(at));
-        self.exchange.last_byte = Some(ms(at));
+        self.exchange.first_byte = Seen::told(ms(at));
+        self.exchange.last_byte = Seen::told(ms(at));
         self.exchange.response_bytes = bytes;
         self
     }
@@ -412,7 +418,7 @@ impl Ex {
     /// `bytes` of body, the last at `at`.
     pub(crate) fn body(mut self, bytes: u64, at: f64) -> Self {
         self.exchange.response_bytes = 200 + bytes;
-        self.exchange.last_byte = Some(ms(at));
+        self.exchange.last_byte = Seen::told(ms(at));
         self
     }
 
@@ -422,14 +428,14 @@ impl Ex {
     }
 
     pub(crate) fn peer_fin(mut self, at: f64) -> Self {
-        self.exchange.peer_fin = Some(ms(at));
+        self.exchange.peer_fin = Seen::told(ms(at));
         self
     }
 }
 
 /// The errand of client request `(cookie, 0)`, touched just before.
 pub(crate) fn errand(cookie: u64) -> Option<Errand> {
-    Some(Errand {
+    NonZero::new(cookie).map(|cookie| Errand {
         cookie,
         index: 0,
         age_us: 100,
@@ -449,7 +455,7 @@ pub(crate) fn exchange_of(attempt: Vec<Observation>, code: u16, at: f64) -> Told
 /// The attempt's exchange on `u`, from its request to its end at `at`.
 pub(crate) fn attempt_of(u: &Sock, x: &Ex, at: f64) -> Vec<Observation> {
     let mut seen = vec![u.request(x, "POST", "/orders")];
-    if x.exchange.head.is_some() {
+    if x.exchange.head.get().is_some() {
         seen.push(u.response(x));
     }
     if x.exchange.end != Some(End::Complete) {

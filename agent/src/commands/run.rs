@@ -24,6 +24,7 @@ use crate::identity::conntrack::Translations;
 use crate::identity::kubernetes;
 use crate::incidents::Incidents;
 use crate::kernel::{Options, ProbeLog, Probes};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
 use crate::privileges::{self, Needs};
@@ -184,6 +185,7 @@ pub(super) fn run(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         settings.log_format,
         settings.probe_log.is_some(),
     );
+    memory::keep_little();
     // One thread does it all but writing the metrics: the pipeline is one task, and the
     // exporter only waits.
     tokio::runtime::Builder::new_current_thread()
@@ -207,7 +209,8 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         _ => None,
     };
     let probes = Probes::load(&options(settings, idle))?;
-    give_back_memory();
+    // Loading read all types of the kernel.
+    memory::give_back();
     for ability in probes
         .capabilities()
         .iter()
@@ -280,6 +283,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         },
     );
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
+    let trimming = tokio::spawn(memory::keep_giving_back());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "watching; metrics at /metrics, events at /api/v1/events, incidents at /api/v1/incidents");
 
     let stopped = async {
@@ -287,6 +291,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         tracing::info!(signal = name, "stopping: draining what is left");
         ready.store(false, Ordering::Relaxed);
         server.abort();
+        trimming.abort();
     };
     pipeline.run(asks, stopped).await;
     tracing::info!("stopped; the probes are detached");
@@ -332,16 +337,6 @@ fn give_up_rights(settings: &Settings, probes: &Probes) -> anyhow::Result<()> {
         tracing::warn!(%error, "no filter for system calls (seccomp): the agent goes on without it");
     }
     Ok(())
-}
-
-/// Loading reads all types of the kernel, tens of megabytes that are free by now and that
-/// glibc would keep for later.
-fn give_back_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim only returns free memory to the kernel; it may be called at any time.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Ready when the process is asked to end; its value is the signal's name.

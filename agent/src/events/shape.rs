@@ -178,6 +178,10 @@ pub struct AttemptShape {
     /// Who is behind that, else behind the upstream's.
     #[serde(default)]
     pub peer: PlaceShape,
+    /// How many endpoints of the Kubernetes Service were ready when this was told, where a connect
+    /// to its own address failed; null otherwise, and where that is not known.
+    #[serde(default)]
+    pub ready_endpoints: Option<usize>,
     /// How it was joined to its request.
     pub join: String,
     /// How sure it is that it was made for this request; null when its request is not known.
@@ -371,8 +375,8 @@ impl HeadShape {
             method: head.map(|head| head.method.to_string()),
             path: head.map(|head| head.path.to_string()),
             host: head.and_then(|head| head.host.as_ref().map(SmolStr::to_string)),
-            request_id: head.and_then(|head| head.request_id.as_ref().map(SmolStr::to_string)),
-            trace_id: head.and_then(|head| head.trace_id.as_ref().map(SmolStr::to_string)),
+            request_id: head.and_then(|head| head.request_id.as_deref().map(str::to_owned)),
+            trace_id: head.and_then(|head| head.trace_id.as_deref().map(str::to_owned)),
         }
     }
 }
@@ -444,6 +448,7 @@ mod tests {
         "upstream": "10.0.3.17:8080",
         "endpoint": null,
         "peer": {"container": null, "namespace": null, "workload": null, "pod": null, "service": null},
+        "ready_endpoints": null,
         "join": "errand",
         "join_certainty": "proof",
         "reused": true,

@@ -95,6 +95,11 @@ impl Teller {
                 .find(|attempt| has_failed(attempt))
                 .and_then(|attempt| Some((attempt.failure?, Some(attempt)))),
         };
+        let ready = |attempt: &Arc<Attempt>| {
+            let mut all = attempts.iter();
+            let at = all.position(|other| Arc::ptr_eq(other, attempt))?;
+            whereabouts.upstreams.get(at)?.ready_endpoints
+        };
         let words = fault.and_then(|(failure, attempt)| {
             let evidence = attempt.map(|attempt| &attempt.evidence);
             self.words(&proxy.name, failure, evidence, outcome)
@@ -129,7 +134,7 @@ impl Teller {
             masked,
             upstream: told.map(|attempt| names::address(&attempt.upstream)),
             words,
-            fix: fault.map(|(failure, _)| fix(failure)),
+            fix: fault.map(|(failure, attempt)| fix(failure, attempt.and_then(ready))),
             origin_cause: origin.map(word),
             request_seconds: *seconds,
             complete: *complete,
@@ -196,7 +201,11 @@ impl Teller {
             masked,
             evidence,
         } = attempt;
-        let Peer { place, endpoint } = peer;
+        let Peer {
+            place,
+            endpoint,
+            ready_endpoints,
+        } = peer;
         let FailureShape {
             cause,
             certainty,
@@ -207,6 +216,7 @@ impl Teller {
             upstream: names::address(upstream),
             endpoint: endpoint.map(|endpoint| endpoint.to_string()),
             peer: PlaceShape::new(place),
+            ready_endpoints: *ready_endpoints,
             join: word(*join),
             join_certainty: join_certainty.map(word),
             reused: *reused,
@@ -218,7 +228,7 @@ impl Teller {
             masked: *masked,
             words: failure
                 .and_then(|failure| self.words(&proxy.name, failure, Some(evidence), outcome)),
-            fix: failure.map(fix),
+            fix: failure.map(|failure| fix(failure, *ready_endpoints)),
             code: *code,
             connect_seconds: *connect_seconds,
             first_byte_seconds: *first_byte_seconds,
@@ -266,6 +276,15 @@ fn as_read(failure: Failure, evidence: Option<&Evidence>) -> Failure {
     }
 }
 
-fn fix(failure: Failure) -> String {
-    knowledge::of(failure.cause).fix.to_owned()
+/// The usual fix; another one where the Service had no endpoint that was ready.
+fn fix(failure: Failure, ready_endpoints: Option<usize>) -> String {
+    let nobody_there = matches!(
+        failure.cause,
+        Cause::ConnectRefused | Cause::ConnectTimeout | Cause::HostUnreachable
+    );
+    let fix = match ready_endpoints {
+        Some(0) if nobody_there => knowledge::NO_READY_ENDPOINT,
+        _ => knowledge::of(failure.cause).fix,
+    };
+    fix.to_owned()
 }

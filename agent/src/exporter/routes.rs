@@ -1,7 +1,6 @@
 //! What is answered to which request.
 
 use std::convert::Infallible;
-use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -116,13 +115,12 @@ async fn metrics(request: &Request<Incoming>, service: &Service) -> Answer {
     catch_up(service).await;
     let registry = Arc::clone(&service.registry);
     let written = spawn_blocking(move || -> anyhow::Result<Vec<u8>> {
-        let plain = format.write(&registry)?;
         if !gzip {
-            return Ok(plain);
+            return Ok(format.to_vec(&registry)?);
         }
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(&plain)?;
-        Ok(encoder.finish()?)
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        format.write(&registry, &mut packed)?;
+        Ok(packed.finish()?)
     })
     .await;
 

@@ -167,7 +167,17 @@ impl Locator {
         Peer {
             place: self.place(attempt, ends, processes),
             endpoint: ends.is_translated.then_some(ends.server),
+            ready_endpoints: self.ready_endpoints(attempt, ends),
         }
+    }
+
+    /// Whether anybody could have answered: of Services whose connects fail and that are not known to
+    /// have led to an endpoint.
+    fn ready_endpoints(&self, attempt: &Attempt, ends: Ends) -> Option<usize> {
+        let failure = attempt.failure?;
+        let directory = self.directory.as_ref()?;
+        let asks = failure.phase == Phase::Connect && !ends.is_translated;
+        asks.then(|| directory.ready_endpoints(ends.asked))?
     }
 
     fn place(&mut self, attempt: &Attempt, ends: Ends, processes: &Processes) -> Place {

@@ -46,6 +46,9 @@ pub struct Peer {
     pub place: Place,
     /// The address that the kernel put in place of the upstream's, where it did and that is known.
     pub endpoint: Option<SocketAddr>,
+    /// Of an attempt that failed to connect to a Service's own address: how many of its endpoints
+    /// were ready when it was told.
+    pub ready_endpoints: Option<usize>,
 }
 
 impl Whereabouts {

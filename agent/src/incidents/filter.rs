@@ -303,6 +303,7 @@ mod tests {
             upstreams: vec![Peer {
                 place,
                 endpoint: Some("10.244.1.7:8080".parse().unwrap()),
+                ready_endpoints: None,
             }],
             ..Whereabouts::default()
         };

@@ -40,12 +40,9 @@ fn head(head: Option<&RequestHead>) -> usize {
         content_length: _,
         chunked: _,
     } = head;
-    let optional = [host, request_id, trace_id];
-    let words = [Some(method), Some(path)].into_iter();
-    let words = words.chain(optional.map(Option::as_ref)).flatten();
-    // What is short is kept in place.
-    words
-        .filter(|word| word.is_heap_allocated())
-        .map(SmolStr::len)
-        .sum()
+    // What is short is kept in place, but ids are not.
+    let words = [Some(method), Some(path), host.as_ref()].into_iter();
+    let words = words.flatten().filter(|word| word.is_heap_allocated());
+    let ids = [request_id, trace_id].into_iter().flatten();
+    words.map(SmolStr::len).sum::<usize>() + ids.map(|id| id.len()).sum::<usize>()
 }

@@ -7,7 +7,7 @@
 //! pinned.
 //!
 //! Reading order: `catalog` (which programs there are and what each is for), `attaching`, this
-//! file, `cgroup`, [`survey`](fn@survey).
+//! file, `ring`, `cgroup`, [`survey`](fn@survey).
 
 mod attaching;
 #[cfg(test)]
@@ -17,6 +17,7 @@ mod cgroup;
 mod costs;
 mod kernel_types;
 mod reset_reasons;
+mod ring;
 mod survey;
 
 use std::os::fd::AsFd;
@@ -28,13 +29,14 @@ use agent_wire::attention;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
 use catalog::{Flows, Way};
 use kernel_types::Known;
+use ring::Ring;
 
 pub use attaching::{Capability, Verified};
 pub use cgroup::version_2;
@@ -145,7 +147,7 @@ pub enum KernelError {
         /// Which.
         name: &'static str,
         /// Why.
-        source: aya::maps::MapError,
+        source: MapError,
     },
     /// A needed program was refused.
     #[error("the kernel refuses the program {name}: {reason}")]
@@ -163,10 +165,10 @@ pub enum KernelError {
 /// The loaded, attached probes. Dropping detaches them.
 pub struct Probes {
     ebpf: Ebpf,
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
     tallies: PerCpuArray<MapData, u64>,
     attention: HashMap<MapData, u32, u8>,
-    parkings: Array<MapData, u64>,
+    listings: Array<MapData, u64>,
     capabilities: Vec<Capability>,
     uses_tracepoints: bool,
     why_tracepoints: Option<String>,
@@ -185,7 +187,7 @@ impl Probes {
         let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
         let capabilities = attaching::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
         let whole_since = clock::monotonic();
-        let ring: RingBuf<MapData> = take_map(&mut ebpf, "RING")?;
+        let ring = open_ring(&mut ebpf)?;
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
         // which is what `register` asks of its I/O object.
         let ring = unsafe { AsyncFd::register(ring) };
@@ -196,7 +198,7 @@ impl Probes {
             ring: ring.map_err(|error| KernelError::Watch(error.into()))?,
             tallies: take_map(&mut ebpf, "TALLIES")?,
             attention: take_map(&mut ebpf, "ATTENTION")?,
-            parkings: take_map(&mut ebpf, "PARKINGS")?,
+            listings: take_map(&mut ebpf, "LISTINGS")?,
             capabilities,
             uses_tracepoints: way.uses_tracepoints(),
             why_tracepoints,
@@ -239,15 +241,8 @@ impl Probes {
     }
 
     /// Hands waiting records to `each`, oldest first and `at_most` so many; how many there were.
-    pub fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
-        let ring = self.ring.get_mut();
-        let mut count = 0;
-        while count < at_most
-            && let Some(record) = ring.next()
-        {
-            each(&record);
-            count += 1;
-        }
+    pub fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize {
+        let count = self.ring.get_mut().drain(at_most, each);
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
@@ -285,8 +280,8 @@ impl Probes {
         costs::maps(&self.ebpf)
     }
 
-    /// Tells the kernel side how to attend to the sockets of a process. One that is ignored: those
-    /// that it opens or first reads from now on; one that is parked: from the next request on each.
+    /// Tells the kernel side how to attend to the sockets of a process: those that it opens from now on,
+    /// or, where it is to be ignored, first reads; and others from the next request in clear text on each.
     ///
     /// # Errors
     /// The list is full.
@@ -304,12 +299,10 @@ impl Probes {
         self.attention
             .insert(tgid, code, 0)
             .map_err(map("ATTENTION"))?;
-        if attention == Attention::Park {
-            let number = self.parkings.get(&0, 0).map_err(map("PARKINGS"))?;
-            self.parkings
-                .set(0, number.wrapping_add(1), 0)
-                .map_err(map("PARKINGS"))?;
-        }
+        let number = self.listings.get(&0, 0).map_err(map("LISTINGS"))?;
+        self.listings
+            .set(0, number.wrapping_add(1), 0)
+            .map_err(map("LISTINGS"))?;
         Ok(())
     }
 }
@@ -376,15 +369,34 @@ fn load_object_logging(
 
 fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
 where
-    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    T: TryFrom<Map, Error = MapError>,
 {
-    let map = ebpf.take_map(name).ok_or(KernelError::Map {
+    let map = ebpf.take_map(name).ok_or_else(|| no_such_map(name))?;
+    T::try_from(map).map_err(|source| KernelError::Map { name, source })
+}
+
+fn open_ring(ebpf: &mut Ebpf) -> Result<Ring, KernelError> {
+    const NAME: &str = "RING";
+    let Some(Map::RingBuf(map)) = ebpf.take_map(NAME) else {
+        return Err(no_such_map(NAME));
+    };
+    // As it was made: it has a page at least, which may be larger than what was asked for.
+    let info = map
+        .info()
+        .map_err(|source| KernelError::Map { name: NAME, source })?;
+    let bytes = info.max_entries();
+    let own = map.fd().as_fd().try_clone_to_owned();
+    own.and_then(|own| Ring::new(own, bytes as usize))
+        .map_err(KernelError::Watch)
+}
+
+fn no_such_map(name: &'static str) -> KernelError {
+    KernelError::Map {
         name,
-        source: aya::maps::MapError::InvalidName {
+        source: MapError::InvalidName {
             name: name.to_owned(),
         },
-    })?;
-    T::try_from(map).map_err(|source| KernelError::Map { name, source })
+    }
 }
 
 /// True when an error chain ends in EPERM or EACCES.

@@ -5,6 +5,7 @@
 //! exporter's.
 
 use std::fmt::{self, Write};
+use std::io::{self, BufWriter, Write as _};
 
 use prometheus_client::encoding::{prometheus_protobuf, text};
 use prometheus_client::registry::Registry;
@@ -30,7 +31,13 @@ pub enum ExpositionError {
     /// A message refused.
     #[error("cannot write the metrics as protobuf: {0}")]
     Protobuf(#[from] prometheus_protobuf::EncodeError),
+    /// Nobody takes it.
+    #[error("cannot write the metrics: {0}")]
+    Output(#[from] io::Error),
 }
+
+/// Bytes handed on at once. Fewer: whoever packs them is called for every word. More: memory for nothing.
+const CHUNK_BYTES: usize = 32 << 10;
 
 impl Format {
     /// Value of `Content-Type`.
@@ -44,49 +51,114 @@ impl Format {
         }
     }
 
-    /// Writes the registry.
+    /// Writes the registry to `out`, text as it is encoded: of a thousand upstreams that is eleven
+    /// megabytes, which need not be anywhere as a whole. Protobuf is made as a whole.
+    ///
+    /// # Errors
+    /// A metric that cannot be encoded; `out` fails.
+    pub fn write(self, registry: &Registry, out: impl io::Write) -> Result<(), ExpositionError> {
+        let mut out = Output {
+            bytes: BufWriter::with_capacity(CHUNK_BYTES, out),
+            failure: None,
+        };
+        let encoded = match self {
+            Self::Protobuf => {
+                out.bytes
+                    .write_all(&prometheus_protobuf::encode_to_vec(registry)?)?;
+                Ok(())
+            }
+            Self::OpenMetrics => text::encode(&mut out, registry),
+            Self::Text => text::encode_registry(&mut PlainText::new(&mut out), registry),
+        };
+        if let Some(failure) = out.failure {
+            return Err(failure.into());
+        }
+        encoded?;
+        // Not by way of `flush`, which would have a packer end a block.
+        out.bytes
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        Ok(())
+    }
+
+    /// The same as bytes in memory.
     ///
     /// # Errors
     /// A metric that cannot be encoded.
-    pub fn write(self, registry: &Registry) -> Result<Vec<u8>, ExpositionError> {
-        match self {
-            Self::Protobuf => Ok(prometheus_protobuf::encode_to_vec(registry)?),
-            Self::OpenMetrics => {
-                let mut out = String::new();
-                text::encode(&mut out, registry)?;
-                Ok(out.into_bytes())
-            }
-            Self::Text => {
-                let mut open = String::new();
-                text::encode_registry(&mut open, registry)?;
-                Ok(to_plain_text(&open)?.into_bytes())
-            }
-        }
+    pub fn to_vec(self, registry: &Registry) -> Result<Vec<u8>, ExpositionError> {
+        let mut bytes = Vec::new();
+        self.write(registry, &mut bytes)?;
+        Ok(bytes)
     }
 }
 
-/// OpenMetrics to text 0.0.4: there a counter's family is called as its series are, with
+/// Text on its way to bytes.
+struct Output<W: io::Write> {
+    bytes: BufWriter<W>,
+    /// Why a write failed: an error of formatting does not say.
+    failure: Option<io::Error>,
+}
+
+impl<W: io::Write> Write for Output<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.bytes.write_all(text.as_bytes()).map_err(|failure| {
+            self.failure = Some(failure);
+            fmt::Error
+        })
+    }
+}
+
+/// OpenMetrics on its way to text 0.0.4: there a counter's family is called as its series are, with
 /// `_total`, and there are no units and no exemplars.
-fn to_plain_text(open: &str) -> Result<String, fmt::Error> {
-    let mut out = String::with_capacity(open.len());
-    let mut help = None;
-    for line in open.lines() {
+struct PlainText<W> {
+    out: W,
+    /// The line so far.
+    line: String,
+    /// What a family is for, which waits for its type.
+    help: Option<String>,
+}
+
+impl<W: Write> PlainText<W> {
+    fn new(out: W) -> Self {
+        Self {
+            out,
+            line: String::new(),
+            help: None,
+        }
+    }
+
+    fn end_line(&mut self) -> fmt::Result {
+        let Self { out, line, help } = self;
         if let Some(rest) = line.strip_prefix("# HELP ") {
-            // Its name waits for the type.
-            help = rest.split_once(' ');
+            *help = rest.split_once(' ').map(|(_, help)| help.to_owned());
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').ok_or(fmt::Error)?;
             let suffix = if kind == "counter" { "_total" } else { "" };
-            if let Some((_, help)) = help.take() {
+            if let Some(help) = help.take() {
                 writeln!(out, "# HELP {name}{suffix} {}", help.replace("\\\"", "\""))?;
             }
             writeln!(out, "# TYPE {name}{suffix} {kind}")?;
         } else if !line.starts_with('#') {
-            out.push_str(without_exemplar(line));
-            out.push('\n');
+            writeln!(out, "{}", without_exemplar(line))?;
         }
+        line.clear();
+        Ok(())
     }
-    Ok(out)
+}
+
+impl<W: Write> Write for PlainText<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive('\n') {
+            match piece.strip_suffix('\n') {
+                Some(end) => {
+                    self.line.push_str(end);
+                    self.end_line()?;
+                }
+                None => self.line.push_str(piece),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Cuts ` # {…} …` after the sample, and not inside a label's value.
@@ -107,20 +179,26 @@ fn without_exemplar(line: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{to_plain_text, without_exemplar};
+    use std::fmt::Write;
+
+    use super::{PlainText, without_exemplar};
+
+    const PLAIN: &str = "# HELP a_b_total A \"b\".\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 2\n\
+             # HELP g G.\n# TYPE g gauge\ng 1\n";
 
     #[test]
     fn plain_text_names_a_counter_as_its_series() {
         let open = "# HELP a_b A \\\"b\\\".\n# TYPE a_b counter\na_b_total{x=\"1\"} 2 # {trace_id=\"t\"} 1 1.5\n\
                     # HELP g G.\n# TYPE g gauge\n# UNIT g seconds\ng 1\n";
 
-        let plain = to_plain_text(open).unwrap();
-
-        assert_eq!(
-            plain,
-            "# HELP a_b_total A \"b\".\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 2\n\
-             # HELP g G.\n# TYPE g gauge\ng 1\n"
-        );
+        // Wherever it is cut on its way.
+        for at in 0..open.len() {
+            let mut plain = String::new();
+            let mut writer = PlainText::new(&mut plain);
+            writer.write_str(&open[..at]).unwrap();
+            writer.write_str(&open[at..]).unwrap();
+            assert_eq!(plain, PLAIN);
+        }
     }
 
     #[test]

@@ -215,14 +215,17 @@ fn the_agent_leaves_itself_and_excluded_processes_alone() {
     let myself = std::process::id();
     let name = std::env::current_exe().unwrap();
     let name = name.file_name().unwrap().to_str().unwrap();
-    let settings = Settings::parse(&format!("exclude_processes = [\"{name}\"]")).unwrap();
-    let (mut pipeline, _) = pipeline(vec![close(myself)], &settings);
-    let ignore = (myself, Attention::Ignore);
-    assert_eq!(pipeline.source.told, [ignore]);
+    let excluded = format!("exclude_processes = [\"{name}\"]");
+    for settings in ["", excluded.as_str()] {
+        let settings = Settings::parse(settings).unwrap();
+        let (mut pipeline, _) = pipeline(vec![close(myself)], &settings);
+        let ignore = (myself, Attention::Ignore);
+        assert_eq!(pipeline.source.told, [ignore]);
 
-    pipeline.round();
+        pipeline.round();
 
-    assert_eq!(pipeline.source.told, [ignore, ignore]);
+        assert_eq!(pipeline.source.told, [ignore, ignore]);
+    }
 }
 
 #[test]
@@ -351,7 +354,7 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         .run(asks, std::future::ready(()))
         .await;
 
-    let text = String::from_utf8(Format::Text.write(&registry).unwrap()).unwrap();
+    let text = String::from_utf8(Format::Text.to_vec(&registry).unwrap()).unwrap();
     for series in [
         "why502_gateway_responses_total{proxy=\"nginx\",code=\"502\"} 1",
         "why502_gateway_errors_total{proxy=\"nginx\",code=\"502\",cause=\"connect_refused\",\
@@ -428,7 +431,7 @@ async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
     Pipeline::new(source, &settings, sinks)
         .run(asks, std::future::ready(()))
         .await;
-    let text = String::from_utf8(Format::Text.write(&registry).unwrap()).unwrap();
+    let text = String::from_utf8(Format::Text.to_vec(&registry).unwrap()).unwrap();
     let event: serde_json::Value = serde_json::from_slice(&reader.next().await.unwrap()).unwrap();
     (text, event["certainty"].clone())
 }

@@ -11,6 +11,9 @@ use e2e::faults::expected::Table;
 use e2e::faults::{MODES, Mode};
 use e2e::proxies::Kind;
 
+/// Columns before those of the proxies.
+const BEFORE_CELLS: usize = 4;
+
 /// Marks a wrong cell.
 const WRONG: &str = "**WRONG**";
 
@@ -104,8 +107,6 @@ fn reasons(verdicts: &Verdicts, kind: Kind) -> BTreeMap<&'static str, Vec<&'stat
 
 /// Lines of the page that are not as committed, but for cells that were wrong and those that
 /// are right by now.
-///
-/// Some depend on timing, so that a few may be: a guess, or less certainty. See [`is_false`].
 pub(crate) fn worse(committed: &str, page: &str) -> Vec<String> {
     let mut worse = Vec::new();
     let mut old = committed.lines().filter(|line| is_told(line));
@@ -122,6 +123,23 @@ pub(crate) fn worse(committed: &str, page: &str) -> Vec<String> {
         }
     }
     worse
+}
+
+/// Modes whose cell of this proxy is wrong and was not.
+pub(crate) fn became_wrong(committed: &str, verdicts: &Verdicts, kind: Kind) -> Vec<&'static Mode> {
+    let column = Kind::ALL.iter().position(|one| *one == kind);
+    let was_wrong = |mode: &Mode| {
+        let name = format!("| {}", mode.name);
+        let row = committed.lines().map(cells).find(|row| row[0] == name);
+        let cell = row
+            .zip(column)
+            .and_then(|(row, at)| row.get(BEFORE_CELLS + at).copied());
+        cell.is_some_and(|cell| cell.contains(WRONG))
+    };
+    let is_wrong =
+        |mode: &Mode| matches!(verdicts.get(&(kind, mode.name)), Some(Verdict::Wrong(_)));
+    let became = |mode: &&Mode| is_wrong(mode) && !was_wrong(mode);
+    MODES.iter().filter(became).collect()
 }
 
 /// A cell that names a wrong cause as proof or strong.
@@ -154,6 +172,21 @@ fn without_fault(cell: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_played_again_is_what_became_wrong() {
+        let table = Table::read();
+        let wrong = |kind| ((kind, MODES[0].name), Verdict::Wrong("200 ok".to_owned()));
+        let [first, second, ..] = Kind::ALL;
+        let page = page(&table, &Verdicts::from([wrong(first)]));
+        let verdicts = Verdicts::from([wrong(first), wrong(second)]);
+        let names = |kind| {
+            let modes = became_wrong(&page, &verdicts, kind);
+            modes.iter().map(|mode| mode.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(first), Vec::<&str>::new());
+        assert_eq!(names(second), [MODES[0].name]);
+    }
 
     #[test]
     fn a_cell_that_became_wrong_is_worse_and_one_that_became_right_is_not() {

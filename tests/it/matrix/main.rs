@@ -13,11 +13,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use e2e::agent::{Agent, Events};
-use e2e::faults::MODES;
 use e2e::faults::expected::{Table, code};
 use e2e::faults::observed::Told;
-use e2e::faults::play::{Played, lacks, play_all};
+use e2e::faults::play::{Played, lacks, play_these};
 use e2e::faults::stage::Stage;
+use e2e::faults::{MODES, Mode};
 use e2e::load::runtime;
 use e2e::process::need_root;
 use e2e::proxies::{Kind, Proxy};
@@ -27,8 +27,13 @@ use coverage::{Verdict, Verdicts};
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(40);
 
-/// Rows that may be worse than what is written down, for they depend on timing: one in fifteen.
-const UNSTEADY: usize = 6;
+/// How often cells that became wrong are played again, those of a proxy by themselves, before they
+/// count: some depend on timing. Fewer: a busy machine fails. More: what goes wrong now and then passes.
+const AGAIN: usize = 2;
+
+/// Cells that may be played again. More: what goes wrong only beside others, as all do in the first run,
+/// is not seen.
+const UNSTEADY: usize = 4;
 
 /// No event for so long, and what was not told will not be. Too short: events that come with
 /// the end of a connection are missed, such as that of Varnish, which goes on sending for 11 s.
@@ -43,49 +48,63 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
     let mut verdicts = Verdicts::new();
     for kind in Kind::ALL {
         if one.as_deref().is_none_or(|one| one == kind.name()) {
-            judge(kind, &table, &mut verdicts);
+            judge(kind, MODES.iter().collect(), "first", &table, &mut verdicts);
         }
     }
-
     if one.is_some() {
         return;
     }
+    let committed = fs::read_to_string(coverage::path()).unwrap_or_default();
+    let blesses = std::env::var_os("WHY502_BLESS").is_some();
+    for again in 0..=AGAIN {
+        let page = coverage::page(&table, &verdicts);
+        let rows_false: Vec<&str> = page.lines().filter(|row| coverage::is_false(row)).collect();
+        assert!(
+            rows_false.is_empty(),
+            "a wrong cause is told for sure:\n{}",
+            rows_false.join("\n")
+        );
+        let became_wrong = Kind::ALL.map(|kind| {
+            let modes = coverage::became_wrong(&committed, &verdicts, kind);
+            (kind, modes)
+        });
+        let count: usize = became_wrong.iter().map(|(_, modes)| modes.len()).sum();
+        assert!(blesses || count <= UNSTEADY, "{count} cells became wrong");
+        if again == AGAIN {
+            break;
+        }
+        for (kind, modes) in became_wrong {
+            if !modes.is_empty() {
+                println!("{kind} again:");
+                judge(kind, modes, &format!("again{again}"), &table, &mut verdicts);
+            }
+        }
+    }
     let page = coverage::page(&table, &verdicts);
-    let rows_false: Vec<&str> = page.lines().filter(|row| coverage::is_false(row)).collect();
-    assert!(
-        rows_false.is_empty(),
-        "a wrong cause is told for sure:\n{}",
-        rows_false.join("\n")
-    );
-    if std::env::var_os("WHY502_BLESS").is_some() {
+    if blesses {
         fs::write(coverage::path(), page).expect("docs/coverage.md is written");
         return;
     }
-    let committed = fs::read_to_string(coverage::path()).unwrap_or_default();
-    let worse = coverage::worse(&committed, &page);
-    let text = worse.join("\n");
-    println!(
-        "{} rows are worse than in docs/coverage.md:\n{text}",
-        worse.len()
-    );
+    let worse = coverage::worse(&committed, &page).join("\n");
     assert!(
-        worse.len() <= UNSTEADY,
-        "docs/coverage.md is stale; WHY502_BLESS=1 writes it anew:\n{text}"
+        worse.is_empty(),
+        "docs/coverage.md is stale; WHY502_BLESS=1 writes it anew:\n{worse}"
     );
 }
 
-/// Plays all modes at one proxy and prints a line for each.
-fn judge(kind: Kind, table: &Table, verdicts: &mut Verdicts) {
+/// Plays these modes at one proxy and prints a line for each.
+fn judge(kind: Kind, modes: Vec<&'static Mode>, run: &str, table: &Table, verdicts: &mut Verdicts) {
     let stage = Stage::build();
     let agent = Agent::start_as(kind.name(), &[]);
     let events = agent.events();
     let proxy = Proxy::start(kind, &stage.groups);
-    let run = std::process::id().to_string();
+    let run = format!("{}-{run}", std::process::id());
 
-    let played = runtime().block_on(play_all(&proxy, &stage, &run));
+    let played = play_these(&proxy, &stage, modes.iter().copied(), &run);
+    let played = runtime().block_on(played);
     let told = all_told(&events, &played);
 
-    for mode in MODES {
+    for mode in modes {
         let lacks = lacks(&proxy, &stage, mode);
         assert!(
             table.row(mode.name).is_applicable(kind) == lacks.is_none(),

@@ -98,6 +98,12 @@ pub struct Attempt {
     /// Who is behind it.
     #[serde(default)]
     pub peer: Peer,
+    /// Of a Service that could not be connected to, the endpoints that are ready.
+    #[serde(default)]
+    pub ready_endpoints: Option<usize>,
+    /// The usual fix.
+    #[serde(default)]
+    pub fix: Option<String>,
     /// How it was joined to its request.
     pub join: Option<String>,
     /// How sure that is.

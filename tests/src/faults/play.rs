@@ -38,15 +38,25 @@ pub struct Played {
     pub outcomes: Vec<Outcome>,
 }
 
-/// Plays all modes that the proxy can have: quick ones one after the other, slow ones beside
-/// each other. `run` makes the paths of this run its own.
+/// Plays all modes that the proxy can have, see [`play_these`].
 pub async fn play_all(proxy: &Proxy, stage: &Stage, run: &str) -> Vec<Played> {
+    play_these(proxy, stage, MODES.iter(), run).await
+}
+
+/// Plays those of the modes that the proxy can have: quick ones one after the other, slow ones
+/// beside each other. `run` makes the paths of this run its own.
+pub async fn play_these(
+    proxy: &Proxy,
+    stage: &Stage,
+    modes: impl Iterator<Item = &'static Mode>,
+    run: &str,
+) -> Vec<Played> {
     let able = |mode: &&Mode| lacks(proxy, stage, mode).is_none();
+    let (slow, quick): (Vec<_>, Vec<_>) = modes.filter(able).partition(|mode| mode.slow);
     let mut played = Vec::new();
-    for mode in MODES.iter().filter(|mode| !mode.slow).filter(able) {
+    for mode in quick {
         played.push(play(proxy, stage, mode, run).await);
     }
-    let slow: Vec<&Mode> = MODES.iter().filter(|mode| mode.slow).filter(able).collect();
     for beside in slow.chunks(BESIDE) {
         // Apart in time, or their timers run out together, and whose attempt was whose is a
         // matter for another test.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::contender::Contender;
-use super::cost::Memory;
+use super::cost::{Machine, Memory};
 use super::proxy::Proxy;
 use super::report::{Setting, Spread};
 use super::wrk::Load;
@@ -43,6 +43,8 @@ struct Turn {
     requests: u64,
     requests_per_second: f64,
     p99_us: f64,
+    /// Of all processes, and of the kernel.
+    machine: Machine,
     /// Of the program that watches, not of what it makes the kernel do for others.
     cpu_seconds: f64,
     memory: Memory,
@@ -61,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let (agent, _tracefs) = super::ready(&[setup::TCPDUMP, setup::BPFTRACE, setup::MTAIL])?;
     let scratch = Scratch::new("bench")?;
-    let proxy = Proxy::start(scratch.path())?;
+    let proxy = Proxy::start(scratch.path(), 1)?;
     let load = Load {
         address: proxy.address(),
         connections: *connections,
@@ -88,17 +90,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for watching in order {
             let program = watching.start(&agent, &proxy)?;
             let before = program.cpu_seconds();
+            let earlier = Machine::so_far()?;
             let loaded = Load {
                 path: watching.path(),
                 ..load
             }
             .run()?;
+            let machine = Machine::so_far()?.since(earlier);
             turns.push(Turn {
                 round,
                 watching,
                 requests: loaded.requests,
                 requests_per_second: loaded.per_second,
                 p99_us: loaded.p99_us,
+                machine,
                 cpu_seconds: program.cpu_seconds() - before,
                 memory: program.memory()?,
             });
@@ -134,10 +139,12 @@ Written by `cargo xtask bench compare`; every turn is in `compare.json`.
 {setting} {rounds} rounds; in each of them every way had its turn, in changing order, and the
 ratio is to the turn of the same round in which nothing watched. One nginx worker as proxy, one as
 application, keep-alive on both sides, answers of about 100 bytes; client, proxy and application
-share the CPUs with what watches. The last three columns are of the program that watches alone.
+share the CPUs with what watches. CPU for a request is that of all of them together, the kernel's
+among it; CPUs are idle where they have to wait for each other. The last three columns are of the
+program that watches alone, the agent having been scraped at the end.
 
-| what watches | requests/s | ratio: median | least | most | CPU per 1,000 requests/s, mCPU | memory, MB | peak |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| what watches | requests/s | ratio: median | least | most | CPU for a request, us | CPUs idle, % | its CPU per 1,000 requests/s, mCPU | memory, MB | peak |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 "
     );
     for watching in Contender::ALL {
@@ -148,12 +155,14 @@ share the CPUs with what watches. The last three columns are of the program that
         let ratio =
             Spread::of((1..=rounds).map(|n| rate(n, watching) / rate(n, Contender::Nothing)));
         text += &format!(
-            "| {} | {:.0} | {:.3} | {:.3} | {:.3} | {:.2} | {:.1} | {:.1} |\n",
+            "| {} | {:.0} | {:.3} | {:.3} | {:.3} | {:.1} | {:.1} | {:.2} | {:.1} | {:.1} |\n",
             watching.title(),
             of(|turn| turn.requests_per_second),
             ratio.median,
             ratio.least,
             ratio.most,
+            of(|turn| turn.machine.busy / turn.requests as f64 * 1e6),
+            of(|turn| turn.machine.idle / (turn.machine.busy + turn.machine.idle) * 100.0),
             of(|turn| turn.cpu_seconds / turn.requests as f64 * 1e6),
             of(|turn| turn.memory.now as f64 / 1e6),
             of(|turn| turn.memory.peak as f64 / 1e6),

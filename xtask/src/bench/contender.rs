@@ -24,6 +24,8 @@ pub(super) enum Contender {
     Nothing,
     /// The agent, whose probes return at once.
     Idle,
+    /// The agent, told to leave every process alone: what a host pays where there is no proxy.
+    Excluded,
     /// The agent.
     Agent,
     /// A capture that is thrown away.
@@ -75,9 +77,10 @@ counter seconds_total by upstream
 
 impl Contender {
     /// All, the first being what the others are compared with.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Nothing,
         Self::Idle,
+        Self::Excluded,
         Self::Agent,
         Self::Tcpdump,
         Self::Bpftrace,
@@ -90,6 +93,7 @@ impl Contender {
         match self {
             Self::Nothing => "nothing",
             Self::Idle => "the same probes, which return at once",
+            Self::Excluded => "why502, all processes excluded",
             Self::Agent => "why502",
             Self::Tcpdump => "`tcpdump -i lo -w /dev/null tcp port ...`",
             Self::Bpftrace => "a bpftrace script that counts status lines",
@@ -118,6 +122,11 @@ impl Contender {
         match self {
             Self::Nothing | Self::AccessLog => Ok(Watching::Nothing),
             Self::Idle => with(&["--idle-probes"]),
+            Self::Excluded => {
+                let application = Proxy::application();
+                let names = ["nginx", "wrk", &application];
+                with(&names.map(|name| ["--exclude-process", name]).concat())
+            }
             Self::Agent => with(&[]),
             Self::Tcpdump => {
                 let mut tcpdump = Command::new("tcpdump");
@@ -197,8 +206,16 @@ impl Watching {
         self.pid().map_or(0.0, |pid| cost::cpu_seconds(&[pid]))
     }
 
-    /// Its memory; none of nothing.
+    /// How often one of its threads that waited went on, so far.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.pid().map_or(0, cost::wakeups)
+    }
+
+    /// Its memory, the agent's when it has been scraped; none of nothing.
     pub(super) fn memory(&self) -> Result<Memory> {
+        if let Self::Agent(agent) = self {
+            agent.scrape()?;
+        }
         self.pid().map_or(Ok(Memory::default()), cost::memory)
     }
 

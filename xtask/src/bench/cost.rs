@@ -21,6 +21,59 @@ pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
         .sum()
 }
 
+/// What the CPUs of this machine did, seconds of all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Machine {
+    /// For whomever; not what another machine on the same hardware took.
+    pub(super) busy: f64,
+    /// Nothing.
+    pub(super) idle: f64,
+}
+
+impl Machine {
+    /// Since it started.
+    pub(super) fn so_far() -> Result<Self> {
+        let path = "/proc/stat";
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+        Self::parse(&text).with_context(|| format!("{path} does not begin with a line of all CPUs"))
+    }
+
+    /// Since `earlier`.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            busy: self.busy - earlier.busy,
+            idle: self.idle - earlier.idle,
+        }
+    }
+
+    /// proc_stat(5): user, nice, system, idle, iowait, irq, softirq; guests are in user.
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<f64> = line
+            .split_whitespace()
+            .take(7)
+            .map(|field| field.parse().ok())
+            .collect::<Option<_>>()?;
+        let idle: f64 = ticks.get(3..5)?.iter().sum();
+        Some(Self {
+            busy: (ticks.iter().sum::<f64>() - idle) / TICKS_PER_SECOND,
+            idle: idle / TICKS_PER_SECOND,
+        })
+    }
+}
+
+/// Voluntary context switches of all threads of a process; one that is gone counts nothing.
+pub(super) fn wakeups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .filter_map(|status| parse_number(&status, "voluntary_ctxt_switches:"))
+        .sum()
+}
+
 /// Resident memory of a process, bytes.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Memory {
@@ -69,9 +122,17 @@ fn parse_cpu(stat: &str) -> Option<f64> {
 }
 
 fn parse_bytes(status: &str, name: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    let kilobytes: u64 = parse(status, name)?.strip_suffix(" kB")?.parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+fn parse_number(status: &str, name: &str) -> Option<u64> {
+    parse(status, name)?.parse().ok()
+}
+
+fn parse<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim())
 }
 
 #[cfg(test)]
@@ -86,11 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_waits_for_a_disk_is_idle() {
+        let stat = "cpu  100 50 200 300 100 20 30 40 5 5\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        let machine = Machine {
+            busy: 4.0,
+            idle: 4.0,
+        };
+        assert_eq!(Machine::parse(stat), Some(machine));
+        assert_eq!(Machine::parse("cpu0 1 2 3 4 5 6 7 8"), None);
+    }
+
+    #[test]
     fn memory_is_in_bytes() {
         let status = "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t 1 kB\n";
         assert_eq!(parse_bytes(status, "VmHWM:"), Some(2 << 20));
         assert_eq!(parse_bytes(status, "VmRSS:"), Some(1 << 10));
         assert_eq!(parse_bytes(status, "VmSwap:"), None);
+        let status = "voluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t7\n";
+        assert_eq!(parse_number(status, "voluntary_ctxt_switches:"), Some(12));
     }
 
     #[test]

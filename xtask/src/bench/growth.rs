@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -42,6 +42,8 @@ struct Point {
     connections: u32,
     path: &'static str,
     rest: Duration,
+    /// By a proxy with two workers, for one may not have so many connections (RLIMIT_NOFILE).
+    two_workers: bool,
 }
 
 /// What a point gave.
@@ -55,6 +57,8 @@ struct Measured {
     agent_us: Vec<f64>,
     /// Memory of the agent at the end, by pair.
     agent_memory: Vec<Memory>,
+    /// How often a thread of the agent had waited and was woken, a second, by pair.
+    agent_wakeups: Vec<f64>,
     /// Time in the probes for each request, ns, with the kernel's statistics on.
     probes_ns: f64,
     /// How often a probe ran for each request.
@@ -62,6 +66,15 @@ struct Measured {
 }
 
 const USUAL: u32 = 64;
+
+/// Connections that are open soon enough for a turn of the usual length. Of more of them most of the
+/// turn would be their opening.
+const SOON_OPEN: u32 = 2_000;
+
+/// Where connections rest so long, there are too few requests in a turn of the usual length to tell the
+/// agent's time, which the kernel tells in hundredths of a second: it is so many times as long.
+const LONG_REST: Duration = Duration::from_millis(10);
+const RESTING: u32 = 5;
 
 const fn point(
     table: &'static str,
@@ -75,6 +88,7 @@ const fn point(
         connections,
         path,
         rest: Duration::ZERO,
+        two_workers: false,
     }
 }
 
@@ -85,7 +99,7 @@ const fn resting(name: &'static str, millis: u64) -> Point {
     }
 }
 
-const POINTS: [Point; 18] = [
+const POINTS: [Point; 19] = [
     resting("64 connections that rest 64 ms", 64),
     resting("64 connections that rest 6 ms", 6),
     point(
@@ -105,6 +119,15 @@ const POINTS: [Point; 18] = [
         1_000,
         "/thousand",
     ),
+    Point {
+        two_workers: true,
+        ..point(
+            "Upstreams",
+            "1,000, and 10,000 connections, by two workers",
+            10_000,
+            "/thousand",
+        )
+    },
     point("Size of the answer's body", "0", USUAL, "/empty"),
     point("Size of the answer's body", "1 KiB", USUAL, "/1k"),
     point("Size of the answer's body", "10 KiB", USUAL, "/10k"),
@@ -134,10 +157,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let (agent, _tracefs) = super::ready(&[setup::IPERF])?;
     let scratch = Scratch::new("bench")?;
-    let proxy = Proxy::start(scratch.path())?;
+    let proxy = Proxy::start(scratch.path(), 1)?;
+    let two_workers = Proxy::start(&scratch.path().join("two"), 2)?;
     let mut measured = Vec::new();
     for point in POINTS {
-        let one = measure(&agent, &proxy, point, *pairs, *each)?;
+        let proxy = if point.two_workers {
+            &two_workers
+        } else {
+            &proxy
+        };
+        let one = measure(&agent, proxy, point, *pairs, *each)?;
         println!("{}", row(&one));
         measured.push(one);
     }
@@ -152,7 +181,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn load(proxy: &Proxy, point: Point, time: Duration) -> Load {
+fn load(proxy: &Proxy, point: Point, each: Duration) -> Load {
+    let rests = point.rest >= LONG_REST;
+    let longer = if rests {
+        RESTING
+    } else {
+        point.connections.div_ceil(SOON_OPEN)
+    };
+    let time = each * longer;
     Load {
         address: proxy.address(),
         connections: point.connections,
@@ -178,6 +214,7 @@ fn measure(
         rates: Vec::new(),
         agent_us: Vec::new(),
         agent_memory: Vec::new(),
+        agent_wakeups: Vec::new(),
         probes_ns: f64::NAN,
         probe_runs: f64::NAN,
     };
@@ -187,9 +224,13 @@ fn measure(
             without = Some(load.run()?);
         }
         let program = Contender::Agent.start(agent, proxy)?;
-        let before = program.cpu_seconds();
+        let before = (program.cpu_seconds(), program.wakeups(), Instant::now());
         let with = load.run()?;
-        let used = program.cpu_seconds() - before;
+        let used = program.cpu_seconds() - before.0;
+        let wakeups = program.wakeups().saturating_sub(before.1) as f64;
+        measured
+            .agent_wakeups
+            .push(wakeups / before.2.elapsed().as_secs_f64());
         measured.agent_us.push(used / with.requests as f64 * 1e6);
         measured.agent_memory.push(program.memory()?);
         program.stop()?;
@@ -253,7 +294,7 @@ fn row(one: &Measured) -> String {
         Spread::of(one.agent_memory.iter().map(|memory| of(memory) as f64)).most / 1e6
     };
     format!(
-        "| {} | {:.0} | {:.0} | {:.3} ({:.3} to {:.3}) | {:.0} | {:.1} | {:.2} | {:.1} | {:.1} |",
+        "| {} | {:.0} | {:.0} | {:.3} ({:.3} to {:.3}) | {:.0} | {:.1} | {:.2} | {:.0} | {:.1} | {:.1} |",
         one.name,
         rate(|(without, _)| *without),
         rate(|(_, with)| *with),
@@ -263,6 +304,7 @@ fn row(one: &Measured) -> String {
         one.probes_ns,
         one.probe_runs,
         Spread::of(one.agent_us.iter().copied()).median,
+        Spread::of(one.agent_wakeups.iter().copied()).median,
         memory(|memory| memory.now),
         memory(|memory| memory.peak),
     )
@@ -275,9 +317,12 @@ fn summary(setting: &Setting, measured: &[Measured], bulk: &[(f64, f64)], pairs:
 Written by `cargo xtask bench growth`; every turn is in `growth.json`.
 
 {setting} {pairs} pairs for each line, one turn with the agent and one without, in changing order;
-then one turn with the kernel's statistics on, for the probes. Client, proxy and application are on
+then one turn with the kernel's statistics on, for the probes; turns of 10,000 connections are five times
+as long, for these to be open for most of it, and turns of 1,000 requests a second, for the times to be
+told. Client, proxy and application are on
 this host. The agent's time of a second of CPU per million requests is 1 us a request, and as many
-mCPU at 1,000 requests/s.
+mCPU at 1,000 requests/s. A wake-up is a thread of the agent that had waited and goes on (voluntary
+context switches). Its memory is that after a scrape at the end.
 "
     );
     let mut table = "";
@@ -288,8 +333,8 @@ mCPU at 1,000 requests/s.
                 "
 ## {table}
 
-| | requests/s without | with | ratio: median (least to most) | probes, ns a request | runs a request | agent, us a request | agent's memory, MB | its peak |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| | requests/s without | with | ratio: median (least to most) | probes, ns a request | runs a request | agent, us a request | its wake-ups a second | its memory, MB | peak |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 "
             );
         }

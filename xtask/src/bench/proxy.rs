@@ -21,8 +21,12 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Starts both, files in `folder`.
-    pub(super) fn start(folder: &Path) -> Result<Self> {
+    /// Starts both, files in `folder`; the proxy with so many workers.
+    ///
+    /// One worker, and one thread of nginx is the limit, and the report says how busy it was. More where
+    /// connections want more descriptors than a process may have. Nothing is bound to a CPU: with two
+    /// of them, client and upstream on one could be the limit instead.
+    pub(super) fn start(folder: &Path, workers: usize) -> Result<Self> {
         let upstream_address = net::free_address()?;
         let files = folder.join("files");
         fs::create_dir_all(&files).context("cannot make a folder for files")?;
@@ -35,8 +39,8 @@ impl Proxy {
         let port = upstream_address.port();
         let upstream = Nginx::start_as_application(
             folder,
-            "application",
-            MAIN,
+            APPLICATION,
+            &main(1),
             &format!(
                 "    access_log off;
     keepalive_requests 1000000000;
@@ -55,7 +59,7 @@ impl Proxy {
         let proxy = Nginx::start(
             folder,
             "proxy",
-            MAIN,
+            &main(workers),
             &format!(
                 "    access_log off;
     keepalive_requests 1000000000;
@@ -68,7 +72,7 @@ impl Proxy {
     upstream hundred {{ {} keepalive 10240; keepalive_requests 1000000000; }}
     upstream thousand {{ {} keepalive 10240; keepalive_requests 1000000000; }}
     server {{
-        listen {address} backlog=16384;
+        listen {address} backlog=16384 reuseport;
         location / {{ proxy_pass http://app; }}
         location = /logged {{ access_log {} full; proxy_pass http://app/; }}
         location = /hundred {{ proxy_pass http://hundred/; }}
@@ -92,6 +96,11 @@ impl Proxy {
     /// Where the proxy listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The executable of the application behind it.
+    pub(super) fn application() -> String {
+        Nginx::application(APPLICATION)
     }
 
     /// Its worker processes.
@@ -139,10 +148,12 @@ pub(super) const BODIES: [(&str, usize); 6] = [
     ("10m", 10 << 20),
 ];
 
-/// One worker each: one thread of nginx shall be the limit, and the report says how busy it
-/// was. Nothing is bound to a CPU: with two of them, client and upstream on one could be the
-/// limit instead.
-const MAIN: &str =
-    "worker_processes 1;\nworker_rlimit_nofile 65536;\nevents { worker_connections 32768; }";
+fn main(workers: usize) -> String {
+    format!(
+        "worker_processes {workers};\nworker_rlimit_nofile 65536;\nevents {{ worker_connections 32768; }}"
+    )
+}
+
+const APPLICATION: &str = "application";
 
 const BODY: &str = "An answer of a hundred bytes or so, as an API would give for something that is there and small.";

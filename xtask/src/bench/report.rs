@@ -23,9 +23,7 @@ pub(super) struct Report {
     /// Throughput, latency, the agent's own use.
     pub(super) pairs: Vec<Pair>,
     /// Time in the probes.
-    pub(super) probes: Probes,
-    /// The same when they return at once.
-    pub(super) idle: Probes,
+    pub(super) probes: Vec<ProbePair>,
 }
 
 /// The machine and the load.
@@ -76,6 +74,15 @@ pub(super) struct Probes {
     pub(super) requests: u64,
     /// What each program used.
     pub(super) programs: Vec<Program>,
+}
+
+/// Two runs of them, one after the other.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ProbePair {
+    /// When they return at once.
+    pub(super) idle: Probes,
+    /// When they do what they are for.
+    pub(super) at_work: Probes,
 }
 
 impl Setting {
@@ -191,7 +198,6 @@ impl Report {
             setting,
             pairs,
             probes,
-            idle,
         } = self;
         let Setting {
             kernel,
@@ -203,6 +209,8 @@ impl Report {
         } = setting;
         let ratio = Spread::of(pairs.iter().map(Pair::ratio));
         let mcpu = Spread::of(pairs.iter().filter_map(Pair::agent_mcpu_per_1000));
+        let in_probes = Spread::of(probes.iter().map(|pair| pair.at_work.ns_per_request()));
+        let in_idle = Spread::of(probes.iter().map(|pair| pair.idle.ns_per_request()));
         let rss = Spread::of(
             pairs
                 .iter()
@@ -221,6 +229,9 @@ impl Report {
             (without.median, with.median)
         };
         let (rate_without, rate_with) = of(|load| load.per_second);
+        let proxy_us = |run: &Measured| run.proxy_cpu_seconds * 1e6 / run.load.requests as f64;
+        let proxy_without = Spread::of(pairs.iter().map(|pair| proxy_us(&pair.without))).median;
+        let proxy_with = Spread::of(pairs.iter().map(|pair| proxy_us(&pair.with))).median;
         let (p50_without, p50_with) = of(|load| load.p50_us);
         let (p99_without, p99_with) = of(|load| load.p99_us);
         let mut text = format!(
@@ -236,6 +247,7 @@ proxy's worker was busy {:.0} % of the time (median) without the agent.
 | | without | with |
 | --- | --- | --- |
 | requests per second, median | {rate_without:.0} | {rate_with:.0} |
+| CPU of the proxy for a request, median of runs, us | {proxy_without:.1} | {proxy_with:.1} |
 | latency p50, median of runs, us | {p50_without:.0} | {p50_with:.0} |
 | latency p99, median of runs, us | {p99_without:.0} | {p99_with:.0} |
 
@@ -244,11 +256,13 @@ proxy's worker was busy {:.0} % of the time (median) without the agent.
 | throughput with / without, per pair | {:.4} | {:.4} | {:.4} |
 | agent CPU per 1,000 requests/s, mCPU | {:.2} | {:.2} | {:.2} |
 | agent peak memory, MB | {:.1} | {:.1} | {:.1} |
+| time in the probes per request, ns | {:.0} | {:.0} | {:.0} |
+| the same when they return at once, ns | {:.0} | {:.0} | {:.0} |
 
-Time in the probes: {:.0} ns per request, kernel statistics on; {:.0} of it is what the same programs
-take that return at once, the statistics for the most part. Client, proxy and upstream are on this
-host. The probes see all four sockets of a request; after 2,000 requests they leave those of the
-client and of the upstream alone, which are no proxies.
+The time in the probes is of {} runs of its own, with the kernel's statistics on, which are most of what
+probes take that return at once. Client, proxy and upstream are on this host: the probes see all four
+sockets of a request; after 2,000 requests they leave those of the client and of the upstream alone,
+which are no proxies. By program, in the run in the middle:
 
 | program | runs per request | ns per run | when it returns at once | ns per request |
 | --- | --- | --- | --- | --- |
@@ -264,12 +278,29 @@ client and of the upstream alone, which are no proxies.
             rss.median / 1e6,
             rss.least / 1e6,
             rss.most / 1e6,
-            probes.ns_per_request(),
-            idle.ns_per_request(),
+            in_probes.median,
+            in_probes.least,
+            in_probes.most,
+            in_idle.median,
+            in_idle.least,
+            in_idle.most,
+            probes.len(),
         );
-        for program in probes.programs.iter().filter(|program| program.run_cnt > 0) {
+        let mut sorted: Vec<&ProbePair> = probes.iter().collect();
+        sorted.sort_by(|one, other| {
+            let of = |pair: &ProbePair| pair.at_work.ns_per_request();
+            of(one).total_cmp(&of(other))
+        });
+        let Some(ProbePair { idle, at_work }) = sorted.get(sorted.len() / 2) else {
+            return text;
+        };
+        for program in at_work
+            .programs
+            .iter()
+            .filter(|program| program.run_cnt > 0)
+        {
             let (time, runs) = (program.run_time_ns as f64, program.run_cnt as f64);
-            let requests = probes.requests as f64;
+            let requests = at_work.requests as f64;
             let _ = writeln!(
                 text,
                 "| {} | {:.2} | {:.0} | {:.0} | {:.0} |",

@@ -39,6 +39,21 @@ pub(crate) fn get(address: SocketAddr, path: &str, limit: Duration) -> Result<St
     }
 }
 
+/// GET /metrics as Prometheus asks for it: packed OpenMetrics, which is thrown away.
+pub(crate) fn scrape(address: SocketAddr, limit: Duration) -> Result<()> {
+    let asked = b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\
+                  Accept-Encoding: gzip\r\n\r\n";
+    let answer = exchange(address, asked, limit)
+        .with_context(|| format!("cannot scrape http://{address}/metrics"))?;
+    match status(&answer) {
+        Some(200) => Ok(()),
+        _ => bail!(
+            "a scrape of http://{address}/metrics: {}",
+            answer.lines().next().unwrap_or_default()
+        ),
+    }
+}
+
 /// One request on a connection of its own, read to its end: everything that came back.
 pub(crate) fn request(
     address: SocketAddr,
@@ -47,14 +62,19 @@ pub(crate) fn request(
     body: &[u8],
     limit: Duration,
 ) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
     // HTTP/1.0: the server closes after the answer, and never sends chunks.
     let length = body.len();
     let head =
         format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n");
-    stream.write_all(&[head.as_bytes(), body].concat())?;
+    exchange(address, &[head.as_bytes(), body].concat(), limit)
+}
+
+/// What comes back for these bytes, to its end.
+fn exchange(address: SocketAddr, bytes: &[u8], limit: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    stream.write_all(bytes)?;
     let mut answer = Vec::new();
     let read = BufReader::new(stream)
         .take(ANSWER_BYTES)

@@ -43,12 +43,17 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let program = folder.join(format!("{name}-server"));
+        let program = folder.join(Self::application(name));
         let nginx = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
         std::fs::copy(&nginx, &program)
             .with_context(|| format!("cannot copy {}", nginx.display()))?;
         let (prefix, config) = configure(folder, name, main, http)?;
         Self::start_program(&program, &prefix, &config, name, listens)
+    }
+
+    /// The executable of the application server of this name.
+    pub(crate) fn application(name: &str) -> String {
+        format!("{name}-server")
     }
 
     fn start_program(

@@ -157,7 +157,7 @@ fn came_soon(case: &Case<'_>) -> bool {
     let asked = trial
         .exchange
         .as_ref()
-        .and_then(|exchange| exchange.request);
+        .and_then(|exchange| exchange.request.get());
     let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
     asked.is_some_and(|asked| {
         trial.closed_at().saturating_sub(asked) <= RACE_WINDOW.max(2 * round_trip)

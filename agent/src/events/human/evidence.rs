@@ -145,6 +145,11 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
         format!("its kernel gave {reason}{}", meaning.unwrap_or_default())
     }));
     all.extend(tls_alert.map(|alert| format!("TLS alert {alert}")));
+    all.extend(attempt.ready_endpoints.map(|ready| match ready {
+        0 => "no endpoint of its Service is ready".to_owned(),
+        1 => "one endpoint of its Service is ready".to_owned(),
+        more => format!("{more} endpoints of its Service are ready"),
+    }));
     (!all.is_empty()).then(|| all.join(", "))
 }
 

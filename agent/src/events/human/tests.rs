@@ -226,6 +226,7 @@ fn an_upstream_is_told_with_where_it_was_translated_to() {
         upstreams: vec![Peer {
             place,
             endpoint: Some("10.244.1.7:8080".parse().unwrap()),
+            ready_endpoints: Some(0),
         }],
         ..Whereabouts::default()
     };
@@ -242,7 +243,9 @@ fn an_upstream_is_told_with_where_it_was_translated_to() {
     ];
     for text in told {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.contains(words), "{words} is not in\n{text}");
+        for words in [words, "no endpoint of its Service is ready"] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
     }
 }
 

@@ -75,6 +75,13 @@ impl Directory {
         self.read(|tables| tables.behind(address))
     }
 
+    /// How many endpoints are ready of the Service that has this address for its own; `None` where no
+    /// one Service has it, or that is not known for sure.
+    pub fn ready_endpoints(&self, address: SocketAddr) -> Option<usize> {
+        let known = self.is_current();
+        known.then(|| self.read(|tables| tables.ready_endpoints(address)))?
+    }
+
     /// The pod of this uid, without its container.
     pub fn pod(&self, uid: &str) -> Option<Place> {
         self.read(|tables| tables.pod(uid))

@@ -79,7 +79,15 @@ pub(super) struct EndpointPort {
 #[serde(rename_all = "camelCase")]
 pub(super) struct SliceEndpoint {
     pub(super) addresses: Option<Vec<String>>,
+    pub(super) conditions: Option<EndpointConditions>,
     pub(super) target_ref: Option<TargetRef>,
+}
+
+/// How it is.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct EndpointConditions {
+    /// Without it, it is to be taken as ready.
+    pub(super) ready: Option<bool>,
 }
 
 /// What an endpoint is.

@@ -54,6 +54,7 @@ pub(super) struct SliceFacts {
 #[derive(Clone, Debug)]
 pub(super) struct Endpoint {
     ips: Vec<IpAddr>,
+    is_ready: bool,
     pub(super) pod: Option<Target>,
 }
 
@@ -162,7 +163,9 @@ impl SliceFacts {
                 .target_ref
                 .as_ref()
                 .filter(|target| target.kind.as_deref() == Some("Pod"));
+            let conditions = endpoint.conditions.as_ref();
             Endpoint {
+                is_ready: conditions.and_then(|all| all.ready) != Some(false),
                 ips: endpoint
                     .addresses
                     .iter()
@@ -200,6 +203,15 @@ impl SliceFacts {
             .iter()
             .flat_map(|endpoint| &endpoint.ips)
             .flat_map(|ip| self.ports.iter().map(|port| SocketAddr::new(*ip, *port)))
+    }
+
+    /// Its endpoints that are ready, of those with addresses like this one: a slice has IPv4 or IPv6.
+    pub(super) fn ready(&self, like: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let is_alike = move |ip: &&IpAddr| ip.is_ipv4() == like.is_ipv4();
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_ready)
+            .filter_map(move |endpoint| endpoint.ips.iter().find(is_alike).copied())
     }
 
     /// The endpoints that have this address.

@@ -6,7 +6,7 @@
 //! An address is named as long as exactly one owner has it, and forgotten with its owner: pod
 //! addresses are used again. A pod in the host's network has the node's address and names none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(super) struct Tables {
     by_ip: HashMap<IpAddr, Vec<Key>>,
     /// Slices by the addresses of their endpoints.
     by_endpoint: HashMap<SocketAddr, Vec<Key>>,
+    /// Slices by their service.
+    by_service: HashMap<Key, Vec<Key>>,
     /// Services by their own addresses.
     by_cluster_ip: HashMap<SocketAddr, Vec<Key>>,
 }
@@ -80,6 +82,22 @@ impl Tables {
             service: Some(Arc::clone(&service.name)),
             ..place
         })
+    }
+
+    /// How many endpoints of the service with this address of its own are ready; `None` where the
+    /// address is that of no service, or of several.
+    pub(super) fn ready_endpoints(&self, address: SocketAddr) -> Option<usize> {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let [service] = self.by_cluster_ip.get(&address)?.as_slice() else {
+            return None;
+        };
+        let slices = self.by_service.get(service).into_iter().flatten();
+        // One may be in several of them, while it moves from one to another.
+        let ready: HashSet<IpAddr> = slices
+            .filter_map(|key| self.slices.get(key))
+            .flat_map(|slice| slice.ready(address.ip()))
+            .collect();
+        Some(ready.len())
     }
 
     /// The one pod that has this address.
@@ -149,6 +167,7 @@ impl Tables {
         let Some(facts) = self.slices.remove(key) else {
             return;
         };
+        unlink(&mut self.by_service, &facts.service, key);
         for address in facts.addresses() {
             unlink(&mut self.by_endpoint, &address, key);
         }
@@ -198,6 +217,7 @@ impl Tabled for EndpointSlice {
         let Some((key, facts)) = SliceFacts::of(&self) else {
             return;
         };
+        link(&mut tables.by_service, facts.service.clone(), &key);
         for address in facts.addresses() {
             link(&mut tables.by_endpoint, address, &key);
         }
@@ -212,6 +232,7 @@ impl Tabled for EndpointSlice {
 
     fn clear(tables: &mut Tables) {
         tables.slices.clear();
+        tables.by_service.clear();
         tables.by_endpoint.clear();
     }
 }

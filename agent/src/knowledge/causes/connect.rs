@@ -19,6 +19,10 @@ pub(in crate::knowledge) const CONNECT_REFUSED: Entry = Entry {
             "journalctl -u SERVICE --since '10 min ago'",
         ),
         check(
+            "Behind a Kubernetes Service: is an endpoint of it ready?",
+            "kubectl get endpointslices -l kubernetes.io/service-name=NAME",
+        ),
+        check(
             "Does a firewall reset?",
             "nft list ruleset | grep -i reject",
         ),

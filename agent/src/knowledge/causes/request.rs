@@ -8,7 +8,7 @@ pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     cause: Cause::NoLiveUpstream,
     meaning: "The proxy tried nobody: it holds every upstream of the group to be down after earlier failures.",
     gloss: "the proxy holds all of them to be down",
-    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them.",
+    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at proxies that go upstream as soon as they have read a request (nginx, Apache httpd, Envoy), where the same process saw them fail and has not tried again within that time; else `guess`, as with max_fails above 1.",
     check: &[
         check(
             "What failed first? That is the cause.",

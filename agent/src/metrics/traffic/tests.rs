@@ -17,7 +17,7 @@ fn metrics(settings: &str) -> Metrics {
 }
 
 fn text(metrics: &Metrics) -> String {
-    String::from_utf8(Format::Text.write(&metrics.registry).unwrap()).unwrap()
+    String::from_utf8(Format::Text.to_vec(&metrics.registry).unwrap()).unwrap()
 }
 
 #[track_caller]
@@ -99,7 +99,7 @@ fn the_trace_of_a_failure_is_its_exemplar_and_without_one_there_is_none() {
         metrics
             .traffic
             .record(&Event::Request(Arc::new(request)), 1);
-        String::from_utf8(Format::OpenMetrics.write(&metrics.registry).unwrap()).unwrap()
+        String::from_utf8(Format::OpenMetrics.to_vec(&metrics.registry).unwrap()).unwrap()
     };
 
     let traced = open(Some(TRACE_ID));

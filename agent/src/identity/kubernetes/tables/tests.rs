@@ -88,6 +88,44 @@ fn an_endpoint_has_service_and_pod_and_a_cluster_ip_its_service() {
 }
 
 #[test]
+fn of_a_service_the_endpoints_that_are_ready_are_counted() {
+    let mut tables = Tables::default();
+    let ready = |tables: &Tables, address: &str| tables.ready_endpoints(address.parse().unwrap());
+    put::<Service>(&mut tables, &service("orders", "10.96.0.7"));
+    assert_eq!(ready(&tables, "10.96.0.7:80"), Some(0));
+
+    let both = [("10.1.0.5", "orders-1"), ("10.1.0.6", "orders-2")];
+    let mut first = slice("orders-x", "orders", &both);
+    first["endpoints"][0]["conditions"] = json!({"ready": false});
+    put::<EndpointSlice>(&mut tables, &first);
+    assert_eq!(ready(&tables, "10.96.0.7:80"), Some(1));
+    // Without conditions it is taken as ready, and a slice of IPv6 is of another address.
+    let mut second = slice("orders-y", "orders", &[("10.1.0.7", "orders-3")]);
+    second["endpoints"][0]["conditions"] = Value::Null;
+    put::<EndpointSlice>(&mut tables, &second);
+    // What moves is in two slices for a moment.
+    put::<EndpointSlice>(
+        &mut tables,
+        &slice("orders-z", "orders", &[("10.1.0.7", "orders-3")]),
+    );
+    assert_eq!(ready(&tables, "10.96.0.7:80"), Some(2));
+    remove::<EndpointSlice>(&mut tables, &slice("orders-z", "orders", &[]));
+    put::<EndpointSlice>(
+        &mut tables,
+        &slice("orders-6", "orders", &[("2001:db8::5", "orders-1")]),
+    );
+    put::<EndpointSlice>(&mut tables, &slice("cart-x", "cart", &both));
+    assert_eq!(ready(&tables, "10.96.0.7:80"), Some(2));
+    remove::<EndpointSlice>(&mut tables, &second);
+    first["endpoints"][1]["conditions"]["ready"] = json!(false);
+    put::<EndpointSlice>(&mut tables, &first);
+    assert_eq!(ready(&tables, "[::ffff:10.96.0.7]:80"), Some(0));
+
+    assert_eq!(ready(&tables, "10.96.0.7:81"), None);
+    assert_eq!(ready(&tables, "10.1.0.5:8080"), None);
+}
+
+#[test]
 fn a_pod_of_this_node_adds_its_workload_and_has_a_name_at_any_port() {
     let mut tables = Tables::default();
     put::<EndpointSlice>(
