@@ -192,6 +192,37 @@ fn an_unknown_process_that_passes_a_request_on_becomes_a_proxy() {
 }
 
 #[test]
+fn the_first_error_for_a_failed_attempt_makes_an_unknown_process_a_proxy() {
+    // node in front of a database: not one request of its clients was ever passed on.
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "node", ProcessKind::Unknown);
+    let (c, x) = (client(1), sent(0, 1.0));
+    let database = upstream(10).to("10.0.0.9:5432").opened(1.5);
+    let seen = vec![
+        c.request(&x, "GET", "/cart"),
+        database.connect(1.7, ConnectOutcome::Reset, errand(1)),
+        c.response(&x.answered(500, 8.0)),
+    ];
+    let told = told(&mut core, seen);
+    let request = told.request();
+    assert_eq!(&*request.proxy.name, "node");
+    let error = request.error.expect("500");
+    assert_eq!(error.cause, Cause::ConnectRefused);
+    assert_eq!(request.attempts.len(), 1);
+    // The same failure behind a good answer does not.
+    let mut core = Core::new(Limits::default());
+    know(&mut core, PROXY, "node", ProcessKind::Unknown);
+    let cache = upstream(11).to("10.0.0.9:6379").opened(1.5);
+    let (c, x) = (client(2), sent(0, 1.0));
+    let seen = vec![
+        c.request(&x, "GET", "/cart"),
+        cache.connect(1.7, ConnectOutcome::Reset, errand(2)),
+        c.response(&x.answered(200, 8.0)),
+    ];
+    assert_eq!(self::told(&mut core, seen).requests().len(), 0);
+}
+
+#[test]
 fn an_application_server_is_no_proxy() {
     let mut core = Core::new(Limits::default());
     know(&mut core, PROXY, "node", ProcessKind::Unknown);

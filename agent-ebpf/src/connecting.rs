@@ -217,7 +217,7 @@ fn returned_from_connect(entry: &Connecting, errno: i64) {
     if entry.family == AF_UNIX {
         output::emit(
             &UnixConnect {
-                header: header(kind::UNIX_CONNECT, entry, errno, now),
+                header: header(entry, errno),
                 errand: errand::current(now),
                 path_len: entry.path_len,
                 reserved: [0; 6],
@@ -227,6 +227,7 @@ fn returned_from_connect(entry: &Connecting, errno: i64) {
                 },
             },
             kind::UNIX_CONNECT,
+            now,
         );
         return;
     }
@@ -236,23 +237,22 @@ fn returned_from_connect(entry: &Connecting, errno: i64) {
     }
     output::emit(
         &Connect {
-            header: header(kind::CONNECT_ERRNO, entry, errno, now),
+            header: header(entry, errno),
             errand: errand::current(now),
             outcome: end::KERNEL_ERROR,
             listener_silent: 0,
             reserved: [0; 6],
         },
         kind::CONNECT_ERRNO,
+        now,
     );
 }
 
 #[inline(always)]
-fn header(record_kind: u8, entry: &Connecting, errno: i64, now: u64) -> Header {
+fn header(entry: &Connecting, errno: i64) -> Header {
     Header {
-        kind: record_kind,
         flags: flag::ACTIVE_OPEN | flag::SEEN_OPEN | flag::OWN_ERRAND,
         tgid: kernel::tgid(),
-        time_ns: now,
         cookie: entry.cookie,
         opened_ns: entry.started_ns,
         remote: entry.address,

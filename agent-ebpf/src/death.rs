@@ -46,14 +46,13 @@ pub(crate) fn signal_delivered(signal: u32, action: *const c_void) {
     output::emit(
         &Death {
             header: Header {
-                kind: kind::DEATH,
                 tgid: kernel::tgid(),
-                time_ns: kernel::now(),
                 ..Header::default()
             },
             signal,
             reserved: 0,
         },
         kind::DEATH,
+        kernel::now(),
     );
 }

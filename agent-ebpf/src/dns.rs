@@ -77,9 +77,7 @@ fn tell(ctx: &SkBuffContext, datagram: &Datagram, asking: &Asking, now: u64, ans
     output::emit(
         &Dns {
             header: Header {
-                kind: kind::DNS,
                 tgid: asking.tgid,
-                time_ns: now,
                 ..Header::default()
             },
             errand: asking.errand,
@@ -91,5 +89,6 @@ fn tell(ctx: &SkBuffContext, datagram: &Datagram, asking: &Asking, now: u64, ans
             reserved: 0,
         },
         kind::DNS,
+        now,
     );
 }

@@ -337,9 +337,7 @@ pub(crate) fn cut(flow: &mut Flow, is_response: bool) {
 pub(crate) fn cut_request(flow: &mut Flow, now: u64) {
     cut(flow, false);
     measure_acked(flow);
-    flow.header.kind = kind::REQUEST;
-    flow.header.time_ns = now;
-    output::emit_with(kind::REQUEST, |record: &mut MessageHead| {
+    output::emit_with(kind::REQUEST, now, |record: &mut MessageHead| {
         kernel::assign(&mut record.header, &flow.header);
         kernel::assign(&mut record.exchange, &flow.exchange);
         record.captured = 0;
@@ -356,10 +354,9 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     } else {
         kind::REQUEST
     };
-    flow.header.kind = record_kind;
-    flow.header.time_ns = now;
     kernel::assign(&mut space.fixed.header, &flow.header);
     kernel::assign(&mut space.fixed.exchange, &flow.exchange);
+    output::stamp(&mut space.fixed, record_kind, now);
     // Nothing of the body leaves: what counts ends with the head.
     let filled = kernel::opaque(&space.fixed.captured);
     let end = kernel::opaque(&space.scan.end);

@@ -108,8 +108,6 @@ fn connected(flow: &mut Flow, outcome: u8) {
         // Who asks the socket for its error (SO_ERROR) gets this one, and closes it for that.
         flow.header.errno = flow.soft_error;
     }
-    flow.header.kind = kind::CONNECT;
-    flow.header.time_ns = kernel::now();
     output::emit(
         &Connect {
             header: flow.header,
@@ -119,6 +117,7 @@ fn connected(flow: &mut Flow, outcome: u8) {
             reserved: [0; 6],
         },
         kind::CONNECT,
+        kernel::now(),
     );
 }
 
@@ -173,11 +172,9 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
 
 /// A parked server's FIN left: the daemon may have to know that it was its death.
 #[inline(always)]
-pub(crate) fn parked_fin_sent(flow: &mut Flow) {
-    flow.header.kind = kind::TCP;
-    flow.header.time_ns = kernel::now();
+pub(crate) fn parked_fin_sent(flow: &Flow) {
     // In place: the packet programs have no stack to spare.
-    output::emit_with(kind::TCP, |record: &mut Header| {
+    output::emit_with(kind::TCP, kernel::now(), |record: &mut Header| {
         kernel::assign(record, &flow.header);
     });
 }
@@ -233,8 +230,6 @@ fn closed(flow: &mut Flow) {
     let now = kernel::now();
     finish(flow, how, now);
     if flow.is_told() {
-        flow.header.kind = kind::CLOSE;
-        flow.header.time_ns = now;
         output::emit(
             &End {
                 header: flow.header,
@@ -244,6 +239,7 @@ fn closed(flow: &mut Flow) {
                 },
             },
             kind::CLOSE,
+            now,
         );
     }
 }
@@ -252,9 +248,7 @@ fn closed(flow: &mut Flow) {
 #[inline(always)]
 pub(crate) fn found_ignored(flow: &mut Flow) {
     if flow.in_exchange() {
-        flow.header.kind = kind::IGNORED;
-        flow.header.time_ns = kernel::now();
-        output::emit(&flow.header, kind::IGNORED);
+        output::emit(&flow.header, kind::IGNORED, kernel::now());
     }
     ignore(flow);
 }
@@ -309,8 +303,6 @@ fn reset(flow: &mut Flow, direction: u8, reason: u8) {
             _ => told_phase::IDLE,
         }
     };
-    flow.header.kind = kind::RESET;
-    flow.header.time_ns = kernel::now();
     output::emit(
         &Reset {
             header: flow.header,
@@ -320,6 +312,7 @@ fn reset(flow: &mut Flow, direction: u8, reason: u8) {
             reserved: 0,
         },
         kind::RESET,
+        kernel::now(),
     );
 }
 
@@ -341,9 +334,7 @@ fn fares(flow: &mut Flow) {
         return;
     }
     flow.fares_ns = now;
-    flow.header.kind = kind::TCP;
-    flow.header.time_ns = now;
-    output::emit(&flow.header, kind::TCP);
+    output::emit(&flow.header, kind::TCP, now);
 }
 
 /// The kernel has an error for whoever uses the socket; its number is 0 when that was taken in

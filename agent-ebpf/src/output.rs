@@ -2,10 +2,12 @@
 //!
 //! The reader polls, so a record does not wake it: a wake-up costs the proxy's CPU more
 //! than the record. Only a ring that fills faster than the reader polls wakes it.
+//!
+//! Kind and time are written into the record, never into the socket's state: two CPUs may emit
+//! records of one socket at once.
 
 use agent_wire::limits::DEFAULT_RING_BYTES;
-use agent_wire::plain::Plain;
-use agent_wire::record::{End, kind};
+use agent_wire::record::{End, Record, kind};
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
 };
@@ -27,28 +29,38 @@ const WAKE_AT_PART: u64 = 8;
 /// Of how many records of a kind on a CPU one looks how full the ring is: a power of two.
 const ASK_EVERY: u64 = 16;
 
-/// Puts a record into the ring, or counts that it was full.
+/// Puts a record of `now` into the ring, or counts that it was full.
 #[inline(always)]
-pub(crate) fn emit<T: Plain + 'static>(record: &T, record_kind: u8) {
+pub(crate) fn emit<T: Record + 'static>(record: &T, record_kind: u8, now: u64) {
     match RING.reserve::<T>(0) {
         Some(mut entry) => {
-            entry.write(*record);
+            stamp(entry.write(*record), record_kind, now);
             submit(entry, record_kind);
         }
         None => tallies::ring_full(record_kind),
     }
 }
 
-/// Puts a record into the ring that `fill` writes in place: every field of it.
+/// Puts a record of `now` into the ring that `fill` writes in place: every field of it.
 #[inline(always)]
-pub(crate) fn emit_with<T: Plain + 'static>(record_kind: u8, fill: impl FnOnce(&mut T)) {
+pub(crate) fn emit_with<T: Record + 'static>(record_kind: u8, now: u64, fill: impl FnOnce(&mut T)) {
     match RING.reserve::<T>(0) {
         Some(mut entry) => {
-            fill(kernel::assume_mut(&mut entry));
+            let record = kernel::assume_mut(&mut entry);
+            fill(record);
+            stamp(record, record_kind, now);
             submit(entry, record_kind);
         }
         None => tallies::ring_full(record_kind),
     }
+}
+
+/// What the record is, and when.
+#[inline(always)]
+pub(crate) fn stamp(record: &mut impl Record, record_kind: u8, now: u64) {
+    let header = record.header_mut();
+    header.kind = record_kind;
+    header.time_ns = now;
 }
 
 #[inline(always)]
@@ -70,10 +82,8 @@ pub(crate) fn copy<T>(record: &T, len: u32, record_kind: u8) {
 
 /// The exchange ended and no RESPONSE record says so.
 #[inline(always)]
-pub(crate) fn end(flow: &mut Flow, now: u64) {
-    flow.header.kind = kind::END;
-    flow.header.time_ns = now;
-    emit_with(kind::END, |record: &mut End| {
+pub(crate) fn end(flow: &Flow, now: u64) {
+    emit_with(kind::END, now, |record: &mut End| {
         kernel::assign(&mut record.header, &flow.header);
         kernel::assign(&mut record.exchange, &flow.exchange);
     });

@@ -87,8 +87,6 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent
 #[inline(always)]
 pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
     flow.phase = phase::OPAQUE;
-    flow.header.kind = kind::TLS;
-    flow.header.time_ns = now;
     let sent = flow.sent.end.wrapping_sub(flow.acked) as i32;
     output::emit(
         &Tls {
@@ -105,6 +103,7 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
             unacked: if sent > 0 { sent as u32 } else { 0 },
         },
         kind::TLS,
+        now,
     );
 }
 

@@ -7,6 +7,7 @@
 use core::mem::size_of;
 
 use crate::limits::UNIX_PATH_BYTES;
+use crate::plain::Plain;
 
 /// What a record tells. Values are part of the layout.
 pub mod kind {
@@ -183,6 +184,39 @@ pub struct Header {
     /// Smoothed round-trip time, us; 0 when not measured, and of connections that clients opened.
     pub srtt_us: u32,
 }
+
+/// A record that goes through the ring: it starts with a [`Header`].
+pub trait Record: Plain {
+    /// Its header.
+    fn header_mut(&mut self) -> &mut Header;
+}
+
+impl Record for Header {
+    fn header_mut(&mut self) -> &mut Header {
+        self
+    }
+}
+
+macro_rules! records {
+    ($($record:ty),*) => {
+        $(impl Record for $record {
+            fn header_mut(&mut self) -> &mut Header {
+                &mut self.header
+            }
+        })*
+    };
+}
+
+records!(
+    Connect,
+    MessageHead,
+    End,
+    Reset,
+    Tls,
+    Dns,
+    Death,
+    UnixConnect
+);
 
 /// The errand a thread is on: the client request it touched last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -174,6 +174,11 @@ impl Core {
             }
             return;
         }
+        if let Some(tgid) = request.tgid
+            && answers_for_upstream(&tries, &outcome)
+        {
+            self.processes.saw_forwarding(tgid);
+        }
         let Some(proxy) = self.processes.proxy(request.tgid) else {
             self.saw_foreign(request.tgid, key.cookie);
             self.counts.requests.foreign += 1;
@@ -423,6 +428,20 @@ impl Core {
             Certainty::Strong
         }
     }
+}
+
+/// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
+/// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does
+/// not count.
+fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> bool {
+    outcome.code.is_some_and(|code| code >= 500)
+        && tries.iter().any(|trial| {
+            let surely_its_own = trial
+                .parent
+                .is_some_and(|parent| parent.surety < Certainty::Guess);
+            let request = Some(outcome);
+            surely_its_own && judge(&Case { trial, request }).is_some()
+        })
 }
 
 /// Whether the request was rescued from this failure. A body that broke off under the last
