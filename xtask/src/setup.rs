@@ -63,8 +63,13 @@ pub(crate) const IPERF: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 17] = [
+pub(crate) const TESTS: [Package; 18] = [
     NGINX,
+    // A gateway that nobody knows.
+    Package {
+        name: "python3",
+        shows: "python3",
+    },
     Package {
         name: "haproxy",
         shows: "haproxy",
