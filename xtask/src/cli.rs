@@ -40,6 +40,9 @@ enum Task {
     Manifests,
     /// Measurements.
     Bench(Bench),
+    /// Takes one CPU away now and then; `test --steal` starts one for each.
+    #[command(hide = true)]
+    Steal(test::StealOptions),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +71,7 @@ impl Cli {
             Task::Test(options) => return test::run(&options),
             Task::Vm(options) => vm::run(&options)?,
             Task::Fuzz(options) => fuzz::run(&options)?,
+            Task::Steal(options) => test::steal(&options)?,
             Task::Manifests => deploy::write()?,
             Task::Dist(options) => dist::run(&options)?,
             Task::Tidy => tidy::run()?,
