@@ -31,9 +31,19 @@ const SPREAD_MS: [i64; 3] = [0, -8, 8];
 /// Races and crashes of each kind.
 const ROUNDS: usize = 3;
 
+/// Requests that have to meet the FIN. Fewer: one kind of request may not have; more: a slow test.
+const RACES: usize = 4;
+
+/// Rounds of races at most, of two requests each. Fewer: a busy machine fails, for it misses the
+/// moment more often than not; more: where none ever meets it, that shows late.
+const RACE_ROUNDS: usize = 25;
+
+/// A CPU that is taken away makes the upstream close later, or the line slower, by so much.
+const TAKEN: Duration = Duration::from_millis(250);
+
 /// Kills on the way at most, of which two have to meet their moment. Fewer: a busy machine fails. More:
 /// where none ever does, that shows late.
-const KILLS: usize = 10;
+const KILLS: usize = 20;
 
 /// An upstream that closes idle connections.
 const RACING: u16 = 9001;
@@ -183,20 +193,32 @@ fn judged(proxy: &Proxy, agent_says: &Events, outcomes: Vec<Outcome>) -> Vec<Mad
 }
 
 /// The race itself: with POST, which proxies do not repeat, and with GET, which some do.
-fn race(proxy: &Proxy) -> Vec<Outcome> {
+fn race(proxy: &Proxy, round: usize) -> Vec<Outcome> {
     runtime().block_on(async {
         let mut outcomes = Vec::new();
-        for round in 0..ROUNDS {
-            for order in [
-                Order::post(format!("/racing/{round}/post/ok"), 50),
-                Order::get(format!("/racing/{round}/get/ok")),
-            ] {
-                let first = format!("/racing/{round}/{}/first/ok", order.method);
-                outcomes.push(twice(proxy.address, first, order, moment(round)).await);
-            }
+        for order in [
+            Order::post(format!("/racing/{round}/post/ok"), 50),
+            Order::get(format!("/racing/{round}/get/ok")),
+        ] {
+            let first = format!("/racing/{round}/{}/first/ok", order.method);
+            outcomes.push(twice(proxy.address, first, order, moment(round)).await);
         }
         outcomes
     })
+}
+
+/// Rounds until enough requests met the FIN, a POST among them. What misses it is answered: too
+/// early, and the upstream has it in time; too late, and the proxy makes another connection.
+fn races(proxy: &Proxy, events: &Events) -> Vec<Made> {
+    let mut raced: Vec<Made> = Vec::new();
+    for round in 0..RACE_ROUNDS {
+        raced.extend(judged(proxy, events, race(proxy, round)));
+        let lost = raced.iter().filter(|made| made.failed().is_some()).count();
+        if lost >= RACES && raced.iter().any(|made| !made.outcome.is(200)) {
+            break;
+        }
+    }
+    raced
 }
 
 /// The upstream has the request, and then ends the connection in one of these ways.
@@ -288,15 +310,18 @@ fn assert_races(kind: Kind, raced: &[Made]) {
         .filter(|made| made.failed().is_some())
         .collect();
     assert!(
-        lost.len() * 3 >= raced.len() * 2,
-        "{kind}: most requests meet the FIN: {raced:#?}"
+        lost.len() >= RACES,
+        "{kind}: {} of {} requests met the FIN: {raced:#?}",
+        lost.len(),
+        raced.len()
     );
     for made in raced {
         let path = &made.outcome.path;
+        let said = words_of(kind).is_some_and(|words| made.words.contains(words));
         let Some(attempt) = made.failed() else {
             assert!(
-                made.outcome.is(200),
-                "{kind} {path}: nothing failed, and no 200: {made:#?}"
+                made.outcome.is(200) && !said,
+                "{kind} {path}: nothing failed, and no 200 or the proxy's word: {made:#?}"
             );
             continue;
         };
@@ -304,10 +329,8 @@ fn assert_races(kind: Kind, raced: &[Made]) {
         assert_eq!(attempt.reused, Some(true), "{kind} {path}");
         assert_eq!(attempt.how.as_deref(), Some("fin"), "{kind} {path}");
         // A proxy that repeats a GET may do so without a word.
-        if let Some(words) = words_of(kind)
-            && !(kind == Kind::Caddy && made.outcome.is(200))
-        {
-            assert!(made.words.contains(words), "{kind} {path}: {}", made.words);
+        if words_of(kind).is_some() && !(kind == Kind::Caddy && made.outcome.is(200)) {
+            assert!(said, "{kind} {path}: {}", made.words);
         }
     }
     assert!(
@@ -325,9 +348,10 @@ fn assert_shows_the_timeout(metrics: &Metrics, upstream: &str, races: usize) {
     let count = of("count", "true");
     let mean = of("sum", "true") / count;
     assert_eq!(count as usize, races, "each race is counted as one");
-    let least = (IDLE - BEFORE - BEFORE).as_secs_f64() - 0.01;
+    let least = (IDLE - BEFORE - BEFORE - TAKEN).as_secs_f64();
+    let most = (IDLE + TAKEN).as_secs_f64();
     assert!(
-        (least..=IDLE.as_secs_f64()).contains(&mean),
+        (least..=most).contains(&mean),
         "idle for {mean} s before a race that comes by a timeout of {IDLE:?}"
     );
 }
@@ -338,7 +362,7 @@ fn at(kind: Kind) {
     let events = agent.events();
     let proxy = Proxy::start(kind, &scene.groups());
 
-    let raced = judged(&proxy, &events, race(&proxy));
+    let raced = races(&proxy, &events);
     let crashed = judged(&proxy, &events, crash(&proxy));
     let killed = judged(&proxy, &events, kill(&proxy, &scene));
     let killed_under_way = killed_under_way(&proxy, &scene, &events);
