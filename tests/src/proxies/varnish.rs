@@ -45,6 +45,11 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
             "thread_pools=1",
             "-p",
             "thread_pool_min=20",
+            // Servers are tried whatever happened before.
+            "-p",
+            "backend_remote_error_holddown=0",
+            "-p",
+            "backend_local_error_holddown=0",
         ]);
     });
     // It waits for varnishd. One line a transaction: of a request to a backend too.
