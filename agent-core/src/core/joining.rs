@@ -65,14 +65,35 @@ impl Core {
         if !may_be || self.processes.habits(Some(tgid)).connects_at_once {
             return None;
         }
-        self.processes.proxy(Some(tgid))?;
+        // What a program that is no proxy sends is its own.
+        if is_sent {
+            self.processes.proxy(Some(tgid))?;
+        }
         // HAProxy answers and then closes upstream.
         let answered = self.requests.failed(tgid, trial.started..=Nanos::MAX);
         let waiting = self.waiting_at(tgid, trial.started).chain(answered);
         let parent = join::only(trial, waiting)?;
         let request = self.requests.get(parent.key)?;
         let own = self.requests.owner(request) == Some(tgid);
-        (own && !self.is_checked(trial)).then_some(parent)
+        let surety = parent.surety.max(self.least_surety_of(trial, request));
+        (own && !self.is_checked(trial)).then_some(Parent { surety, ..parent })
+    }
+
+    /// The most that a join for want of another request may claim: where other requests of its route
+    /// go elsewhere, as far as is known, the attempt may be a check of its upstream.
+    fn least_surety_of(&self, trial: &Trial, request: &OpenRequest) -> Certainty {
+        let proxy = self.processes.proxy(trial.tgid);
+        let elsewhere = proxy
+            .zip(request.head.as_ref())
+            .is_some_and(|(proxy, head)| {
+                self.routes
+                    .goes_elsewhere(&proxy.name, head, &trial.upstream)
+            });
+        if elsewhere {
+            Certainty::Guess
+        } else {
+            Certainty::Strong
+        }
     }
 
     /// Looks for a request that ended in an error for which no attempt is known, or only some that
@@ -95,6 +116,7 @@ impl Core {
             parent.surety = Certainty::Guess;
         }
         if let Some(request) = self.requests.get(parent.key) {
+            parent.surety = parent.surety.max(self.least_surety_of(trial, request));
             trial.adopt(parent, request.started);
         }
         if parent.surety == Certainty::Guess {
@@ -135,6 +157,7 @@ impl Core {
         {
             return;
         }
+        let surety = self.least_surety_of(failed, request);
         let name = failed.key;
         drop(followed);
         let Some(mut failed) = self.orphans.take(next.tgid, between, name) else {
@@ -142,7 +165,7 @@ impl Core {
         };
         let claim = Parent {
             join: Join::Retry,
-            surety: Certainty::Strong,
+            surety,
             ..parent
         };
         let most = self.limits.attempts_per_request.max(1);

@@ -12,7 +12,6 @@ use crate::observation::{
     ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
-use crate::routes;
 use crate::table::Key;
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
@@ -130,7 +129,7 @@ impl Core {
                 let head = request
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());
-                let route = head.map(|head| routes::of("", head));
+                let route = head.map(|head| self.routes.of("", head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }
@@ -330,6 +329,12 @@ impl Core {
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
         self.claim_earlier_try(&trial, out);
+        if trial.parent.is_some()
+            && let Some(proxy) = self.processes.proxy(trial.tgid)
+        {
+            self.routes
+                .saw_use(&proxy.name, &trial.upstream, trial.started);
+        }
         self.attempts.insert(key, trial);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);

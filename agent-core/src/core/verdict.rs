@@ -252,14 +252,11 @@ impl Core {
             connects_at_once: acts_at_once,
             sends_at_once: _,
         } = self.processes.habits(Some(tgid));
-        let under_way = self.attempts.values().filter_map(|trial| {
-            (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
-        });
         let moment = Moment {
             at: outcome.answer_began.unwrap_or(to).max(from),
             window,
         };
-        let fare = self.routes.fare(&proxy.name, head, tgid, moment, under_way);
+        let fare = self.routes.fare(&proxy.name, head, tgid, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
@@ -271,7 +268,7 @@ impl Core {
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
         }
-        let route = head.map(|head| routes::of("", head));
+        let route = head.map(|head| self.routes.of("", head));
         match self.lookups.of_request(tgid, key, route, from, to) {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
