@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// An address and a port; an IPv4 address as v4-mapped (RFC 4291, 2.5.5.2), as they are told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     ip: [u8; 16],
     port: u16,

@@ -291,6 +291,16 @@ impl Trial {
         }
     }
 
+    /// When its request was sent.
+    pub(crate) fn sent_at(&self) -> Option<Nanos> {
+        self.exchange.as_ref()?.request.get()
+    }
+
+    /// When the head of its response was received whole.
+    pub(crate) fn began_to_answer(&self) -> Option<Nanos> {
+        self.exchange.as_ref()?.head.get()
+    }
+
     /// This end of the connection.
     pub(crate) fn local(&self) -> SocketAddr {
         self.local.into()

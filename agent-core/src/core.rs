@@ -18,14 +18,13 @@ use crate::by_ends::ByEnds;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
 use crate::event::{Event, Proxy, Upstream};
-use crate::join::Lines;
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
 use crate::observation::{Nanos, Observation, Side};
+use crate::orphans::Orphans;
 use crate::process::{ProcessInfo, Processes};
-use crate::request::OpenRequest;
+use crate::requests::Requests;
 use crate::routes::Routes;
-use crate::servers::Servers;
 use crate::table::{Deadlines, Key, Table};
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -41,15 +40,13 @@ pub struct Core {
     lost_at: Option<Nanos>,
     processes: Processes,
     connections: Connections,
-    requests: Table<Key, Box<OpenRequest>>,
+    requests: Requests,
     attempts: Table<Key, Box<Trial>>,
-    lines: Lines,
     routes: Routes,
     lookups: Lookups,
     deaths: Deaths,
     /// Why servers on this host reset their connections.
     resets: ByEnds<u16>,
-    servers: Servers,
     /// When each process last had an attempt that was not joined.
     unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
@@ -57,7 +54,7 @@ pub struct Core {
     /// Requests that are over, waiting for attempts to end.
     waiting: Deadlines<Key>,
     /// Failed attempts without a request.
-    orphans: Deadlines<Box<Trial>>,
+    orphans: Orphans,
     /// Exchanges whose end must have been lost, unless it comes yet.
     stragglers: Deadlines<(Side, Key)>,
     /// Processes that turned out to be none, since last asked.
@@ -102,18 +99,16 @@ impl Core {
             lost_at: None,
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
-            requests: Table::new(limits.requests),
+            requests: Requests::new(limits.requests),
             attempts: Table::new(limits.attempts),
-            lines: Lines::default(),
             routes: Routes::default(),
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
-            servers: Servers::default(),
             unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),
-            orphans: Deadlines::new(limits.attempts, limits.grace),
+            orphans: Orphans::new(limits.attempts, limits.grace),
             stragglers: Deadlines::new(limits.requests, limits.grace),
             bystanders: Vec::new(),
             counts: Counts::default(),

@@ -91,6 +91,9 @@ pub enum Join {
     Errand,
     /// Same request line in the same process while the request was open, the only such.
     RequestLine,
+    /// The same end of the path in the same process while the request was open, the only such: the
+    /// proxy rewrites paths.
+    PathEnd,
     /// The request's answer, an error, followed the failure at once, and no other request's did.
     Answer,
     /// The request's next attempt followed the failure at once.

@@ -1,21 +1,25 @@
 //! Which client request an attempt belongs to.
 //!
-//! In: the errand of the thread that connected or sent, and the request line. Out: a
-//! [`Parent`], or none. A join that could be wrong has a smaller surety, and no verdict that needs
-//! it is surer than that.
+//! In: an attempt, and the requests it may have been made for. Each is weighed: what speaks for it is
+//! gathered ([`Evidence`]), what contradicts it excludes it. Out: the one that most speaks for, as a
+//! [`Parent`], or none. How sure that is follows from what was weighed and from who else is left, and
+//! no verdict that needs the join is surer than that.
 
-use std::hash::Hasher;
-use std::sync::Arc;
+mod evidence;
 
-use rustc_hash::{FxHashMap, FxHasher};
+use std::cmp::Reverse;
 
 use crate::attempt::Trial;
 use crate::cause::Certainty;
-use crate::event::{Join, Upstream};
-use crate::observation::{Nanos, RequestHead};
+use crate::event::Join;
+use crate::observation::Nanos;
+use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::OpenRequest;
-use crate::table::{Key, Table};
+use crate::requests::Requests;
+use crate::table::Key;
+
+use evidence::{Evidence, Likeness, Touch};
 
 /// Up to this age an errand is taken as the reason for what the thread did, us. Event loops
 /// read the client and go upstream 10 to 400 us apart (nginx, HAProxy, Envoy, kernel 6.18).
@@ -36,9 +40,8 @@ const CONNECTS_WITHIN: Nanos = 5_000_000;
 /// A retry that follows a failure within this time is one, ns.
 pub(crate) const RETRIED_AT_ONCE: Nanos = 2_000_000;
 
-/// Requests with the same line that are listed one by one. With more, the line alone tells
-/// nothing.
-const SAME_LINE: usize = 64;
+/// So much must speak for a request more than for every other, that it is a guess and no toss-up.
+const AHEAD: u32 = 4;
 
 /// The client request an attempt belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,267 +62,197 @@ pub(crate) struct Found {
     pub(crate) errand_failed: bool,
 }
 
-/// Open requests by request line.
-#[derive(Debug, Default)]
-pub(crate) struct Lines {
-    by_hash: FxHashMap<u64, Line>,
-}
-
-#[derive(Debug, Default)]
-struct Line {
-    listed: Vec<Listed>,
-    unlisted: usize,
-}
-
-/// A request, and of it what most are told apart by.
+/// A request that an attempt may have been made for, and what speaks for it.
 #[derive(Clone, Copy, Debug)]
-struct Listed {
+struct Candidate {
     key: Key,
-    started: Nanos,
+    evidence: Evidence,
 }
 
-impl Lines {
-    /// Lists a request; the hash is to be kept for [`Lines::remove`].
-    pub(crate) fn insert(&mut self, key: Key, started: Nanos, head: &RequestHead) -> u64 {
-        let hash = hash(head);
-        let line = self.by_hash.entry(hash).or_default();
-        if line.listed.len() < SAME_LINE {
-            line.listed.push(Listed { key, started });
-        } else {
-            line.unlisted += 1;
-        }
-        hash
-    }
-
-    pub(crate) fn remove(&mut self, key: Key, hash: u64) {
-        let Some(line) = self.by_hash.get_mut(&hash) else {
-            return;
-        };
-        match line.listed.iter().position(|listed| listed.key == key) {
-            Some(at) => {
-                line.listed.swap_remove(at);
-            }
-            None => line.unlisted = line.unlisted.saturating_sub(1),
-        }
-        if line.listed.is_empty() && line.unlisted == 0 {
-            self.by_hash.remove(&hash);
-        }
-    }
-
-    /// Requests with this line, at most [`SAME_LINE`] of them.
-    fn listed(&self, head: &RequestHead) -> &[Listed] {
-        self.by_hash
-            .get(&hash(head))
-            .map_or(&[], |line| line.listed.as_slice())
-    }
-
-    fn candidates(&self, head: &RequestHead) -> &[Listed] {
-        match self.by_hash.get(&hash(head)) {
-            Some(line) if line.unlisted == 0 => &line.listed,
-            _ => &[],
-        }
-    }
+/// Requests that an attempt may have been made for.
+#[derive(Debug, Default)]
+struct Field {
+    candidates: Vec<Candidate>,
+    /// There are others, too many to be weighed.
+    more: bool,
 }
 
-/// Looks for the request that `trial` belongs to: by errand first, then by request line.
-///
-/// `habits` say whether the process goes upstream for a request before it reads another: then the
-/// errand alone is proof, else only together with the request line.
+/// Looks for the request that `trial` belongs to, as far as its line and the thread say.
 pub(crate) fn find(
     trial: &Trial,
     habits: Habits,
-    is_proxy: bool,
-    requests: &Table<Key, Box<OpenRequest>>,
-    lines: &Lines,
+    requests: &Requests,
+    processes: &Processes,
 ) -> Found {
-    let by_line = |wanted: Option<Key>| {
-        let known = is_proxy || wanted.is_some();
-        known.then(|| by_request_line(trial, requests, lines, wanted))?
-    };
-    // The errand of a connect, or of what was sent on an open connection.
-    let sent = trial
-        .exchange
-        .as_ref()
-        .is_some_and(|exchange| exchange.errand.is_some());
-    let acts_at_once = if sent {
-        habits.sends_at_once
-    } else {
-        habits.connects_at_once
-    };
-    let Some(errand) = trial.errand else {
-        return Found {
-            parent: by_line(None),
-            errand_failed: false,
-        };
-    };
-    let key = Key {
-        cookie: errand.cookie.get(),
-        index: errand.index,
-    };
-    let by_errand = requests.get(key).and_then(|request| {
-        let same_process = match (request.tgid, trial.tgid) {
-            (Some(client_side), Some(upstream_side)) => client_side == upstream_side,
-            _ => true,
-        };
-        if !same_process || !is_open_at(request, trial.errand_at) {
-            return None;
-        }
-        let parent = |surety| Parent {
-            key,
-            join: Join::Errand,
-            surety,
-            forwarding: false,
-        };
-        let young = errand.age_us <= YOUNG_US;
-        let sure = young && trial.own_errand;
-        match (&trial.head, &request.head) {
-            (Some(sent), Some(asked)) if same_line(sent, asked) => {
-                let alone = by_line(Some(key)).is_some();
-                let acts_at_once = acts_at_once && !others_wait(trial, key, requests, lines);
-                let surety = match (alone, young) {
-                    // Two witnesses that know nothing of each other.
-                    (true, true) => Certainty::Proof,
-                    (false, true) if trial.own_errand && acts_at_once => Certainty::Proof,
-                    (false, true) if trial.own_errand => Certainty::Guess,
-                    // The thread was elsewhere for a while: only when no other fits.
-                    (true, false) => Certainty::Strong,
-                    (false, _) => return None,
-                };
-                Some(Parent {
-                    forwarding: sure,
-                    ..parent(surety)
-                })
-            }
-            // Another request has this line: the thread took that one up in between.
-            (Some(_), Some(_)) if let Some(other) = by_line(None) => Some(other),
-            // The proxy rewrote the path, or one of the heads could not be read.
-            _ if trial.exchange.is_some() => match (acts_at_once, habits.connects_at_once) {
-                (true, _) => sure.then(|| parent(Certainty::Strong)),
-                // It does for connects, so most of what it sends is of the client it read last.
-                (false, true) => sure.then(|| parent(Certainty::Guess)),
-                (false, false) => None,
-            },
-            // A connect has no request line. A request that is being served already asks for no
-            // other upstream: a timer acted for somebody else (nginx's limit_req, a cache lock).
-            _ if young => {
-                let free = acts_at_once && request.open.is_empty();
-                free.then(|| parent(Certainty::Proof))
-            }
-            // A try again by timer: same request, same upstream.
-            _ => request
-                .tries
-                .iter()
-                .any(|earlier| earlier.upstream == trial.upstream)
-                .then(|| parent(Certainty::Strong)),
-        }
-    });
-    match by_errand {
-        Some(parent) => Found {
-            parent: Some(parent),
-            errand_failed: false,
-        },
-        None => Found {
-            parent: by_line(None),
-            errand_failed: true,
-        },
+    let field = Field::of(trial, habits, requests, processes);
+    // What a program that is no proxy sends is its own, unless it is what its client asked.
+    let is_proxy = processes.proxy(trial.tgid).is_some();
+    let parent = field
+        .best()
+        .filter(|best| is_proxy || best.evidence.touch > Touch::None)
+        .and_then(|best| field.parent(trial, best));
+    let by_errand = parent.is_some_and(|parent| parent.join == Join::Errand);
+    Found {
+        parent,
+        errand_failed: trial.errand.is_some() && !by_errand,
     }
 }
 
-/// Whether another request with the line that `trial` sent has waited for so long that the proxy did
-/// not go upstream for it when it read it: a timer may act for it now (nginx's limit_req).
-fn others_wait(
-    trial: &Trial,
-    but: Key,
-    requests: &Table<Key, Box<OpenRequest>>,
-    lines: &Lines,
-) -> bool {
-    let Some(sent) = &trial.head else {
-        return false;
-    };
-    let at = trial.errand_at;
-    lines.listed(sent).iter().any(|Listed { key, started }| {
-        // First, because where requests are brief it is no for all of them.
-        if !is_late(*started, at) {
-            return false;
+impl Field {
+    fn of(trial: &Trial, habits: Habits, requests: &Requests, processes: &Processes) -> Self {
+        let touched = evidence::by_errand(trial, habits, requests);
+        let touched = touched.map(|(key, evidence)| Candidate { key, evidence });
+        let mut field = Self::by_path(trial, requests, processes);
+        if let Some(touched) = touched {
+            field.candidates.retain(|one| one.key != touched.key);
+            field.candidates.push(touched);
         }
-        let waits = |request: &OpenRequest| {
-            let asked = request.head.as_ref();
-            let served = !request.open.is_empty() || !request.tries.is_empty();
-            request.tgid.is_none_or(|tgid| Some(tgid) == trial.tgid)
-                && (!served || request.served_by_guess)
-                && !request.is_answered()
-                && asked.is_some_and(|asked| same_line(sent, asked))
-        };
-        *key != but && requests.get(*key).is_some_and(|request| waits(request))
-    })
-}
+        field
+    }
 
-/// The only open request with the same request line that is not being served already, or
-/// the one that carries the same ids; `wanted` must be that one.
-fn by_request_line(
-    trial: &Trial,
-    requests: &Table<Key, Box<OpenRequest>>,
-    lines: &Lines,
-    wanted: Option<Key>,
-) -> Option<Parent> {
-    let sent = trial.head.as_ref()?;
-    let at = trial
-        .exchange
-        .as_ref()
-        .and_then(|exchange| exchange.request.get())?;
-    let mut only = None;
-    let mut more = false;
-    let mut by_id = None;
-    let mut more_by_id = false;
-    let has_ids = sent.request_id.is_some() || sent.trace_id.is_some();
-    for Listed { key, started } in lines.candidates(sent) {
-        if *started >= at {
-            continue;
-        }
-        let Some(request) = requests.get(*key) else {
-            continue;
+    /// Requests with the line that `trial` sent; where there are none, those whose path ends as its
+    /// does.
+    fn by_path(trial: &Trial, requests: &Requests, processes: &Processes) -> Self {
+        let (Some(sent), Some(at)) = (&trial.head, trial.sent_at()) else {
+            return Self::default();
         };
-        let Some(asked) = &request.head else { continue };
-        // A connection has no owner until it is read from. Whoever connects to where the request
-        // arrived is a client of this proxy, on the same host.
-        let same_process = match (request.tgid, trial.tgid) {
-            (Some(asked), Some(sent)) => asked == sent,
-            _ => trial.upstream != Upstream::Inet(request.server()),
+        let weigh = |key: &Key| {
+            let request = requests.get(*key)?;
+            let evidence = evidence::by_path(trial, at, request, requests, processes)?;
+            Some(Candidate {
+                key: *key,
+                evidence,
+            })
         };
-        let served = !request.open.is_empty();
-        let fits = same_process
-            && (!served || request.served_by_guess)
-            && is_open_at(request, at)
-            && same_line(sent, asked);
-        if !fits {
-            continue;
-        }
-        if served {
-            // What serves it may be another's, and this attempt its own.
-            more |= wanted != Some(*key);
+        let field = |(listed, all): (&[Key], bool)| Self {
+            candidates: listed.iter().filter_map(weigh).collect(),
+            more: !all,
+        };
+        let same = field(requests.with_line(sent));
+        if same.candidates.is_empty() && !same.more {
+            field(requests.with_end(sent))
         } else {
-            more |= only.replace(*key).is_some();
-        }
-        if more && !has_ids {
-            // No id will tell which of them it is.
-            return None;
-        }
-        if served {
-            continue;
-        }
-        let same = |one: &Option<Arc<str>>, other: &Option<Arc<str>>| one.is_some() && one == other;
-        if same(&sent.request_id, &asked.request_id) || same(&sent.trace_id, &asked.trace_id) {
-            more_by_id |= by_id.replace(*key).is_some();
+            same
         }
     }
-    let key = match (by_id, only) {
-        (Some(key), _) if !more_by_id => key,
-        (_, Some(key)) if !more => key,
-        _ => return None,
-    };
-    (wanted.is_none_or(|wanted| wanted == key)).then_some(Parent {
+
+    /// The one that most speaks for. A request that is being served may be another's.
+    fn best(&self) -> Option<&Candidate> {
+        let open = self.candidates.iter().filter(|one| one.may_be());
+        open.max_by_key(|one| one.evidence.weight())
+    }
+
+    fn others(&self, best: &Candidate) -> impl Iterator<Item = &Candidate> {
+        let key = best.key;
+        self.candidates.iter().filter(move |one| one.key != key)
+    }
+
+    /// No other request is as much like the attempt as this one.
+    fn is_alone(&self, one: &Candidate) -> bool {
+        let like = |other: &Candidate| other.evidence.likeness >= one.evidence.likeness;
+        one.evidence.free && !self.more && !self.others(one).any(like) || self.is_by_id(one)
+    }
+
+    /// It carries an id of the attempt, and no other does.
+    fn is_by_id(&self, one: &Candidate) -> bool {
+        let id = one.evidence.same_id && one.evidence.free && !self.more;
+        id && !self.others(one).any(|other| other.evidence.same_id)
+    }
+
+    /// More speaks for it than for any other.
+    fn is_ahead(&self, one: &Candidate) -> bool {
+        let next = self.others(one).map(|other| other.evidence.weight()).max();
+        !self.more && one.evidence.weight() >= next.unwrap_or(0).saturating_add(AHEAD)
+    }
+
+    /// How the best one is joined, and how surely: proof where the thread is at work for nobody else,
+    /// or where two witnesses agree and nobody is left; strong where nobody is left.
+    fn parent(&self, trial: &Trial, best: &Candidate) -> Option<Parent> {
+        let Candidate { key, evidence } = *best;
+        let alone = self.is_alone(best);
+        // A timer may act for one that waits for longer (nginx's limit_req).
+        let late_rival = self
+            .others(best)
+            .any(|other| other.evidence.likeness == evidence.likeness && other.evidence.late);
+        let touch = match evidence.touch {
+            Touch::AtOnce if late_rival => Touch::Young,
+            touch => touch,
+        };
+        let young = touch >= Touch::Young;
+        let is_connect = trial.exchange.is_none();
+        let by_path = if evidence.likeness == Likeness::Same {
+            Join::RequestLine
+        } else {
+            Join::PathEnd
+        };
+        let (join, surety) = match (evidence.likeness, touch) {
+            // A connect has no line. A request that is being served asks for no other upstream: a
+            // timer acted for somebody else.
+            (_, Touch::AtOnce) if is_connect && evidence.free => (Join::Errand, Certainty::Proof),
+            // A try again by timer: same request, same upstream.
+            (_, Touch::Old) if is_connect && evidence.again => (Join::Errand, Certainty::Strong),
+            _ if is_connect => return None,
+            (Likeness::Same, Touch::AtOnce) => (Join::Errand, Certainty::Proof),
+            // Two witnesses that know nothing of each other.
+            (Likeness::Same, _) if alone && touch >= Touch::Foreign => {
+                (Join::Errand, Certainty::Proof)
+            }
+            (Likeness::Stripped(1..), _) if alone && young => (Join::Errand, Certainty::Proof),
+            (Likeness::Same, _) if young => (Join::Errand, Certainty::Guess),
+            (Likeness::Same | Likeness::Stripped(1..), Touch::Old) if alone => {
+                (Join::Errand, Certainty::Strong)
+            }
+            (Likeness::Common(1..), _) if alone && young => (Join::Errand, Certainty::Strong),
+            // The proxy rewrote the path, or one of the heads could not be read.
+            (_, Touch::AtOnce) => (Join::Errand, Certainty::Strong),
+            // It does so for connects: most of what it sends is of the client that it read last.
+            (_, Touch::Nearly) => (Join::Errand, Certainty::Guess),
+            (Likeness::Same | Likeness::Stripped(1..) | Likeness::Common(2..), _) if alone => {
+                (by_path, Certainty::Strong)
+            }
+            (Likeness::Stripped(1..) | Likeness::Common(1..), _) if self.is_ahead(best) => {
+                (by_path, Certainty::Guess)
+            }
+            _ => return None,
+        };
+        Some(Parent {
+            key,
+            join,
+            surety,
+            forwarding: evidence.likeness == Likeness::Same && touch >= Touch::Young,
+        })
+    }
+}
+
+impl Candidate {
+    /// Something of its own speaks for it, and nothing else serves it, or the thread was at work for it.
+    fn may_be(&self) -> bool {
+        let Evidence {
+            touch,
+            likeness,
+            free,
+            again,
+            ..
+        } = self.evidence;
+        let speaks = likeness > Likeness::Unknown || touch >= Touch::Nearly;
+        (speaks && (free || touch >= Touch::Foreign)) || (touch == Touch::Old && again)
+    }
+}
+
+/// Of requests that wait for an upstream, or ended in an error for which no attempt is known, the only
+/// one, where it can be one that `trial` was made for.
+pub(crate) fn only<'a>(
+    trial: &Trial,
+    waiting: impl Iterator<Item = (Key, &'a OpenRequest)>,
+) -> Option<Parent> {
+    let mut possible = waiting.filter(|(_, request)| evidence::by_time(trial, request).is_some());
+    let (key, request) = possible.next()?;
+    if possible.next().is_some() || !is_try_of(trial, request) {
+        return None;
+    }
+    Some(Parent {
         key,
-        join: Join::RequestLine,
+        join: Join::Waiting,
         surety: Certainty::Strong,
         forwarding: false,
     })
@@ -327,61 +260,49 @@ fn by_request_line(
 
 /// Of requests that ended in an error for which no attempt is known, the one that a failed attempt
 /// without a request most likely belongs to: it was open all the while, and its answer followed
-/// the failure at once. With several such, as a guess, one that the attempt followed at once, and
-/// of those the first: a proxy serves in the order in which it reads, and its timers run out in
-/// the order in which it sets them.
+/// the failure at once. With several such, as a guess, that for which most speaks, and of those the
+/// first: a proxy serves in the order in which it reads, and its timers run out in the order in
+/// which it sets them.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
 ) -> Option<Parent> {
-    let mut best: Option<((bool, Nanos), Key)> = None;
-    let mut more = false;
-    for (key, request) in unexplained {
-        let Some(answered) = request.outcome().answer_began else {
-            continue;
-        };
-        let same_process = request.tgid.is_some() && request.tgid == trial.tgid;
-        let fits_line = match (&trial.head, &request.head) {
-            (Some(sent), Some(asked)) => same_line(sent, asked),
-            _ => true,
-        };
-        // HAProxy answers and then closes upstream.
-        let around = request.started <= trial.started
-            && answered >= trial.started
-            && answered.saturating_add(SLACK) >= trial.ended;
-        let after = answered.abs_diff(trial.ended);
-        if !same_process || !fits_line || !around || after > AT_ONCE {
-            continue;
-        }
-        more |= best.is_some();
-        let rank = (is_late(request.started, trial.started), request.started);
-        if best.is_none_or(|(least, _)| rank < least) {
-            best = Some((rank, key));
-        }
-    }
-    let (_, key) = best?;
+    let mut weighed: Vec<_> = unexplained
+        .filter_map(|(key, request)| {
+            let evidence = evidence::by_answer(trial, request)?;
+            Some((evidence, request.started, key))
+        })
+        .collect();
+    weighed.sort_by_key(|(evidence, started, key)| (Reverse(evidence.weight()), *started, *key));
+    let (best, _, key) = *weighed.first()?;
+    let is_like = best.likeness >= Likeness::Stripped(1);
+    let alone = match weighed.get(1) {
+        None => true,
+        // Paths that many share tell less than one that nobody else has.
+        Some((next, ..)) => is_like && next.likeness < Likeness::Common(1),
+    };
     Some(Parent {
         key,
         join: Join::Answer,
-        surety: if more {
-            Certainty::Guess
-        } else {
+        surety: if alone {
             Certainty::Strong
+        } else {
+            Certainty::Guess
         },
         forwarding: false,
     })
 }
 
-/// Whether a failed connect fits a request that waits: as the first try, soon after the request came;
+/// Whether an attempt fits a request that waits: as the first try, soon after the request came;
 /// as another, when it goes to an upstream that was tried, whenever the proxy's timer says, or
 /// follows a try at once.
-pub(crate) fn is_try_of(failed: &Trial, request: &OpenRequest) -> bool {
-    let after = |time: Nanos| failed.started.saturating_sub(time);
+fn is_try_of(trial: &Trial, request: &OpenRequest) -> bool {
+    let after = |time: Nanos| trial.started.saturating_sub(time);
     let fits = if request.tries.is_empty() {
-        !is_late(request.started, failed.started)
+        !is_late(request.started, trial.started)
     } else {
         request.tries.iter().any(|earlier| {
-            earlier.upstream == failed.upstream || after(earlier.ended) <= RETRIED_AT_ONCE
+            earlier.upstream == trial.upstream || after(earlier.ended) <= RETRIED_AT_ONCE
         })
     };
     fits && request.end.is_none()
@@ -402,28 +323,13 @@ pub(crate) fn lacks_last_try(request: &OpenRequest) -> bool {
 /// it at once.
 pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest) -> bool {
     let after = next.started.checked_sub(failed.ended);
-    failed.exchange.is_none()
-        && failed.tgid == next.tgid
+    failed.tgid == next.tgid
         && failed.started.saturating_add(SLACK) >= request.started
         && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
+        && evidence::by_time(failed, request).is_some()
 }
 
 /// A proxy would have gone upstream for what it read at `since`, had it been its own.
 pub(crate) fn is_late(since: Nanos, at: Nanos) -> bool {
     at.saturating_sub(since) > CONNECTS_WITHIN
-}
-
-fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
-    request.is_open_at(at) || request.is_open_at(at.saturating_add(SLACK))
-}
-
-fn same_line(one: &RequestHead, other: &RequestHead) -> bool {
-    one.path == other.path && one.method == other.method
-}
-
-fn hash(head: &RequestHead) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write(head.path.as_bytes());
-    hasher.write(head.method.as_bytes());
-    hasher.finish()
 }

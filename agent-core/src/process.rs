@@ -137,6 +137,12 @@ impl Processes {
         }
     }
 
+    /// Both are proxies of one name.
+    pub(crate) fn are_alike(&self, one: u32, other: u32) -> bool {
+        let name = |tgid| self.proxy(Some(tgid)).map(|proxy| proxy.name);
+        name(one).is_some_and(|one| name(other) == Some(one))
+    }
+
     /// The process as a proxy; `None` when it is none, or not known.
     pub(crate) fn proxy(&self, tgid: Option<u32>) -> Option<Proxy> {
         let tgid = tgid?;

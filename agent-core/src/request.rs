@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use crate::address::Address;
 use crate::attempt::{Trial, request_whole};
 use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
+use crate::requests::{Hashes, Place};
 use crate::table::Key;
 
 /// A client's request.
@@ -18,8 +19,10 @@ pub(crate) struct OpenRequest {
     /// Where it arrived.
     server: Address,
     pub(crate) head: Option<RequestHead>,
-    /// Hash of its request line, as listed in [`crate::join::Lines`].
-    pub(crate) line: Option<u64>,
+    /// How it is found by its request line.
+    pub(crate) lines: Option<Hashes>,
+    /// How it is found by what it waits for.
+    pub(crate) place: Option<Place>,
     pub(crate) started: Nanos,
     last_seen: Nanos,
     pub(crate) exchange: Exchange,
@@ -59,6 +62,26 @@ pub(crate) struct Outcome {
     pub(crate) ended: Nanos,
 }
 
+impl Outcome {
+    /// The client got an error or no answer, or its answer was cut short while it was there.
+    pub(crate) fn is_failed(&self) -> bool {
+        match self.code {
+            Some(code) => code >= 500 || self.is_cut(),
+            None => true,
+        }
+    }
+
+    /// An answer that began was not whole, and its client had not left.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.code.is_some() && !self.complete && self.client_gone.is_none()
+    }
+
+    /// When the client got what the last attempt led to: an error, or the end of half an answer.
+    pub(crate) fn failed_at(&self) -> Option<Nanos> {
+        self.answer_began.filter(|_| !self.is_cut())
+    }
+}
+
 impl OpenRequest {
     pub(crate) fn new(
         socket: &Socket,
@@ -71,7 +94,8 @@ impl OpenRequest {
             client: socket.remote.into(),
             server: socket.local.into(),
             head,
-            line: None,
+            lines: None,
+            place: None,
             started: exchange.request.get().unwrap_or(socket.time),
             last_seen: socket.time,
             exchange,

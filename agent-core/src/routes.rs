@@ -7,9 +7,10 @@
 //! A route is what requests share that a proxy sends to the same place, as far as that shows: its
 //! name, the Host, and the first segment of the path.
 
-use std::hash::{Hash, Hasher};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
 
-use rustc_hash::{FxHashMap, FxHasher};
+use rustc_hash::FxHashMap;
 
 use crate::cause::Cause;
 use crate::event::Upstream;
@@ -33,6 +34,10 @@ const CHECKED_WITHIN: Nanos = 300_000_000_000;
 /// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
 /// it failed all the while is known. Too large: 40 bytes each.
 const FAILURES: usize = 8;
+
+/// Times of use of one upstream that are remembered. Too small: of a failure that is known late it is
+/// not known when the upstream was used again, and it counts as used at once.
+const UPS: usize = 8;
 
 /// How often room is made at most, ns: it walks the tables.
 const SWEEP_EVERY: Nanos = 1_000_000_000;
@@ -95,9 +100,10 @@ struct Health {
     /// The first failure since it last answered.
     failing_since: Option<Nanos>,
     answered: Nanos,
-    /// When it was first and last used for a request, or answered.
+    /// When it was first used for a request, or answered.
     first_up: Nanos,
-    last_up: Nanos,
+    /// When it was used or answered lately, in order.
+    ups: Vec<Nanos>,
     /// When it was last connected to although no request waited for an upstream, and the time
     /// before that.
     unasked: [Nanos; 2],
@@ -123,6 +129,8 @@ pub(crate) struct Routes {
     routes: FxHashMap<u64, Route>,
     health: FxHashMap<u64, Health>,
     next_sweep: Nanos,
+    /// Clients choose Hosts and paths, and could choose some that collide.
+    seed: RandomState,
 }
 
 impl Routes {
@@ -140,12 +148,13 @@ impl Routes {
             failure,
             tgid,
         } = outcome;
-        let name = hash(&(proxy, upstream));
+        let name = self.name(&(proxy, upstream));
+        let route = head.map(|head| self.of(proxy, head));
         self.make_room(at);
-        if let Some(head) = head
-            && (self.routes.len() < ROUTES || self.routes.contains_key(&of(proxy, head)))
+        if let Some(route) = route
+            && (self.routes.len() < ROUTES || self.routes.contains_key(&route))
         {
-            let route = self.routes.entry(of(proxy, head)).or_insert_with(|| Route {
+            let route = self.routes.entry(route).or_insert_with(|| Route {
                 upstreams: Vec::new(),
                 used: at,
             });
@@ -174,9 +183,34 @@ impl Routes {
         }
     }
 
+    /// An attempt of `proxy` at `upstream` began at `at`.
+    pub(crate) fn saw_use(&mut self, proxy: &str, upstream: &Upstream, at: Nanos) {
+        let name = self.name(&(proxy, upstream));
+        if let Some(health) = self.health.get_mut(&name) {
+            health.is_up(at);
+        }
+    }
+
+    /// Whether such requests go to other upstreams, and this one is known for something else: other
+    /// requests, or checks.
+    pub(crate) fn goes_elsewhere(
+        &self,
+        proxy: &str,
+        head: &RequestHead,
+        upstream: &Upstream,
+    ) -> bool {
+        let name = self.name(&(proxy, upstream));
+        let route = self.routes.get(&self.of(proxy, head));
+        route.is_some_and(|route| {
+            let full = route.upstreams.len() >= UPSTREAMS_A_ROUTE;
+            !full && !route.upstreams.contains(&name) && self.health.contains_key(&name)
+        })
+    }
+
     /// `proxy` connected to `upstream` at `at`, and none of its requests waited for an upstream.
     pub(crate) fn saw_unasked(&mut self, proxy: &str, upstream: &Upstream, at: Nanos) {
-        if let Some(health) = self.health_of(proxy, hash(&(proxy, upstream))) {
+        let name = self.name(&(proxy, upstream));
+        if let Some(health) = self.health_of(proxy, name) {
             health.unasked = [at, health.unasked[0]];
         }
     }
@@ -184,7 +218,7 @@ impl Routes {
     /// Whether `proxy` connects to `upstream` for others than the requests that are seen as well: to
     /// check it, or for clients that cannot be read.
     pub(crate) fn is_checked(&self, proxy: &str, upstream: &Upstream, at: Nanos) -> bool {
-        let health = self.health.get(&hash(&(proxy, upstream)));
+        let health = self.health.get(&self.name(&(proxy, upstream)));
         health.is_some_and(|health| {
             let [_, earlier] = health.unasked;
             earlier != 0 && at.saturating_sub(earlier) <= CHECKED_WITHIN
@@ -195,52 +229,45 @@ impl Routes {
         if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
             return None;
         }
+        let proxy = self.name(&proxy);
         Some(self.health.entry(name).or_insert_with(|| Health {
-            proxy: hash(&proxy),
+            proxy,
             failures: Vec::new(),
             failing_since: None,
             answered: 0,
             first_up: Nanos::MAX,
-            last_up: 0,
+            ups: Vec::new(),
             unasked: [0; 2],
         }))
     }
 
     /// How the upstreams fared that `proxy` would have used for `head` at that `moment`. It leaves
-    /// one that failed alone for a while; one that it used again since, as by what is `under_way`,
-    /// it has not given up.
-    pub(crate) fn fare<'a>(
+    /// one that failed alone for a while; one that it used again since it has not given up.
+    pub(crate) fn fare(
         &self,
         proxy: &str,
         head: Option<&RequestHead>,
         tgid: u32,
         moment: Moment,
-        under_way: impl Iterator<Item = (&'a Upstream, Nanos)>,
     ) -> Fare {
-        let known = head.and_then(|head| self.routes.get(&of(proxy, head)));
+        let known = head.and_then(|head| self.routes.get(&self.of(proxy, head)));
         let Some(known) = known else {
             return self.fare_of_proxy(proxy, moment);
         };
         let (mut down, mut up, mut failed, mut gives_up) = (None, false, None, true);
-        let mut used: FxHashMap<u64, Nanos> = FxHashMap::default();
-        for (upstream, since) in under_way.filter(|(_, since)| *since <= moment.at) {
-            let latest = used.entry(hash(&(proxy, upstream))).or_default();
-            *latest = since.max(*latest);
-        }
         for name in &known.upstreams {
             let health = self.health.get(name);
             if health.is_some_and(|health| health.is_later(moment)) {
                 continue;
             }
-            let used = used.get(name).copied().unwrap_or(0);
             match health.and_then(|health| health.down(moment)) {
-                Some(last) if used <= last.at => {
+                Some(last) => {
                     let unsure = last.at > moment.at
                         || health.is_some_and(|one| one.is_tried_again(last, moment.window));
                     gives_up &= last.seen_by == tgid && !unsure;
                     down = Some(last.cause);
                 }
-                _ => {
+                None => {
                     up = true;
                     failed = health.and_then(|one| one.cause(moment)).or(failed);
                 }
@@ -256,7 +283,7 @@ impl Routes {
     }
 
     fn fare_of_proxy(&self, proxy: &str, moment: Moment) -> Fare {
-        let proxy = hash(&proxy);
+        let proxy = self.name(&proxy);
         let mut cause = None;
         let of_proxy = |one: &&Health| one.proxy == proxy && !one.is_later(moment);
         for health in self.health.values().filter(of_proxy) {
@@ -266,6 +293,18 @@ impl Routes {
             cause = Some(down.cause);
         }
         cause.map_or(Fare::Unknown, Fare::ProxyAllDown)
+    }
+
+    /// The route of a request at `proxy`.
+    pub(crate) fn of(&self, proxy: &str, head: &RequestHead) -> u64 {
+        let path = head.path.strip_prefix('/').unwrap_or(&head.path);
+        let first = path.split_once('/').map(|(first, _)| first);
+        self.name(&(proxy, head.host.as_deref(), first))
+    }
+
+    /// By which it is known: never told, and never in an order.
+    fn name<T: Hash>(&self, what: &T) -> u64 {
+        self.seed.hash_one(what)
     }
 
     fn make_room(&mut self, now: Nanos) {
@@ -283,7 +322,7 @@ impl Routes {
                     .failures
                     .last()
                     .map_or(0, |down| down.at)
-                    .max(health.last_up)
+                    .max(health.ups.last().copied().unwrap_or(0))
                     >= old
             });
         }
@@ -293,7 +332,15 @@ impl Routes {
 impl Health {
     /// It was used for a request, or answered, at `at`.
     fn is_up(&mut self, at: Nanos) {
-        self.last_up = self.last_up.max(at);
+        let place = self.ups.partition_point(|up| *up < at);
+        if self.ups.get(place) != Some(&at) {
+            if self.ups.len() < UPS {
+                self.ups.insert(place, at);
+            } else if let Some(before) = place.checked_sub(1) {
+                self.ups[..=before].rotate_left(1);
+                self.ups[before] = at;
+            }
+        }
         if let Some(before) = self.failures.iter_mut().rfind(|down| down.at < at) {
             before.back = Some(before.back.map_or(at, |back| back.min(at)));
         }
@@ -314,8 +361,10 @@ impl Health {
             let since = self.failing_since.unwrap_or(down.at);
             self.failing_since = Some(since.min(down.at));
         }
-        // Of what was seen before this was told only the last is known.
-        let back = (self.last_up > down.at).then_some(down.at);
+        // Those before are forgotten: it may have been used at once.
+        let all_later = self.ups.len() >= UPS && self.ups.first().is_some_and(|up| *up > down.at);
+        let first = self.ups.iter().copied().find(|up| *up > down.at);
+        let back = if all_later { Some(down.at) } else { first };
         let down = Down { back, ..down };
         let place = self.failures.partition_point(|one| one.at <= down.at);
         if self.failures.len() < FAILURES {
@@ -397,17 +446,4 @@ fn counts_as_down(cause: Cause) -> bool {
         | Cause::ProxyGenerated
         | Cause::ClientAbort => false,
     }
-}
-
-/// The route of a request at `proxy`.
-pub(crate) fn of(proxy: &str, head: &RequestHead) -> u64 {
-    let path = head.path.strip_prefix('/').unwrap_or(&head.path);
-    let first = path.split_once('/').map(|(first, _)| first);
-    hash(&(proxy, head.host.as_deref(), first))
-}
-
-fn hash<T: Hash>(what: &T) -> u64 {
-    let mut hasher = FxHasher::default();
-    what.hash(&mut hasher);
-    hasher.finish()
 }

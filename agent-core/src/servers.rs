@@ -11,10 +11,15 @@ use rustc_hash::FxHashMap;
 /// Addresses that are remembered, those seen last.
 const ADDRESSES: usize = 4096;
 
+/// Addresses of one process that are looked at.
+const OF_ONE: usize = 16;
+
 /// Processes by the address they answer at.
 #[derive(Debug, Default)]
 pub(crate) struct Servers {
     owners: FxHashMap<SocketAddr, u32>,
+    /// The addresses that each process has answered at, those it answered at first.
+    addresses: FxHashMap<u32, Vec<SocketAddr>>,
     /// In the order in which they were first seen.
     order: VecDeque<SocketAddr>,
 }
@@ -22,15 +27,37 @@ pub(crate) struct Servers {
 impl Servers {
     /// Process `tgid` has a client at `address`.
     pub(crate) fn saw(&mut self, address: SocketAddr, tgid: u32) {
-        if self.owners.insert(address, tgid).is_some() {
+        let before = self.owners.insert(address, tgid);
+        if before == Some(tgid) {
+            return;
+        }
+        let of_process = self.addresses.entry(tgid).or_default();
+        if of_process.len() < OF_ONE && !of_process.contains(&address) {
+            of_process.reserve_exact(1);
+            of_process.push(address);
+        }
+        if before.is_some() {
             return;
         }
         self.order.push_back(address);
         if self.order.len() > ADDRESSES
             && let Some(first) = self.order.pop_front()
+            && let Some(last_owner) = self.owners.remove(&first)
+            && let Some(of_process) = self.addresses.get_mut(&last_owner)
         {
-            self.owners.remove(&first);
+            of_process.retain(|one| *one != first);
         }
+        // Processes come and go: those that answer put themselves down again.
+        if self.addresses.len() > ADDRESSES {
+            self.addresses.clear();
+            self.owners.clear();
+            self.order.clear();
+        }
+    }
+
+    /// Where the process has answered.
+    pub(crate) fn addresses(&self, tgid: u32) -> &[SocketAddr] {
+        self.addresses.get(&tgid).map_or(&[], Vec::as_slice)
     }
 
     /// Who answered there last.

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::ops::RangeInclusive;
 
 use rustc_hash::FxHashMap;
 
@@ -15,6 +14,19 @@ use crate::observation::Nanos;
 pub(crate) struct Key {
     pub(crate) cookie: u64,
     pub(crate) index: u32,
+}
+
+impl Key {
+    /// Before all others.
+    pub(crate) const FIRST: Self = Self {
+        cookie: 0,
+        index: 0,
+    };
+    /// After all others.
+    pub(crate) const LAST: Self = Self {
+        cookie: u64::MAX,
+        index: u32::MAX,
+    };
 }
 
 /// A map with a bound.
@@ -94,10 +106,6 @@ impl<K: Eq + Hash + Copy, V> Table<K, V> {
         self.map.iter()
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        self.map.iter_mut()
-    }
-
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.map.values()
     }
@@ -135,31 +143,6 @@ impl<T> Deadlines<T> {
         };
         self.queue.push_back((now, thing));
         early.map(|(_, thing)| thing)
-    }
-
-    /// Takes out the only thing of those that came in at `since` or later that `is_it` holds of;
-    /// `None` when there is none, or more.
-    pub(crate) fn take_only(&mut self, since: Nanos, is_it: impl Fn(&T) -> bool) -> Option<T> {
-        let first = self.queue.partition_point(|(came, _)| *came < since);
-        let mut places = (first..self.queue.len())
-            .filter(|at| self.queue.get(*at).is_some_and(|(_, thing)| is_it(thing)));
-        let at = places.next()?;
-        if places.next().is_some() {
-            return None;
-        }
-        self.queue.remove(at).map(|(_, thing)| thing)
-    }
-
-    /// What came in then and still waits, the first due first.
-    pub(crate) fn came_in(&self, between: RangeInclusive<Nanos>) -> impl Iterator<Item = &T> {
-        let first = self
-            .queue
-            .partition_point(|(came, _)| came < between.start());
-        let end = self
-            .queue
-            .partition_point(|(came, _)| came <= between.end());
-        let end = end.max(first);
-        self.queue.range(first..end).map(|(_, thing)| thing)
     }
 
     pub(crate) fn pop_due(&mut self, now: Nanos) -> Option<T> {
@@ -228,25 +211,6 @@ mod tests {
         assert_eq!(queue.pop_due(11), None);
         assert_eq!(queue.pop_due(12), Some('b'));
         assert_eq!(queue.pop_due(12), None);
-    }
-
-    #[test]
-    fn a_queue_is_looked_through_only_where_asked() {
-        let mut queue = Deadlines::new(9, 10);
-        for (came, thing) in [(1, 'a'), (2, 'b'), (2, 'c'), (5, 'd')] {
-            assert_eq!(queue.push(came, thing), None);
-        }
-        let came_in = |between| queue.came_in(between).collect::<String>();
-        assert_eq!(came_in(0..=0), "");
-        assert_eq!(came_in(1..=2), "abc");
-        assert_eq!(came_in(2..=9), "bcd");
-        #[expect(clippy::reversed_empty_ranges, reason = "it may be asked for")]
-        let reversed = came_in(5..=1);
-        assert_eq!(reversed, "");
-        assert_eq!(queue.take_only(2, |_| true), None, "more than one");
-        assert_eq!(queue.take_only(3, |_| true), Some('d'));
-        assert_eq!(queue.take_only(3, |_| true), None, "none is left");
-        assert_eq!(queue.take_only(0, |thing| *thing == 'b'), Some('b'));
     }
 
     #[test]

@@ -25,6 +25,8 @@ impl Core {
         listener_silent: bool,
         out: &mut Vec<Event>,
     ) {
+        let (socket, outcome) = &given_up(socket, outcome);
+        let outcome = *outcome;
         if outcome == ConnectOutcome::Established {
             self.make_room();
             let Some(connection) = self.connections.touch(socket) else {
@@ -192,6 +194,24 @@ impl Core {
             seconds: seconds(socket.opened.unwrap_or(socket.time), socket.time),
             syn_retransmits: socket.syns.saturating_sub(1),
         }));
+    }
+}
+
+/// A socket that is closed with SO_LINGER 0 while its SYN is not answered has ECONNRESET for an error
+/// (`tcp_disconnect`, net/ipv4/tcp.c), and nobody sent a RST: one that answers a SYN gives ECONNREFUSED
+/// (`tcp_reset`, net/ipv4/tcp_input.c). HAProxy closes so when `timeout connect` has run out.
+fn given_up(socket: &Socket, outcome: ConnectOutcome) -> (Socket, ConnectOutcome) {
+    let closed = outcome == ConnectOutcome::KernelError
+        && socket.errno == Some(errno::ECONNRESET)
+        && !socket.flags.peer_reset();
+    if closed {
+        let socket = Socket {
+            errno: None,
+            ..socket.clone()
+        };
+        (socket, ConnectOutcome::ClosedByUs)
+    } else {
+        (socket.clone(), outcome)
     }
 }
 

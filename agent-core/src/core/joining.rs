@@ -21,11 +21,10 @@ impl Core {
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
         self.learn_server(trial);
         let habits = self.processes.habits(trial.tgid);
-        // A client on this host sends the same request line that its proxy has not read yet.
-        let is_proxy = trial.tgid.is_none() || self.processes.proxy(trial.tgid).is_some();
-        let found = join::find(trial, habits, is_proxy, &self.requests, &self.lines);
+        let found = join::find(trial, habits, &self.requests, &self.processes);
         self.counts.errands_unmatched += u64::from(found.errand_failed);
-        let Some(mut parent) = found.parent else {
+        let parent = found.parent.or_else(|| self.only_waiting(trial));
+        let Some(mut parent) = parent else {
             return;
         };
         let of_call = trial.exchange.is_none() && parent.join == Join::Errand;
@@ -36,16 +35,17 @@ impl Core {
         {
             parent.surety = Certainty::Guess;
         }
-        let Some(request) = self.requests.get_mut(parent.key) else {
+        let Some(request) = self.requests.get(parent.key) else {
             return;
         };
-        trial.tgid = trial.tgid.or(request.tgid);
         trial.adopt(parent, request.started);
         if open {
-            // Most have one.
-            request.open.reserve_exact(1);
-            request.open.push(trial.key);
-            request.served_by_guess |= parent.surety == Certainty::Guess;
+            self.requests.edit(parent.key, |request| {
+                // Most have one.
+                request.open.reserve_exact(1);
+                request.open.push(trial.key);
+                request.served_by_guess |= parent.surety == Certainty::Guess;
+            });
         }
         if let Some(tgid) = trial.tgid
             && parent.forwarding
@@ -54,43 +54,58 @@ impl Core {
         }
     }
 
-    /// A failed connect that no errand tells of: it was made for the only request that waited for an
-    /// upstream then; not when it may have been a check of its upstream.
-    pub(super) fn join_waiting(&mut self, trial: &mut Trial) {
-        let no_connect = trial.exchange.is_some() || trial.speculative;
-        if no_connect || self.processes.habits(trial.tgid).connects_at_once {
-            return;
+    /// An attempt that has nothing in common with any request: it was made for the only one that
+    /// waits for an upstream; not when it may have been a check of its upstream.
+    fn only_waiting(&self, trial: &Trial) -> Option<Parent> {
+        let tgid = trial.tgid?;
+        // A request that has a line is asked for at once. That of a failed connect is looked for when
+        // it is over: by then another may have turned out to be somebody else's.
+        let is_sent = trial.sent_at().is_some();
+        let may_be = is_sent || (trial.finish.is_some() && !trial.speculative);
+        if !may_be || self.processes.habits(Some(tgid)).connects_at_once {
+            return None;
         }
-        let mut waiting = self
-            .waiting_at(trial.tgid, trial.started)
-            .filter(|(_, request)| self.owner(request).is_some());
-        let (Some((key, request)), None) = (waiting.next(), waiting.next()) else {
-            return;
-        };
-        let own = self.owner(request) == trial.tgid;
-        if !own || !join::is_try_of(trial, request) || self.is_checked(trial) {
-            return;
+        // What a program that is no proxy sends is its own.
+        if is_sent {
+            self.processes.proxy(Some(tgid))?;
         }
-        let parent = Parent {
-            key,
-            join: Join::Waiting,
-            surety: Certainty::Strong,
-            forwarding: false,
-        };
-        trial.adopt(parent, request.started);
+        // HAProxy answers and then closes upstream.
+        let answered = self.requests.failed(tgid, trial.started..=Nanos::MAX);
+        let waiting = self.waiting_at(tgid, trial.started).chain(answered);
+        let parent = join::only(trial, waiting)?;
+        let request = self.requests.get(parent.key)?;
+        let own = self.requests.owner(request) == Some(tgid);
+        let surety = parent.surety.max(self.least_surety_of(trial, request));
+        (own && !self.is_checked(trial)).then_some(Parent { surety, ..parent })
+    }
+
+    /// The most that a join for want of another request may claim: where other requests of its route
+    /// go elsewhere, as far as is known, the attempt may be a check of its upstream.
+    fn least_surety_of(&self, trial: &Trial, request: &OpenRequest) -> Certainty {
+        let proxy = self.processes.proxy(trial.tgid);
+        let elsewhere = proxy
+            .zip(request.head.as_ref())
+            .is_some_and(|(proxy, head)| {
+                self.routes
+                    .goes_elsewhere(&proxy.name, head, &trial.upstream)
+            });
+        if elsewhere {
+            Certainty::Guess
+        } else {
+            Certainty::Strong
+        }
     }
 
     /// Looks for a request that ended in an error for which no attempt is known, or only some that
     /// failed well before, and that `trial` explains.
     pub(super) fn join_by_answer(&mut self, trial: &mut Trial) {
         // Proxies write an error of their own in one go: it ends when it begins.
-        let since = trial.ended.saturating_sub(join::SLACK);
+        // What is passed on begins before the attempt is over.
+        let began = trial.began_to_answer().unwrap_or(trial.ended);
+        let since = began.min(trial.ended).saturating_sub(join::SLACK);
         let until = trial.ended.saturating_add(2 * join::AT_ONCE);
-        let unexplained = self.waiting.came_in(since..=until).filter_map(|key| {
-            let request = self.requests.get(*key)?;
-            (request.open.is_empty() && join::lacks_last_try(request))
-                .then_some((*key, request.as_ref()))
-        });
+        let Some(tgid) = trial.tgid else { return };
+        let unexplained = self.requests.failed(tgid, since..=until);
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
         };
@@ -101,6 +116,7 @@ impl Core {
             parent.surety = Certainty::Guess;
         }
         if let Some(request) = self.requests.get(parent.key) {
+            parent.surety = parent.surety.max(self.least_surety_of(trial, request));
             trial.adopt(parent, request.started);
         }
         if parent.surety == Certainty::Guess {
@@ -127,11 +143,11 @@ impl Core {
             return;
         };
         let since = next.started.saturating_sub(join::RETRIED_AT_ONCE);
-        let is_followed = |failed: &Trial| join::is_followed_by(failed, next, request);
+        let between = since..=next.started;
         let mut followed = self
             .orphans
-            .came_in(since..=Nanos::MAX)
-            .filter(|failed| is_followed(failed));
+            .over(next.tgid, between.clone())
+            .filter(|failed| join::is_followed_by(failed, next, request));
         let (Some(failed), None) = (followed.next(), followed.next()) else {
             return;
         };
@@ -141,22 +157,27 @@ impl Core {
         {
             return;
         }
+        let surety = self.least_surety_of(failed, request);
+        let name = failed.key;
         drop(followed);
-        let Some(mut failed) = self.orphans.take_only(since, |failed| is_followed(failed)) else {
-            return;
-        };
-        let Some(request) = self.requests.get_mut(parent.key) else {
+        let Some(mut failed) = self.orphans.take(next.tgid, between, name) else {
             return;
         };
         let claim = Parent {
             join: Join::Retry,
-            surety: Certainty::Strong,
+            surety,
             ..parent
         };
-        failed.adopt(claim, request.started);
-        if request.tries.len() < self.limits.attempts_per_request.max(1) {
-            request.tries.push(failed);
-        } else {
+        let most = self.limits.attempts_per_request.max(1);
+        let crowded_out = self.requests.edit(parent.key, |request| {
+            failed.adopt(claim, request.started);
+            if request.tries.len() < most {
+                request.tries.push(failed);
+                return None;
+            }
+            Some(failed)
+        });
+        if let Some(failed) = crowded_out.flatten() {
             self.held -= 1;
             self.counts.attempts_crowded_out += 1;
             self.tell_alone(failed, out);
@@ -172,6 +193,7 @@ impl Core {
             return;
         };
         let (tgid, began, outcome) = (request.tgid, request.started, request.outcome());
+        let own = tgid;
         let without_attempt = request.tries.is_empty() && request.open.is_empty();
         let is_error = outcome.code.is_some_and(|code| code >= 500);
         let Some(at) = outcome.answer_began.filter(|_| without_attempt && is_error) else {
@@ -185,33 +207,37 @@ impl Core {
                 .parent
                 .is_some_and(|parent| parent.join == Join::Errand);
             by_errand
-                && trial.tgid == tgid
+                && trial.tgid == own
                 && trial.exchange.is_none()
                 && trial.started >= began
                 && trial.ended <= at.saturating_add(join::SLACK)
                 && at.saturating_sub(trial.ended) <= join::AT_ONCE
         };
-        let lender = self.requests.iter_mut().find_map(|(key, request)| {
-            let waits = request.open.is_empty() && !request.is_answered();
-            (*key != answered && waits && request.tries.last().is_some_and(|last| is_lent(last)))
-                .then_some(request)
+        let Some(tgid) = tgid else { return };
+        let over = at.saturating_sub(join::AT_ONCE)..=at.saturating_add(join::SLACK);
+        let lender = self.requests.tried(tgid, over).find_map(|(key, request)| {
+            let lent = request.tries.last().is_some_and(|last| is_lent(last));
+            (key != answered && lent).then_some(key)
         });
-        let Some(mut trial) = lender.and_then(|lender| lender.tries.pop()) else {
+        let lent =
+            lender.and_then(|lender| self.requests.edit(lender, |request| request.tries.pop()));
+        let Some(mut trial) = lent.flatten() else {
             return;
         };
         trial.parent = None;
         trial.errand = None;
         self.saw_unjoined(&trial);
-        if let Some(oldest) = self.orphans.push(self.clock, trial) {
-            self.held -= 1;
-            self.tell_alone(oldest, out);
-        }
+        self.wait_for_request(trial, out);
     }
 
-    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`.
+    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or
+    /// ended since in an error that nothing explains.
     fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
-        self.waiting_at(tgid, at)
-            .any(|(key, _)| Some(key) != except)
+        tgid.is_some_and(|tgid| {
+            let answered = self.requests.failed(tgid, at..=Nanos::MAX);
+            let mut waiting = self.waiting_at(tgid, at).chain(answered);
+            waiting.any(|(key, request)| Some(key) != except && request.is_open_at(at))
+        })
     }
 
     /// The thread that made the attempt had read a request: its process has clients where that arrived.
@@ -227,50 +253,26 @@ impl Core {
             && let Some(request) = self.requests.get(key)
             && request.tgid.is_none()
         {
-            self.servers.saw(request.server(), tgid);
+            let server = request.server();
+            self.requests.saw_server(server, tgid);
         }
     }
 
-    /// The process whose request it is, as far as is known.
-    fn owner(&self, request: &OpenRequest) -> Option<u32> {
-        request
-            .tgid
-            .or_else(|| self.servers.owner(request.server()))
-    }
-
-    /// Requests that were open at `at` and had no attempt under way then, but those of other
-    /// programs than `tgid`: an attempt that it began then may be their own. A request of which
-    /// nobody knows who has read it, most often one of an upstream that is on this host as well, is
-    /// taken for the process's only as long as that may connect for it.
-    fn waiting_at(
-        &self,
-        tgid: Option<u32>,
-        at: Nanos,
-    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
-        let proxy = self.processes.proxy(tgid);
-        self.requests.iter().filter_map(move |(key, request)| {
-            let owner = self.owner(request);
-            // A proxy that is reloaded has two processes for a while.
-            let alike = || {
-                let other = self.processes.proxy(owner);
-                matches!((&proxy, other), (Some(one), Some(other)) if one.name == other.name)
-            };
-            let same_process = match request.tgid {
-                Some(_) => request.tgid == tgid,
-                None if owner.is_none() => !join::is_late(request.started, at),
-                None => owner == tgid || alike(),
-            };
-            let is_served = || {
-                let mut over = request.tries.iter();
-                let mut open = request
-                    .open
-                    .iter()
-                    .filter_map(|key| self.attempts.get(*key));
-                over.any(|trial| trial.started <= at && trial.ended >= at)
-                    || open.any(|trial| trial.started <= at)
-            };
-            let waits = same_process && request.is_open_at(at) && !is_served();
-            waits.then_some((*key, request.as_ref()))
+    /// Requests that have waited for an upstream since `at` or before, but those of other programs
+    /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
+    /// who has read it, most often one of an upstream that is on this host as well, is taken for the
+    /// process's only as long as that may connect for it.
+    fn waiting_at(&self, tgid: u32, at: Nanos) -> impl Iterator<Item = (Key, &OpenRequest)> {
+        let waiting = self.requests.waiting(tgid, at);
+        waiting.filter(move |(_, request)| {
+            let own = self.requests.is_of(request, Some(tgid), &self.processes);
+            let nobodys = self.requests.owner(request).is_none();
+            let was_served = request
+                .tries
+                .iter()
+                .any(|trial| trial.started <= at && trial.ended >= at);
+            let is_its = own || (nobodys && !join::is_late(request.started, at));
+            is_its && request.is_open_at(at) && !was_served
         })
     }
 
@@ -299,6 +301,14 @@ impl Core {
         })
     }
 
+    /// The attempt waits for a request that it explains.
+    pub(super) fn wait_for_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
+        if let Some(oldest) = self.orphans.push(self.clock, trial) {
+            self.held -= 1;
+            self.tell_alone(oldest, out);
+        }
+    }
+
     /// Whether an attempt of the same process that was joined to no request ended between `last` and
     /// the answer: it may be the one that was answered for.
     pub(super) fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
@@ -308,7 +318,8 @@ impl Core {
         self.unjoined.get(&tgid).is_some_and(|at| between(*at))
             || self
                 .orphans
-                .came_in(last.ended..=Nanos::MAX)
-                .any(|trial| trial.tgid == Some(tgid) && between(trial.ended))
+                .over(Some(tgid), last.ended..=until)
+                .next()
+                .is_some()
     }
 }

@@ -12,7 +12,6 @@ use crate::observation::{
     ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
-use crate::routes;
 use crate::table::Key;
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
@@ -130,7 +129,7 @@ impl Core {
                 let head = request
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());
-                let route = head.map(|head| routes::of("", head));
+                let route = head.map(|head| self.routes.of("", head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }
@@ -166,8 +165,8 @@ impl Core {
             self.counts.repeated += 1;
             return;
         }
-        if let Some(request) = self.begin_request(socket, exchange, head.as_ref(), out) {
-            request.head = head;
+        if self.begin_request(socket, exchange, head.as_ref(), out) {
+            self.requests.edit(key, |request| request.head = head);
         }
     }
 
@@ -179,7 +178,7 @@ impl Core {
         out: &mut Vec<Event>,
     ) {
         if let Some(tgid) = socket.tgid {
-            self.servers.saw(socket.local, tgid);
+            self.requests.saw_server(socket.local, tgid);
         }
         let status = head.map(|head| head.status);
         let ended = exchange.end.is_some();
@@ -187,21 +186,19 @@ impl Core {
             cookie: socket.cookie,
             index: exchange.index,
         };
-        if !self.requests.contains(key)
-            && self
-                .begin_request(socket, exchange.clone(), None, out)
-                .is_none()
+        if !self.requests.contains(key) && !self.begin_request(socket, exchange.clone(), None, out)
         {
             return;
         }
-        let Some(request) = self.requests.get_mut(key) else {
+        let Some(request) = self.requests.get(key) else {
             return;
         };
         if request.end.is_some() {
             self.counts.repeated += 1;
             return;
         }
-        request.update(socket, exchange, status);
+        self.requests
+            .edit(key, |request| request.update(socket, exchange, status));
         if ended {
             self.connections.touch(socket);
             self.connections.mark_ended(key);
@@ -209,46 +206,45 @@ impl Core {
         }
     }
 
-    /// The request `key`, made when it is new; `None` when it was told already or there is
-    /// no room.
+    /// Makes the request when it is new; `false` when it was told already or there is no room.
     fn begin_request(
         &mut self,
         socket: &Socket,
         exchange: Exchange,
         head: Option<&RequestHead>,
         out: &mut Vec<Event>,
-    ) -> Option<&mut OpenRequest> {
+    ) -> bool {
         let key = Key {
             cookie: socket.cookie,
             index: exchange.index,
         };
         let index = exchange.index;
         self.make_room();
-        let connection = self.connections.touch(socket)?;
+        let Some(connection) = self.connections.touch(socket) else {
+            return false;
+        };
         if connection.ended.contains(index) {
             self.counts.repeated += 1;
-            return None;
+            return false;
         }
         let tgid = connection.tgid;
         let behind = connection.begin(index);
         let fresh = !self.requests.contains(key);
         let make = || Box::new(OpenRequest::new(socket, tgid, exchange, None));
-        let Some(request) = self.requests.get_or_insert_with(key, make) else {
+        if !self.requests.insert_with(key, make) {
             self.connections.mark_ended(key);
-            return None;
-        };
+            return false;
+        }
         if fresh {
             self.counts.requests.begun += 1;
         }
-        if let Some(head) = head
-            && request.line.is_none()
-        {
-            request.line = Some(self.lines.insert(key, request.started, head));
+        if let Some(head) = head {
+            self.requests.list_by_line(key, head);
         }
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Client, Key { index, ..key }, out);
         }
-        self.requests.get_mut(key).map(AsMut::as_mut)
+        self.requests.contains(key)
     }
 
     fn upstream_request(
@@ -333,6 +329,12 @@ impl Core {
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
         self.claim_earlier_try(&trial, out);
+        if trial.parent.is_some()
+            && let Some(proxy) = self.processes.proxy(trial.tgid)
+        {
+            self.routes
+                .saw_use(&proxy.name, &trial.upstream, trial.started);
+        }
         self.attempts.insert(key, trial);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);
@@ -352,10 +354,15 @@ impl Core {
         }
         if let Some(index) = connection.current {
             let key = Key { cookie, index };
-            if let Some(request) = self.requests.get_mut(key)
-                && request.end.is_none()
-            {
-                request.end = Some((Some(End::LocalClose), request.last_seen()));
+            let ended = self.requests.edit(key, |request| {
+                let first = request.end.is_none();
+                let last_seen = request.last_seen();
+                request
+                    .end
+                    .get_or_insert((Some(End::LocalClose), last_seen));
+                first
+            });
+            if ended == Some(true) {
                 self.connections.mark_ended(key);
                 self.resolve(key, out);
             }

@@ -39,18 +39,16 @@ impl Core {
     /// way: its end is late or lost.
     pub(super) fn suspect_lost_end(&mut self, side: Side, key: Key, out: &mut Vec<Event>) {
         let straggling = match side {
-            Side::Client => self
-                .requests
-                .get_mut(key)
-                .map(|request| &mut request.straggling),
+            Side::Client => self.requests.edit(key, |request| {
+                std::mem::replace(&mut request.straggling, true)
+            }),
             Side::Upstream => self
                 .attempts
                 .get_mut(key)
-                .map(|trial| &mut trial.straggling),
+                .map(|trial| std::mem::replace(&mut trial.straggling, true)),
             Side::Unknown => None,
         };
-        let Some(straggling) = straggling else { return };
-        if std::mem::replace(straggling, true) {
+        if straggling != Some(false) {
             return;
         }
         if let Some((side, key)) = self.stragglers.push(self.clock, (side, key)) {
@@ -63,13 +61,15 @@ impl Core {
     pub(super) fn end_was_lost(&mut self, side: Side, key: Key, out: &mut Vec<Event>) {
         match side {
             Side::Client => {
-                let Some(request) = self.requests.get_mut(key) else {
-                    return;
-                };
-                if request.end.is_some() {
+                let ended = self.requests.edit(key, |request| {
+                    let first = request.end.is_none();
+                    let last_seen = request.last_seen();
+                    request.end.get_or_insert((None, last_seen));
+                    first
+                });
+                if ended != Some(true) {
                     return;
                 }
-                request.end = Some((None, request.last_seen()));
                 self.connections.mark_ended(key);
                 self.request_ended(key, out);
             }
@@ -100,24 +100,16 @@ impl Core {
         let idle_since = self.clock.saturating_sub(self.limits.idle);
         let stuck_since = self.clock.saturating_sub(self.limits.stuck);
 
-        let mut stuck = Vec::new();
         let mut loose = Vec::new();
-        self.requests.retain(|key, request| {
-            if request.end.is_none() && request.last_seen() < stuck_since {
-                stuck.push((*key, request.line));
+        for key in self.requests.stuck_since(stuck_since) {
+            if let Some(request) = self.requests.remove(key) {
                 // Its attempts are told without it.
-                loose.append(&mut request.tries);
-                return false;
+                loose.extend(request.tries);
             }
-            true
-        });
-        for (key, line) in stuck {
             self.counts.requests.swept += 1;
-            if let Some(line) = line {
-                self.lines.remove(key, line);
-            }
             self.connections.no_longer_current(key);
         }
+        self.requests.sweep();
         for mut trial in loose {
             self.held -= 1;
             trial.parent = None;

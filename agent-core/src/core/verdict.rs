@@ -44,28 +44,26 @@ impl Core {
         if trial.parent.is_none() {
             self.join(&mut trial, false);
         }
-        if trial.parent.is_none() {
-            self.join_waiting(&mut trial);
-        }
         let Some(parent) = trial.parent else {
             self.without_request(trial, out);
             return;
         };
-        let Some(request) = self.requests.get_mut(parent.key) else {
+        if !self.requests.contains(parent.key) {
             // Its request was forgotten.
             trial.parent = None;
             self.without_request(trial, out);
             return;
-        };
-        request.open.retain(|open| *open != trial.key);
-        let crowded_out = if request.tries.len() >= self.limits.attempts_per_request.max(1) {
+        }
+        let most = self.limits.attempts_per_request.max(1);
+        let crowded_out = self.requests.edit(parent.key, |request| {
+            request.open.retain(|open| *open != trial.key);
             // The last attempts are those that explain the answer.
-            Some(request.tries.remove(0))
-        } else {
-            None
-        };
-        request.tries.reserve_exact(1);
-        request.tries.push(trial);
+            let crowded_out = (request.tries.len() >= most).then(|| request.tries.remove(0));
+            request.tries.reserve_exact(1);
+            request.tries.push(trial);
+            crowded_out
+        });
+        let crowded_out = crowded_out.flatten();
         self.held += 1;
         if let Some(oldest) = crowded_out {
             self.held -= 1;
@@ -89,10 +87,7 @@ impl Core {
             return;
         }
         self.held += 1;
-        if let Some(oldest) = self.orphans.push(self.clock, trial) {
-            self.held -= 1;
-            self.tell_alone(oldest, out);
-        }
+        self.wait_for_request(trial, out);
     }
 
     pub(super) fn request_ended(&mut self, key: Key, out: &mut Vec<Event>) {
@@ -115,7 +110,7 @@ impl Core {
             return false;
         }
         let outcome = request.outcome();
-        let answered = outcome.code.is_some_and(|code| code < 500);
+        let answered = !outcome.is_failed();
         let last = request
             .tries
             .iter()
@@ -139,9 +134,6 @@ impl Core {
         let Some(mut request) = self.requests.remove(key) else {
             return;
         };
-        if let Some(line) = request.line {
-            self.lines.remove(key, line);
-        }
         let outcome = request.outcome();
         for open in &request.open {
             if let Some(trial) = self.attempts.get_mut(*open) {
@@ -265,14 +257,11 @@ impl Core {
             connects_at_once: acts_at_once,
             sends_at_once: _,
         } = self.processes.habits(Some(tgid));
-        let under_way = self.attempts.values().filter_map(|trial| {
-            (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
-        });
         let moment = Moment {
             at: outcome.answer_began.unwrap_or(to).max(from),
             window,
         };
-        let fare = self.routes.fare(&proxy.name, head, tgid, moment, under_way);
+        let fare = self.routes.fare(&proxy.name, head, tgid, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
@@ -284,7 +273,7 @@ impl Core {
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
         }
-        let route = head.map(|head| routes::of("", head));
+        let route = head.map(|head| self.routes.of("", head));
         match self.lookups.of_request(tgid, key, route, from, to) {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
@@ -410,9 +399,8 @@ impl Core {
 
     /// The attempt `key` is no longer under way and will not come to its request.
     pub(super) fn no_longer_open(&mut self, request: Key, key: Key) {
-        if let Some(request) = self.requests.get_mut(request) {
-            request.open.retain(|open| *open != key);
-        }
+        self.requests
+            .edit(request, |request| request.open.retain(|open| *open != key));
     }
 
     /// How sure it is that the last attempt known is the last there was. Proof when nothing is known

@@ -299,6 +299,7 @@ fn join(join: Join) -> &'static str {
     match join {
         Join::Errand => "errand",
         Join::RequestLine => "request_line",
+        Join::PathEnd => "path_end",
         Join::Answer => "answer",
         Join::Retry => "retry",
         Join::Waiting => "waiting",

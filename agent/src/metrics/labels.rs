@@ -231,6 +231,7 @@ impl From<Join> for Word {
         Self(match join {
             Join::Errand => "errand",
             Join::RequestLine => "request_line",
+            Join::PathEnd => "path_end",
             Join::Answer => "answer",
             Join::Retry => "retry",
             Join::Waiting => "waiting",

@@ -16,7 +16,7 @@ use e2e::process::need_root;
 use e2e::proxies::Kind;
 
 use cases::{by_header, by_path};
-use run::Stage;
+use run::{Paths, Stage};
 use score::Score;
 
 /// Proxies that are told apart by how they serve: event loops, a thread for each request, and
@@ -33,6 +33,20 @@ const PROXIES: [Kind; 5] = [
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 64;
 
+/// The same where paths are rewritten: requests one at a time, and several at a time.
+const REWRITING: [Kind; 6] = [
+    Kind::HaProxy,
+    Kind::Caddy,
+    Kind::Varnish,
+    Kind::Nginx,
+    Kind::Envoy,
+    Kind::ApacheEvent,
+];
+const REWRITTEN: [(usize, usize); 2] = [(200, 1), (2_000, 16)];
+
+/// Of the errors of a proxy that rewrites paths, so many have to be told with a true cause.
+const RIGHT: f64 = 0.95;
+
 /// Requests with one path, for each way to connect, and clients at a time.
 const ALIKE: usize = 1_000;
 const ALIKE_CLIENTS: usize = 16;
@@ -46,11 +60,40 @@ fn each_error_of_many_clients_at_a_time_is_told_once_with_its_own_cause() {
     let seed = seed();
     let mut mistakes = Vec::new();
     for kind in proxies() {
-        let mut stage = Stage::build(kind);
+        let mut stage = Stage::build(kind, Paths::Kept);
         let run = stage.play(by_path(seed, REQUESTS), CLIENTS);
         let score = Score::of(&run, stage.ports());
         println!("{kind}: {score}");
         mistakes.extend(mistakes_of(&score).map(|mistake| format!("{kind}: {mistake}")));
+    }
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[test]
+fn errors_are_told_with_their_causes_where_the_proxy_rewrites_path_and_host() {
+    need_root();
+    let seed = seed();
+    let mut mistakes = Vec::new();
+    for kind in only(&REWRITING) {
+        let mut stage = Stage::build(kind, Paths::Rewritten);
+        for (requests, clients) in REWRITTEN {
+            let planned = by_path(seed.wrapping_add(clients as u64), requests);
+            let run = stage.play(planned, clients);
+            let score = Score::of(&run, stage.ports());
+            println!("{kind} {clients} at a time: {score}");
+            let right: usize = score.right.values().sum();
+            let share = if clients == 1 { 1.0 } else { RIGHT };
+            let enough = (score.errors as f64 * share) as usize;
+            let found = [
+                ("wrong causes called proven", score.wrong_as("proof")),
+                ("wrong causes called strong", score.wrong_as("strong")),
+                ("errors not told right", enough.saturating_sub(right)),
+            ];
+            let found = found.into_iter().filter(|(_, count)| *count > 0);
+            mistakes.extend(found.map(|(what, count)| {
+                format!("{kind}, {clients} at a time: {what}: {count} more than allowed")
+            }));
+        }
     }
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
 }
@@ -61,7 +104,7 @@ fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
     let seed = seed();
     let mut mistakes = Vec::new();
     for kind in proxies() {
-        let mut stage = Stage::build(kind);
+        let mut stage = Stage::build(kind, Paths::Kept);
         for (group, kept) in [("same", false), ("same_kept", true)] {
             let run = stage.play(by_header(seed, ALIKE, group, kept), ALIKE_CLIENTS);
             let score = Score::of(&run, stage.ports());
@@ -78,9 +121,15 @@ fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
 }
 
 fn proxies() -> impl Iterator<Item = Kind> {
+    only(&PROXIES)
+}
+
+/// Those of `kinds` that are to be run.
+fn only(kinds: &[Kind]) -> impl Iterator<Item = Kind> {
     let one = std::env::var("WHY502_PROXY").ok();
-    PROXIES
-        .into_iter()
+    kinds
+        .iter()
+        .copied()
         .filter(move |kind| one.as_deref().is_none_or(|one| one == kind.name()))
 }
 

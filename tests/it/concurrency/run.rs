@@ -24,12 +24,35 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(20);
 
+/// What the proxy does to paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paths {
+    /// It passes them on as they are.
+    Kept,
+    /// It strips their first segment, and replaces the Host.
+    Rewritten,
+}
+
+impl Paths {
+    /// A path as it arrives at the servers.
+    fn passed_on(self, path: &str) -> &str {
+        let stripped = match self {
+            Self::Kept => None,
+            Self::Rewritten => path
+                .get(1..)
+                .and_then(|rest| Some(&path[rest.find('/')? + 1..])),
+        };
+        stripped.unwrap_or(path)
+    }
+}
+
 /// Servers, dead ones, an agent, and a proxy in between.
 pub(crate) struct Stage {
     agent: Agent,
     events: e2e::agent::Events,
     proxy: Proxy,
     upstreams: Upstreams,
+    paths: Paths,
     ports: Ports,
     _refusing: Refusing,
     told: usize,
@@ -57,7 +80,7 @@ pub(crate) struct Run {
 
 impl Stage {
     #[track_caller]
-    pub(crate) fn build(kind: Kind) -> Self {
+    pub(crate) fn build(kind: Kind, paths: Paths) -> Self {
         let ports = ["0", "0", "0", "0", "0", "0", "0", "0=reset"];
         let upstreams = Upstreams::start(LOCALHOST, &ports, None);
         let [six @ .., good, resetting] = upstreams.addresses.as_slice() else {
@@ -76,6 +99,10 @@ impl Stage {
             Group::new("same", Target::Servers(five_and_dead.clone())),
             Group::new("same_kept", Target::Servers(five_and_dead)).kept(),
         ];
+        let groups = match paths {
+            Paths::Kept => groups,
+            Paths::Rewritten => groups.map(Group::rewritten),
+        };
         let agent = Agent::start(&[]);
         let events = agent.events();
         Self {
@@ -87,6 +114,7 @@ impl Stage {
             agent,
             events,
             upstreams,
+            paths,
             _refusing: refusing,
             told: 0,
             served: 0,
@@ -139,7 +167,9 @@ impl Stage {
                 };
                 Played {
                     planned: (*planned).clone(),
-                    served: served.remove(name).unwrap_or_default(),
+                    served: served
+                        .remove(self.paths.passed_on(name))
+                        .unwrap_or_default(),
                     told: told.take(&outcome),
                     outcome,
                 }

@@ -20,7 +20,7 @@ use e2e::faults::stage::Stage;
 use e2e::faults::{MODES, Mode};
 use e2e::load::runtime;
 use e2e::process::need_root;
-use e2e::proxies::{Kind, Proxy};
+use e2e::proxies::{Group, Kind, Proxy};
 
 use coverage::{Verdict, Verdicts};
 
@@ -39,6 +39,56 @@ const UNSTEADY: usize = 4;
 /// the end of a connection are missed, such as that of Varnish, which goes on sending for 11 s.
 const SILENCE: Duration = Duration::from_secs(12);
 
+/// Paths and Hosts reach the servers as they were asked for.
+const PASSED_ON: fn(Group) -> Group = |group| group;
+
+#[test]
+fn the_agent_names_each_fault_also_where_the_proxy_rewrites_path_and_host() {
+    need_root();
+    let table = Table::read();
+    let one = std::env::var("WHY502_PROXY").ok();
+    let committed = fs::read_to_string(coverage::path()).unwrap_or_default();
+    let mut verdicts = Verdicts::new();
+    for kind in Kind::ALL {
+        if one.as_deref().is_none_or(|one| one == kind.name()) {
+            let modes = MODES.iter().collect();
+            judge(
+                kind,
+                modes,
+                "rewritten",
+                Group::rewritten,
+                &table,
+                &mut verdicts,
+            );
+        }
+    }
+    for again in 0..=AGAIN {
+        let mut wrong = Vec::new();
+        for kind in Kind::ALL {
+            if verdicts.keys().all(|(played, _)| *played != kind) {
+                continue;
+            }
+            let modes = coverage::became_wrong(&committed, &verdicts, kind);
+            assert!(
+                modes.len() <= UNSTEADY,
+                "{kind}: {} cells are wrong",
+                modes.len()
+            );
+            wrong.extend(modes.iter().map(|mode| format!("{kind} {}", mode.name)));
+            if again < AGAIN && !modes.is_empty() {
+                println!("{kind} again:");
+                let run = format!("rewritten{again}");
+                judge(kind, modes, &run, Group::rewritten, &table, &mut verdicts);
+            }
+        }
+        assert!(
+            again < AGAIN || wrong.is_empty(),
+            "wrong: {}",
+            wrong.join(", ")
+        );
+    }
+}
+
 #[test]
 fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
     need_root();
@@ -48,7 +98,14 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
     let mut verdicts = Verdicts::new();
     for kind in Kind::ALL {
         if one.as_deref().is_none_or(|one| one == kind.name()) {
-            judge(kind, MODES.iter().collect(), "first", &table, &mut verdicts);
+            judge(
+                kind,
+                MODES.iter().collect(),
+                "first",
+                PASSED_ON,
+                &table,
+                &mut verdicts,
+            );
         }
     }
     if one.is_some() {
@@ -76,7 +133,14 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
         for (kind, modes) in became_wrong {
             if !modes.is_empty() {
                 println!("{kind} again:");
-                judge(kind, modes, &format!("again{again}"), &table, &mut verdicts);
+                judge(
+                    kind,
+                    modes,
+                    &format!("again{again}"),
+                    PASSED_ON,
+                    &table,
+                    &mut verdicts,
+                );
             }
         }
     }
@@ -93,11 +157,19 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
 }
 
 /// Plays these modes at one proxy and prints a line for each.
-fn judge(kind: Kind, modes: Vec<&'static Mode>, run: &str, table: &Table, verdicts: &mut Verdicts) {
+fn judge(
+    kind: Kind,
+    modes: Vec<&'static Mode>,
+    run: &str,
+    paths: fn(Group) -> Group,
+    table: &Table,
+    verdicts: &mut Verdicts,
+) {
     let stage = Stage::build();
     let agent = Agent::start_as(kind.name(), &[]);
     let events = agent.events();
-    let proxy = Proxy::start(kind, &stage.groups);
+    let groups: Vec<Group> = stage.groups.iter().cloned().map(paths).collect();
+    let proxy = Proxy::start(kind, &groups);
     let run = format!("{}-{run}", std::process::id());
 
     let played = play_these(&proxy, &stage, modes.iter().copied(), &run);

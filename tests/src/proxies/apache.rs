@@ -119,11 +119,17 @@ fn directives(group: &Group) -> Vec<String> {
         target,
         keep,
         retry: _,
+        rewritten,
     } = group;
+    let path = if *rewritten {
+        "/".to_owned()
+    } else {
+        format!("/{name}/")
+    };
     let reuse = if *keep { "" } else { " disablereuse=On" };
     let options = format!("connectiontimeout=1 timeout=1 retry=0{reuse}");
     let one =
-        |url: String, options: &str| vec![format!("ProxyPass /{name}/ {url}/{name}/ {options}")];
+        |url: String, options: &str| vec![format!("ProxyPass /{name}/ {url}{path} {options}")];
     let balancer = |members: Vec<String>, set: &str| {
         let mut lines = vec![format!("<Proxy balancer://{name}>")];
         lines.extend(
@@ -132,7 +138,7 @@ fn directives(group: &Group) -> Vec<String> {
                 .map(|member| format!("BalancerMember {member}")),
         );
         lines.push(format!("ProxySet {set}\n</Proxy>"));
-        lines.push(format!("ProxyPass /{name}/ balancer://{name}/{name}/"));
+        lines.push(format!("ProxyPass /{name}/ balancer://{name}{path}"));
         lines
     };
     match target {
@@ -147,10 +153,10 @@ fn directives(group: &Group) -> Vec<String> {
                 "lbmethod=byrequests",
             ),
         },
-        Target::Unix(path) => {
-            let path = path.display();
+        Target::Unix(socket) => {
+            let socket = socket.display();
             vec![format!(
-                "ProxyPass /{name}/ unix:{path}|http://{name}.local/{name}/ {options}"
+                "ProxyPass /{name}/ unix:{socket}|http://{name}.local{path} {options}"
             )]
         }
         Target::Tls(Tls { server, .. }) => one(format!("https://{server}"), &options),

@@ -41,7 +41,12 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
     for group in groups {
         let _written = writeln!(
             text,
-            "    handle /{}/* {{\n{}    }}",
+            "    {} /{}/* {{\n{}    }}",
+            if group.rewritten {
+                "handle_path"
+            } else {
+                "handle"
+            },
             group.name,
             handler(group)
         );
@@ -64,6 +69,7 @@ fn handler(group: &Group) -> String {
         target,
         keep,
         retry,
+        rewritten,
     } = group;
     // The clock of `read_timeout` also runs on an idle connection: it has to be longer than
     // that for a head, or it ends kept connections in the middle of the wait.
@@ -103,6 +109,9 @@ fn handler(group: &Group) -> String {
         }
         Target::Disabled(_) | Target::Limited(_) => Vec::new(),
     };
+    if *rewritten {
+        let _written = writeln!(options, "            header_up Host {}", group.host());
+    }
     if *retry {
         options.push_str(
             "            lb_policy round_robin\n            lb_retries 2\n            \

@@ -94,6 +94,7 @@ fn route(group: &Group) -> Value {
         target,
         keep: _,
         retry,
+        rewritten,
     } = group;
     let prefix = json!({ "prefix": format!("/{name}/") });
     if matches!(target, Target::Static) {
@@ -101,6 +102,10 @@ fn route(group: &Group) -> Value {
     }
     // Longer than the 1 s for a connection, for it runs while that does.
     let mut action = json!({ "cluster": name, "timeout": "1.5s" });
+    if *rewritten {
+        set(&mut action, "prefix_rewrite", json!("/"));
+        set(&mut action, "host_rewrite_literal", json!(group.host()));
+    }
     if *retry {
         set(
             &mut action,
@@ -127,6 +132,7 @@ fn cluster(group: &Group) -> Option<Value> {
         target,
         keep,
         retry: _,
+        rewritten: _,
     } = group;
     let endpoints: Vec<Value> = match target {
         Target::Static => return None,

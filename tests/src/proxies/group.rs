@@ -15,6 +15,8 @@ pub struct Group {
     pub keep: bool,
     /// A failed attempt is followed by one on the next server.
     pub retry: bool,
+    /// Servers get the path without its first segment, and a Host that no client sent.
+    pub rewritten: bool,
 }
 
 /// Where requests go.
@@ -76,6 +78,7 @@ impl Group {
             target,
             keep: false,
             retry: false,
+            rewritten: false,
         }
     }
 
@@ -90,5 +93,18 @@ impl Group {
             retry: true,
             ..self
         }
+    }
+
+    /// The first segment of the path is stripped, and the Host replaced.
+    pub fn rewritten(self) -> Self {
+        Self {
+            rewritten: true,
+            ..self
+        }
+    }
+
+    /// The Host that servers get where it is replaced.
+    pub(super) fn host(&self) -> String {
+        format!("{}.internal", self.name)
     }
 }

@@ -42,6 +42,7 @@ frontend front
             target,
             keep,
             retry,
+            rewritten,
         } = group;
         // Writing to a String cannot fail.
         let _written = writeln!(front, "    use_backend {name} if {{ path_beg /{name}/ }}");
@@ -51,6 +52,14 @@ frontend front
             "option http-server-close\n    http-reuse never"
         };
         let _written = writeln!(backends, "backend {name}\n    {reuse}");
+        if *rewritten {
+            let _written = writeln!(
+                backends,
+                "    http-request set-path %[path,regsub(^/{name}/,/)]\n    \
+                 http-request set-header Host {}",
+                group.host()
+            );
+        }
         if *retry {
             backends.push_str(
                 "    retries 1\n    option redispatch 1\n    \

@@ -31,6 +31,7 @@ limit_conn_zone $server_port zone=limited:1m;
             target,
             keep,
             retry,
+            rewritten,
         } = group;
         let mut upstream = String::new();
         let mut location = String::new();
@@ -94,7 +95,12 @@ limit_conn_zone $server_port zone=limited:1m;
                 add(&mut upstream, "keepalive 8;");
             }
             add(&mut http, &format!("upstream {name} {{\n{upstream}}}"));
-            add(&mut location, &format!("proxy_pass {scheme}://{name};"));
+            // With a path, it takes the place of what the location matched.
+            let path = if *rewritten { "/" } else { "" };
+            add(
+                &mut location,
+                &format!("proxy_pass {scheme}://{name}{path};"),
+            );
         }
         let connection = if *keep { "''" } else { "close" };
         let next = match (retry, target) {

@@ -45,6 +45,11 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
             "thread_pools=1",
             "-p",
             "thread_pool_min=20",
+            // Servers are tried whatever happened before.
+            "-p",
+            "backend_remote_error_holddown=0",
+            "-p",
+            "backend_local_error_holddown=0",
         ]);
     });
     // It waits for varnishd. One line a transaction: of a request to a backend too.
@@ -79,6 +84,7 @@ fn vcl(groups: &[&Group]) -> String {
             target,
             keep,
             retry,
+            rewritten,
         } = group;
         let mut names = Vec::new();
         let mut backend = |place: String, more: &str| {
@@ -134,10 +140,21 @@ fn vcl(groups: &[&Group]) -> String {
                 "  if (be{matches}) {{ set bereq.http.Connection = \"close\"; }}"
             );
         }
+        // What is rewritten for the first attempt stays so for the next.
+        let mut be_matches = format!("be{matches}");
+        if *rewritten {
+            let host = group.host();
+            let _written = writeln!(
+                fetch,
+                "  if ({be_matches}) {{ set bereq.url = regsub(bereq.url, \"^/{name}/\", \"/\"); \
+                 set bereq.http.host = \"{host}\"; }}"
+            );
+            be_matches = format!("bereq.http.host == \"{host}\"");
+        }
         if *retry {
             let _written = writeln!(
                 failed,
-                "  if (be{matches} && bereq.retries == 0) {{ return (retry); }}"
+                "  if ({be_matches} && bereq.retries == 0) {{ return (retry); }}"
             );
         }
     }
