@@ -27,6 +27,7 @@ mod request;
 mod routes;
 mod servers;
 mod table;
+mod unread;
 
 pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, decode};
