@@ -13,7 +13,7 @@ use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
 use crate::observation::{
     ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Phase, RequestHead, ResponseHead,
-    Socket, TlsHandshake,
+    Side, Socket, TlsHandshake,
 };
 use crate::request::Outcome;
 use crate::table::Key;
@@ -50,6 +50,8 @@ pub(crate) enum Finish {
     Tls,
     /// The exchange ended.
     Exchange(End),
+    /// Connected, and nothing more is known: the talk is not read.
+    Unread,
     /// The exchange is over, but its end was not told (a record was lost).
     Lost,
 }
@@ -115,6 +117,8 @@ pub(crate) struct Trial {
     pub(crate) straggling: bool,
     /// An attempt only if a request turns up that misses one.
     pub(crate) speculative: bool,
+    /// What was said is not read: what TCP tells is all there is.
+    pub(crate) unread: bool,
 }
 
 impl Trial {
@@ -160,6 +164,42 @@ impl Trial {
             outcome: None,
             straggling: false,
             speculative: false,
+            unread: false,
+        }
+    }
+
+    /// What is under way on a connection whose talk is not read.
+    pub(crate) fn unread(
+        key: Key,
+        tgid: u32,
+        upstream: Upstream,
+        local: Address,
+        started: Nanos,
+        ended: Nanos,
+    ) -> Self {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let socket = Socket {
+            cookie: key.cookie,
+            time: ended.max(started),
+            side: Side::Unknown,
+            tgid: Some(tgid),
+            opened: Some(started),
+            local: nowhere,
+            remote: nowhere,
+            errno: None,
+            syns: 0,
+            retransmits: 0,
+            srtt_us: None,
+            flags: Flags::default(),
+        };
+        let trial = Self::failed_connect(&socket, upstream, None, Finish::Unread);
+        Self {
+            key,
+            local,
+            reused: (key.index > 0).then_some(true),
+            speculative: true,
+            unread: true,
+            ..trial
         }
     }
 
@@ -234,6 +274,7 @@ impl Trial {
             outcome: None,
             straggling: false,
             speculative: false,
+            unread: false,
         }
     }
 
@@ -345,7 +386,11 @@ impl Trial {
             },
             // With a status, the fair reading of a lost end is that nothing was amiss.
             Finish::Lost => self.code.is_some(),
-            Finish::Handshake(_) | Finish::Call | Finish::UnixCall | Finish::Tls => false,
+            Finish::Handshake(_)
+            | Finish::Call
+            | Finish::UnixCall
+            | Finish::Tls
+            | Finish::Unread => false,
         }
     }
 

@@ -11,12 +11,27 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 
 use crate::address::Address;
+use crate::event::Upstream;
 use crate::limits::SECOND;
 use crate::observation::{Errand, Nanos, Seen, Side, Socket};
 use crate::table::{Ended, Key, Table};
 
 /// A connection that has not spoken HTTP for this long after its handshake speaks something else.
 const STILL_OPEN: Nanos = SECOND / 4;
+
+/// Connections that a process opened are looked through when there are so many, and then twice as many.
+const LEAST_LIST: usize = 64;
+
+/// What a connection whose talk is not read is used for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Use {
+    /// The request, where nobody else can be meant.
+    pub(crate) owner: Option<Key>,
+    /// Since when.
+    pub(crate) began: Nanos,
+    /// Which use of the connection, from 0.
+    pub(crate) index: u32,
+}
 
 /// One TCP connection.
 #[derive(Debug)]
@@ -47,6 +62,27 @@ impl Connection {
     /// Opened under watch, and no exchange was seen on it.
     pub(crate) fn was_never_used(&self) -> bool {
         self.established.get().is_some() && self.current.is_none() && !self.ended.contains(0)
+    }
+
+    /// This end opened it, and what it talks is not read, as far as is known.
+    fn is_unread(&self) -> bool {
+        self.active && self.side == Side::Unknown && !self.closed
+    }
+
+    /// So long open without HTTP that it will not turn out to be that.
+    pub(crate) fn is_settled(&self, now: Nanos) -> bool {
+        let is_old = |at: Nanos| now.saturating_sub(at) >= STILL_OPEN;
+        self.established.get().is_some_and(is_old)
+    }
+
+    /// This end.
+    pub(crate) fn local(&self) -> Address {
+        self.ends[0]
+    }
+
+    /// The peer.
+    pub(crate) fn remote(&self) -> Upstream {
+        Upstream::Inet(self.ends[1].into())
     }
 
     /// The exchange `index` begins. Returns the exchange that must be over by that: the one
@@ -80,6 +116,26 @@ pub(crate) struct Connections {
     order: VecDeque<u64>,
     memory_limit: usize,
     swept: u64,
+    /// Connections that each process opened, those included that turned out to be HTTP or are gone
+    /// since it was last looked at.
+    outgoing: FxHashMap<u32, Outgoing>,
+}
+
+/// Connections that a process opened.
+#[derive(Debug)]
+struct Outgoing {
+    uses: FxHashMap<u64, Use>,
+    /// With so many, those that are HTTP or gone are taken out.
+    look_at: usize,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self {
+            uses: FxHashMap::default(),
+            look_at: LEAST_LIST,
+        }
+    }
 }
 
 impl Connections {
@@ -90,6 +146,7 @@ impl Connections {
             order: VecDeque::new(),
             memory_limit,
             swept: 0,
+            outgoing: FxHashMap::default(),
         }
     }
 
@@ -158,17 +215,38 @@ impl Connections {
             .map(|one| one.ends.map(SocketAddr::from).into())
     }
 
-    /// The process has an outgoing connection whose content is not read (TLS, another protocol),
-    /// so that an attempt may pass unseen. A new one may still turn out to be HTTP. Walks the
-    /// table: for what is rare.
-    pub(crate) fn has_unreadable(&self, tgid: u32, now: Nanos) -> bool {
-        let is_old = |at: Nanos| now.saturating_sub(at) >= STILL_OPEN;
-        self.table.values().any(|one| {
-            one.tgid == Some(tgid)
-                && one.active
-                && one.side == Side::Unknown
-                && one.established.get().is_some_and(is_old)
-        })
+    /// The process opened the connection, or uses it for another request. It may turn out to be HTTP.
+    pub(crate) fn begin_use(&mut self, cookie: u64, tgid: Option<u32>, used: Use) {
+        let Some(tgid) = tgid else { return };
+        let outgoing = self.outgoing.entry(tgid).or_default();
+        outgoing.uses.insert(cookie, used);
+        if outgoing.uses.len() >= outgoing.look_at {
+            drop(self.unread(tgid));
+        }
+    }
+
+    /// What the connection was used for last is over; for which request that was.
+    pub(crate) fn end_use(&mut self, cookie: u64, tgid: Option<u32>) -> Option<Key> {
+        let outgoing = self.outgoing.get_mut(&tgid?)?;
+        outgoing.uses.remove(&cookie)?.owner
+    }
+
+    /// The outgoing connections of the process that are open and not HTTP, as far as is known: what
+    /// they talk is not read (TLS, another protocol), or they were not used yet. By cookie, with what
+    /// each is used for, or was last.
+    pub(crate) fn unread(&mut self, tgid: u32) -> impl Iterator<Item = (u64, Use, &Connection)> {
+        let table = &self.table;
+        let outgoing = self.outgoing.get_mut(&tgid);
+        let uses = outgoing.map(|outgoing| {
+            outgoing.uses.retain(|cookie, _| {
+                let one = table.get(*cookie);
+                one.is_some_and(|one| one.is_unread() && one.tgid == Some(tgid))
+            });
+            outgoing.look_at = LEAST_LIST.max(2 * outgoing.uses.len());
+            &outgoing.uses
+        });
+        let found = uses.into_iter().flatten();
+        found.filter_map(|(cookie, used)| Some((*cookie, *used, table.get(*cookie)?.as_ref())))
     }
 
     /// Drops the entry and keeps what must not be told again.
@@ -264,12 +342,26 @@ impl Connections {
             }
             keep
         });
+        self.sweep_outgoing();
         for (cookie, ended, connect_told, closed) in gone {
             if !closed {
                 self.swept += 1;
             }
             self.remember(cookie, ended, connect_told, closed);
         }
+    }
+
+    /// Takes connections that are gone out of the lists.
+    fn sweep_outgoing(&mut self) {
+        let table = &self.table;
+        self.outgoing.retain(|_, outgoing| {
+            outgoing.uses.retain(|cookie, _| {
+                let one = table.get(*cookie);
+                one.is_some_and(|one| one.is_unread())
+            });
+            outgoing.uses.shrink_to(LEAST_LIST);
+            !outgoing.uses.is_empty()
+        });
     }
 
     fn remember(&mut self, cookie: u64, ended: Ended, connect_told: bool, closed: bool) {

@@ -2,13 +2,14 @@
 //!
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
-//! is in `observe`, how attempts come to their requests in `joining`, how both come to their
+//! is in `observe`, how attempts come to their requests in `joining`, those whose talk is not read in `unread`, how both come to their
 //! verdict in `verdict`, and what happens by the mere passing of time in `time`.
 
 mod connecting;
 mod joining;
 mod observe;
 mod time;
+mod unread;
 mod verdict;
 
 use rustc_hash::FxHashMap;
@@ -26,6 +27,7 @@ use crate::process::{ProcessInfo, Processes};
 use crate::requests::Requests;
 use crate::routes::Routes;
 use crate::table::{Deadlines, Key, Table};
+use crate::unread::Unread;
 
 /// All state of the core. It reads no clock: time is that of the observations and of
 /// [`Core::advance`].
@@ -47,6 +49,8 @@ pub struct Core {
     deaths: Deaths,
     /// Why servers on this host reset their connections.
     resets: ByEnds<u16>,
+    /// Uses of connections whose talk is not read, of which it is not known for whom.
+    unread: Unread,
     /// When each process last had an attempt that was not joined.
     unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
@@ -105,6 +109,7 @@ impl Core {
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
+            unread: Unread::default(),
             unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),

@@ -109,6 +109,12 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::DNS => dns(bytes)?,
         kind::TCP => What::Tcp,
         kind::IGNORED => What::Ignored,
+        kind::UNREAD => {
+            let record: record::End = take(header.kind, bytes)?;
+            What::Unread {
+                exchange: exchange(header.kind, &record.exchange)?,
+            }
+        }
         kind::DEATH => {
             let record: record::Death = take(header.kind, bytes)?;
             What::Death {

@@ -29,6 +29,7 @@ mod requests;
 mod routes;
 mod servers;
 mod table;
+mod unread;
 
 pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, decode};

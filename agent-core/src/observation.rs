@@ -74,7 +74,8 @@ impl Observation {
             What::Connect { .. } => self.socket.opened,
             What::Request { exchange, .. }
             | What::Response { exchange, .. }
-            | What::End { exchange } => exchange.request.get(),
+            | What::End { exchange }
+            | What::Unread { exchange } => exchange.request.get(),
             What::ConnectErrno { .. }
             | What::UnixConnect { .. }
             | What::Close { .. }
@@ -161,6 +162,11 @@ pub enum What {
     Tcp,
     /// Its process is to be left alone: nothing more comes of the connection.
     Ignored,
+    /// An outgoing connection whose talk is not read is used for another request, or its last use is over.
+    Unread {
+        /// What TCP tells of that use: of heads and framing nothing is known.
+        exchange: Exchange,
+    },
     /// A signal takes the process (`socket.tgid`) down.
     Death {
         /// Signal number, signal(7).

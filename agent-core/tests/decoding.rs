@@ -262,6 +262,24 @@ fn names_and_deaths_have_no_socket() {
 }
 
 #[test]
+fn a_use_of_a_connection_whose_talk_is_not_read_begins_or_ends() {
+    let record = EndRecord {
+        header: header(kind::UNREAD),
+        exchange: Exchange {
+            index: 3,
+            ..Exchange::default()
+        },
+    };
+    for (code, expected) in [(end::OPEN, None), (end::PEER_RESET, Some(End::PeerReset))] {
+        let seen = decode(&with(record, |record| record.exchange.end = code)).expect("a record");
+        let What::Unread { exchange } = seen.what else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((exchange.end, exchange.index), (expected, 3));
+    }
+}
+
+#[test]
 fn some_records_are_a_header_alone() {
     for (kind, what) in [(kind::TCP, What::Tcp), (kind::IGNORED, What::Ignored)] {
         let seen = decode(bytes_of(&header(kind))).expect("a record");

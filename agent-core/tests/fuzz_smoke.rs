@@ -183,6 +183,14 @@ fn records() -> Vec<Vec<u8>> {
             ..Death::default()
         }),
         bytes(header(kind::IGNORED, side::CLIENT, 5, 5950)),
+        bytes(End {
+            header: header(kind::UNREAD, side::UNKNOWN, 6, 5960),
+            exchange: Exchange {
+                index: 1,
+                request_ns: 5955,
+                ..Exchange::default()
+            },
+        }),
         message(
             header(kind::RESPONSE, side::CLIENT, 1, 6000),
             answered,

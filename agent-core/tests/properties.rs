@@ -63,7 +63,8 @@ fn core(limits: Limits) -> Core {
 
 fn assert_told_once(told: &Told) {
     let mut attempts = HashSet::new();
-    for attempt in told.attempts() {
+    // One without a socket is made up of its request, which is told once.
+    for attempt in told.attempts().iter().filter(|one| one.cookie != 0) {
         assert!(
             attempts.insert((attempt.cookie, attempt.index)),
             "told twice: {attempt:?}"

@@ -8,7 +8,10 @@ use agent_core::cause::{Cause, Certainty};
 use agent_core::observation::{
     ConnectOutcome, DnsAnswer, End, Observation, RequestHead, TlsHandshake, What,
 };
-use support::{PROXY, Told, client, core, errand, exchange_of, ms, sent, told, upstream};
+use agent_core::ProcessKind;
+use support::{
+    PROXY, Told, client, core, errand, exchange_of, know, ms, sent, told, upstream,
+};
 
 /// A request of client `cookie` at `at` ms for `path`, with the records of its attempts, answered
 /// 1 ms after `until`.
@@ -282,8 +285,9 @@ fn a_name_that_resolves_is_no_dns_failure() {
     assert_eq!(cause, Cause::ProxyGenerated);
 }
 
-#[test]
-fn a_proxy_with_connections_nobody_can_read_is_not_blamed_for_an_error() {
+/// A connection to an upstream inside TLS is open and kept, and then `/shop/b` gets an error at
+/// `until` ms.
+fn beside_tls(until: f64) -> Vec<Observation> {
     let tls = upstream(10).opened(0.1);
     let done = TlsHandshake {
         end: End::Complete,
@@ -299,9 +303,24 @@ fn a_proxy_with_connections_nobody_can_read_is_not_blamed_for_an_error() {
         tls.connect(0.3, ConnectOutcome::Established, None),
         tls.tls(0.6, done, 0),
     ];
-    seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, 900.1));
-    let (cause, certainty, _) = last(&told(&mut core(), seen));
-    assert_eq!((cause, certainty), (Cause::Unattributed, Certainty::Guess));
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, until));
+    seen
+}
+
+#[test]
+fn a_proxy_with_connections_nobody_can_read_is_not_blamed_for_an_error() {
+    let mut haproxy = core();
+    know(&mut haproxy, PROXY, "haproxy", ProcessKind::Known);
+    let told = told(&mut haproxy, beside_tls(900.1));
+    assert_eq!(of_b(&told), (Cause::Unattributed, Certainty::Guess));
+}
+
+#[test]
+fn a_proxy_that_shows_when_it_uses_them_is_unless_it_took_its_time() {
+    let at_once = told(&mut core(), beside_tls(900.1));
+    assert_eq!(of_b(&at_once), (Cause::ProxyGenerated, Certainty::Guess));
+    let late = told(&mut core(), beside_tls(1400.0));
+    assert_eq!(of_b(&late), (Cause::Unattributed, Certainty::Guess));
 }
 
 #[test]

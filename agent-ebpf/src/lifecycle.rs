@@ -23,6 +23,7 @@ use crate::log;
 use crate::output;
 use crate::tallies;
 use crate::tls;
+use crate::unread;
 
 /// `include/net/tcp_states.h`
 mod state {
@@ -128,6 +129,9 @@ fn finish(flow: &mut Flow, how: u8, now: u64) {
         http1::finish(flow, how, now);
     } else if flow.phase == phase::HANDSHAKE {
         tls::finish(flow, how, now);
+        unread::after_handshake(flow, 0);
+    } else if unread::in_use(flow) {
+        unread::finish(flow, how, now);
     }
 }
 
@@ -189,7 +193,10 @@ fn entered_close(flow: &mut Flow) {
         flow.closed = 1;
         return;
     }
-    let idle = flow.connecting == 0 && !flow.in_exchange() && flow.phase != phase::HANDSHAKE;
+    let idle = flow.connecting == 0
+        && !flow.in_exchange()
+        && flow.phase != phase::HANDSHAKE
+        && !unread::in_use(flow);
     // A reset of ours that left before CLOSE was no close(2): the kernel gave up on its keep-alive
     // probes, and says so next (tcp_keepalive_timer, net/ipv4/tcp_timer.c).
     if idle || flow.has(flag::PEER_RESET) || flow.header.errno != 0 {

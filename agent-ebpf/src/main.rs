@@ -5,7 +5,8 @@
 //! the packet programs always return [`PASS`]. What happened on a socket is decided here;
 //! why it happened is not (that is `agent-core`'s).
 //!
-//! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), then
+//! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), or [`unread`]
+//! (what their number says), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
 //! became of a SYN), [`errand`] (whom a thread works for), [`attention`] (who is looked at),
 //! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
@@ -38,6 +39,7 @@ mod scratch;
 mod segment;
 mod tallies;
 mod tls;
+mod unread;
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, fexit, sock_ops, tracepoint};
 use aya_ebpf::programs::{

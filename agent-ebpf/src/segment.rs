@@ -19,6 +19,7 @@ use crate::listener;
 use crate::packet::{self, ACK, FIN, RST, SYN, Segment};
 use crate::tallies;
 use crate::tls;
+use crate::unread;
 
 /// Segments out of order that may wait for the start of a head. Too small: where the head is lost
 /// and much was under way behind it, the status is not known (a window of 1.5 MB is 1000 segments).
@@ -70,6 +71,10 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         flow.header.remote_port = segment.destination;
         let header = &mut flow.header;
         packet::addresses(ctx, &segment, &mut header.local, &mut header.remote);
+    }
+    let unread = unread::follows(flow);
+    if unread && segment.len > 0 {
+        unread::sent(flow, &segment);
     }
     if flow.phase >= phase::TUNNEL {
         if flow.phase == phase::PARKED && segment.flags & FIN != 0 && flow.is_client_side() {
@@ -124,7 +129,8 @@ pub(crate) fn received(ctx: &SkBuffContext) {
             flow.clear(flag::RESET_HAD_ACK);
         }
     }
-    if flow.phase >= phase::TUNNEL {
+    let unread = unread::follows(flow);
+    if flow.phase >= phase::TUNNEL && !unread {
         return;
     }
     if segment.flags & ACK != 0 {
@@ -145,6 +151,12 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     if segment.flags & SYN != 0 {
         flow.received.end = segment.seq.wrapping_add(1);
         flow.received.known = 1;
+    }
+    if unread && segment.len > 0 {
+        unread::received(flow, &segment);
+    }
+    if flow.phase >= phase::TUNNEL {
+        return;
     }
     if segment.len > 0
         && let Some(payload) = new_bytes(ctx, flow, &segment, false)

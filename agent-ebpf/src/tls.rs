@@ -12,6 +12,7 @@ use crate::flow::{Flow, phase};
 use crate::kernel;
 use crate::output;
 use crate::segment::Payload;
+use crate::unread;
 
 /// Content types (RFC 8446, 5.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -80,6 +81,7 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent
     }
     if records(ctx, &mut flow.tls, payload, sent) {
         finish(flow, end::COMPLETE, kernel::now());
+        unread::after_handshake(flow, payload.len);
     }
 }
 

@@ -38,8 +38,11 @@ pub mod kind {
     /// [`super::Header`] alone: the process of a connection is to be left alone, which was not known
     /// when its request was told. Nothing more comes of it.
     pub const IGNORED: u8 = 13;
+    /// [`super::End`]: how a request fares on an outgoing connection whose talk is not read. With
+    /// [`super::end::OPEN`] a kept connection is used for another; else the last use of it is over.
+    pub const UNREAD: u8 = 14;
     /// One more than the largest kind.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 15;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -303,14 +306,15 @@ pub struct MessageHead {
     pub final_start: u32,
 }
 
-/// [`kind::END`] and [`kind::CLOSE`].
+/// [`kind::END`], [`kind::CLOSE`] and [`kind::UNREAD`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct End {
     /// Which socket.
     pub header: Header,
     /// The exchange. In a CLOSE it is zero but for `request_bytes`: not 0 when this end sent
-    /// anything at all.
+    /// anything at all. In an UNREAD its request is what this end sent, its response what it
+    /// received, and nothing is known of heads and framing.
     pub exchange: Exchange,
 }
 

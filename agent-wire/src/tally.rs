@@ -78,6 +78,7 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::DEATH => "death",
         kind::TCP => "tcp",
         kind::IGNORED => "ignored",
+        kind::UNREAD => "unread",
         _ => return None,
     })
 }

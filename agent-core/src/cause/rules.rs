@@ -9,6 +9,7 @@
 mod answering;
 mod connecting;
 mod delivery;
+mod unread;
 
 use crate::attempt::{EndedBy, Finish, Trial};
 use crate::cause::{Cause, Certainty, How};
@@ -73,6 +74,9 @@ const RULES: [Rule; 21] = [
 
 /// Why the attempt failed; `None` when it did not.
 pub(crate) fn judge(case: &Case<'_>) -> Option<Failure> {
+    if case.trial.unread {
+        return unread::judge(case);
+    }
     RULES
         .iter()
         .find_map(|rule| rule(case))
@@ -85,6 +89,7 @@ fn unattributed(case: &Case<'_>) -> Option<Failure> {
     let (phase, how) = match trial.finish? {
         Finish::Handshake(_) | Finish::Call | Finish::UnixCall => (Phase::Connect, How::Errno),
         Finish::Tls => (Phase::Tls, How::None),
+        Finish::Unread => (Phase::Request, How::None),
         Finish::Exchange(_) if trial.is_complete() => return None,
         // A head that was not read whole hides the framing, and a proxy that is satisfied
         // may close: nothing is known to have gone wrong.

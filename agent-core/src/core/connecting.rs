@@ -6,6 +6,7 @@ use rustc_hash::FxHasher;
 
 use super::Core;
 use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
+use crate::connection::Use;
 use crate::event::{ConnectDone, ConnectResult, Event, TlsDone, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
@@ -40,6 +41,16 @@ impl Core {
             connection.established = Seen::told(socket.time);
             connection.connect_errand =
                 errand.map(|errand| errand_at_start(errand, started, socket.time));
+            let tgid = connection.tgid;
+            let sure = self.processes.habits(tgid).connects_at_once;
+            let errand = connection.connect_errand.filter(|_| sure);
+            let owner = self.owner_of_use(tgid, errand, started);
+            let used = Use {
+                owner,
+                began: started,
+                index: 0,
+            };
+            self.connections.begin_use(socket.cookie, tgid, used);
         } else if !self.is_first_failure(socket.cookie) {
             self.counts.repeated += 1;
             return;
@@ -84,6 +95,8 @@ impl Core {
         self.tell_connect(socket, upstream.clone(), finish, out);
         if socket.errno.is_some() {
             self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
+        } else if finish == Finish::UnixCall {
+            self.unix_connected(socket, upstream, errand, out);
         }
     }
 
@@ -122,6 +135,8 @@ impl Core {
             return;
         }
         connection.ended.insert(0);
+        let tgid = connection.tgid;
+        self.connections.end_use(socket.cookie, tgid);
         let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
         trial.tls = Some(Box::new(handshake));
         self.failed_connect(trial, out);

@@ -88,6 +88,7 @@ impl Core {
                 answer,
             } => self.dns(&socket, errand, asked, answer),
             What::Ignored => self.left_alone(&socket, out),
+            What::Unread { exchange } => self.unread(&socket, exchange, out),
             What::Tcp => {
                 self.make_room();
                 self.connections.touch(&socket);
@@ -397,6 +398,9 @@ impl Core {
         }
         if unused && !talked && socket.flags.active_open() {
             self.closed_unused(socket, errand, out);
+        }
+        if let Some(owner) = self.connections.end_use(socket.cookie, tgid) {
+            self.resolve_if_ready(owner, out);
         }
         match current {
             Some(index) => {

@@ -133,6 +133,7 @@ impl Core {
         }
         self.unjoined.retain(|_, at| *at >= idle_since);
         self.connections.sweep(idle_since);
+        self.unread.sweep(idle_since);
         self.processes.sweep(idle_since);
     }
 }

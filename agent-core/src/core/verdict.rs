@@ -4,6 +4,7 @@
 //! got is part of the evidence; a request that is over waits for its attempts, since
 //! HAProxy answers before it closes upstream (nginx and Envoy do it the other way round).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use crate::attempt::{Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, AT_ONCE, SLACK};
+use crate::join::{self, AT_ONCE, Parent, SLACK};
 use crate::lookups::Lookup;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes::{self, Fare, Moment};
 use crate::table::Key;
+use crate::unread::Used;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
@@ -33,6 +35,14 @@ const UNATTRIBUTED: Failure = Failure {
     phase: Phase::Request,
     how: How::None,
 };
+
+/// What is known of a request's error for which no attempt is known.
+enum Without {
+    /// Why, and for which failure its upstreams had been given up before.
+    Judged(Failure, Option<Cause>),
+    /// It is not known; what may have been used for it, if anything.
+    Unread(Used),
+}
 
 impl Core {
     /// An attempt is over: it goes to its request, is told, or waits for a request.
@@ -122,7 +132,9 @@ impl Core {
             })
             .is_some()
         });
-        if !answered && (!explained || join::lacks_last_try(request)) {
+        if !answered
+            && (!explained || join::lacks_last_try(request) || self.has_unread_under_way(key))
+        {
             return false;
         }
         self.resolve(key, out);
@@ -152,6 +164,7 @@ impl Core {
             stranger.parent = None;
             self.tell_alone(stranger, out);
         }
+        self.take_unread(key, &request, &outcome, &mut tries);
         for trial in &mut tries {
             self.ask_peer(trial);
         }
@@ -179,16 +192,20 @@ impl Core {
         };
         tries.sort_by_key(|trial| (trial.started, trial.key));
         let last = tries.len().saturating_sub(1);
-        let attempts: Vec<Arc<Attempt>> = tries
+        let mut tells_health = Vec::new();
+        let mut attempts: Vec<Arc<Attempt>> = tries
             .into_iter()
             .enumerate()
             .map(|(at, trial)| {
                 let failure = self.failure_of(&trial, Some(&outcome));
+                // What an application says through it is not read: it may be its own error.
+                let unclear = failure.is_some_and(|one| one.cause == Cause::Unattributed);
+                tells_health.push(!(trial.unread && unclear));
                 let masked = masked(failure, &outcome, at == last);
                 trial.into_attempt(proxy.clone(), failure, masked)
             })
             .collect();
-        for attempt in &attempts {
+        for (attempt, _) in attempts.iter().zip(tells_health).filter(|(_, tells)| *tells) {
             self.remember(request.head.as_ref(), attempt);
         }
         let decisive = decisive(&attempts, &outcome);
@@ -199,10 +216,20 @@ impl Core {
             surety.max(joined).max(least)
         });
         let at = decisive.map(|(at, _)| at);
-        let (error, error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
+        let (error, mut error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
-                self.without_attempt(key, &request, &outcome, &proxy)
+                match self.without_attempt(key, &request, &outcome, &proxy) {
+                    Without::Judged(failure, origin) => (Some(failure), origin),
+                    Without::Unread(used) => {
+                        if let Used::Only(upstream) = used {
+                            let attempt = self.guessed(key, &request, &outcome, &proxy, upstream);
+                            attempts.push(attempt);
+                            error_attempt = Some(0);
+                        }
+                        (Some(UNATTRIBUTED), None)
+                    }
+                }
             }
             error => (error, None),
         };
@@ -231,20 +258,23 @@ impl Core {
         })));
     }
 
-    /// Why a request got an error for which no attempt was made, as far as is known, and for
-    /// which failure its upstreams had been given up before.
+    /// Why a request got an error for which no attempt was made, as far as is known.
     fn without_attempt(
-        &self,
+        &mut self,
         key: Key,
         request: &OpenRequest,
         outcome: &Outcome,
         proxy: &Proxy,
-    ) -> (Option<Failure>, Option<Cause>) {
-        let failure = |cause, certainty| Failure {
-            cause,
-            certainty,
-            phase: Phase::Connect,
-            how: How::None,
+    ) -> Without {
+        let failure = |cause, certainty| {
+            let (phase, how) = (Phase::Connect, How::None);
+            let failure = Failure {
+                cause,
+                certainty,
+                phase,
+                how,
+            };
+            Without::Judged(failure, None)
         };
         let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
         // An attempt may have been there and not been seen, or not been recognised as its own.
@@ -257,6 +287,8 @@ impl Core {
             connects_at_once: acts_at_once,
             sends_at_once: _,
         } = self.processes.habits(Some(tgid));
+        let used = self.used_meanwhile(tgid, request, outcome);
+        let may_have_used = self.may_have_used(tgid, request, outcome);
         let moment = Moment {
             at: outcome.answer_began.unwrap_or(to).max(from),
             window,
@@ -271,38 +303,61 @@ impl Core {
         };
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
-            return (Some(UNATTRIBUTED), None);
+            return Without::Unread(used);
         }
         let route = head.map(|head| self.routes.of("", head));
-        match self.lookups.of_request(tgid, key, route, from, to) {
-            Some(Lookup::Failed) => {
-                return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
-            }
-            Some(Lookup::FailedForAnother) if !unjoined && nameless => {
-                return (Some(failure(Cause::DnsFailure, Certainty::Guess)), None);
-            }
-            _ => {}
+        let lookup = self.lookups.of_request(tgid, key, route, from, to);
+        if lookup == Some(Lookup::Failed) {
+            return failure(Cause::DnsFailure, Certainty::Strong);
         }
+        // An attempt ran, and nobody knows for whom.
+        if !used.is_nothing() {
+            return Without::Unread(used);
+        }
+        if lookup == Some(Lookup::FailedForAnother) && !unjoined && nameless {
+            return failure(Cause::DnsFailure, Certainty::Guess);
+        }
+        let down = |certainty, origin| match failure(Cause::NoLiveUpstream, certainty) {
+            Without::Judged(failure, _) => Without::Judged(failure, Some(origin)),
+            other @ Without::Unread(_) => other,
+        };
         match fare {
-            Fare::AllDown { origin, gives_up } if !unjoined && gives_up && acts_at_once => (
-                Some(failure(Cause::NoLiveUpstream, Certainty::Strong)),
-                Some(origin),
-            ),
-            Fare::AllDown { origin, .. } | Fare::ProxyAllDown(origin) => (
-                Some(failure(Cause::NoLiveUpstream, Certainty::Guess)),
-                Some(origin),
-            ),
-            _ if unjoined || self.connections.has_unreadable(tgid, self.clock) => {
-                (Some(UNATTRIBUTED), None)
+            Fare::AllDown { origin, gives_up } if !unjoined && gives_up && acts_at_once => {
+                down(Certainty::Strong, origin)
             }
-            Fare::Healthy if acts_at_once => (
-                Some(failure(Cause::ProxyGenerated, Certainty::Strong)),
-                None,
-            ),
+            Fare::AllDown { origin, .. } | Fare::ProxyAllDown(origin) => {
+                down(Certainty::Guess, origin)
+            }
+            _ if unjoined => Without::Unread(Used::Nothing),
+            _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
+            Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
             Fare::Healthy | Fare::SomeDown(_) | Fare::Unknown => {
-                (Some(failure(Cause::ProxyGenerated, Certainty::Guess)), None)
+                failure(Cause::ProxyGenerated, Certainty::Guess)
             }
         }
+    }
+
+    /// The attempt at the only upstream that was used then by nobody knows whom.
+    fn guessed(
+        &mut self,
+        key: Key,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        proxy: &Proxy,
+        upstream: Upstream,
+    ) -> Arc<Attempt> {
+        let (none, nowhere) = (Key { cookie: 0, index: 0 }, SocketAddr::from(([0; 4], 0)));
+        let (from, to) = (request.started, outcome.ended);
+        let mut trial = Trial::unread(none, proxy.tgid, upstream, nowhere.into(), from, to);
+        let parent = Parent {
+            key,
+            join: Join::Waiting,
+            surety: Certainty::Guess,
+            forwarding: false,
+        };
+        trial.adopt(parent, from);
+        self.counts.attempts.begun += 1;
+        trial.into_attempt(proxy.clone(), Some(UNATTRIBUTED), Some(false))
     }
 
     /// What the upstream's own socket told, where that is on this host: whether its process was

@@ -90,7 +90,7 @@ const EXPLANATIONS: Computed = Computed {
     name: "why502_agent_explanations",
     kind: Kind::Counter,
     labels: &["fate"],
-    help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`",
+    help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`, which includes `proxy_generated` as a guess",
 };
 const MAP_MAX_ENTRIES: Computed = Computed {
     name: "why502_agent_map_max_entries",

@@ -1,6 +1,6 @@
 //! Of the errors that clients were given, how many were explained.
 
-use agent_core::cause::Cause;
+use agent_core::cause::{Cause, Certainty};
 use agent_core::event::Request;
 
 use crate::metrics::report::Coverage;
@@ -12,8 +12,11 @@ pub(super) fn count(coverage: &mut Coverage, request: &Request) {
         return;
     }
     coverage.seen += 1;
-    match request.error.map(|error| error.cause) {
-        Some(Cause::Unattributed) => coverage.unattributed += 1,
+    match request.error.map(|error| (error.cause, error.certainty)) {
+        // That it was somebody else, as a guess, explains nothing.
+        Some((Cause::Unattributed, _) | (Cause::ProxyGenerated, Certainty::Guess)) => {
+            coverage.unattributed += 1;
+        }
         Some(_) => coverage.explained += 1,
         None => {}
     }

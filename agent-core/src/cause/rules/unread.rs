@@ -1,0 +1,103 @@
+//! The talk was not read: TCP is the only witness.
+//!
+//! It tells who ended the connection and whether anything came back. Which answer that was, and whether
+//! it was whole, it does not: an error that an application answered itself looks like a success. So
+//! nothing here is proof, and what TCP does not decide is unattributed.
+
+use super::{Case, SILENCE, delivery, failure};
+use crate::attempt::{EndedBy, Finish};
+use crate::cause::{Cause, Certainty, How};
+use crate::event::Failure;
+use crate::observation::{Nanos, Phase};
+
+/// A proxy that closes after at least this long without a byte gave up waiting, ns. One that closes
+/// sooner may have had another reason: [`SILENCE`] to this is a guess.
+const PATIENCE: Nanos = 10 * SILENCE;
+
+/// Why it failed; `None` when nothing is known to be wrong with it.
+pub(super) fn judge(case: &Case<'_>) -> Option<Failure> {
+    let found = if case.trial.finish == Some(Finish::Unread) {
+        None
+    } else {
+        by_tcp(case)
+    };
+    let found = found.or_else(|| unclear(case))?;
+    Some(Failure {
+        certainty: found.certainty.max(Certainty::Strong),
+        ..found
+    })
+}
+
+fn by_tcp(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    // A request that was answered well needs no reason, unless its answer was cut.
+    let is_fine = |code: u16| code < 500;
+    let given = case.request.and_then(|request| request.code);
+    if !trial.response_began() && given.is_some_and(is_fine) {
+        return None;
+    }
+    delivery::client_abort(case)
+        .or_else(|| delivery::path_lost(case))
+        .or_else(|| delivery::request_stalled(case))
+        .or_else(|| match case.peer_closed() {
+            Some(how) => closed(case, how),
+            None => gave_up(case),
+        })
+}
+
+/// The upstream closed first.
+fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
+    let trial = case.trial;
+    if trial.killed_by.is_some() {
+        return failure(
+            Cause::UpstreamCrashed,
+            Certainty::Strong,
+            phase(case),
+            how,
+        );
+    }
+    if !trial.response_began() {
+        return super::keepalive_race(case).or_else(|| super::closed_before_response(case));
+    }
+    // What came back was passed on, and broke off when the upstream closed.
+    let cut = case.request.is_some_and(|request| {
+        request.code.is_some_and(|code| code < 500)
+            && !request.complete
+            && request.client_gone.is_none()
+    });
+    let cause = Cause::TruncatedResponse;
+    cut.then(|| failure(cause, Certainty::Strong, Phase::Body, how))?
+}
+
+/// The proxy closed first, and nothing had come back.
+fn gave_up(case: &Case<'_>) -> Option<Failure> {
+    let trial = case.trial;
+    let silence = case.silence();
+    let waited = trial.ended_by() == EndedBy::Local && silence >= SILENCE && trial.all_acked();
+    if !waited || trial.response_began() || case.proxy_left() {
+        return None;
+    }
+    let sure = match case.request {
+        Some(_) if silence >= PATIENCE => Certainty::Strong,
+        _ => Certainty::Guess,
+    };
+    let cause = Cause::ResponseTimeout;
+    failure(cause, sure, Phase::Request, How::Timeout)
+}
+
+/// Its request has an error or a cut answer, and TCP does not tell why.
+fn unclear(case: &Case<'_>) -> Option<Failure> {
+    let request = case.request?;
+    let is_wrong = request.code.is_none_or(|code| code >= 500) || !request.complete;
+    let cause = Cause::Unattributed;
+    is_wrong.then(|| failure(cause, Certainty::Guess, phase(case), How::None))?
+}
+
+/// The part of the attempt, as far as it shows: a status below 500 is of an answer that began.
+fn phase(case: &Case<'_>) -> Phase {
+    let answered = case
+        .request
+        .and_then(|request| request.code)
+        .is_some_and(|code| code < 500);
+    if answered { Phase::Body } else { Phase::Request }
+}

@@ -1,0 +1,272 @@
+//! Attempts on connections whose talk is not read: FastCGI, HTTP/2, what is inside TLS, all that goes
+//! through a Unix socket.
+//!
+//! In: that such a connection was opened or used, and how that ended as far as TCP tells. Out: an
+//! attempt of the request that has an error or a cut answer and misses one. Where it is not known
+//! whose it was, that it ran is kept ([`crate::unread`]), so that nobody says that none did.
+
+use super::Core;
+use crate::attempt::{Finish, Trial};
+use crate::cause::Certainty;
+use crate::connection::Use;
+use crate::event::{Event, Join, Upstream};
+use crate::join::{Parent, SLACK, YOUNG_US, is_late};
+use crate::observation::{End, Errand, Exchange, Nanos, Socket};
+use crate::request::{OpenRequest, Outcome};
+use crate::routes;
+use crate::table::Key;
+use crate::unread::Used;
+
+impl Core {
+    /// A connection whose talk is not read is used for another request, or its last use is over.
+    pub(super) fn unread(&mut self, socket: &Socket, exchange: Exchange, out: &mut Vec<Event>) {
+        self.make_room();
+        let began = exchange.request.get().unwrap_or(socket.time);
+        let sure = self.processes.habits(socket.tgid).sends_at_once && socket.flags.own_errand();
+        let owner = self.owner_of_use(socket.tgid, exchange.errand.filter(|_| sure), began);
+        let Some(connection) = self.connections.touch(socket) else {
+            return;
+        };
+        let tgid = connection.tgid;
+        let Some(end) = exchange.end else {
+            let index = exchange.index;
+            let used = Use {
+                owner,
+                began,
+                index,
+            };
+            self.connections.begin_use(socket.cookie, tgid, used);
+            return;
+        };
+        if connection.ended.contains(exchange.index) {
+            self.counts.repeated += 1;
+            return;
+        }
+        connection.ended.insert(exchange.index);
+        let mut trial = Box::new(Trial::of_exchange(socket, connection, exchange, None, false));
+        trial.unread = true;
+        self.connections.end_use(socket.cookie, tgid);
+        self.over(trial, end, out);
+    }
+
+    fn over(&mut self, mut trial: Box<Trial>, end: End, out: &mut Vec<Event>) {
+        if !self.has_room_for_attempt() {
+            return;
+        }
+        self.counts.attempts.begun += 1;
+        trial.speculative = true;
+        trial.finish(Finish::Exchange(end));
+        self.join(&mut trial, false);
+        self.keep_use(&trial);
+        self.settle(trial, out);
+    }
+
+    /// A connect to a Unix socket succeeded. What is said on it, and when it ends, is not seen.
+    pub(super) fn unix_connected(
+        &mut self,
+        socket: &Socket,
+        upstream: Upstream,
+        errand: Option<Errand>,
+        out: &mut Vec<Event>,
+    ) {
+        let Some(tgid) = socket.tgid.filter(|_| self.has_room_for_attempt()) else {
+            return;
+        };
+        let mut trial = Box::new(Trial::failed_connect(
+            socket,
+            upstream,
+            errand,
+            Finish::Unread,
+        ));
+        trial.unread = true;
+        trial.speculative = true;
+        self.join(&mut trial, false);
+        let head = trial
+            .parent
+            .filter(|parent| parent.surety != Certainty::Guess)
+            .and_then(|parent| self.requests.get(parent.key)?.head.as_ref());
+        let route = head.map(|head| self.routes.of("", head));
+        self.unread
+            .connected(tgid, &trial.upstream, route, trial.ended);
+        self.keep_use(&trial);
+        if trial.parent.is_some() {
+            self.counts.attempts.begun += 1;
+            self.settle(trial, out);
+        }
+    }
+
+    /// Keeps that it ran, when it is not known for sure for whom.
+    fn keep_use(&mut self, trial: &Trial) {
+        let sure = trial
+            .parent
+            .is_some_and(|parent| parent.surety != Certainty::Guess);
+        if let Some(tgid) = trial.tgid.filter(|_| !sure) {
+            let upstream = trial.upstream.clone();
+            self.unread.ran(tgid, upstream, trial.started, trial.ended);
+        }
+    }
+
+    /// The request for which a thread on this errand opened or used a connection at `at`; `None` where
+    /// that may have been another.
+    pub(super) fn owner_of_use(
+        &self,
+        tgid: Option<u32>,
+        errand: Option<Errand>,
+        at: Nanos,
+    ) -> Option<Key> {
+        let errand = errand.filter(|errand| errand.age_us <= YOUNG_US)?;
+        let key = Key {
+            cookie: errand.cookie.get(),
+            index: errand.index,
+        };
+        let request = self.requests.get(key)?;
+        let same_process = request.tgid.is_none() || request.tgid == tgid;
+        let open = request.is_open_at(at) || request.is_open_at(at.saturating_add(SLACK));
+        (same_process && open).then_some(key)
+    }
+
+    /// A connection that was opened or used for this request is still open, so that more may be told.
+    pub(super) fn has_unread_under_way(&mut self, key: Key) -> bool {
+        let tgid = self.requests.get(key).and_then(|request| request.tgid);
+        tgid.is_some_and(|tgid| {
+            let mut open = self.connections.unread(tgid);
+            open.any(|(_, used, _)| used.owner == Some(key))
+        })
+    }
+
+    /// Of the attempts whose talk was not read, leaves those that the request misses, and adds those
+    /// that are not over. One that began before another that was read says nothing of the error: a
+    /// proxy may ask a database first.
+    pub(super) fn take_unread(
+        &mut self,
+        key: Key,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        tries: &mut Vec<Box<Trial>>,
+    ) {
+        let missed = misses_attempt(request, outcome);
+        let read = tries.iter().filter(|trial| !trial.unread);
+        let since = read.map(|trial| trial.started).max();
+        let goes = |trial: &Trial| since.is_some_and(|since| trial.started < since);
+        let dropped: Vec<_> = tries
+            .extract_if(.., |trial| trial.unread && (!missed || goes(trial)))
+            .collect();
+        self.held -= dropped.len();
+        self.counts.attempts.foreign += dropped.len() as u64;
+        if !missed {
+            for trial in dropped {
+                self.worked(request, outcome, &trial);
+            }
+            return;
+        }
+        let Some(tgid) = request.tgid else { return };
+        let ended = outcome.ended.max(request.started);
+        let open: Vec<Trial> = self
+            .connections
+            .unread(tgid)
+            .filter(|(_, used, _)| used.owner == Some(key))
+            .filter_map(|(cookie, used, one)| {
+                let key = Key {
+                    cookie,
+                    index: used.index,
+                };
+                let trial = Trial::unread(key, tgid, one.remote(), one.local(), used.began, ended);
+                (!goes(&trial)).then_some(trial)
+            })
+            .collect();
+        for mut trial in open {
+            let parent = Parent {
+                key,
+                join: Join::Errand,
+                surety: Certainty::Strong,
+                forwarding: false,
+            };
+            trial.adopt(parent, request.started);
+            // What becomes of it is told no more.
+            self.connections.mark_ended(trial.key);
+            self.counts.attempts.begun += 1;
+            self.held += 1;
+            tries.push(Box::new(trial));
+        }
+    }
+
+    /// An attempt whose talk was not read, of a request that was answered well: its upstream is there.
+    fn worked(&mut self, request: &OpenRequest, outcome: &Outcome, trial: &Trial) {
+        let sure = trial
+            .parent
+            .is_some_and(|parent| parent.surety != Certainty::Guess);
+        let answered = outcome.code.is_some_and(|code| code < 500);
+        let Some(proxy) = self.processes.proxy(request.tgid) else {
+            return;
+        };
+        if sure && answered {
+            let worked = routes::Outcome {
+                used: Some(trial.started),
+                ended: trial.ended,
+                failure: None,
+                tgid: proxy.tgid,
+            };
+            let head = request.head.as_ref();
+            self.routes
+                .record(&proxy.name, head, &trial.upstream, worked);
+        }
+    }
+
+    /// What its process used while the request was open, of which it is not known for whom.
+    pub(super) fn used_meanwhile(
+        &mut self,
+        tgid: u32,
+        request: &OpenRequest,
+        outcome: &Outcome,
+    ) -> Used {
+        let from = request.started.saturating_sub(SLACK);
+        let to = outcome.ended.max(request.started).saturating_add(SLACK);
+        let mut used = self.unread.between(tgid, from, to);
+        for (_, Use { owner, began, .. }, one) in self.connections.unread(tgid) {
+            if owner.is_none() && (from..=to).contains(&began) {
+                used.add(&one.remote());
+            }
+        }
+        used
+    }
+
+    /// What its process has open that it may have used for the request without a trace. A proxy that
+    /// sends when it has read leaves one, unless a timer of its own acted (nginx's limit_req): but then
+    /// the answer comes late.
+    pub(super) fn may_have_used(
+        &mut self,
+        tgid: u32,
+        request: &OpenRequest,
+        outcome: &Outcome,
+    ) -> Used {
+        let habits = self.processes.habits(Some(tgid));
+        let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        let late = is_late(request.started, answered);
+        let head = request.head.as_ref();
+        let route = head
+            .filter(|_| habits.connects_at_once && !late)
+            .map(|head| self.routes.of("", head));
+        let mut used = self.unread.kept(tgid, route);
+        if !habits.sends_at_once || late {
+            let now = self.clock;
+            for (_, _, one) in self.connections.unread(tgid) {
+                if one.is_settled(now) {
+                    used.add(&one.remote());
+                }
+            }
+        }
+        used
+    }
+}
+
+/// The client got an error, or not the whole of its answer, and waited for it.
+fn misses_attempt(request: &OpenRequest, outcome: &Outcome) -> bool {
+    match outcome.code {
+        Some(500..) => true,
+        Some(_) => {
+            let seen = matches!(request.end, Some((Some(end), _)) if end != End::Superseded);
+            seen && !outcome.complete && outcome.client_gone.is_none()
+        }
+        None => outcome.client_gone.is_none() && request.was_asked(),
+    }
+}

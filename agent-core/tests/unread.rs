@@ -1,0 +1,272 @@
+//! Upstreams whose talk is not read: FastCGI, HTTP/2, what is inside TLS, Unix sockets.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use agent_core::ProcessKind;
+use agent_core::cause::{Cause, Certainty};
+use agent_core::event::{Request, Upstream};
+use agent_core::observation::{ConnectOutcome, End, Observation, Side, What};
+use support::{Ex, PROXY, Sock, Told, client, core, errand, know, sent, told, upstream};
+
+const FPM: &str = "10.0.3.17:9000";
+const SOCKET: &str = "/run/php/fpm.sock";
+
+/// A use of `u` that ended at `at`, or began where it has no end.
+fn unread(u: &Sock, x: &Ex, at: f64) -> Observation {
+    let exchange = x.exchange.clone();
+    let mut seen = u.close(at);
+    seen.socket.side = Side::Unknown;
+    seen.what = What::Unread { exchange };
+    seen
+}
+
+fn fpm(cookie: u64, at: f64) -> Sock {
+    let mut u = upstream(cookie).to(FPM).opened(at);
+    u.socket.side = Side::Unknown;
+    u
+}
+
+/// A request of client 1 at 1 ms, with the records of its attempts, answered `code` at `until` ms.
+fn asked(attempts: Vec<Observation>, code: u16, until: f64) -> Vec<Observation> {
+    of_client(1, "/app/a", attempts, code, until)
+}
+
+fn of_client(
+    cookie: u64,
+    path: &str,
+    attempts: Vec<Observation>,
+    code: u16,
+    until: f64,
+) -> Vec<Observation> {
+    let (c, x) = (client(cookie), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "GET", path)];
+    seen.extend(attempts);
+    seen.push(c.response(&x.answered(code, until)));
+    seen
+}
+
+/// A connection for client 1's request that was opened at 1.1 ms, carried a request and ended so.
+fn used(x: Ex, end: End, at: f64) -> Vec<Observation> {
+    let u = fpm(50, 1.1);
+    vec![
+        u.connect(1.2, ConnectOutcome::Established, errand(1)),
+        unread(&u, &x.errand(1, 0, 100).ended(end), at),
+        u.close(at),
+    ]
+}
+
+fn request(told: &Told, path: &str) -> std::sync::Arc<Request> {
+    let mut requests = told.requests().into_iter();
+    let is_it = |request: &std::sync::Arc<Request>| {
+        request.head.as_ref().is_some_and(|head| head.path == path)
+    };
+    requests.find(is_it).expect("it is told")
+}
+
+#[track_caller]
+fn verdict(told: &Told) -> (Cause, Certainty, Option<Upstream>) {
+    of(&request(told, "/app/a"))
+}
+
+fn of(request: &Request) -> (Cause, Certainty, Option<Upstream>) {
+    let error = request.error.expect("it got an error");
+    let at = request.error_attempt;
+    let upstream = at.map(|at| request.attempts[at].upstream.clone());
+    (error.cause, error.certainty, upstream)
+}
+
+fn at_fpm() -> Option<Upstream> {
+    Some(Upstream::Inet(FPM.parse().expect("an address")))
+}
+
+fn at_socket() -> Option<Upstream> {
+    Some(Upstream::Unix(SOCKET.into()))
+}
+
+fn unix(cookie: u64, at: f64) -> Observation {
+    upstream(0).opened(at).unix_connect(at, SOCKET, errand(cookie))
+}
+
+#[test]
+fn closed_without_an_answer_is_told_at_most_as_strong() {
+    let seen = asked(used(sent(0, 1.3), End::PeerFin, 9.0), 502, 9.2);
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::ClosedBeforeResponse, Certainty::Strong, at_fpm())
+    );
+}
+
+#[test]
+fn silence_until_the_proxy_closed_is_a_timeout() {
+    let seen = asked(used(sent(0, 1.3), End::LocalClose, 2001.3), 504, 2001.5);
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::ResponseTimeout, Certainty::Strong, at_fpm())
+    );
+}
+
+#[test]
+fn an_error_that_came_back_is_of_nobody_known() {
+    let x = sent(0, 1.3).partial_head(120, 5.0);
+    let seen = asked(used(x, End::PeerFin, 5.0), 500, 5.2);
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}
+
+#[test]
+fn an_error_behind_an_earlier_refusal_is_not_of_that() {
+    let refused = upstream(49)
+        .to("10.0.3.18:9000")
+        .opened(1.1)
+        .connect(1.2, ConnectOutcome::Reset, errand(1));
+    let u = fpm(50, 1.3);
+    let x = sent(0, 1.5).errand(1, 0, 100).partial_head(120, 5.0);
+    let attempts = vec![
+        refused,
+        u.connect(1.4, ConnectOutcome::Established, errand(1)),
+        unread(&u, &x.ended(End::PeerFin), 5.0),
+    ];
+    assert_eq!(
+        verdict(&told(&mut core(), asked(attempts, 503, 5.2))),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}
+
+#[test]
+fn a_connection_that_is_still_open_is_an_attempt() {
+    let u = fpm(50, 1.1);
+    let open = u.connect(1.2, ConnectOutcome::Established, errand(1));
+    assert_eq!(
+        verdict(&told(&mut core(), asked(vec![open], 500, 9.0))),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}
+
+#[test]
+fn a_kept_connection_that_is_used_again_is_an_attempt() {
+    let u = fpm(50, 0.1);
+    let mut seen = vec![u.connect(0.2, ConnectOutcome::Established, None)];
+    let again = sent(1, 1.3).errand(1, 0, 100).idle_since(0.5);
+    seen.extend(asked(vec![unread(&u, &again, 1.3)], 500, 9.0));
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}
+
+#[test]
+fn a_connection_that_others_use_does_not_hide_the_proxys_own_answer() {
+    let u = fpm(50, 0.5);
+    let mut seen = of_client(
+        2,
+        "/php/b",
+        vec![u.connect(1.0, ConnectOutcome::Established, errand(2))],
+        200,
+        3.0,
+    );
+    seen.extend(asked(vec![], 503, 2.0));
+    seen.sort_by_key(|seen| seen.socket.time);
+    let (cause, ..) = verdict(&told(&mut core(), seen));
+    assert_eq!(cause, Cause::ProxyGenerated);
+}
+
+#[test]
+fn a_use_by_nobody_known_is_no_answer_of_the_proxys_own() {
+    let u = fpm(50, 1.1);
+    let mut core = core();
+    know(&mut core, PROXY, "haproxy", ProcessKind::Known);
+    let x = sent(0, 1.3).partial_head(120, 5.0).ended(End::PeerFin);
+    let attempts = vec![
+        u.connect(1.2, ConnectOutcome::Established, None),
+        unread(&u, &x, 5.0),
+        u.close(5.1),
+    ];
+    assert_eq!(
+        verdict(&told(&mut core, asked(attempts, 503, 5.2))),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}
+
+#[test]
+fn an_answer_cut_with_its_upstream_is_an_incident() {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let body = sent(0, 1.3).partial_head(4000, 5.0);
+    let mut seen = vec![c.request(&x, "GET", "/app/a")];
+    seen.extend(used(body, End::PeerReset, 5.0));
+    let cut = x
+        .head(200, 4.0, agent_core::observation::Framing::Chunked)
+        .body(3000, 5.0);
+    seen.push(c.response(&cut));
+    seen.push(c.end(5.2, &cut.ended(End::LocalClose)));
+    let told = told(&mut core(), seen);
+    let attempt = told.attempt();
+    let failure = attempt.failure.expect("it failed");
+    assert_eq!(
+        (failure.cause, failure.certainty, attempt.masked),
+        (Cause::TruncatedResponse, Certainty::Strong, Some(false))
+    );
+}
+
+#[test]
+fn what_was_answered_well_tells_nothing() {
+    let x = sent(0, 1.3).partial_head(120, 5.0);
+    let seen = asked(used(x, End::PeerFin, 5.0), 200, 5.2);
+    let told = told(&mut core(), seen);
+    assert_eq!(told.attempts().len(), 0);
+    assert_eq!(told.request().error, None);
+}
+
+#[test]
+fn a_unix_socket_that_was_connected_to_is_named() {
+    let seen = asked(vec![unix(1, 1.2)], 502, 9.0);
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::Unattributed, Certainty::Guess, at_socket())
+    );
+}
+
+#[test]
+fn a_unix_socket_that_may_be_kept_is_named_on_its_route_only() {
+    let mut seen = of_client(2, "/app/b", vec![unix(2, 1.2)], 200, 3.0);
+    let (c, x) = (client(1), sent(0, 10.0));
+    seen.push(c.request(&x, "GET", "/app/a"));
+    seen.push(c.response(&x.answered(500, 12.0)));
+    let (c, x) = (client(3), sent(0, 10.0));
+    seen.push(c.request(&x, "GET", "/static/a"));
+    seen.push(c.response(&x.answered(503, 10.1)));
+    let told = told(&mut core(), seen);
+    assert_eq!(
+        verdict(&told),
+        (Cause::Unattributed, Certainty::Guess, at_socket())
+    );
+    let (cause, certainty, at) = of(&request(&told, "/static/a"));
+    assert_eq!(
+        (cause, certainty, at),
+        (Cause::ProxyGenerated, Certainty::Guess, None)
+    );
+}
+
+#[test]
+fn what_ran_beside_upstreams_that_are_down_forbids_that_none_was_tried() {
+    let refused = |cookie, client, at| {
+        upstream(cookie)
+            .to("10.0.3.18:8080")
+            .opened(at)
+            .connect(at + 0.1, ConnectOutcome::Reset, errand(client))
+    };
+    let mut seen = of_client(2, "/app/b", vec![refused(40, 2, 1.1)], 502, 2.0);
+    let (c, x) = (client(1), sent(0, 10.0));
+    let u = fpm(50, 10.1);
+    let y = sent(0, 10.3).partial_head(120, 12.0).ended(End::PeerFin);
+    seen.push(c.request(&x, "GET", "/app/a"));
+    seen.push(u.connect(10.2, ConnectOutcome::Established, None));
+    seen.push(unread(&u, &y, 12.0));
+    seen.push(c.response(&x.answered(502, 12.1)));
+    assert_eq!(
+        verdict(&told(&mut core(), seen)),
+        (Cause::Unattributed, Certainty::Guess, at_fpm())
+    );
+}

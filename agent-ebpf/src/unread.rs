@@ -1,0 +1,140 @@
+//! Outgoing connections whose talk is not read: FastCGI, uwsgi, HTTP/2, what is inside TLS, Redis,
+//! PostgreSQL. TCP tells how a request fares on them all the same.
+//!
+//! In: the lengths of segments of connections that this host opened and that are not HTTP/1. Out: one
+//! UNREAD record when the connection ends, and one when a kept connection is used for another client's
+//! request: it sends again after it received, on another errand. Never one for a packet.
+//!
+//! What is counted lies in [`Flow::exchange`], which HTTP does not use on such a connection.
+
+use agent_wire::record::{End, end, flag, kind, side};
+
+use crate::attention;
+use crate::errand;
+use crate::flow::{Flow, phase};
+use crate::kernel::{self, assign};
+use crate::output;
+use crate::packet::Segment;
+
+/// The flow is one of those, or may turn out to be.
+#[inline(always)]
+pub(crate) fn follows(flow: &Flow) -> bool {
+    flow.has(flag::ACTIVE_OPEN) && flow.header.side == side::UNKNOWN && flow.ignored == 0
+}
+
+/// Something was sent on such a connection, and it was not told yet what came of it.
+#[inline(always)]
+pub(crate) fn in_use(flow: &Flow) -> bool {
+    flow.exchange.request_ns != 0 && follows(flow)
+}
+
+/// Payload leaves.
+#[inline(always)]
+pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
+    let fresh = segment.seq.wrapping_add(segment.len).wrapping_sub(flow.sent.end) as i32;
+    if flow.sent.known != 0 && fresh <= 0 {
+        return;
+    }
+    let now = kernel::now();
+    if flow.phase == phase::OPAQUE {
+        flow.sent.known = 1;
+        flow.sent.end = segment.seq.wrapping_add(segment.len);
+        if flow.exchange.request_ns == 0 || flow.exchange.last_byte_ns != 0 {
+            used_again(flow, now);
+        }
+    }
+    if flow.exchange.request_ns == 0 {
+        flow.exchange.request_ns = now;
+    }
+    flow.exchange.request_last_ns = now;
+    flow.exchange.request_bytes += u64::from(segment.len);
+}
+
+/// Payload arrives.
+#[inline(always)]
+pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
+    let fresh = segment.seq.wrapping_add(segment.len).wrapping_sub(flow.received.end) as i32;
+    if flow.received.known != 0 && fresh <= 0 {
+        return;
+    }
+    let now = kernel::now();
+    if flow.phase == phase::OPAQUE {
+        flow.received.known = 1;
+        flow.received.end = segment.seq.wrapping_add(segment.len);
+    }
+    if flow.exchange.first_byte_ns == 0 {
+        flow.exchange.first_byte_ns = now;
+    }
+    flow.exchange.last_byte_ns = now;
+    flow.exchange.response_bytes += u64::from(segment.len);
+}
+
+/// The connection sends after it received. On another errand that is another use of it.
+#[inline(always)]
+fn used_again(flow: &mut Flow, now: u64) {
+    let errand = errand::current(now);
+    let another = errand.cookie != flow.exchange.errand.cookie
+        || errand.index != flow.exchange.errand.index;
+    if errand.cookie == 0 || !another || attention::is_withdrawn(flow) {
+        return;
+    }
+    flow.exchange.index = flow.exchange.index.wrapping_add(1);
+    flow.exchange.idle_since_ns = flow.exchange.last_byte_ns;
+    flow.exchange.errand = errand;
+    if flow.task == kernel::task() {
+        flow.set(flag::OWN_ERRAND);
+    } else {
+        flow.clear(flag::OWN_ERRAND);
+    }
+    begin(flow);
+    flow.exchange.request_ns = now;
+    flow.exchange.request_last_ns = now;
+    tell(flow, end::OPEN, now);
+}
+
+/// The handshake of TLS is over. The request begins with the
+/// `len` bytes that show that it is done; 0 when it failed.
+#[inline(always)]
+pub(crate) fn after_handshake(flow: &mut Flow, len: u32) {
+    begin(flow);
+    if len != 0 {
+        let now = kernel::now();
+        flow.exchange.request_ns = now;
+        flow.exchange.request_last_ns = now;
+        flow.exchange.request_bytes = u64::from(len);
+    }
+}
+
+/// Counts from here.
+#[inline(always)]
+fn begin(flow: &mut Flow) {
+    flow.exchange.request_ns = 0;
+    flow.exchange.request_last_ns = 0;
+    flow.exchange.first_byte_ns = 0;
+    flow.exchange.last_byte_ns = 0;
+    flow.exchange.request_bytes = 0;
+    flow.exchange.response_bytes = 0;
+}
+
+/// The connection ends, one way or the other: what it was used for last is over.
+#[inline(always)]
+pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
+    let unacked = flow.sent.end.wrapping_sub(flow.acked) as i32;
+    let unacked = if unacked > 0 { unacked as u64 } else { 0 };
+    let bytes = flow.exchange.request_bytes;
+    flow.exchange.request_acked = if unacked < bytes { bytes - unacked } else { 0 };
+    tell(flow, how, now);
+    flow.exchange.request_ns = 0;
+}
+
+#[inline(always)]
+fn tell(flow: &mut Flow, how: u8, now: u64) {
+    flow.exchange.end = how;
+    flow.header.kind = kind::UNREAD;
+    flow.header.time_ns = now;
+    // In place: the packet programs have no stack to spare.
+    output::emit_with(kind::UNREAD, |record: &mut End| {
+        assign(&mut record.header, &flow.header);
+        assign(&mut record.exchange, &flow.exchange);
+    });
+}

@@ -1,0 +1,110 @@
+"""An upstream that speaks FastCGI, uwsgi or HTTP as little as it must, and misbehaves as the path says.
+
+    server.py http|fastcgi|uwsgi 127.0.0.1:PORT|/path/of/socket
+
+Each connection is served by a process of its own: an order may end it.
+"""
+
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+
+BODY = b"x" * 20000
+
+
+def answer(protocol, code, body, cut=None):
+    """The bytes of an answer; of its body only the first `cut`, and nothing behind."""
+    sent = body if cut is None else body[:cut]
+    if protocol == "http":
+        head = "HTTP/1.1 %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
+        return head.encode() + sent
+    if protocol == "uwsgi":
+        head = "HTTP/1.0 %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
+        return head.encode() + sent
+    head = "Status: %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
+    content = head.encode() + sent
+    # FCGI_STDOUT (6), then FCGI_END_REQUEST (3).
+    out = struct.pack(">BBHHBx", 1, 6, 1, len(content), 0) + content
+    if cut is None:
+        out += struct.pack(">BBHHBx", 1, 3, 1, 8, 0) + bytes(8)
+    return out
+
+
+def order_of(asked):
+    at = asked.find(b"/order-")
+    if at < 0:
+        return None
+    word = asked[at + len("/order-"):]
+    end = 0
+    while end < len(word) and word[end:end + 1].isalnum():
+        end += 1
+    return word[:end].decode() if end < len(word) else None
+
+
+def serve(protocol, stream):
+    asked = b""
+    while order_of(asked) is None:
+        more = stream.recv(65536)
+        if not more:
+            return
+        asked += more
+    # The rest of the request, which may come in pieces: left unread, it would turn FIN into RST.
+    time.sleep(0.02)
+    stream.setblocking(False)
+    try:
+        while stream.recv(65536):
+            pass
+    except BlockingIOError:
+        pass
+    stream.setblocking(True)
+    order = order_of(asked)
+    if order == "ok":
+        stream.sendall(answer(protocol, 200, b"fine"))
+    elif order.startswith("own"):
+        stream.sendall(answer(protocol, int(order[3:]), b"own"))
+    elif order == "fin":
+        pass
+    elif order == "rst":
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    elif order == "exit":
+        os._exit(9)
+    elif order == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif order in ("cutfin", "cutrst"):
+        stream.sendall(answer(protocol, 200, BODY, cut=9000))
+        time.sleep(0.1)
+        if order == "cutrst":
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    elif order == "hang":
+        time.sleep(60)
+    stream.close()
+
+
+def main(protocol, address):
+    if address.startswith("/"):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(address)
+    else:
+        host, port = address.rsplit(":", 1)
+        listener = socket.socket(socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, int(port)))
+    listener.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    print("ready", flush=True)
+    while True:
+        stream, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            try:
+                serve(protocol, stream)
+            except OSError:
+                pass
+            os._exit(0)
+        stream.close()
+
+
+main(sys.argv[1], sys.argv[2])
