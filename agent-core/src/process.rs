@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::event::Proxy;
+use crate::network::Network;
 use crate::observation::Nanos;
 use crate::proxies::Habits;
 use crate::table::Table;
@@ -22,6 +23,13 @@ pub struct ProcessInfo {
     pub program: Arc<str>,
     /// What the daemon makes of it.
     pub kind: ProcessKind,
+    /// Its network namespace, if known.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub network: Option<Network>,
+    /// Which instance of the program it belongs to, if known: a master process and its workers are
+    /// one.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub instance: Option<u64>,
 }
 
 /// Whether a process is a proxy.
@@ -145,6 +153,11 @@ impl Processes {
             name: Arc::clone(&process.info.name),
             tgid,
         })
+    }
+
+    /// The network namespace of the process, if known.
+    pub(crate) fn network(&self, tgid: Option<u32>) -> Option<Network> {
+        self.table.get(tgid?)?.info.network
     }
 
     /// What is known of the program that the process runs.

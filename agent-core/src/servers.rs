@@ -1,41 +1,71 @@
 //! Who answers at which address.
 //!
 //! In: addresses that clients connected to, with the process that read or answered there. Out: the
-//! owner of a request that nobody has answered yet: until then the kernel does not tell.
+//! owner of a request that nobody has answered yet: until then the kernel does not say which process
+//! that is, nor in which network namespace it is.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use rustc_hash::FxHashMap;
+use crate::network::{Network, canonical};
+use crate::recent::Recent;
 
-/// Addresses that are remembered, those seen last.
+/// Addresses that are remembered, those first seen last.
 const ADDRESSES: usize = 4096;
 
 /// Processes by the address they answer at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Servers {
-    owners: FxHashMap<SocketAddr, u32>,
-    /// In the order in which they were first seen.
-    order: VecDeque<SocketAddr>,
+    owners: Recent<SocketAddr, Owner>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    Process {
+        tgid: u32,
+        network: Option<Network>,
+    },
+    /// Processes of several network namespaces answer at this loopback address, or of some that are
+    /// not known: whose connection it is the address does not say.
+    Several,
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self {
+            owners: Recent::new(ADDRESSES),
+        }
+    }
 }
 
 impl Servers {
-    /// Process `tgid` has a client at `address`.
-    pub(crate) fn saw(&mut self, address: SocketAddr, tgid: u32) {
-        if self.owners.insert(address, tgid).is_some() {
+    /// Process `tgid` of `network` has a client at `address`.
+    pub(crate) fn saw(&mut self, address: SocketAddr, tgid: u32, network: Option<Network>) {
+        let address = canonical(address);
+        let process = Owner::Process { tgid, network };
+        if !address.ip().is_loopback() {
+            self.owners.insert(address, process);
             return;
         }
-        self.order.push_back(address);
-        if self.order.len() > ADDRESSES
-            && let Some(first) = self.order.pop_front()
-        {
-            self.owners.remove(&first);
-        }
+        let owner = match (self.owners.get(&address), network) {
+            (_, None) => Owner::Several,
+            (None, Some(_)) => process,
+            (
+                Some(Owner::Process {
+                    network: before, ..
+                }),
+                Some(_),
+            ) if *before == network => process,
+            (Some(_), Some(_)) => Owner::Several,
+        };
+        self.owners.insert(address, owner);
     }
 
     /// Who answered there last.
     pub(crate) fn owner(&self, address: SocketAddr) -> Option<u32> {
-        self.owners.get(&address).copied()
+        match self.owners.get(&canonical(address))? {
+            Owner::Process { tgid, .. } => Some(*tgid),
+            Owner::Several => None,
+        }
     }
 }
 
@@ -48,12 +78,39 @@ mod tests {
         let mut servers = Servers::default();
         let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], port as u16));
         for port in 0..=ADDRESSES {
-            servers.saw(address(port), 1);
+            servers.saw(address(port), 1, Some(1));
         }
-        servers.saw(address(0), 2);
+        servers.saw(address(0), 2, Some(1));
 
         assert_eq!(servers.owner(address(0)), Some(2));
         assert_eq!(servers.owner(address(1)), None);
         assert_eq!(servers.owner(address(ADDRESSES)), Some(1));
+    }
+
+    #[test]
+    fn a_loopback_address_of_two_networks_has_no_owner() {
+        let mut servers = Servers::default();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 15001));
+        let other = SocketAddr::from(([10, 0, 0, 1], 15001));
+        for address in [loopback, other] {
+            servers.saw(address, 1, Some(1));
+            assert_eq!(servers.owner(address), Some(1));
+            servers.saw(address, 2, Some(2));
+        }
+
+        assert_eq!(servers.owner(loopback), None);
+        assert_eq!(servers.owner(other), Some(2));
+
+        servers.saw(loopback, 1, Some(1));
+        assert_eq!(servers.owner(loopback), None);
+    }
+
+    #[test]
+    fn a_loopback_address_of_an_unknown_network_has_no_owner() {
+        let mut servers = Servers::default();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 15001));
+        servers.saw(loopback, 1, None);
+
+        assert_eq!(servers.owner(loopback), None);
     }
 }

@@ -227,7 +227,8 @@ impl Core {
             && let Some(request) = self.requests.get(key)
             && request.tgid.is_none()
         {
-            self.servers.saw(request.server(), tgid);
+            let network = self.processes.network(Some(tgid));
+            self.servers.saw(request.server(), tgid, network);
         }
     }
 

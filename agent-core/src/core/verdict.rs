@@ -14,6 +14,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, AT_ONCE, SLACK};
 use crate::lookups::Lookup;
+use crate::network;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
@@ -314,14 +315,17 @@ impl Core {
     /// What the upstream's own socket told, where that is on this host: whether its process was
     /// killed under the attempt, and why it sent a reset.
     fn ask_peer(&self, trial: &mut Trial) {
-        if let Upstream::Inet(remote) = trial.upstream {
-            let (local, at) = (trial.local(), trial.ended);
-            trial.killed_by = self.deaths.of_peer(local, remote, at);
+        if let Upstream::Inet(remote) = trial.upstream
+            && let network = self.processes.network(trial.tgid)
+            && let Some(ends) = network::ends(network, remote, trial.local())
+        {
+            let at = trial.ended;
+            trial.killed_by = self.deaths.of_server(ends, at);
             // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
             trial.reset_reason = self
                 .resets
-                .of_peer(local, remote, at, RESET_UNDER_WAY)
+                .get(ends, at, RESET_UNDER_WAY)
                 .filter(|_| trial.flags.peer_reset());
         }
     }
