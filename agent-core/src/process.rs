@@ -10,6 +10,7 @@ use crate::event::Proxy;
 use crate::network::Network;
 use crate::observation::Nanos;
 use crate::proxies::Habits;
+use crate::routes::Instance;
 use crate::table::Table;
 
 /// What the daemon found out about a process.
@@ -153,6 +154,12 @@ impl Processes {
             name: Arc::clone(&process.info.name),
             tgid,
         })
+    }
+
+    /// Which instance of a proxy the process belongs to.
+    pub(crate) fn instance(&self, tgid: u32) -> Instance {
+        let instance = self.table.get(tgid).and_then(|one| one.info.instance);
+        instance.map_or(Instance::Process(tgid), Instance::Known)
     }
 
     /// The network namespace of the process, if known.

@@ -284,19 +284,23 @@ impl Core {
         started: Nanos,
         ended: Nanos,
     ) {
-        let Some(proxy) = self.processes.proxy(tgid) else {
+        let (Some(tgid), true) = (tgid, self.processes.proxy(tgid).is_some()) else {
             return;
         };
         let brief = ended.saturating_sub(started) <= BRIEF;
-        if brief && !self.has_waiting(tgid, started, None) {
-            self.routes.saw_unasked(&proxy.name, upstream, ended);
+        if brief && !self.has_waiting(Some(tgid), started, None) {
+            let instance = self.processes.instance(tgid);
+            self.routes.saw_unasked(instance, upstream, ended);
         }
     }
 
     fn is_checked(&self, trial: &Trial) -> bool {
         self.processes.proxy(trial.tgid).is_some_and(|proxy| {
-            self.routes
-                .is_checked(&proxy.name, &trial.upstream, trial.ended)
+            self.routes.is_checked(
+                self.processes.instance(proxy.tgid),
+                &trial.upstream,
+                trial.ended,
+            )
         })
     }
 

@@ -135,7 +135,7 @@ impl Core {
                 let head = request
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());
-                let route = head.map(|head| routes::of("", head));
+                let route = head.map(routes::of);
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }

@@ -260,7 +260,10 @@ impl Core {
             fail_window: window,
             connects_at_once: acts_at_once,
             sends_at_once: _,
+            none_left_code,
+            keeps_last,
         } = self.processes.habits(Some(tgid));
+        let instance = self.processes.instance(tgid);
         let under_way = self.attempts.values().filter_map(|trial| {
             (trial.tgid == Some(tgid)).then_some((&trial.upstream, trial.started))
         });
@@ -268,19 +271,19 @@ impl Core {
             at: outcome.answer_began.unwrap_or(to).max(from),
             window,
         };
-        let fare = self.routes.fare(&proxy.name, head, tgid, moment, under_way);
+        let fare = self.routes.fare(instance, head, tgid, moment, under_way);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
             Fare::Unknown => true,
             Fare::ProxyAllDown(_) => acts_at_once,
-            Fare::AllDown { .. } | Fare::SomeDown(_) | Fare::Healthy => false,
+            Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
         };
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return (Some(UNATTRIBUTED), None);
         }
-        let route = head.map(|head| routes::of("", head));
+        let route = head.map(routes::of);
         match self.lookups.of_request(tgid, key, route, from, to) {
             Some(Lookup::Failed) => {
                 return (Some(failure(Cause::DnsFailure, Certainty::Strong)), None);
@@ -290,12 +293,28 @@ impl Core {
             }
             _ => {}
         }
+        // A proxy without an upstream to try has a code for that; another is of a rule or a limit,
+        // unless an error page changed it.
+        let by_code = none_left_code.is_none_or(|code| outcome.code == Some(code));
         match fare {
-            Fare::AllDown { origin, gives_up } if !unjoined && gives_up && acts_at_once => (
-                Some(failure(Cause::NoLiveUpstream, Certainty::Strong)),
-                Some(origin),
-            ),
-            Fare::AllDown { origin, .. } | Fare::ProxyAllDown(origin) => (
+            Fare::AllDown {
+                origin,
+                gives_up,
+                several,
+            } if by_code => {
+                let strong = !unjoined
+                    && gives_up
+                    && acts_at_once
+                    && none_left_code.is_some()
+                    && (several || !keeps_last);
+                let sure = if strong {
+                    Certainty::Strong
+                } else {
+                    Certainty::Guess
+                };
+                (Some(failure(Cause::NoLiveUpstream, sure)), Some(origin))
+            }
+            Fare::ProxyAllDown(origin) if by_code => (
                 Some(failure(Cause::NoLiveUpstream, Certainty::Guess)),
                 Some(origin),
             ),
@@ -306,9 +325,11 @@ impl Core {
                 Some(failure(Cause::ProxyGenerated, Certainty::Strong)),
                 None,
             ),
-            Fare::Healthy | Fare::SomeDown(_) | Fare::Unknown => {
-                (Some(failure(Cause::ProxyGenerated, Certainty::Guess)), None)
-            }
+            Fare::AllDown { .. }
+            | Fare::ProxyAllDown(_)
+            | Fare::Healthy
+            | Fare::SomeDown
+            | Fare::Unknown => (Some(failure(Cause::ProxyGenerated, Certainty::Guess)), None),
         }
     }
 
@@ -362,9 +383,10 @@ impl Core {
             used: (*join != Join::None).then_some(*started),
             ended: *ended,
             failure: failure.map(|failure| failure.cause),
+            instance: self.processes.instance(proxy.tgid),
             tgid: proxy.tgid,
         };
-        self.routes.record(&proxy.name, head, upstream, outcome);
+        self.routes.record(head, upstream, outcome);
     }
 
     /// Tells an attempt by itself: its request is not known, or was told before.
