@@ -136,6 +136,8 @@ fn core() -> Core {
             name: Arc::from("nginx"),
             program: Arc::from("nginx"),
             kind: ProcessKind::Known,
+            network: None,
+            instance: None,
         },
     );
     core

@@ -55,6 +55,8 @@ pub(crate) fn core(bytes: &[u8]) {
                 name: Arc::from("proxy"),
                 program: Arc::from("proxy"),
                 kind,
+                network: None,
+                instance: None,
             },
         );
     }

@@ -4,10 +4,10 @@
 //! connection was killed. Only upstreams on this host, seen at the same addresses, can be told.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
-use crate::by_ends::{ByEnds, Ends};
+use crate::by_ends::ByEnds;
 use crate::limits::SECOND;
+use crate::network::Ends;
 use crate::observation::Nanos;
 
 /// Processes that died lately, so that what is told of their connections afterwards is known for
@@ -67,9 +67,9 @@ impl Deaths {
         self.connections.insert(ends, at, signal);
     }
 
-    /// The signal that killed the process at `remote`, when a connection from `local` to it
-    /// broke at `at` on that account.
-    pub(crate) fn of_peer(&self, local: SocketAddr, remote: SocketAddr, at: Nanos) -> Option<u32> {
-        self.connections.of_peer(local, remote, at, AFTERWARDS)
+    /// The signal that killed the process that served `ends`, when the connection broke at `at` on
+    /// that account.
+    pub(crate) fn of_server(&self, ends: Ends, at: Nanos) -> Option<u32> {
+        self.connections.get(ends, at, AFTERWARDS)
     }
 }

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use crate::event::Proxy;
+use crate::network::Network;
 use crate::observation::Nanos;
 use crate::proxies::Habits;
+use crate::routes::Instance;
 use crate::table::Table;
 
 /// What the daemon found out about a process.
@@ -22,6 +24,13 @@ pub struct ProcessInfo {
     pub program: Arc<str>,
     /// What the daemon makes of it.
     pub kind: ProcessKind,
+    /// Its network namespace, if known.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub network: Option<Network>,
+    /// Which instance of the program it belongs to, if known: a master process and its workers are
+    /// one.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub instance: Option<u64>,
 }
 
 /// Whether a process is a proxy.
@@ -151,6 +160,17 @@ impl Processes {
             name: Arc::clone(&process.info.name),
             tgid,
         })
+    }
+
+    /// Which instance of a proxy the process belongs to.
+    pub(crate) fn instance(&self, tgid: u32) -> Instance {
+        let instance = self.table.get(tgid).and_then(|one| one.info.instance);
+        instance.map_or(Instance::Process(tgid), Instance::Known)
+    }
+
+    /// The network namespace of the process, if known.
+    pub(crate) fn network(&self, tgid: Option<u32>) -> Option<Network> {
+        self.table.get(tgid?)?.info.network
     }
 
     /// What is known of the program that the process runs.

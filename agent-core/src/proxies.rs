@@ -8,8 +8,13 @@ use crate::observation::Nanos;
 /// How one proxy behaves where the kernel's evidence leaves a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Habits {
-    /// How long an upstream that failed is left alone, ns.
+    /// How long an upstream that failed is left alone by default, ns.
     pub(crate) fail_window: Nanos,
+    /// The status it gives when it holds every upstream to be down.
+    pub(crate) none_left_code: Option<u16>,
+    /// It goes on trying the only upstream of a group, whatever it did (nginx:
+    /// `ngx_http_upstream_get_round_robin_peer`, `peers->single`).
+    pub(crate) keeps_last: bool,
     /// A thread that has read a client's request connects upstream for it before it reads from
     /// another client. Where that does not hold, what a thread read last proves nothing: HAProxy
     /// reads all clients that are ready and then runs their streams; Go moves a request from
@@ -24,10 +29,10 @@ pub(crate) struct Habits {
 /// outlier ejection 30 s; Varnish holds down 0.25 to 10 s; HAProxy checks every 2 s, and what it
 /// found holds until the next.
 const KNOWN: [(&str, Habits); 10] = [
-    ("nginx", at_once(10)),
-    ("openresty", at_once(10)),
-    ("angie", at_once(10)),
-    ("tengine", at_once(10)),
+    ("nginx", NGINX),
+    ("openresty", NGINX),
+    ("angie", NGINX),
+    ("tengine", NGINX),
     ("httpd", at_once(60)),
     ("envoy", connects_at_once(30)),
     ("haproxy", later(30)),
@@ -36,11 +41,22 @@ const KNOWN: [(&str, Habits); 10] = [
     ("varnish", later(10)),
 ];
 
-const UNKNOWN: Habits = later(10);
+const UNKNOWN: Habits = Habits {
+    none_left_code: None,
+    ..later(10)
+};
+
+const NGINX: Habits = Habits {
+    none_left_code: Some(502),
+    keeps_last: true,
+    ..at_once(10)
+};
 
 const fn at_once(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
+        none_left_code: Some(503),
+        keeps_last: false,
         connects_at_once: true,
         sends_at_once: true,
     }
@@ -55,9 +71,9 @@ const fn connects_at_once(seconds: u64) -> Habits {
 
 const fn later(seconds: u64) -> Habits {
     Habits {
-        fail_window: seconds * SECOND,
         connects_at_once: false,
         sends_at_once: false,
+        ..at_once(seconds)
     }
 }
 

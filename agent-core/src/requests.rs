@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 
 use crate::address::Address;
 use crate::join;
+use crate::network::Network;
 use crate::observation::{Nanos, RequestHead};
 use crate::process::Processes;
 use crate::request::OpenRequest;
@@ -190,9 +191,9 @@ impl Requests {
         self.queues.retain(|_, queues| !queues.is_empty());
     }
 
-    /// Process `tgid` has a client at `address`.
-    pub(crate) fn saw_server(&mut self, address: SocketAddr, tgid: u32) {
-        self.servers.saw(address, tgid);
+    /// Process `tgid` of `network` has a client at `address`.
+    pub(crate) fn saw_server(&mut self, address: SocketAddr, tgid: u32, network: Option<Network>) {
+        self.servers.saw(address, tgid, network);
     }
 
     /// The process whose request it is, as far as is known.

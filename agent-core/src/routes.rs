@@ -1,11 +1,15 @@
 //! Where a proxy sends what, and how the upstreams there fare.
 //!
 //! In: the outcome of every attempt. Out: for a request that got an error without any attempt,
-//! whether its upstreams had failed shortly before (the proxy had none left to try), or not (the
-//! error is the proxy's own).
+//! whether its upstreams had failed and not succeeded since (the proxy had none left to try), or not
+//! (the error is the proxy's own).
 //!
-//! A route is what requests share that a proxy sends to the same place, as far as that shows: its
-//! name, the Host, and the first segment of the path.
+//! All of it is known of one instance of a proxy at a time: another of the same name on this host has
+//! other upstreams, or has not seen them fail. A route is what requests share that an instance sends
+//! to the same place, as far as that shows: the Host, and the first segment of the path.
+//!
+//! For how long an upstream is left alone is not known: it is a setting. An upstream counts as given
+//! up from its failure until something succeeds on it.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -30,6 +34,10 @@ const OLD: Nanos = 120_000_000_000;
 /// under way when the agent started is taken for checks as long.
 const CHECKED_WITHIN: Nanos = 300_000_000_000;
 
+/// An upstream that answers with so many errors in a row may be left alone for that: Envoy's outlier
+/// detection does so after 5 by default (`consecutive_5xx`).
+const EJECTED_AFTER: usize = 5;
+
 /// Failures of one upstream that are remembered: a request is judged when its grace is over, by what
 /// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
 /// it failed all the while is known. Too large: 40 bytes each.
@@ -45,20 +53,21 @@ const SWEEP_EVERY: Nanos = 1_000_000_000;
 /// How the upstreams of a request's route fare, when it made no attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fare {
-    /// Each failed within the proxy's fail window, and none was used with success since; this
-    /// process saw it itself, or another of that name did.
+    /// Each failed, and none was used with success since.
     AllDown {
         /// Why.
         origin: Cause,
-        /// This process saw it, and has not tried again within the window what had failed: it leaves
-        /// upstreams alone. One that has a single upstream does not, and answers by a limit instead.
+        /// This process saw it within the usual fail window, and has not tried again within that what
+        /// had failed: it leaves upstreams alone.
         gives_up: bool,
+        /// There is more than one: nginx never leaves its only one alone.
+        several: bool,
     },
     /// The route is not known, and every upstream of the proxy is down.
     ProxyAllDown(Cause),
-    /// Some failed within the window.
-    SomeDown(Cause),
-    /// The route is known, and none failed lately.
+    /// Some failed, or one answers with errors of its own, for which proxies may leave it alone.
+    SomeDown,
+    /// The route is known, and each succeeded since it last failed.
     Healthy,
     /// Nothing is known.
     Unknown,
@@ -79,22 +88,34 @@ pub(crate) struct Outcome {
     pub(crate) ended: Nanos,
     /// Why it failed.
     pub(crate) failure: Option<Cause>,
-    /// The process whose attempt it was.
+    /// The instance of a proxy whose attempt it was.
+    pub(crate) instance: Instance,
+    /// Its process.
     pub(crate) tgid: u32,
+}
+
+/// Which instance of which proxy: a master process and its workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Instance {
+    /// As the daemon found out.
+    Known(u64),
+    /// Nothing is known but the process.
+    Process(u32),
 }
 
 /// When a request got an error without an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) at: Nanos,
-    /// How long its proxy leaves an upstream alone that failed.
+    /// How long its proxy leaves an upstream alone that failed, by default. It only lowers what is
+    /// said: the setting is not known.
     pub(crate) window: Nanos,
 }
 
 /// How one upstream of a proxy fares.
 #[derive(Clone, Debug)]
 struct Health {
-    proxy: u64,
+    instance: Instance,
     /// The latest ones, in the order of their times.
     failures: Vec<Down>,
     /// The first failure since it last answered.
@@ -134,10 +155,9 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// An attempt of `proxy` at `upstream` is over, for a request with `head` when that is known.
+    /// An attempt at `upstream` is over, for a request with `head` when that is known.
     pub(crate) fn record(
         &mut self,
-        proxy: &str,
         head: Option<&RequestHead>,
         upstream: &Upstream,
         outcome: Outcome,
@@ -146,10 +166,11 @@ impl Routes {
             used,
             ended: at,
             failure,
+            instance,
             tgid,
         } = outcome;
-        let name = self.name(&(proxy, upstream));
-        let route = head.map(|head| self.of(proxy, head));
+        let name = self.name(&(instance, upstream));
+        let route = head.map(|head| self.of_instance(instance, head));
         self.make_room(at);
         if let Some(route) = route
             && (self.routes.len() < ROUTES || self.routes.contains_key(&route))
@@ -163,18 +184,20 @@ impl Routes {
                 route.upstreams.push(name);
             }
         }
-        let Some(health) = self.health_of(proxy, name) else {
+        let Some(health) = self.health_of(instance, name) else {
             return;
         };
         health.first_up = health.first_up.min(used.unwrap_or(at));
         match failure {
-            Some(cause) if counts_as_down(cause) => health.failed(Down {
-                began: used,
-                at,
-                cause,
-                seen_by: tgid,
-                back: None,
-            }),
+            Some(cause) if counts_as_down(cause) || cause == Cause::UpstreamStatus => {
+                health.failed(Down {
+                    began: used,
+                    at,
+                    cause,
+                    seen_by: tgid,
+                    back: None,
+                });
+            }
             Some(Cause::ClientAbort) => {}
             _ => health.answered(at),
         }
@@ -183,9 +206,9 @@ impl Routes {
         }
     }
 
-    /// An attempt of `proxy` at `upstream` began at `at`.
-    pub(crate) fn saw_use(&mut self, proxy: &str, upstream: &Upstream, at: Nanos) {
-        let name = self.name(&(proxy, upstream));
+    /// An attempt of `instance` at `upstream` began at `at`.
+    pub(crate) fn saw_use(&mut self, instance: Instance, upstream: &Upstream, at: Nanos) {
+        let name = self.name(&(instance, upstream));
         if let Some(health) = self.health.get_mut(&name) {
             health.is_up(at);
         }
@@ -195,43 +218,42 @@ impl Routes {
     /// requests, or checks.
     pub(crate) fn goes_elsewhere(
         &self,
-        proxy: &str,
+        instance: Instance,
         head: &RequestHead,
         upstream: &Upstream,
     ) -> bool {
-        let name = self.name(&(proxy, upstream));
-        let route = self.routes.get(&self.of(proxy, head));
+        let name = self.name(&(instance, upstream));
+        let route = self.routes.get(&self.of_instance(instance, head));
         route.is_some_and(|route| {
             let full = route.upstreams.len() >= UPSTREAMS_A_ROUTE;
             !full && !route.upstreams.contains(&name) && self.health.contains_key(&name)
         })
     }
 
-    /// `proxy` connected to `upstream` at `at`, and none of its requests waited for an upstream.
-    pub(crate) fn saw_unasked(&mut self, proxy: &str, upstream: &Upstream, at: Nanos) {
-        let name = self.name(&(proxy, upstream));
-        if let Some(health) = self.health_of(proxy, name) {
+    /// `instance` connected to `upstream` at `at`, and none of its requests waited for an upstream.
+    pub(crate) fn saw_unasked(&mut self, instance: Instance, upstream: &Upstream, at: Nanos) {
+        let name = self.name(&(instance, upstream));
+        if let Some(health) = self.health_of(instance, name) {
             health.unasked = [at, health.unasked[0]];
         }
     }
 
-    /// Whether `proxy` connects to `upstream` for others than the requests that are seen as well: to
-    /// check it, or for clients that cannot be read.
-    pub(crate) fn is_checked(&self, proxy: &str, upstream: &Upstream, at: Nanos) -> bool {
-        let health = self.health.get(&self.name(&(proxy, upstream)));
+    /// Whether `instance` connects to `upstream` for others than the requests that are seen as well:
+    /// to check it, or for clients that cannot be read.
+    pub(crate) fn is_checked(&self, instance: Instance, upstream: &Upstream, at: Nanos) -> bool {
+        let health = self.health.get(&self.name(&(instance, upstream)));
         health.is_some_and(|health| {
             let [_, earlier] = health.unasked;
             earlier != 0 && at.saturating_sub(earlier) <= CHECKED_WITHIN
         })
     }
 
-    fn health_of(&mut self, proxy: &str, name: u64) -> Option<&mut Health> {
+    fn health_of(&mut self, instance: Instance, name: u64) -> Option<&mut Health> {
         if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
             return None;
         }
-        let proxy = self.name(&proxy);
         Some(self.health.entry(name).or_insert_with(|| Health {
-            proxy,
+            instance,
             failures: Vec::new(),
             failing_since: None,
             answered: 0,
@@ -241,52 +263,61 @@ impl Routes {
         }))
     }
 
-    /// How the upstreams fared that `proxy` would have used for `head` at that `moment`. It leaves
+    /// How the upstreams fared that `instance` would have used for `head` at that `moment`. It leaves
     /// one that failed alone for a while; one that it used again since it has not given up.
     pub(crate) fn fare(
         &self,
-        proxy: &str,
+        instance: Instance,
         head: Option<&RequestHead>,
         tgid: u32,
         moment: Moment,
     ) -> Fare {
-        let known = head.and_then(|head| self.routes.get(&self.of(proxy, head)));
+        let known = head.and_then(|head| self.routes.get(&self.of_instance(instance, head)));
         let Some(known) = known else {
-            return self.fare_of_proxy(proxy, moment);
+            return self.fare_of_instance(instance, moment);
         };
-        let (mut down, mut up, mut failed, mut gives_up) = (None, false, None, true);
+        let (mut down, mut up, mut failed, mut gives_up) = (None, false, false, true);
+        let mut count = 0;
         for name in &known.upstreams {
             let health = self.health.get(name);
             if health.is_some_and(|health| health.is_later(moment)) {
                 continue;
             }
+            count += 1;
             match health.and_then(|health| health.down(moment)) {
                 Some(last) => {
-                    let unsure = last.at > moment.at
-                        || health.is_some_and(|one| one.is_tried_again(last, moment.window));
+                    let Moment { at, window } = moment;
+                    let unsure = last.at > at
+                        || at - last.at > window
+                        || last.cause == Cause::UpstreamStatus
+                        || health.is_some_and(|one| one.is_tried_again(last, window));
                     gives_up &= last.seen_by == tgid && !unsure;
                     down = Some(last.cause);
                 }
                 None => {
                     up = true;
-                    failed = health.and_then(|one| one.cause(moment)).or(failed);
+                    failed |= health.is_some_and(|one| one.is_doubtful(moment));
                 }
             }
         }
         let full = known.upstreams.len() >= UPSTREAMS_A_ROUTE;
-        match (down, up || full, failed) {
-            (Some(origin), false, _) => Fare::AllDown { origin, gives_up },
-            (Some(cause), true, _) | (None, _, Some(cause)) => Fare::SomeDown(cause),
-            (None, true, None) => Fare::Healthy,
-            (None, false, None) => Fare::Unknown,
+        match (down, up || full) {
+            (Some(origin), false) => Fare::AllDown {
+                origin,
+                gives_up,
+                several: count > 1,
+            },
+            (Some(_), true) => Fare::SomeDown,
+            (None, _) if failed => Fare::SomeDown,
+            (None, true) => Fare::Healthy,
+            (None, false) => Fare::Unknown,
         }
     }
 
-    fn fare_of_proxy(&self, proxy: &str, moment: Moment) -> Fare {
-        let proxy = self.name(&proxy);
+    fn fare_of_instance(&self, instance: Instance, moment: Moment) -> Fare {
         let mut cause = None;
-        let of_proxy = |one: &&Health| one.proxy == proxy && !one.is_later(moment);
-        for health in self.health.values().filter(of_proxy) {
+        let own = |one: &&Health| one.instance == instance && !one.is_later(moment);
+        for health in self.health.values().filter(own) {
             let Some(down) = health.down(moment) else {
                 return Fare::Unknown;
             };
@@ -295,11 +326,18 @@ impl Routes {
         cause.map_or(Fare::Unknown, Fare::ProxyAllDown)
     }
 
-    /// The route of a request at `proxy`.
-    pub(crate) fn of(&self, proxy: &str, head: &RequestHead) -> u64 {
+    /// What requests share that a proxy sends to the same place. A path without a second segment is a
+    /// place of its own: `/health` and `/orders` often are.
+    pub(crate) fn of(&self, head: &RequestHead) -> u64 {
         let path = head.path.strip_prefix('/').unwrap_or(&head.path);
-        let first = path.split_once('/').map(|(first, _)| first);
-        self.name(&(proxy, head.host.as_deref(), first))
+        let place = path
+            .split_once('/')
+            .map_or((path, false), |(first, _)| (first, true));
+        self.name(&(head.host.as_deref(), place))
+    }
+
+    fn of_instance(&self, instance: Instance, head: &RequestHead) -> u64 {
+        self.name(&(instance, self.of(head)))
     }
 
     /// By which it is known: never told, and never in an order.
@@ -389,13 +427,23 @@ impl Health {
     /// The failure for which it was left alone at that moment. A later one, if it failed so often since
     /// that those before are forgotten, and never answered.
     fn down(&self, moment: Moment) -> Option<&Down> {
-        let Moment { at, window } = moment;
+        let at = moment.at;
         let Some(last) = self.last_failure(at) else {
             let failing = self.failing_since.is_some_and(|since| since <= at);
-            return self.failures.first().filter(|_| failing);
+            let first = self.failures.first();
+            return first.filter(|down| failing && down.cause != Cause::UpstreamStatus);
         };
         let is_back = last.back.is_some_and(|back| back <= at);
-        (at - last.at <= window && !is_back).then_some(last)
+        let by_status = last.cause == Cause::UpstreamStatus;
+        (!is_back && (!by_status || self.answers_errors(at))).then_some(last)
+    }
+
+    /// Its last answers were errors of its own, [`EJECTED_AFTER`] of them.
+    fn answers_errors(&self, at: Nanos) -> bool {
+        let latest = self.failures.iter().rev().filter(|down| down.at <= at);
+        let errors = latest
+            .take_while(|down| down.cause == Cause::UpstreamStatus && down.at > self.answered);
+        errors.take(EJECTED_AFTER).count() == EJECTED_AFTER
     }
 
     /// Whether the process that saw it fail had used it within the window after an earlier failure.
@@ -413,11 +461,13 @@ impl Health {
         began.any(is_soon_after_one)
     }
 
-    /// Why it failed lately, although it was used again.
-    fn cause(&self, moment: Moment) -> Option<Cause> {
+    /// Whether it may have been given up although it was used again, or may be left alone for its
+    /// own errors.
+    fn is_doubtful(&self, moment: Moment) -> bool {
         let Moment { at, window } = moment;
-        let last = self.last_failure(at)?;
-        (at - last.at <= window).then_some(last.cause)
+        let succeeded = |last: &Down| (last.at..=at).contains(&self.answered);
+        self.last_failure(at)
+            .is_some_and(|last| at - last.at <= window || !succeeded(last))
     }
 }
 

@@ -445,6 +445,23 @@ fn a_proxy_that_closes_after_silence_ran_into_its_timeout() {
     assert_eq!(error(&answers_first), proof);
 }
 
+/// Of a client that speaks TLS nothing is read: it may have left.
+#[test]
+fn a_proxy_that_closes_after_silence_may_have_lost_a_client_that_was_not_read() {
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0).ended(End::LocalClose);
+    let told = told(&mut core(), attempt_of(&u, &x, 5002.0));
+    assert_eq!(
+        cause(&told),
+        (
+            Cause::ResponseTimeout,
+            Certainty::Guess,
+            Phase::Request,
+            How::Timeout
+        )
+    );
+}
+
 #[test]
 fn a_request_that_is_sent_again_and_again_is_a_lost_path_not_a_slow_application() {
     let u = upstream(2).opened(1.5);

@@ -4,15 +4,15 @@
 
 mod support;
 
-use agent_core::ProcessKind;
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::observation::{
     ConnectOutcome, End, Framing, Observation, Phase, TlsAlert, TlsHandshake,
 };
+use agent_core::{ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
 use support::{
-    Ex, Sock, Told, attempt_of, client, core, errand, exchange_of, know, ms, parts, sent, told,
-    upstream,
+    Ex, PROXY, Sock, Told, attempt_of, client, core, errand, exchange_of, know, ms, parts, process,
+    sent, told, upstream,
 };
 
 fn error(told: &Told) -> (Cause, Certainty, Phase, How) {
@@ -180,6 +180,55 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
         )
     );
     assert_eq!(told.attempt().evidence.killed_by, Some(11));
+}
+
+/// What is told of a connection over the loopback of one network that broke 1 ms after a process in
+/// another died that served a connection between the same two addresses.
+fn after_a_death_elsewhere(own: Option<u64>, other: Option<u64>) -> Told {
+    const APP: u32 = 200;
+    let mut core = core();
+    let of = |name, network| ProcessInfo {
+        network,
+        ..process(name, ProcessKind::Known)
+    };
+    core.know_process(PROXY, of("nginx", own));
+    core.know_process(APP, of("app", other));
+    let (mut u, x) = fresh();
+    u.socket.local = "127.0.0.1:41000".parse().expect("address");
+    u.socket.remote = "127.0.0.1:8080".parse().expect("address");
+    let mut served = client(3).of(Some(APP));
+    served.socket.local = u.socket.remote;
+    served.socket.remote = u.socket.local;
+    let x = x.ended(End::PeerFin).peer_fin(40.0);
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let seen = vec![
+        c.request(&asked, "POST", "/orders"),
+        u.request(&x, "POST", "/orders"),
+        served.request(&sent(0, 2.1), "POST", "/orders"),
+        served.death(39.0, 9),
+        u.end(40.0, &x),
+        c.response(&asked.answered(502, 40.2)),
+    ];
+    told(&mut core, seen)
+}
+
+#[test]
+fn a_death_in_another_network_breaks_no_connection_between_the_same_loopback_addresses() {
+    for (own, other) in [
+        (Some(3), Some(4)),
+        (None, Some(4)),
+        (Some(3), None),
+        (None, None),
+    ] {
+        let told = after_a_death_elsewhere(own, other);
+        let (cause, ..) = error(&told);
+        assert_eq!(cause, Cause::ClosedBeforeResponse, "{own:?} {other:?}");
+    }
+    let (cause, certainty, ..) = error(&after_a_death_elsewhere(Some(3), Some(3)));
+    assert_eq!(
+        (cause, certainty),
+        (Cause::UpstreamCrashed, Certainty::Proof)
+    );
 }
 
 #[test]

@@ -85,7 +85,9 @@ fn at_socket() -> Option<Upstream> {
 }
 
 fn unix(cookie: u64, at: f64) -> Observation {
-    upstream(0).opened(at).unix_connect(at, SOCKET, errand(cookie))
+    upstream(0)
+        .opened(at)
+        .unix_connect(at, SOCKET, errand(cookie))
 }
 
 #[test]
@@ -118,10 +120,11 @@ fn an_error_that_came_back_is_of_nobody_known() {
 
 #[test]
 fn an_error_behind_an_earlier_refusal_is_not_of_that() {
-    let refused = upstream(49)
-        .to("10.0.3.18:9000")
-        .opened(1.1)
-        .connect(1.2, ConnectOutcome::Reset, errand(1));
+    let refused = upstream(49).to("10.0.3.18:9000").opened(1.1).connect(
+        1.2,
+        ConnectOutcome::Reset,
+        errand(1),
+    );
     let u = fpm(50, 1.3);
     let x = sent(0, 1.5).errand(1, 0, 100).partial_head(120, 5.0);
     let attempts = vec![
@@ -252,10 +255,11 @@ fn a_unix_socket_that_may_be_kept_is_named_on_its_route_only() {
 #[test]
 fn what_ran_beside_upstreams_that_are_down_forbids_that_none_was_tried() {
     let refused = |cookie, client, at| {
-        upstream(cookie)
-            .to("10.0.3.18:8080")
-            .opened(at)
-            .connect(at + 0.1, ConnectOutcome::Reset, errand(client))
+        upstream(cookie).to("10.0.3.18:8080").opened(at).connect(
+            at + 0.1,
+            ConnectOutcome::Reset,
+            errand(client),
+        )
     };
     let mut seen = of_client(2, "/app/b", vec![refused(40, 2, 1.1)], 502, 2.0);
     let (c, x) = (client(1), sent(0, 10.0));

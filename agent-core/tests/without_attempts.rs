@@ -8,9 +8,9 @@ use agent_core::cause::{Cause, Certainty};
 use agent_core::observation::{
     ConnectOutcome, DnsAnswer, End, Observation, RequestHead, TlsHandshake, What,
 };
-use agent_core::ProcessKind;
+use agent_core::{ProcessInfo, ProcessKind};
 use support::{
-    PROXY, Told, client, core, errand, exchange_of, know, ms, sent, told, upstream,
+    PROXY, Told, client, core, errand, exchange_of, know, ms, process, sent, told, upstream,
 };
 
 /// A request of client `cookie` at `at` ms for `path`, with the records of its attempts, answered
@@ -153,8 +153,7 @@ fn a_proxy_that_goes_on_trying_what_failed_has_not_given_it_up_for_sure() {
     let one = |cookie, client, at| vec![refused(cookie, client, at, "10.0.3.17:8080")];
     let mut seen = asked(1, 1.0, "/shop/a", one(10, 1, 1.1), 502, 2.0);
     seen.extend(asked(3, 500.0, "/shop/c", one(11, 3, 500.1), 502, 501.0));
-    // As nginx limits the rate of requests to its only server.
-    seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, 900.1));
     let (cause, certainty, _) = last(&told(&mut core(), seen));
     assert_eq!(
         (cause, certainty),
@@ -164,7 +163,12 @@ fn a_proxy_that_goes_on_trying_what_failed_has_not_given_it_up_for_sure() {
 
 #[test]
 fn failures_told_in_another_order_than_they_happened_are_no_sign_of_life() {
-    let one = |cookie, client, at| vec![refused(cookie, client, at, "10.0.3.17:8080")];
+    let one = |cookie, client, at| {
+        vec![
+            refused(cookie, client, at, "10.0.3.17:8080"),
+            refused(cookie + 10, client, at, "10.0.3.18:8080"),
+        ]
+    };
     let after = |first: f64, second: f64, sure| {
         let mut seen = asked(3, 1.0, "/shop/c", one(11, 3, second), 502, second + 1.0);
         seen.extend(asked(
@@ -237,16 +241,177 @@ fn a_route_whose_upstream_answers_gets_its_errors_from_the_proxy() {
     );
 }
 
+/// nginx with `fail_timeout=30s`, of which nothing is seen but what it does.
 #[test]
-fn long_after_the_fail_window_no_upstream_counts_as_given_up() {
+fn an_upstream_that_never_succeeded_since_counts_as_given_up_however_long_ago_it_failed() {
+    for at in [20_000.0, 60_000.0] {
+        let both = vec![
+            refused(10, 1, 1.1, "10.0.3.17:8080"),
+            refused(11, 1, 1.5, "10.0.3.18:8080"),
+        ];
+        let mut seen = asked(1, 1.0, "/shop/a", both, 502, 2.0);
+        seen.extend(asked(2, at, "/shop/b", vec![], 502, at + 0.1));
+        assert_eq!(
+            last(&told(&mut core(), seen)),
+            (
+                Cause::NoLiveUpstream,
+                Certainty::Guess,
+                Some(Cause::ConnectRefused)
+            )
+        );
+    }
+}
+
+/// nginx answers 502 if no upstream is left, and 503 by `return` or a limit.
+#[test]
+fn a_status_that_the_proxy_does_not_give_for_that_is_no_sign_that_no_upstream_is_left() {
+    let mut seen = asked(
+        1,
+        1.0,
+        "/shop/a",
+        vec![
+            refused(10, 1, 1.1, "10.0.3.17:8080"),
+            refused(11, 1, 1.5, "10.0.3.18:8080"),
+        ],
+        502,
+        2.0,
+    );
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
+    assert_eq!(
+        last(&told(&mut core(), seen)),
+        (Cause::ProxyGenerated, Certainty::Guess, None)
+    );
+}
+
+/// `ngx_http_upstream_get_round_robin_peer`, `peers->single`.
+#[test]
+fn nginx_that_has_a_single_upstream_goes_on_trying_it() {
     let one = vec![refused(10, 1, 1.1, "10.0.3.17:8080")];
     let mut seen = asked(1, 1.0, "/shop/a", one, 502, 2.0);
-    seen.extend(asked(2, 60_000.0, "/shop/b", vec![], 503, 60_000.1));
+    seen.extend(asked(2, 900.0, "/shop/b", vec![], 502, 900.1));
     let (cause, certainty, _) = last(&told(&mut core(), seen));
     assert_eq!(
         (cause, certainty),
-        (Cause::ProxyGenerated, Certainty::Strong)
+        (Cause::NoLiveUpstream, Certainty::Guess)
     );
+}
+
+/// Of `before` and `after` 900 ms, when `/static` is answered without an attempt by a proxy that has
+/// another location with these failures.
+fn of_static(before: bool, after: bool) -> (Cause, Certainty) {
+    let dead = |client, at: f64| {
+        let both = vec![
+            refused(2 * client, client, at + 0.1, "10.0.3.17:8080"),
+            refused(2 * client + 1, client, at + 0.5, "10.0.3.18:8080"),
+        ];
+        asked(client, at, "/dead", both, 502, at + 1.0)
+    };
+    let mut seen = Vec::new();
+    if before {
+        seen.extend(dead(20, 800.0));
+    }
+    seen.extend(asked(2, 900.0, "/static", vec![], 503, 900.1));
+    if after {
+        seen.extend(dead(30, 905.0));
+    }
+    let told = told(&mut core(), seen);
+    let mut requests = told.requests().into_iter();
+    let is_static = |head: &RequestHead| &*head.path == "/static";
+    let request = requests.find(|request| request.head.as_ref().is_some_and(is_static));
+    let error = request.expect("it is told").error.expect("it got an error");
+    (error.cause, error.certainty)
+}
+
+#[test]
+fn what_fails_at_another_location_is_not_why() {
+    for (before, after) in [(false, true), (true, false), (true, true)] {
+        assert_eq!(
+            of_static(before, after),
+            (Cause::ProxyGenerated, Certainty::Guess),
+            "before {before}, after {after}"
+        );
+    }
+}
+
+/// Two of that name on one host; the second has never tried the upstreams of the first.
+#[test]
+fn what_failed_at_another_instance_of_the_proxy_is_not_why() {
+    const OTHER: u32 = 101;
+    let mut core = core();
+    let instance = |instance| ProcessInfo {
+        instance: Some(instance),
+        ..process("nginx", ProcessKind::Known)
+    };
+    core.know_process(PROXY, instance(1));
+    core.know_process(OTHER, instance(2));
+    let both = vec![
+        refused(10, 1, 1.1, "10.0.3.17:8080"),
+        refused(11, 1, 1.5, "10.0.3.18:8080"),
+    ];
+    let mut seen = asked(1, 1.0, "/shop/a", both, 502, 2.0);
+    let (c, x) = (client(2).of(Some(OTHER)), sent(0, 900.0));
+    seen.push(c.request(&x, "GET", "/shop/b"));
+    seen.push(c.response(&x.answered(502, 900.1)));
+    assert_eq!(
+        last(&told(&mut core, seen)),
+        (Cause::ProxyGenerated, Certainty::Guess, None)
+    );
+}
+
+#[test]
+fn a_worker_has_what_another_worker_of_its_instance_saw() {
+    const WORKER: u32 = 101;
+    let mut core = core();
+    for tgid in [PROXY, WORKER] {
+        let info = ProcessInfo {
+            instance: Some(1),
+            ..process("nginx", ProcessKind::Known)
+        };
+        core.know_process(tgid, info);
+    }
+    let both = vec![
+        refused(10, 1, 1.1, "10.0.3.17:8080"),
+        refused(11, 1, 1.5, "10.0.3.18:8080"),
+    ];
+    let mut seen = asked(1, 1.0, "/shop/a", both, 502, 2.0);
+    let (c, x) = (client(2).of(Some(WORKER)), sent(0, 900.0));
+    seen.push(c.request(&x, "GET", "/shop/b"));
+    seen.push(c.response(&x.answered(502, 900.1)));
+    let (cause, certainty, _) = last(&told(&mut core, seen));
+    assert_eq!(
+        (cause, certainty),
+        (Cause::NoLiveUpstream, Certainty::Guess)
+    );
+}
+
+/// Envoy's outlier detection (`consecutive_5xx`, 5 by default).
+#[test]
+fn an_upstream_with_nothing_but_errors_of_its_own_may_be_left_alone_for_them() {
+    let after = |errors: u64| {
+        let mut core = core();
+        know(&mut core, PROXY, "envoy", ProcessKind::Known);
+        let mut seen = Vec::new();
+        for number in 0..errors {
+            let (client, at) = (20 + number, 10.0 * number as f64);
+            let x = sent(0, at + 0.1)
+                .errand(client, 0, 100)
+                .answered(503, at + 1.0);
+            let u = upstream(100 + number).to("10.0.3.17:8080").opened(at);
+            let attempt = vec![u.request(&x, "GET", "/shop/a"), u.response(&x)];
+            seen.extend(asked(client, at, "/shop/a", attempt, 503, at + 1.0));
+        }
+        seen.extend(asked(2, 900.0, "/shop/b", vec![], 503, 900.1));
+        last(&told(&mut core, seen))
+    };
+    assert_eq!(
+        after(5),
+        (
+            Cause::NoLiveUpstream,
+            Certainty::Guess,
+            Some(Cause::UpstreamStatus)
+        )
+    );
+    assert_eq!(after(1), (Cause::ProxyGenerated, Certainty::Guess, None));
 }
 
 #[test]

@@ -31,7 +31,10 @@ pub(crate) fn in_use(flow: &Flow) -> bool {
 /// Payload leaves.
 #[inline(always)]
 pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
-    let fresh = segment.seq.wrapping_add(segment.len).wrapping_sub(flow.sent.end) as i32;
+    let fresh = segment
+        .seq
+        .wrapping_add(segment.len)
+        .wrapping_sub(flow.sent.end) as i32;
     if flow.sent.known != 0 && fresh <= 0 {
         return;
     }
@@ -53,7 +56,10 @@ pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
 /// Payload arrives.
 #[inline(always)]
 pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
-    let fresh = segment.seq.wrapping_add(segment.len).wrapping_sub(flow.received.end) as i32;
+    let fresh = segment
+        .seq
+        .wrapping_add(segment.len)
+        .wrapping_sub(flow.received.end) as i32;
     if flow.received.known != 0 && fresh <= 0 {
         return;
     }
@@ -73,8 +79,8 @@ pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
 #[inline(always)]
 fn used_again(flow: &mut Flow, now: u64) {
     let errand = errand::current(now);
-    let another = errand.cookie != flow.exchange.errand.cookie
-        || errand.index != flow.exchange.errand.index;
+    let another =
+        errand.cookie != flow.exchange.errand.cookie || errand.index != flow.exchange.errand.index;
     if errand.cookie == 0 || !another || attention::is_withdrawn(flow) {
         return;
     }

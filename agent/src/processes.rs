@@ -36,6 +36,13 @@ const MAX_LABEL_BYTES: usize = 64;
 /// The host's own pid namespace, PROC_PID_INIT_INO (include/linux/proc_ns.h) since 3.8.
 const HOST_PIDS: &str = "pid:[4026531836]";
 
+/// Generations of processes of one gateway: Varnish, HAProxy and nginx have two, an nginx that is
+/// upgraded has one more each time until the old one quits.
+const MAX_GENERATIONS: usize = 8;
+
+/// Bits of a process id, PID_MAX_LIMIT (include/linux/threads.h).
+const PID_BITS: u32 = 22;
+
 /// Label of a process whose name cannot be read: it has ended, or `/proc` hides it.
 const NAMELESS: &str = "unknown";
 
@@ -80,6 +87,8 @@ pub struct Identity {
     pub ids: Ids,
     /// Its network namespace, where the agent may read that.
     pub netns: Option<Netns>,
+    /// The same for all processes of one gateway: a master process and its workers.
+    pub instance: Option<u64>,
 }
 
 /// Whether a process is a gateway.
@@ -261,6 +270,7 @@ impl Processes {
                 standing: Standing::Undecided,
                 ids: Ids::default(),
                 netns: None,
+                instance: None,
             },
         };
         // The agent itself, unless the operator says otherwise.
@@ -274,7 +284,28 @@ impl Processes {
                 .ok()
                 .map(|netns| netns.ino());
         }
+        if identity.standing == Standing::Gateway {
+            identity.instance = self.instance(tgid);
+        }
         identity
+    }
+
+    /// The first process of a gateway with several, from which the others were forked: its id and,
+    /// since ids are used again, when it started.
+    fn instance(&self, tgid: u32) -> Option<u64> {
+        let program = self.executable(tgid)?;
+        let proc = self.proc.as_deref();
+        let mut first = tgid;
+        for _ in 0..MAX_GENERATIONS {
+            match parent(proc, first) {
+                Some(parent) if self.executable(parent).as_ref() == Some(&program) => {
+                    first = parent;
+                }
+                _ => break,
+            }
+        }
+        let start = start_ticks(proc, first)?;
+        Some(start.wrapping_shl(PID_BITS) | u64::from(first))
     }
 
     fn folder(&self, tgid: u32) -> Option<PathBuf> {
@@ -328,6 +359,7 @@ impl Rules {
             standing,
             ids: Ids::default(),
             netns: None,
+            instance: None,
         }
     }
 }
@@ -339,9 +371,19 @@ fn cut(name: &str) -> &str {
 /// Start time of a process; `None` when it has ended.
 fn start_ticks(proc: Option<&Path>, tgid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
+    after_name(&stat)?.nth(19)?.parse().ok()
+}
+
+fn parent(proc: Option<&Path>, tgid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
+    after_name(&stat)?.nth(1)?.parse().ok()
+}
+
+/// The fields of proc_pid_stat(5) from the third on.
+fn after_name(stat: &str) -> Option<impl Iterator<Item = &str>> {
     // The second field is the name in parentheses and may hold anything, a ')' included.
     let rest = stat.get(stat.rfind(')')? + 2..)?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    Some(rest.split_ascii_whitespace())
 }
 
 #[cfg(test)]
@@ -375,6 +417,13 @@ mod tests {
                 "{tgid} ({comm}) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {start} 999 1"
             );
             fs::write(folder.join("stat"), stat).unwrap();
+        }
+
+        fn child_of(&self, parent: u32, tgid: u32, exe: &str, start: u64) {
+            self.process(tgid, Some(exe), "worker", start);
+            let stat = self.0.join(tgid.to_string()).join("stat");
+            let text = fs::read_to_string(&stat).unwrap();
+            fs::write(&stat, text.replace(") S 1 ", &format!(") S {parent} "))).unwrap();
         }
 
         fn contained(&self, tgid: u32, cgroups: &str) {
@@ -495,6 +544,25 @@ mod tests {
 
         assert_eq!(inside.container.as_deref(), Some(id.as_str()));
         assert_eq!(outside, Ids::default());
+    }
+
+    #[test]
+    fn a_gateway_and_its_workers_are_one_instance_and_another_of_that_name_is_not() {
+        let proc = Proc::new("instance");
+        let nginx = "/usr/sbin/nginx";
+        proc.process(5, Some("/usr/bin/bash"), "bash", 1);
+        proc.child_of(5, 10, nginx, 100);
+        proc.child_of(10, 11, nginx, 101);
+        proc.child_of(10, 12, nginx, 102);
+        proc.child_of(5, 20, nginx, 100);
+        proc.child_of(20, 21, nginx, 103);
+        let mut processes = Processes::under(&Settings::default(), Some(proc.0.clone()));
+
+        let instances = [10, 11, 12, 20, 21].map(|tgid| identity(processes.look(tgid, 1)).instance);
+
+        let (one, other) = (instances[0], instances[3]);
+        assert!(one.is_some() && other.is_some() && one != other);
+        assert_eq!(instances, [one, one, one, other, other]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use e2e::stage::plain;
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -163,6 +164,47 @@ fn proxies_in_namespaces_are_seen_from_the_host() {
 
         assert_told(&agent, app);
     }
+}
+
+/// Every pod has a 127.0.0.1, and in each a sidecar may talk to the same port from the same port.
+#[test]
+fn a_crash_in_another_namespace_explains_nothing_between_the_same_loopback_addresses() {
+    need_root();
+    let (crashing, closing) = (Netns::new(), Netns::new());
+    let app = SocketAddr::new(LOCALHOST, 9000);
+    let from = SocketAddr::new(LOCALHOST, 41_000);
+    let front = SocketAddr::new(LOCALHOST, 8080);
+    let mut crashes = Upstreams::start(LOCALHOST, &["9000"], Some(&crashing));
+    let _closes = Upstreams::start(LOCALHOST, &["9000"], Some(&closing));
+    let http = format!(
+        "server {{ listen {front}; location / {{ proxy_bind {from}; proxy_pass http://{app}; }} }}"
+    );
+    let _nginx = Nginx::start(&Config::new(http), Some(&closing));
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    let used = crashing.run(move || {
+        runtime().block_on(async {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(from)?;
+            let mut stream = socket.connect(app).await?;
+            stream
+                .write_all(b"GET /before/0/ok HTTP/1.1\r\nHost: app\r\n\r\n")
+                .await?;
+            stream.read_exact(&mut [0; 12]).await?;
+            Ok::<_, std::io::Error>(stream)
+        })
+    });
+    let open = used.join().expect("a client does not panic");
+
+    crashes.kill();
+    let order = vec![Order::get("/after/0/close".to_owned())];
+    let asked = closing.run(move || one_by_one(front, order));
+    asked.join().expect("a client does not panic");
+
+    let told = requests(&events, 1);
+    let cause = told[0].cause.as_deref();
+    assert_eq!(cause, Some("closed_before_response"), "{:?}", told[0]);
+    drop(open);
 }
 
 #[test]

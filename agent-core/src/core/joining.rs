@@ -86,8 +86,8 @@ impl Core {
         let elsewhere = proxy
             .zip(request.head.as_ref())
             .is_some_and(|(proxy, head)| {
-                self.routes
-                    .goes_elsewhere(&proxy.name, head, &trial.upstream)
+                let instance = self.processes.instance(proxy.tgid);
+                self.routes.goes_elsewhere(instance, head, &trial.upstream)
             });
         if elsewhere {
             Certainty::Guess
@@ -253,8 +253,9 @@ impl Core {
             && let Some(request) = self.requests.get(key)
             && request.tgid.is_none()
         {
+            let network = self.processes.network(Some(tgid));
             let server = request.server();
-            self.requests.saw_server(server, tgid);
+            self.requests.saw_server(server, tgid, network);
         }
     }
 
@@ -285,19 +286,23 @@ impl Core {
         started: Nanos,
         ended: Nanos,
     ) {
-        let Some(proxy) = self.processes.proxy(tgid) else {
+        let (Some(tgid), true) = (tgid, self.processes.proxy(tgid).is_some()) else {
             return;
         };
         let brief = ended.saturating_sub(started) <= BRIEF;
-        if brief && !self.has_waiting(tgid, started, None) {
-            self.routes.saw_unasked(&proxy.name, upstream, ended);
+        if brief && !self.has_waiting(Some(tgid), started, None) {
+            let instance = self.processes.instance(tgid);
+            self.routes.saw_unasked(instance, upstream, ended);
         }
     }
 
     fn is_checked(&self, trial: &Trial) -> bool {
         self.processes.proxy(trial.tgid).is_some_and(|proxy| {
-            self.routes
-                .is_checked(&proxy.name, &trial.upstream, trial.ended)
+            self.routes.is_checked(
+                self.processes.instance(proxy.tgid),
+                &trial.upstream,
+                trial.ended,
+            )
         })
     }
 

@@ -7,6 +7,7 @@ use crate::attempt::{Finish, Trial};
 use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
 use crate::join::YOUNG_US;
 use crate::limits::SECOND;
+use crate::network::{self, Network};
 use crate::observation::{
     DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead, ResetDirection,
     ResponseHead, Side, Socket, What,
@@ -39,8 +40,10 @@ impl Core {
             && let Some(tgid) = socket.tgid
             && !self.deaths.is_quiet(socket.time)
         {
-            let ends = (socket.local, socket.remote);
-            self.deaths.was_served(tgid, ends, socket.time);
+            let network = self.processes.network(Some(tgid));
+            if let Some(ends) = network::ends(network, socket.local, socket.remote) {
+                self.deaths.was_served(tgid, ends, socket.time);
+            }
         }
         match what {
             What::Connect {
@@ -103,8 +106,10 @@ impl Core {
                 if let Some(reason) = reason
                     && !is_outgoing(&socket)
                 {
-                    let ends = (socket.local, socket.remote);
-                    self.resets.insert(ends, socket.time, reason);
+                    let network = self.network_of(&socket);
+                    if let Some(ends) = network::ends(network, socket.local, socket.remote) {
+                        self.resets.insert(ends, socket.time, reason);
+                    }
                 }
                 self.tell_reset(&socket, direction, phase, out);
             }
@@ -130,7 +135,7 @@ impl Core {
                 let head = request
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());
-                let route = head.map(|head| self.routes.of("", head));
+                let route = head.map(|head| self.routes.of(head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }
@@ -144,9 +149,21 @@ impl Core {
         if !self.processes.is_known(tgid) {
             return;
         }
-        for ends in self.connections.served_by(tgid) {
-            self.deaths.add(ends, socket.time, signal);
+        let network = self.processes.network(Some(tgid));
+        for (local, remote) in self.connections.served_by(tgid) {
+            if let Some(ends) = network::ends(network, local, remote) {
+                self.deaths.add(ends, socket.time, signal);
+            }
         }
+    }
+
+    /// The network namespace of the process that holds the socket.
+    fn network_of(&self, socket: &Socket) -> Option<Network> {
+        let connection = self.connections.get(socket.cookie);
+        let tgid = socket
+            .tgid
+            .or(connection.and_then(|connection| connection.tgid));
+        self.processes.network(tgid)
     }
 
     fn client_request(
@@ -179,7 +196,8 @@ impl Core {
         out: &mut Vec<Event>,
     ) {
         if let Some(tgid) = socket.tgid {
-            self.requests.saw_server(socket.local, tgid);
+            let network = self.processes.network(Some(tgid));
+            self.requests.saw_server(socket.local, tgid, network);
         }
         let status = head.map(|head| head.status);
         let ended = exchange.end.is_some();
@@ -333,8 +351,9 @@ impl Core {
         if trial.parent.is_some()
             && let Some(proxy) = self.processes.proxy(trial.tgid)
         {
+            let instance = self.processes.instance(proxy.tgid);
             self.routes
-                .saw_use(&proxy.name, &trial.upstream, trial.started);
+                .saw_use(instance, &trial.upstream, trial.started);
         }
         self.attempts.insert(key, trial);
         if let Some(index) = behind {

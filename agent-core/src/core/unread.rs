@@ -43,7 +43,9 @@ impl Core {
             return;
         }
         connection.ended.insert(exchange.index);
-        let mut trial = Box::new(Trial::of_exchange(socket, connection, exchange, None, false));
+        let mut trial = Box::new(Trial::of_exchange(
+            socket, connection, exchange, None, false,
+        ));
         trial.unread = true;
         self.connections.end_use(socket.cookie, tgid);
         self.over(trial, end, out);
@@ -85,7 +87,7 @@ impl Core {
             .parent
             .filter(|parent| parent.surety != Certainty::Guess)
             .and_then(|parent| self.requests.get(parent.key)?.head.as_ref());
-        let route = head.map(|head| self.routes.of("", head));
+        let route = head.map(|head| self.routes.of(head));
         self.unread
             .connected(tgid, &trial.upstream, route, trial.ended);
         self.keep_use(&trial);
@@ -204,11 +206,11 @@ impl Core {
                 used: Some(trial.started),
                 ended: trial.ended,
                 failure: None,
+                instance: self.processes.instance(proxy.tgid),
                 tgid: proxy.tgid,
             };
             let head = request.head.as_ref();
-            self.routes
-                .record(&proxy.name, head, &trial.upstream, worked);
+            self.routes.record(head, &trial.upstream, worked);
         }
     }
 
@@ -245,7 +247,7 @@ impl Core {
         let head = request.head.as_ref();
         let route = head
             .filter(|_| habits.connects_at_once && !late)
-            .map(|head| self.routes.of("", head));
+            .map(|head| self.routes.of(head));
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
             let now = self.clock;

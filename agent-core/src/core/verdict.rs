@@ -15,6 +15,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, AT_ONCE, Parent, SLACK};
 use crate::lookups::Lookup;
+use crate::network;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
@@ -205,7 +206,11 @@ impl Core {
                 trial.into_attempt(proxy.clone(), failure, masked)
             })
             .collect();
-        for (attempt, _) in attempts.iter().zip(tells_health).filter(|(_, tells)| *tells) {
+        for (attempt, _) in attempts
+            .iter()
+            .zip(tells_health)
+            .filter(|(_, tells)| *tells)
+        {
             self.remember(request.head.as_ref(), attempt);
         }
         let decisive = decisive(&attempts, &outcome);
@@ -286,26 +291,29 @@ impl Core {
             fail_window: window,
             connects_at_once: acts_at_once,
             sends_at_once: _,
+            none_left_code,
+            keeps_last,
         } = self.processes.habits(Some(tgid));
+        let instance = self.processes.instance(tgid);
         let used = self.used_meanwhile(tgid, request, outcome);
         let may_have_used = self.may_have_used(tgid, request, outcome);
         let moment = Moment {
             at: outcome.answer_began.unwrap_or(to).max(from),
             window,
         };
-        let fare = self.routes.fare(&proxy.name, head, tgid, moment);
+        let fare = self.routes.fare(instance, head, tgid, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match fare {
             Fare::Unknown => true,
             Fare::ProxyAllDown(_) => acts_at_once,
-            Fare::AllDown { .. } | Fare::SomeDown(_) | Fare::Healthy => false,
+            Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
         };
         // Without a code the proxy closed: that says nothing of upstreams.
         if !whole || outcome.code.is_none() {
             return Without::Unread(used);
         }
-        let route = head.map(|head| self.routes.of("", head));
+        let route = head.map(|head| self.routes.of(head));
         let lookup = self.lookups.of_request(tgid, key, route, from, to);
         if lookup == Some(Lookup::Failed) {
             return failure(Cause::DnsFailure, Certainty::Strong);
@@ -321,19 +329,36 @@ impl Core {
             Without::Judged(failure, _) => Without::Judged(failure, Some(origin)),
             other @ Without::Unread(_) => other,
         };
+        // A proxy without an upstream to try has a code for that; another is of a rule or a limit,
+        // unless an error page changed it.
+        let by_code = none_left_code.is_none_or(|code| outcome.code == Some(code));
         match fare {
-            Fare::AllDown { origin, gives_up } if !unjoined && gives_up && acts_at_once => {
-                down(Certainty::Strong, origin)
+            Fare::AllDown {
+                origin,
+                gives_up,
+                several,
+            } if by_code => {
+                let strong = !unjoined
+                    && gives_up
+                    && acts_at_once
+                    && none_left_code.is_some()
+                    && (several || !keeps_last);
+                let sure = if strong {
+                    Certainty::Strong
+                } else {
+                    Certainty::Guess
+                };
+                down(sure, origin)
             }
-            Fare::AllDown { origin, .. } | Fare::ProxyAllDown(origin) => {
-                down(Certainty::Guess, origin)
-            }
+            Fare::ProxyAllDown(origin) if by_code => down(Certainty::Guess, origin),
             _ if unjoined => Without::Unread(Used::Nothing),
             _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
             Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
-            Fare::Healthy | Fare::SomeDown(_) | Fare::Unknown => {
-                failure(Cause::ProxyGenerated, Certainty::Guess)
-            }
+            Fare::AllDown { .. }
+            | Fare::ProxyAllDown(_)
+            | Fare::Healthy
+            | Fare::SomeDown
+            | Fare::Unknown => failure(Cause::ProxyGenerated, Certainty::Guess),
         }
     }
 
@@ -346,7 +371,13 @@ impl Core {
         proxy: &Proxy,
         upstream: Upstream,
     ) -> Arc<Attempt> {
-        let (none, nowhere) = (Key { cookie: 0, index: 0 }, SocketAddr::from(([0; 4], 0)));
+        let (none, nowhere) = (
+            Key {
+                cookie: 0,
+                index: 0,
+            },
+            SocketAddr::from(([0; 4], 0)),
+        );
         let (from, to) = (request.started, outcome.ended);
         let mut trial = Trial::unread(none, proxy.tgid, upstream, nowhere.into(), from, to);
         let parent = Parent {
@@ -363,14 +394,17 @@ impl Core {
     /// What the upstream's own socket told, where that is on this host: whether its process was
     /// killed under the attempt, and why it sent a reset.
     fn ask_peer(&self, trial: &mut Trial) {
-        if let Upstream::Inet(remote) = trial.upstream {
-            let (local, at) = (trial.local(), trial.ended);
-            trial.killed_by = self.deaths.of_peer(local, remote, at);
+        if let Upstream::Inet(remote) = trial.upstream
+            && let network = self.processes.network(trial.tgid)
+            && let Some(ends) = network::ends(network, remote, trial.local())
+        {
+            let at = trial.ended;
+            trial.killed_by = self.deaths.of_server(ends, at);
             // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
             trial.reset_reason = self
                 .resets
-                .of_peer(local, remote, at, RESET_UNDER_WAY)
+                .get(ends, at, RESET_UNDER_WAY)
                 .filter(|_| trial.flags.peer_reset());
         }
     }
@@ -407,9 +441,10 @@ impl Core {
             used: (*join != Join::None).then_some(*started),
             ended: *ended,
             failure: failure.map(|failure| failure.cause),
+            instance: self.processes.instance(proxy.tgid),
             tgid: proxy.tgid,
         };
-        self.routes.record(&proxy.name, head, upstream, outcome);
+        self.routes.record(head, upstream, outcome);
     }
 
     /// Tells an attempt by itself: its request is not known, or was told before.

@@ -12,7 +12,7 @@ use agent_core::{Core, Input, Limits};
 
 use crate::effort::Effort;
 use crate::random::Random;
-use crate::{lines, recordings};
+use crate::{input, lines, recordings};
 
 /// Runs when nothing else is said: some seconds without optimisation.
 const RUNS: u64 = 24;
@@ -29,8 +29,7 @@ fn what_is_proof_of_a_recording_with_losses_is_so_without() {
         .iter()
         .map(|recording| {
             let inputs = lines(recording).skip(1);
-            let inputs =
-                inputs.map(|line| serde_json::from_str(&line).expect("a line is an input"));
+            let inputs = inputs.map(|line| input(&line).expect("a line is an input"));
             let rounds = rounds(inputs);
             let verdicts = verdicts(rounds.iter().flatten().cloned());
             (rounds, verdicts)

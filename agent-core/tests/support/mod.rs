@@ -32,15 +32,21 @@ pub(crate) fn core() -> Core {
     core
 }
 
+/// Number of the network namespace that all processes are in unless a test says otherwise.
+pub(crate) const NETWORK: u64 = 1;
+
 pub(crate) fn know(core: &mut Core, tgid: u32, name: &str, kind: ProcessKind) {
-    core.know_process(
-        tgid,
-        ProcessInfo {
-            name: Arc::from(name),
-            program: Arc::from(name),
-            kind,
-        },
-    );
+    core.know_process(tgid, process(name, kind));
+}
+
+pub(crate) fn process(name: &str, kind: ProcessKind) -> ProcessInfo {
+    ProcessInfo {
+        name: Arc::from(name),
+        program: Arc::from(name),
+        kind,
+        network: Some(NETWORK),
+        instance: None,
+    }
 }
 
 /// Everything told for `observations`, the end of the input included.

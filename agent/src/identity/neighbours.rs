@@ -10,6 +10,8 @@
 
 use std::net::SocketAddr;
 
+use agent_core::network::{Ends, Network, canonical, ends};
+
 use super::bounded::Bounded;
 
 /// Connections remembered. Fewer: of many that begin at once, and of which the other end says
@@ -20,7 +22,7 @@ const CONNECTIONS: usize = 4096;
 const ROUTES: usize = 4096;
 
 /// Number of a network namespace.
-pub type Netns = u64;
+pub type Netns = Network;
 
 /// A process, and the network namespace its sockets are in, where that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct Party {
 #[derive(Debug, Default)]
 pub struct Neighbours {
     /// By the server's end, then the client's.
-    servers: Bounded<(Option<Netns>, SocketAddr, SocketAddr), Server>,
+    servers: Bounded<Ends, Server>,
     /// By the client's network namespace, then the server's address.
     routes: Bounded<(Netns, SocketAddr), Party>,
 }
@@ -53,7 +55,7 @@ struct Server {
 impl Neighbours {
     /// A process serves on this socket: its own end, the client's.
     pub fn serves(&mut self, cookie: u64, local: SocketAddr, remote: SocketAddr, party: Party) {
-        let key = key(party.netns, local, remote);
+        let key = ends(party.netns, local, remote);
         let (Some(key), true) = (key, cookie != 0) else {
             return;
         };
@@ -74,7 +76,7 @@ impl Neighbours {
     /// The process at the other end of a connection of `client` from `local` to `remote`, where
     /// that was seen from there.
     pub fn meet(&mut self, client: Party, local: SocketAddr, remote: SocketAddr) -> Option<Party> {
-        let key = key(client.netns, remote, local)?;
+        let key = ends(client.netns, remote, local)?;
         let server = self.servers.get(&key).filter(|server| !server.disputed)?;
         if let Some(netns) = client.netns {
             let route = (netns, canonical(remote));
@@ -97,24 +99,6 @@ impl Neighbours {
             self.routes.remove(&(netns, canonical(remote)));
         }
     }
-}
-
-/// `None` where the ends say nothing: a loopback address of a namespace that is not known.
-fn key(
-    netns: Option<Netns>,
-    server: SocketAddr,
-    client: SocketAddr,
-) -> Option<(Option<Netns>, SocketAddr, SocketAddr)> {
-    let (server, client) = (canonical(server), canonical(client));
-    if server.ip().is_loopback() {
-        return netns.map(|netns| (Some(netns), server, client));
-    }
-    Some((None, server, client))
-}
-
-/// A server that listens on `[::]` has its IPv4 clients in IPv6 clothes.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

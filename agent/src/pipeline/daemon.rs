@@ -396,7 +396,8 @@ fn info(identity: Identity) -> ProcessInfo {
         program,
         standing,
         ids: _,
-        netns: _,
+        netns,
+        instance,
     } = identity;
     let kind = match standing {
         Standing::Gateway => ProcessKind::Known,
@@ -407,6 +408,8 @@ fn info(identity: Identity) -> ProcessInfo {
         name,
         program,
         kind,
+        network: netns,
+        instance,
     }
 }
 

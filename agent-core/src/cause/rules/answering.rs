@@ -187,7 +187,7 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
 
 /// The proxy closed after silence: it gave up waiting. Proof needs the whole request
 /// acknowledged, a firm join, an error given to a client that was still there, and a
-/// silence that was long enough to be one.
+/// silence that was long enough to be one. A guess if the request is not known.
 pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     if trial.ended_by() != EndedBy::Local || trial.is_complete() {
@@ -219,14 +219,15 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     }
     let waited = case.silence() >= SILENCE;
     let sure = match case.request {
-        _ if !trial.all_acked() || !waited && case.request.is_none() => Certainty::Guess,
+        _ if !trial.all_acked() => Certainty::Guess,
         Some(request) => {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
             let whole = trial.request_whole() == Some(true);
             let whole = whole && !satisfied;
             case.sure(unanswered && whole && waited && request.client_gone.is_none())
         }
-        None => Certainty::Strong,
+        // Its client may have left: of one that speaks TLS that is not seen.
+        None => Certainty::Guess,
     };
     failure(Cause::ResponseTimeout, sure, case.phase(), How::Timeout)
 }

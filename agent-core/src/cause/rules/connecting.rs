@@ -184,10 +184,10 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
     let last = handshake.reply.unwrap_or(handshake.hello);
     let waited = case.trial.ended.saturating_sub(last) >= SILENCE;
     match (waited, handshake.reply) {
+        // A client that left is no timer: it must be known to have been there.
+        (true, _) if case.request.is_none() => fail(Certainty::Guess, How::Timeout),
         // Nothing acknowledged the ClientHello: the path may be at fault.
         (true, None) if !handshake.acked => fail(Certainty::Strong, How::Timeout),
-        // A client that left is no timer: it must be known to have been there.
-        (true, _) if case.request.is_none() => fail(Certainty::Strong, How::Timeout),
         (true, _) => fail(Certainty::Proof, How::Timeout),
         // The proxy refused what the upstream said of itself: its certificate, usually.
         (false, Some(_)) => fail(Certainty::Proof, How::None),

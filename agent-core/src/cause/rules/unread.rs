@@ -49,12 +49,7 @@ fn by_tcp(case: &Case<'_>) -> Option<Failure> {
 fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
     let trial = case.trial;
     if trial.killed_by.is_some() {
-        return failure(
-            Cause::UpstreamCrashed,
-            Certainty::Strong,
-            phase(case),
-            how,
-        );
+        return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {
         return super::keepalive_race(case).or_else(|| super::closed_before_response(case));
@@ -99,5 +94,9 @@ fn phase(case: &Case<'_>) -> Phase {
         .request
         .and_then(|request| request.code)
         .is_some_and(|code| code < 500);
-    if answered { Phase::Body } else { Phase::Request }
+    if answered {
+        Phase::Body
+    } else {
+        Phase::Request
+    }
 }
