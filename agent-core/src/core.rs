@@ -205,6 +205,7 @@ impl Core {
             connections_swept: self.connections.swept(),
             attempts_unmatched,
             errands_unmatched,
+            requests_looked_at: self.requests.looked_at(),
             request_ledger: requests,
             attempt_ledger: attempts,
         }

@@ -117,7 +117,7 @@ impl Field {
             return Self::default();
         };
         let weigh = |key: &Key| {
-            let request = requests.get(*key)?;
+            let request = requests.look_at(*key)?;
             let evidence = evidence::by_path(trial, at, request, requests, processes)?;
             Some(Candidate {
                 key: *key,
@@ -197,7 +197,9 @@ impl Field {
             (Likeness::Same, _) if alone && touch >= Touch::Foreign => {
                 (Join::Errand, Certainty::Proof)
             }
-            (Likeness::Stripped(1..), _) if alone && young => (Join::Errand, Certainty::Proof),
+            (Likeness::Stripped(1..), _) if alone && touch >= Touch::Foreign => {
+                (Join::Errand, Certainty::Proof)
+            }
             (Likeness::Same, _) if young => (Join::Errand, Certainty::Guess),
             (Likeness::Same | Likeness::Stripped(1..), Touch::Old) if alone => {
                 (Join::Errand, Certainty::Strong)

@@ -87,6 +87,8 @@ pub struct Stats {
     pub attempts_unmatched: u64,
     /// Errands that named no request this attempt could belong to.
     pub errands_unmatched: u64,
+    /// Requests that were looked at to find those of attempts: what joins cost.
+    pub requests_looked_at: u64,
     /// What became of client requests.
     pub request_ledger: Ledger,
     /// What became of attempts.

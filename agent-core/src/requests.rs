@@ -6,6 +6,7 @@
 //! that ended in an error without an attempt that explains it. No question walks all requests: what
 //! a question looks at is bounded by [`LOOKED_AT`].
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -40,6 +41,8 @@ pub(crate) struct Requests {
     servers: Servers,
     /// Of [`Lines`]: clients choose paths, and could choose some that collide.
     seed: RandomState,
+    /// How many requests were looked at to find one.
+    looked_at: Cell<u64>,
 }
 
 /// Whose a request is, as far as is known.
@@ -108,6 +111,7 @@ impl Requests {
             queues: FxHashMap::default(),
             servers: Servers::default(),
             seed: RandomState::new(),
+            looked_at: Cell::new(0),
         }
     }
 
@@ -125,6 +129,16 @@ impl Requests {
 
     pub(crate) fn get(&self, key: Key) -> Option<&OpenRequest> {
         self.table.get(key).map(AsRef::as_ref)
+    }
+
+    /// As [`Requests::get`], of one of several that are looked through.
+    pub(crate) fn look_at(&self, key: Key) -> Option<&OpenRequest> {
+        self.looked_at.set(self.looked_at.get() + 1);
+        self.get(key)
+    }
+
+    pub(crate) fn looked_at(&self) -> u64 {
+        self.looked_at.get()
     }
 
     /// Adds the request that `make` makes where there is none; `false` when the table is full.
@@ -241,7 +255,7 @@ impl Requests {
             let fresh = queues.fresh.range(..=(by, Key::LAST)).rev();
             let tried = queues.tried.range(..=(by, Key::LAST)).rev();
             let keys = fresh.take(LOOKED_AT).chain(tried.take(LOOKED_AT));
-            keys.filter_map(|(_, key)| Some((*key, self.get(*key)?)))
+            keys.filter_map(|(_, key)| Some((*key, self.look_at(*key)?)))
         })
     }
 
@@ -274,7 +288,7 @@ impl Requests {
             let range = (from, Key::FIRST)..=(to.max(from), Key::LAST);
             of(queues).range(range).take(LOOKED_AT)
         });
-        keys.filter_map(|(_, key)| Some((*key, self.get(*key)?)))
+        keys.filter_map(|(_, key)| Some((*key, self.look_at(*key)?)))
     }
 
     /// The queues in which requests of the process are, or may be.

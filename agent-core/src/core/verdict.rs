@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Core;
-use crate::attempt::{Trial, seconds};
+use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
@@ -148,6 +148,7 @@ impl Core {
             return;
         };
         let outcome = request.outcome();
+        self.give_up_open(&mut request, &outcome);
         for open in &request.open {
             if let Some(trial) = self.attempts.get_mut(*open) {
                 trial.outcome = Some(Box::new(outcome));
@@ -261,6 +262,29 @@ impl Core {
             origin,
             attempts,
         })));
+    }
+
+    /// A proxy that closed on its client without an answer has given up what it had under way for it:
+    /// the end of that connection may be minutes away, when the upstream takes no more bytes and the
+    /// FIN has to wait behind them.
+    fn give_up_open(&mut self, request: &mut OpenRequest, outcome: &Outcome) {
+        let closed = matches!(
+            request.end,
+            Some((Some(End::LocalClose | End::LocalReset), _))
+        );
+        if !closed || outcome.code.is_some() || outcome.client_gone.is_some() {
+            return;
+        }
+        for key in std::mem::take(&mut request.open) {
+            let Some(mut trial) = self.attempts.remove(key) else {
+                continue;
+            };
+            self.connections.mark_ended(key);
+            trial.ended = outcome.ended;
+            trial.finish(Finish::Exchange(End::LocalClose));
+            self.held += 1;
+            request.tries.push(trial);
+        }
     }
 
     /// Why a request got an error for which no attempt was made, as far as is known.

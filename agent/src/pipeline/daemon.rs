@@ -430,6 +430,7 @@ fn core_counts(stats: Stats) -> CoreCounts {
         connections_swept,
         attempts_unmatched,
         errands_unmatched,
+        requests_looked_at: _,
         request_ledger,
         attempt_ledger,
     } = stats;
