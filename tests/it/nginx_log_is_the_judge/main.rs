@@ -7,6 +7,7 @@ mod run;
 use std::collections::BTreeMap;
 
 use e2e::agent::events::{Attempt, Request};
+use e2e::load::mix::Planned;
 use e2e::nginx::access_log::{LoggedAttempt, LoggedRequest};
 
 use report::Report;
@@ -18,8 +19,14 @@ const NGINX: (&str, &str) = ("proxy", "nginx");
 const CLOCK: f64 = 0.002;
 
 /// nginx reads its clock once per turn of its loop: a turn that takes long shifts what it
-/// logs. So many of the times may be off by more.
-const OFF: f64 = 0.01;
+/// logs. So many of the times may be off by more. Fewer: a machine whose CPUs are taken away for
+/// an eighth of the time fails, for each theft shifts what is under way. More: wrong times pass.
+const OFF: f64 = 0.05;
+
+/// Attempts that may be joined wrongly, each of them called a guess. nginx that gets a CPU back
+/// reads what has come from several clients before it goes upstream. Fewer: a busy machine fails.
+/// More: an agent that guesses passes.
+const GUESSES: usize = 3;
 
 #[test]
 fn nothing_was_lost() {
@@ -133,7 +140,10 @@ fn answers_of_upstreams_per_code_equal_the_access_log() {
 #[test]
 fn attempts_are_those_of_the_access_log_in_its_order() {
     let mut report = Report::default();
-    for (planned, logged, told) in RUN.pairs() {
+    let guesses = guessed_wrong().count();
+    println!("{guesses} attempts are guessed wrong");
+    assert!(guesses <= GUESSES, "{guesses} attempts are guessed wrong");
+    for (planned, logged, told) in sure_pairs() {
         report.looked();
         let expected: Vec<&str> = logged
             .tried()
@@ -250,7 +260,7 @@ fn every_gateway_error_is_counted_once_with_its_code() {
 #[test]
 fn a_gateway_error_has_the_cause_of_what_happened() {
     let mut report = Report::default();
-    for (planned, logged, told) in RUN.pairs() {
+    for (planned, logged, told) in sure_pairs() {
         if logged.answered().is_none_or(|status| status < 500) {
             continue;
         }
@@ -277,7 +287,7 @@ fn a_gateway_error_has_the_cause_of_what_happened() {
 #[test]
 fn causes_of_attempts_agree_with_the_error_log() {
     let mut report = Report::default();
-    for (planned, logged, told) in RUN.pairs() {
+    for (planned, logged, told) in sure_pairs() {
         let none = Vec::new();
         let lines = RUN.errors.get(&logged.path).unwrap_or(&none);
         for line in lines {
@@ -316,7 +326,7 @@ fn causes_of_attempts_agree_with_the_error_log() {
 #[test]
 fn causes_of_attempts_are_what_was_done_and_nothing_false_is_called_proof() {
     let mut report = Report::default();
-    for (planned, logged, told) in RUN.pairs() {
+    for (planned, logged, told) in sure_pairs() {
         for attempt in &told.attempts {
             report.looked();
             let Some(cause) = attempt.cause.as_deref() else {
@@ -458,6 +468,48 @@ fn is_joined_right(logged: &LoggedRequest, told: &Request) -> bool {
         .tried()
         .map(|attempt| &attempt.upstream)
         .eq(upstreams)
+}
+
+/// Attempts at an upstream that nginx does not name for the request, where the agent says that it
+/// guessed whose they are.
+fn guessed_wrong() -> impl Iterator<Item = &'static Attempt> {
+    RUN.pairs().flat_map(|(_, logged, told)| {
+        told.attempts.iter().filter(|attempt| {
+            let is_guess = attempt.join_certainty.as_deref() == Some("guess");
+            is_guess
+                && logged
+                    .tried()
+                    .all(|logged| logged.upstream != attempt.upstream)
+        })
+    })
+}
+
+/// The pairs without those who got such an attempt, and without those who miss one: no more than
+/// there are of the first.
+fn sure_pairs() -> impl Iterator<Item = (&'static Planned, &'static LoggedRequest, &'static Request)>
+{
+    let mut missed: Vec<&str> = guessed_wrong().map(|it| it.upstream.as_str()).collect();
+    let mut pairs: Vec<_> = RUN.pairs().collect();
+    pairs.retain(|(_, logged, told)| {
+        let count = |upstream: &str| {
+            let told = told.attempts.iter().filter(|it| it.upstream == upstream);
+            let logged = logged.tried().filter(|it| it.upstream == upstream);
+            (told.count(), logged.count())
+        };
+        let got = told.attempts.iter().any(|attempt| {
+            let is_guess = attempt.join_certainty.as_deref() == Some("guess");
+            is_guess && count(&attempt.upstream).1 == 0
+        });
+        let lacks = missed.iter().position(|upstream| {
+            let (told, logged) = count(upstream);
+            told < logged
+        });
+        if let Some(lacks) = lacks {
+            missed.swap_remove(lacks);
+        }
+        !got && lacks.is_none()
+    });
+    pairs.into_iter()
 }
 
 fn causes_of(request: &Request) -> Vec<Option<&str>> {
