@@ -264,24 +264,40 @@ impl Core {
         })));
     }
 
-    /// A proxy that closed on its client without an answer has given up what it had under way for it:
-    /// the end of that connection may be minutes away, when the upstream takes no more bytes and the
-    /// FIN has to wait behind them.
+    /// Ends what was under way for a request that is over, where the end would come too late or never:
+    ///
+    /// * A proxy that closed on its client without an answer has given its attempt up. The end of that
+    ///   connection may be minutes away, when the upstream takes no more bytes and the FIN has to wait
+    ///   behind them.
+    /// * Of a response whose head was too long to be read the end is not seen. A proxy that has passed
+    ///   it on had what it wanted.
     fn give_up_open(&mut self, request: &mut OpenRequest, outcome: &Outcome) {
+        if request.open.is_empty() {
+            return;
+        }
         let closed = matches!(
             request.end,
             Some((Some(End::LocalClose | End::LocalReset), _))
         );
-        if !closed || outcome.code.is_some() || outcome.client_gone.is_some() {
-            return;
-        }
+        let unanswered = closed && outcome.code.is_none() && outcome.client_gone.is_none();
+        let is_passed_on = |trial: &Trial| {
+            let given = outcome.code.is_some() && trial.code() == outcome.code;
+            given && trial.flags.head_cut() && trial.response_began()
+        };
         for key in std::mem::take(&mut request.open) {
-            let Some(mut trial) = self.attempts.remove(key) else {
+            let end = match self.attempts.get(key) {
+                Some(_) if unanswered => Some(End::LocalClose),
+                Some(trial) if is_passed_on(trial) => Some(End::Superseded),
+                _ => None,
+            };
+            let taken = end.and_then(|end| Some((end, self.attempts.remove(key)?)));
+            let Some((end, mut trial)) = taken else {
+                request.open.push(key);
                 continue;
             };
             self.connections.mark_ended(key);
             trial.ended = outcome.ended;
-            trial.finish(Finish::Exchange(End::LocalClose));
+            trial.finish(Finish::Exchange(end));
             self.held += 1;
             request.tries.push(trial);
         }
