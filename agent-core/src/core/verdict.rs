@@ -13,7 +13,7 @@ use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, AT_ONCE, Parent, SLACK};
+use crate::join::{self, AT_ONCE, Parent, SLACK, Witnesses};
 use crate::lookups::Lookup;
 use crate::network;
 use crate::observation::{End, Nanos, Phase, RequestHead};
@@ -424,6 +424,7 @@ impl Core {
             key,
             join: Join::Waiting,
             surety: Certainty::Guess,
+            witnesses: Witnesses::NO_OTHER,
             forwarding: false,
         };
         trial.adopt(parent, from);
