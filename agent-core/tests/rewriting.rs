@@ -1,5 +1,7 @@
 //! Joins without the request line: proxies rewrite paths, clients pipeline, processes are not known yet.
 
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::Arc;
