@@ -115,6 +115,8 @@ pub(crate) struct Trial {
     pub(crate) outcome: Option<Box<Outcome>>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,
+    /// Several requests were as much like it when it began.
+    pub(crate) contested: bool,
     /// An attempt only if a request turns up that misses one.
     pub(crate) speculative: bool,
     /// What was said is not read: what TCP tells is all there is.
@@ -163,6 +165,7 @@ impl Trial {
             tls: None,
             outcome: None,
             straggling: false,
+            contested: false,
             speculative: false,
             unread: false,
         }
@@ -273,6 +276,7 @@ impl Trial {
             tls: None,
             outcome: None,
             straggling: false,
+            contested: false,
             speculative: false,
             unread: false,
         }
@@ -510,6 +514,10 @@ impl Trial {
                 .parent
                 .map_or(crate::event::Join::None, |parent| parent.join),
             join_certainty: self.parent.map(|parent| parent.surety),
+            witnesses: self
+                .parent
+                .map(|parent| parent.witnesses)
+                .unwrap_or_default(),
             started: self.started,
             ended: self.ended,
             reused: self.reused,

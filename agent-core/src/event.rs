@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::cause::{Cause, Certainty, How};
+pub use crate::join::Witnesses;
 use crate::observation::{Nanos, Phase, RequestHead, ResetDirection};
 
 /// One thing worth counting or telling.
@@ -122,6 +123,8 @@ pub struct Attempt {
     /// How sure it is that it was made for that request; `None` when it is joined to none. The
     /// certainty of its failure is that of the cause alone.
     pub join_certainty: Option<Certainty>,
+    /// What spoke for that request.
+    pub witnesses: Witnesses,
     /// Request head as sent upstream.
     pub head: Option<RequestHead>,
     /// Start: connect for a fresh connection, else first request byte.

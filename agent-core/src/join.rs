@@ -6,6 +6,7 @@
 //! no verdict that needs the join is surer than that.
 
 mod evidence;
+mod witness;
 
 use std::cmp::Reverse;
 
@@ -20,6 +21,7 @@ use crate::requests::Requests;
 use crate::table::Key;
 
 use evidence::{Evidence, Likeness, Touch};
+pub use witness::Witnesses;
 
 /// Up to this age an errand is taken as the reason for what the thread did, us. Event loops
 /// read the client and go upstream 10 to 400 us apart (nginx, HAProxy, Envoy, kernel 6.18).
@@ -50,6 +52,8 @@ pub(crate) struct Parent {
     pub(crate) join: Join,
     /// The most that a verdict may claim which needs this join.
     pub(crate) surety: Certainty,
+    /// What spoke for it.
+    pub(crate) witnesses: Witnesses,
     /// Joined by errand and request line: its process passes requests on.
     pub(crate) forwarding: bool,
 }
@@ -60,6 +64,9 @@ pub(crate) struct Found {
     pub(crate) parent: Option<Parent>,
     /// There was an errand, and it was of no use.
     pub(crate) errand_failed: bool,
+    /// Several requests are as much like the attempt. One of them may be gone when it is looked for
+    /// again, and the other no more likely for that.
+    pub(crate) contested: bool,
 }
 
 /// A request that an attempt may have been made for, and what speaks for it.
@@ -90,11 +97,13 @@ pub(crate) fn find(
     let parent = field
         .best()
         .filter(|best| is_proxy || best.evidence.touch > Touch::None)
+        .filter(|best| !trial.contested || best.evidence.touch >= Touch::Foreign)
         .and_then(|best| field.parent(trial, best));
     let by_errand = parent.is_some_and(|parent| parent.join == Join::Errand);
     Found {
         parent,
         errand_failed: trial.errand.is_some() && !by_errand,
+        contested: parent.is_none() && field.candidates.len() > 1,
     }
 }
 
@@ -217,10 +226,17 @@ impl Field {
             }
             _ => return None,
         };
+        // Nobody saw when it was read.
+        let most = if evidence.pipelined {
+            Certainty::Strong
+        } else {
+            Certainty::Proof
+        };
         Some(Parent {
             key,
             join,
-            surety,
+            surety: surety.max(most),
+            witnesses: evidence.witnesses().and_if(alone, Witnesses::NO_OTHER),
             forwarding: evidence.likeness == Likeness::Same && touch >= Touch::Young,
         })
     }
@@ -247,8 +263,11 @@ pub(crate) fn only<'a>(
     trial: &Trial,
     waiting: impl Iterator<Item = (Key, &'a OpenRequest)>,
 ) -> Option<Parent> {
-    let mut possible = waiting.filter(|(_, request)| evidence::by_time(trial, request).is_some());
-    let (key, request) = possible.next()?;
+    let mut possible = waiting.filter_map(|(key, request)| {
+        let evidence = evidence::by_time(trial, request)?;
+        Some((key, request, evidence))
+    });
+    let (key, request, evidence) = possible.next()?;
     if possible.next().is_some() || !is_try_of(trial, request) {
         return None;
     }
@@ -256,6 +275,7 @@ pub(crate) fn only<'a>(
         key,
         join: Join::Waiting,
         surety: Certainty::Strong,
+        witnesses: evidence.witnesses().and_if(true, Witnesses::NO_OTHER),
         forwarding: false,
     })
 }
@@ -291,6 +311,10 @@ pub(crate) fn by_answer<'a>(
         } else {
             Certainty::Guess
         },
+        witnesses: best
+            .witnesses()
+            .and_if(true, Witnesses::ANSWER)
+            .and_if(alone, Witnesses::NO_OTHER),
         forwarding: false,
     })
 }

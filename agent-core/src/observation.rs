@@ -258,6 +258,11 @@ impl Flags {
         self.has(flag::HEAD_CUT)
     }
 
+    /// The request was pipelined: only its answer was seen.
+    pub fn no_request(self) -> bool {
+        self.has(flag::NO_REQUEST)
+    }
+
     /// The response does not start as an HTTP/1 response.
     pub fn not_http(self) -> bool {
         self.has(flag::NOT_HTTP)

@@ -9,10 +9,13 @@ use crate::attempt::Trial;
 use crate::observation::Nanos;
 use crate::table::{Deadlines, Key};
 
+/// Attempts in the order in which they were over.
+type ByEnd = BTreeMap<(Nanos, Key), Box<Trial>>;
+
 /// Attempts by the process that made them, and in the order in which they are given up.
 #[derive(Debug)]
 pub(crate) struct Orphans {
-    by_process: FxHashMap<Option<u32>, BTreeMap<(Nanos, Key), Box<Trial>>>,
+    by_process: FxHashMap<Option<u32>, ByEnd>,
     queue: Deadlines<(Option<u32>, Nanos, Key)>,
 }
 

@@ -96,7 +96,11 @@ impl OpenRequest {
             head,
             lines: None,
             place: None,
-            started: exchange.request.get().unwrap_or(socket.time),
+            // A pipelined request is seen by its answer only; it was there when the one before was over.
+            started: match (socket.flags.no_request(), exchange.idle_since.get()) {
+                (true, Some(before)) => before,
+                _ => exchange.request.get().unwrap_or(socket.time),
+            },
             last_seen: socket.time,
             exchange,
             code: None,
@@ -121,6 +125,11 @@ impl OpenRequest {
             self.end = Some((Some(end), socket.time));
         }
         self.exchange = exchange;
+    }
+
+    /// Only its answer was seen: it came while the one before it on the connection was under way.
+    pub(crate) fn is_pipelined(&self) -> bool {
+        self.flags.no_request() && self.head.is_none() && self.exchange.idle_since.get().is_some()
     }
 
     /// Who asks.

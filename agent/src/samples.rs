@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty, How};
-use agent_core::event::{Attempt, Evidence, Failure, Join, Proxy, Request, Upstream};
+use agent_core::event::{Attempt, Evidence, Failure, Join, Proxy, Request, Upstream, Witnesses};
 use agent_core::observation::{Phase, RequestHead};
 
 pub(crate) const TRACE_ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -52,6 +52,7 @@ pub(crate) fn failed_attempt() -> Attempt {
         index: 3,
         join: Join::Errand,
         join_certainty: Some(Certainty::Proof),
+        witnesses: Witnesses::ERRAND.and_if(true, Witnesses::REQUEST_LINE),
         head: Some(head("POST", "/api/orders")),
         started: 2_000_000_000,
         ended: 2_041_000_000,

@@ -8,7 +8,7 @@ use super::Core;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::event::{Attempt, Event, Join, Upstream};
-use crate::join::{self, Parent};
+use crate::join::{self, Parent, Witnesses};
 use crate::observation::Nanos;
 use crate::request::OpenRequest;
 use crate::table::Key;
@@ -22,6 +22,7 @@ impl Core {
         self.learn_server(trial);
         let habits = self.processes.habits(trial.tgid);
         let found = join::find(trial, habits, &self.requests, &self.processes);
+        trial.contested |= found.contested;
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let parent = found.parent.or_else(|| self.only_waiting(trial));
         let Some(mut parent) = parent else {
@@ -165,6 +166,7 @@ impl Core {
         };
         let claim = Parent {
             join: Join::Retry,
+            witnesses: Witnesses::NEXT_ATTEMPT,
             surety,
             ..parent
         };

@@ -10,7 +10,7 @@ use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
 use crate::connection::Use;
 use crate::event::{Event, Join, Upstream};
-use crate::join::{Parent, SLACK, YOUNG_US, is_late};
+use crate::join::{Parent, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::observation::{End, Errand, Exchange, Nanos, Socket};
 use crate::request::{OpenRequest, Outcome};
 use crate::routes;
@@ -181,6 +181,7 @@ impl Core {
                 key,
                 join: Join::Errand,
                 surety: Certainty::Strong,
+                witnesses: Witnesses::ERRAND,
                 forwarding: false,
             };
             trial.adopt(parent, request.started);

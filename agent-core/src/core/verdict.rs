@@ -6,14 +6,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Core;
+use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, AT_ONCE, Parent, SLACK};
+use crate::join::{self, Parent, SLACK, Witnesses};
 use crate::lookups::Lookup;
 use crate::network;
 use crate::observation::{End, Nanos, Phase, RequestHead};
@@ -30,7 +30,7 @@ const PROMPT: Nanos = 100_000_000;
 /// A reset arrives within this time after it was sent on the same host, ns.
 const RESET_UNDER_WAY: Nanos = 1_000_000_000;
 
-const UNATTRIBUTED: Failure = Failure {
+pub(super) const UNATTRIBUTED: Failure = Failure {
     cause: Cause::Unattributed,
     certainty: Certainty::Guess,
     phase: Phase::Request,
@@ -264,24 +264,40 @@ impl Core {
         })));
     }
 
-    /// A proxy that closed on its client without an answer has given up what it had under way for it:
-    /// the end of that connection may be minutes away, when the upstream takes no more bytes and the
-    /// FIN has to wait behind them.
+    /// Ends what was under way for a request that is over, where the end would come too late or never:
+    ///
+    /// * A proxy that closed on its client without an answer has given its attempt up. The end of that
+    ///   connection may be minutes away, when the upstream takes no more bytes and the FIN has to wait
+    ///   behind them.
+    /// * Of a response whose head was too long to be read the end is not seen. A proxy that has passed
+    ///   it on had what it wanted.
     fn give_up_open(&mut self, request: &mut OpenRequest, outcome: &Outcome) {
+        if request.open.is_empty() {
+            return;
+        }
         let closed = matches!(
             request.end,
             Some((Some(End::LocalClose | End::LocalReset), _))
         );
-        if !closed || outcome.code.is_some() || outcome.client_gone.is_some() {
-            return;
-        }
+        let unanswered = closed && outcome.code.is_none() && outcome.client_gone.is_none();
+        let is_passed_on = |trial: &Trial| {
+            let given = outcome.code.is_some() && trial.code() == outcome.code;
+            given && trial.flags.head_cut() && trial.response_began()
+        };
         for key in std::mem::take(&mut request.open) {
-            let Some(mut trial) = self.attempts.remove(key) else {
+            let end = match self.attempts.get(key) {
+                Some(_) if unanswered => Some(End::LocalClose),
+                Some(trial) if is_passed_on(trial) => Some(End::Superseded),
+                _ => None,
+            };
+            let taken = end.and_then(|end| Some((end, self.attempts.remove(key)?)));
+            let Some((end, mut trial)) = taken else {
+                request.open.push(key);
                 continue;
             };
             self.connections.mark_ended(key);
             trial.ended = outcome.ended;
-            trial.finish(Finish::Exchange(End::LocalClose));
+            trial.finish(Finish::Exchange(end));
             self.held += 1;
             request.tries.push(trial);
         }
@@ -408,6 +424,7 @@ impl Core {
             key,
             join: Join::Waiting,
             surety: Certainty::Guess,
+            witnesses: Witnesses::NO_OTHER,
             forwarding: false,
         };
         trial.adopt(parent, from);
@@ -530,120 +547,4 @@ impl Core {
             Certainty::Strong
         }
     }
-}
-
-/// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
-/// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does
-/// not count.
-fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> bool {
-    outcome.code.is_some_and(|code| code >= 500)
-        && tries.iter().any(|trial| {
-            let surely_its_own = trial
-                .parent
-                .is_some_and(|parent| parent.surety < Certainty::Guess);
-            let request = Some(outcome);
-            surely_its_own && judge(&Case { trial, request }).is_some()
-        })
-}
-
-/// Whether the request was rescued from this failure. A body that broke off under the last
-/// attempt was not: the client has its status, and a cut body.
-fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<bool> {
-    let failure = failure?;
-    let answered = outcome.code.is_some_and(|code| code < 500);
-    let reached_client = is_last && failure.phase == Phase::Body;
-    Some(answered && !reached_client && failure.cause != Cause::ClientAbort)
-}
-
-/// The attempt that the answer was given for, and the most that can be said of that: of those that
-/// were answered or over by then, the last to be so. Of attempts side by side (a mirrored request, a
-/// hedged one) it is that whose status was passed on.
-fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
-    let by = outcome.answer_began.unwrap_or(outcome.ended);
-    let by = by.saturating_add(AT_ONCE);
-    let known = |attempt: &Attempt| match attempt.header_seconds {
-        Some(seconds) => attempt
-            .started
-            .saturating_add(Duration::from_secs_f64(seconds).as_nanos() as Nanos),
-        None => attempt.ended,
-    };
-    let all = attempts.iter().enumerate();
-    let (last, _) = all
-        .filter(|(_, attempt)| known(attempt) <= by)
-        .max_by_key(|(at, attempt)| (known(attempt), *at))
-        .or(attempts.iter().enumerate().next_back())?;
-    let (started, ended) = (attempts[last].started, known(&attempts[last]));
-    let side_by_side: Vec<usize> = (0..attempts.len())
-        .filter(|at| {
-            let other = &attempts[*at];
-            let common = ended
-                .min(known(other))
-                .saturating_sub(started.max(other.started));
-            *at != last && common > SLACK
-        })
-        .collect();
-    if side_by_side.is_empty() {
-        return Some((last, Certainty::Proof));
-    }
-    let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
-    let passed_on = |at: &usize| {
-        outcome.code.is_some_and(|code| code >= 500) && attempts[*at].code == outcome.code
-    };
-    let mut candidates = side_by_side
-        .iter()
-        .chain([&last])
-        .filter(|at| passed_on(at));
-    match (candidates.next(), candidates.next()) {
-        (Some(only), None) => Some((*only, Certainty::Strong)),
-        _ if side_by_side.iter().all(|at| cause(*at) == cause(last)) => {
-            Some((last, Certainty::Strong))
-        }
-        _ => Some((last, Certainty::Guess)),
-    }
-}
-
-/// Why the client got 500 or more, or no answer: the cause of the attempt `at`, where that explains
-/// it. `surety` is the most that can be said of it being the one that was answered for.
-fn error_of(
-    request: &OpenRequest,
-    outcome: &Outcome,
-    attempts: &[Arc<Attempt>],
-    at: Option<usize>,
-    surety: Certainty,
-) -> (Option<Failure>, Option<usize>) {
-    let is_error = match outcome.code {
-        Some(code) => code >= 500,
-        None => outcome.client_gone.is_none() && (request.was_asked() || !attempts.is_empty()),
-    };
-    if !is_error {
-        return (None, None);
-    }
-    // An attempt that is still under way began after those that are over.
-    let last = at.and_then(|at| attempts.get(at));
-    let Some(last) = last.filter(|_| request.open.is_empty()) else {
-        return (Some(UNATTRIBUTED), None);
-    };
-    let Some(failure) = last.failure else {
-        // It succeeded: the error is the proxy's own, or of an attempt that was not seen.
-        return (
-            Some(Failure {
-                phase: Phase::Body,
-                ..UNATTRIBUTED
-            }),
-            at,
-        );
-    };
-    let same_status = failure.cause != Cause::UpstreamStatus || last.code == outcome.code;
-    let certainty = if same_status {
-        failure.certainty.max(surety)
-    } else {
-        failure.certainty.max(surety).max(Certainty::Strong)
-    };
-    (
-        Some(Failure {
-            certainty,
-            ..failure
-        }),
-        at,
-    )
 }

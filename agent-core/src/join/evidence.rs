@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{AT_ONCE, SLACK, YOUNG_US, is_late};
+use super::{AT_ONCE, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::Trial;
 use crate::observation::{Framing, Nanos, RequestHead};
 use crate::process::Processes;
@@ -28,6 +28,8 @@ pub(crate) struct Evidence {
     pub(crate) late: bool,
     /// No attempt is under way for it.
     pub(crate) free: bool,
+    /// It was pipelined: only its answer was seen.
+    pub(crate) pipelined: bool,
     /// An earlier attempt of it went to the same upstream.
     pub(crate) again: bool,
     /// Of answers: what the client got.
@@ -108,6 +110,26 @@ impl Evidence {
     }
 }
 
+impl Evidence {
+    /// What of it is reported.
+    pub(super) fn witnesses(&self) -> Witnesses {
+        let stripped = matches!(
+            self.likeness,
+            Likeness::Stripped(1..) | Likeness::Common(1..)
+        );
+        Witnesses::default()
+            .and_if(self.touch >= Touch::Foreign, Witnesses::ERRAND)
+            .and_if(self.likeness == Likeness::Same, Witnesses::REQUEST_LINE)
+            .and_if(stripped, Witnesses::PATH_END)
+            .and_if(self.same_id, Witnesses::ID)
+            .and_if(self.same_body, Witnesses::BODY_SIZE)
+            .and_if(self.same_host, Witnesses::HOST)
+            .and_if(self.answer.same_status, Witnesses::STATUS)
+            .and_if(self.answer.same_length, Witnesses::ANSWER_LENGTH)
+            .and_if(self.again, Witnesses::SAME_UPSTREAM)
+    }
+}
+
 /// The request that the acting thread touched last, when it was open then.
 pub(super) fn by_errand(
     trial: &Trial,
@@ -119,13 +141,25 @@ pub(super) fn by_errand(
         cookie: errand.cookie.get(),
         index: errand.index,
     };
-    let request = requests.get(key)?;
-    // The thread has read the request: where its process is not known yet, it is that of the thread.
-    let same_process =
-        trial.tgid.is_some() && (request.tgid.is_none() || request.tgid == trial.tgid);
-    if !same_process || !is_open_at(request, trial.errand_at) {
-        return None;
-    }
+    let is_its = |request: &&OpenRequest| {
+        // The thread has read the request: where its process is not known yet, it is the thread's.
+        let own = request.tgid.is_none() || request.tgid == trial.tgid;
+        trial.tgid.is_some() && own && is_open_at(request, trial.errand_at)
+    };
+    // A client that pipelines has sent the next one as well.
+    let next = Key {
+        index: key.index.saturating_add(1),
+        ..key
+    };
+    let touched = requests
+        .get(key)
+        .filter(is_its)
+        .map(|request| (key, request));
+    let pipelined = || {
+        let request = requests.get(next).filter(is_its)?;
+        request.is_pipelined().then_some((next, request))
+    };
+    let (key, request) = touched.or_else(pipelined)?;
     // The errand of a connect, or of what was sent on an open connection.
     let sent = trial
         .exchange
@@ -250,6 +284,7 @@ fn between(trial: &Trial, request: &OpenRequest, at: Nanos) -> Evidence {
             .is_some_and(|(sent, asked)| sent.host.is_some() && sent.host == asked.host),
         late: is_late(request.started, at) && request.tries.is_empty(),
         free: request.open.is_empty(),
+        pipelined: request.is_pipelined(),
         again: request
             .tries
             .iter()
@@ -356,6 +391,7 @@ mod tests {
             same_host: false,
             late: false,
             free: true,
+            pipelined: false,
             again: false,
             answer: Answer::default(),
         };

@@ -162,6 +162,7 @@ impl Told {
             failure,
             masked,
             evidence,
+            witnesses: _,
         } = attempt;
         let mut line = format!("{} ", self.at(*started));
         match upstream {

@@ -186,6 +186,9 @@ pub struct AttemptShape {
     pub join: String,
     /// How sure it is that it was made for this request; null when its request is not known.
     pub join_certainty: Option<String>,
+    /// What spoke for this request.
+    #[serde(default)]
+    pub join_evidence: Vec<String>,
     /// On a connection that had carried an exchange.
     pub reused: Option<bool>,
     /// How long that connection had been idle.
@@ -451,6 +454,7 @@ mod tests {
         "ready_endpoints": null,
         "join": "errand",
         "join_certainty": "proof",
+        "join_evidence": ["errand", "request_line"],
         "reused": true,
         "idle_seconds": 5.002,
         "cause": "keepalive_race",

@@ -152,7 +152,7 @@ fn joins() -> Row {
         Panel::stack(
             "Attempts by how they were joined to a request",
             "ops",
-            "errand is sure; request_line and waiting are good; answer is a guess; none has no request. HAProxy, Caddy, Traefik and Varnish have more of the later ones by nature.",
+            "errand is sure; request_line, path_end and waiting are good; answer is a guess; none has no request. HAProxy, Caddy, Traefik and Varnish have more of the later ones by nature.",
         )
         .query(rate("join", "why502_agent_attempts_total", HOSTS), "{{join}}"),
         Panel::lines(

@@ -1,0 +1,236 @@
+//! Joins without the request line: proxies rewrite paths, clients pipeline, processes are not known yet.
+
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use agent_core::cause::{Cause, Certainty};
+use agent_core::event::{Join, Request};
+use agent_core::observation::{ConnectOutcome, End, Framing, Observation, RequestHead, What};
+use agent_core::{Core, ProcessKind};
+use agent_wire::record::flag;
+use support::{Sock, Told, client, core, know, sent, told, upstream};
+
+/// A proxy in which the thread says little.
+const HAPROXY: u32 = 300;
+
+fn haproxy() -> Core {
+    let mut core = core();
+    know(&mut core, HAPROXY, "haproxy", ProcessKind::Known);
+    core
+}
+
+fn asks(cookie: u64) -> Sock {
+    client(cookie).of(Some(HAPROXY))
+}
+
+fn sends(cookie: u64, at: f64) -> Sock {
+    upstream(cookie).of(Some(HAPROXY)).opened(at)
+}
+
+fn request_of(told: &Told, cookie: u64) -> Arc<Request> {
+    let mut requests = told.requests().into_iter();
+    requests
+        .find(|request| request.cookie == cookie)
+        .expect("the request is reported")
+}
+
+/// Two requests at a time; an attempt with `sent_path` ends without an answer, and the first client
+/// gets 502.
+fn two(paths: [&str; 2], sent_path: &str) -> (Told, Core) {
+    let mut core = haproxy();
+    let (a, b) = (sent(0, 1.0), sent(0, 1.1));
+    let x = sent(0, 1.5).ended(End::PeerFin);
+    let seen = vec![
+        asks(1).request(&a, "GET", paths[0]),
+        asks(2).request(&b, "GET", paths[1]),
+        sends(10, 1.4).request(&x, "GET", sent_path),
+        sends(10, 1.4).end(3.0, &x),
+        asks(1).response(&a.answered(502, 3.1)),
+        asks(2).response(&b.answered(200, 90.0)),
+    ];
+    (told(&mut core, seen), core)
+}
+
+#[test]
+fn the_end_of_the_path_tells_whose_attempt_it_was() {
+    let (told, _) = two(["/api/users/1", "/api/users/2"], "/users/1");
+    let request = request_of(&told, 1);
+    assert_eq!(request.attempts[0].join, Join::PathEnd);
+    assert_eq!(request.attempts[0].join_certainty, Some(Certainty::Strong));
+    let error = request.error.expect("502");
+    assert_eq!(error.cause, Cause::ClosedBeforeResponse);
+    let witnesses: Vec<_> = request.attempts[0].witnesses.names().collect();
+    assert_eq!(witnesses, ["path_end", "host", "no_other"]);
+}
+
+#[test]
+fn of_two_with_the_same_end_the_answer_that_followed_decides() {
+    let (told, _) = two(["/a/list", "/b/list"], "/list");
+    let request = request_of(&told, 1);
+    assert_eq!(request.attempts[0].join, Join::Answer);
+    assert_eq!(request_of(&told, 2).attempts.len(), 0);
+}
+
+#[test]
+fn with_nothing_in_common_the_answer_decides_and_the_only_one_that_waits() {
+    let (both, _) = two(["/shop/cart", "/shop/item"], "/index.php");
+    assert_eq!(request_of(&both, 1).attempts[0].join, Join::Answer);
+
+    let mut core = haproxy();
+    let (a, x) = (sent(0, 1.0), sent(0, 1.5).ended(End::PeerFin));
+    let seen = vec![
+        asks(1).request(&a, "GET", "/shop/cart"),
+        sends(10, 1.4).request(&x, "GET", "/index.php"),
+        sends(10, 1.4).end(3.0, &x),
+        asks(1).response(&a.answered(502, 3.1)),
+    ];
+    let told = told(&mut core, seen);
+    assert_eq!(told.request().attempts[0].join, Join::Waiting);
+}
+
+#[test]
+fn what_contradicts_excludes() {
+    // A body of another size, another method.
+    let length = |observation: Observation, length: u64| {
+        with_head(observation, |head| {
+            head.content_length = Some(length);
+        })
+    };
+    for (method, bytes, joined) in [("POST", 10, true), ("POST", 11, false), ("PUT", 10, false)] {
+        let mut core = haproxy();
+        let (a, x) = (sent(0, 1.0), sent(0, 1.5).ended(End::PeerFin));
+        let seen = vec![
+            length(asks(1).request(&a, "POST", "/api/users/1"), 10),
+            length(sends(10, 1.4).request(&x, method, "/users/1"), bytes),
+            sends(10, 1.4).end(3.0, &x),
+            asks(1).response(&a.answered(502, 3.1)),
+        ];
+        let told = told(&mut core, seen);
+        let request = request_of(&told, 1);
+        assert_eq!(request.attempts.len() == 1, joined, "{method} {bytes}");
+    }
+}
+
+#[test]
+fn a_process_that_is_not_known_is_not_the_same() {
+    // Nobody has answered where the request arrived: it may be another program's.
+    let mut core = haproxy();
+    let (a, x) = (sent(0, 1.0), sent(0, 1.5).answered(200, 3.0));
+    let seen = vec![
+        client(1).of(None).request(&a, "GET", "/"),
+        sends(10, 1.4).request(&x, "GET", "/"),
+        sends(10, 1.4).response(&x),
+    ];
+    assert_eq!(told(&mut core, seen).attempt().join, Join::None);
+}
+
+#[test]
+fn a_cut_answer_waits_for_the_attempt_that_was_cut() {
+    let mut core = haproxy();
+    let a = sent(0, 1.0)
+        .head(200, 2.0, Framing::Length(9000))
+        .body(1000, 2.0);
+    let b = sent(0, 1.0);
+    let x = sent(0, 1.5)
+        .head(200, 1.9, Framing::Length(9000))
+        .body(1000, 1.9);
+    let (a, x) = (a.ended(End::LocalClose), x.ended(End::PeerFin));
+    let seen = vec![
+        asks(1).request(&a, "GET", "/shop/cart"),
+        asks(2).request(&b, "GET", "/shop/item"),
+        sends(10, 1.4).request(&x, "GET", "/index.php"),
+        asks(1).end(3.1, &a),
+        sends(10, 1.4).end(3.2, &x),
+        asks(2).response(&b.answered(200, 90.0)),
+    ];
+    let told = told(&mut core, seen);
+    let attempt = request_of(&told, 1).attempts[0].clone();
+    assert_eq!(
+        attempt.failure.expect("it was cut").cause,
+        Cause::TruncatedResponse
+    );
+    let witnesses: Vec<_> = attempt.witnesses.names().collect();
+    assert!(witnesses.contains(&"answer_length"), "{witnesses:?}");
+}
+
+#[test]
+fn a_pipelined_request_has_its_attempt() {
+    let mut core = core();
+    let (first, second) = (
+        sent(0, 1.0),
+        sent(1, 50.1).idle_since(50.0).answered(502, 50.4),
+    );
+    let dead = upstream(11).opened(50.2).errno(111);
+    let touched = support::errand(1);
+    let seen = vec![
+        client(1).request(&first, "GET", "/slow"),
+        client(1).response(&first.answered(200, 50.0)),
+        dead.connect(50.3, ConnectOutcome::Reset, touched),
+        client(1).flag(flag::NO_REQUEST).response(&second),
+    ];
+    let told = told(&mut core, seen);
+    let requests = told.requests();
+    let request = requests.iter().find(|request| request.code == Some(502));
+    let error = request.expect("502").error.expect("an error");
+    assert_eq!(error.cause, Cause::ConnectRefused);
+    assert_eq!(error.certainty, Certainty::Strong);
+}
+
+#[test]
+fn a_proxy_that_closed_without_an_answer_has_given_its_attempt_up() {
+    // The end of that connection comes minutes later, when the upstream takes no more bytes.
+    let mut core = haproxy();
+    let a = sent(0, 1.0).ended(End::LocalClose);
+    let x = sent(0, 1.5).acked(0);
+    let long = |observation| with_head(observation, |head| head.content_length = Some(1 << 24));
+    let seen = vec![
+        long(asks(1).request(&a, "POST", "/post")),
+        long(sends(10, 1.4).request(&x, "POST", "/post")),
+        asks(1).end(2001.0, &a),
+    ];
+    let request = told(&mut core, seen).request();
+    let error = request.error.expect("no answer");
+    assert_eq!(error.cause, Cause::RequestStalled);
+}
+
+#[test]
+fn an_attempt_whose_end_cannot_be_seen_is_reported_with_its_request() {
+    // A head that was too long to be read: the connection is kept, and says nothing more.
+    let mut core = haproxy();
+    let (a, x) = (sent(0, 1.0), sent(0, 1.5).head(200, 3.0, Framing::Unknown));
+    let seen = vec![
+        asks(1).request(&a, "GET", "/api/users/1"),
+        sends(10, 1.4).request(&x, "GET", "/users/1"),
+        sends(10, 1.4).flag(flag::HEAD_CUT).response(&x),
+        asks(1).response(&a.answered(200, 3.2)),
+    ];
+    let request = told(&mut core, seen).request();
+    assert_eq!(request.attempts.len(), 1);
+    assert_eq!(request.attempts[0].failure, None);
+}
+
+#[test]
+fn a_close_with_so_linger_0_is_the_proxys_own() {
+    let u = sends(11, 1.2).errno(104).syns(1);
+    let (asked, mut core) = (sent(0, 1.0), haproxy());
+    let seen = vec![
+        asks(1).request(&asked, "GET", "/"),
+        u.connect(1001.2, ConnectOutcome::KernelError, support::errand(1)),
+        asks(1).response(&asked.answered(503, 1001.3)),
+    ];
+    let error = told(&mut core, seen).request().error.expect("503");
+    assert_eq!(error.cause, Cause::ConnectTimeout);
+}
+
+fn with_head(mut observation: Observation, change: impl FnOnce(&mut RequestHead)) -> Observation {
+    if let What::Request {
+        head: Some(head), ..
+    } = &mut observation.what
+    {
+        change(head);
+    }
+    observation
+}
