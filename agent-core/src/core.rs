@@ -3,8 +3,8 @@
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
 //! is in `observe`, how attempts come to their requests in `joining`, those whose talk is not
-//! read in `unread`, how both come to their verdict in `verdict` and `answered`, and what happens
-//! by the mere passing of time in `time`.
+//! read in `unread`, how both come to their verdict in `verdict`, `answered` and `without`, and
+//! what happens by the mere passing of time in `time`.
 
 mod answered;
 mod connecting;
@@ -13,6 +13,7 @@ mod observe;
 mod time;
 mod unread;
 mod verdict;
+mod without;
 
 use rustc_hash::FxHashMap;
 

@@ -5,10 +5,18 @@
 
 use core::ffi::c_void;
 
-use agent_wire::record::{Death, Header, kind};
+use agent_wire::record::{Death, Header, flag, kind, side};
+use aya_ebpf::btf_maps::LruHashMap;
+use aya_ebpf::macros::btf_map;
 
+use crate::flow::Flow;
 use crate::kernel;
 use crate::output;
+
+/// Processes that were taken down lately, for their connections that are not read: which of them
+/// served what is only worth a record then.
+#[btf_map]
+static DYING: LruHashMap<u32, u8, 64> = LruHashMap::new();
 
 const SIG_DFL: u64 = 0;
 const SIGKILL: u32 = 9;
@@ -43,6 +51,7 @@ pub(crate) fn signal_delivered(signal: u32, action: *const c_void) {
     if signal != SIGKILL && kernel::signal_handler(action) != SIG_DFL {
         return;
     }
+    let _ = DYING.insert(kernel::tgid(), 1, 0);
     output::emit(
         &Death {
             header: Header {
@@ -55,4 +64,17 @@ pub(crate) fn signal_delivered(signal: u32, action: *const c_void) {
         kind::DEATH,
         kernel::now(),
     );
+}
+
+/// The end of a connection that the process of `flow` served and that is not read: told where that
+/// process was taken down, for the daemon knows such connections by nothing else.
+#[inline(always)]
+pub(crate) fn served_end(flow: &mut Flow) {
+    let unread = flow.header.side == side::UNKNOWN && !flow.has(flag::ACTIVE_OPEN);
+    if !unread || flow.addressed == 0 || flow.header.tgid == 0 {
+        return;
+    }
+    if DYING.get_ptr(flow.header.tgid).is_some() {
+        output::emit(&flow.header, kind::TCP, kernel::now());
+    }
 }

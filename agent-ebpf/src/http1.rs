@@ -23,6 +23,7 @@ use crate::scan::{HTTP_1, SEVEN_BYTES};
 use crate::segment::Payload;
 use crate::tallies;
 use crate::tls;
+use crate::unread;
 
 /// New bytes on a socket that may carry HTTP.
 #[inline(always)]
@@ -73,6 +74,9 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         // A response whose request was before our time: now we know who is who.
         flow.header.side = if sent { side::CLIENT } else { side::UPSTREAM };
         flow.phase = phase::IDLE;
+        if !sent && flow.talked != 0 && flow.has(flag::SEEN_OPEN) {
+            unread::is_answered(flow);
+        }
         return true;
     }
     let is_tls = start & 0xffff == 0x0316;

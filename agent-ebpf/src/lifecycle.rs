@@ -13,6 +13,7 @@ use agent_wire::tally::Tally;
 
 use crate::attention;
 use crate::connecting;
+use crate::death;
 use crate::deferred;
 use crate::errand;
 use crate::flow::{Flow, phase};
@@ -156,6 +157,7 @@ fn local_closed(flow: &mut Flow) {
     }
     if !flow.is_client_side() {
         finish(flow, end::LOCAL_CLOSE, kernel::now());
+        death::served_end(flow);
     }
 }
 
@@ -215,6 +217,9 @@ fn entered_close(flow: &mut Flow) {
 fn closed(flow: &mut Flow) {
     if flow.closed != 0 {
         return;
+    }
+    if !flow.has(flag::LOCAL_FIN) {
+        death::served_end(flow);
     }
     let taken_down = flow.closing == TAKEN_DOWN;
     flow.closed = 1;

@@ -11,7 +11,7 @@ use agent_wire::record::{End, end, flag, kind, side};
 
 use crate::attention;
 use crate::errand;
-use crate::flow::{Flow, phase};
+use crate::flow::{Flow, method, phase};
 use crate::kernel::{self, assign};
 use crate::output;
 use crate::packet::Segment;
@@ -75,6 +75,17 @@ pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
     flow.exchange.response_bytes += u64::from(segment.len);
 }
 
+/// The answer is HTTP/1, although what was asked is not, as uWSGI does (and a request may be hidden
+/// behind a PROXY header): it is read. `flow` has just been taken for an upstream's.
+#[inline(always)]
+pub(crate) fn is_answered(flow: &mut Flow) {
+    flow.phase = phase::REQUEST;
+    flow.set(flag::NO_REQUEST);
+    flow.method = method::OTHER;
+    let bytes = flow.exchange.request_bytes as u32;
+    flow.request_seq = flow.sent.end.wrapping_sub(bytes);
+}
+
 /// The connection sends after it received. On another errand that is another use of it.
 #[inline(always)]
 fn used_again(flow: &mut Flow, now: u64) {
@@ -136,8 +147,6 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
 #[inline(always)]
 fn tell(flow: &mut Flow, how: u8, now: u64) {
     flow.exchange.end = how;
-    flow.header.kind = kind::UNREAD;
-    flow.header.time_ns = now;
     // In place: the packet programs have no stack to spare.
     output::emit_with(kind::UNREAD, now, |record: &mut End| {
         assign(&mut record.header, &flow.header);

@@ -63,7 +63,7 @@ pub(crate) const IPERF: Package = Package {
 };
 
 /// What the end-to-end tests run against, but Envoy, which Debian does not have.
-pub(crate) const TESTS: [Package; 18] = [
+pub(crate) const TESTS: [Package; 21] = [
     NGINX,
     // A gateway that nobody knows.
     Package {
@@ -86,6 +86,19 @@ pub(crate) const TESTS: [Package; 18] = [
     Package {
         name: "varnish",
         shows: "varnishd",
+    },
+    // Upstreams that speak FastCGI and uwsgi.
+    Package {
+        name: "php8.2-fpm",
+        shows: "php-fpm8.2",
+    },
+    Package {
+        name: "uwsgi-core",
+        shows: "uwsgi",
+    },
+    Package {
+        name: "uwsgi-plugin-python3",
+        shows: "uwsgi_python3",
     },
     IPROUTE,
     BPFTOOL,

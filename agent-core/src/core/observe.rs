@@ -36,7 +36,12 @@ impl Core {
             self.left_alone(&socket, out);
             return;
         }
-        if socket.side == Side::Client
+        let serves = match socket.side {
+            Side::Client => true,
+            Side::Unknown => matches!(what, What::Tcp) && !socket.flags.active_open(),
+            Side::Upstream => false,
+        };
+        if serves
             && let Some(tgid) = socket.tgid
             && !self.deaths.is_quiet(socket.time)
         {

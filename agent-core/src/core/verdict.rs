@@ -4,7 +4,6 @@
 //! got is part of the evidence; a request that is over waits for its attempts, since
 //! HAProxy answers before it closes upstream (nginx and Envoy do it the other way round).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Core;
@@ -12,16 +11,13 @@ use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
-use crate::join::{self, Parent, SLACK, Witnesses};
-use crate::lookups::Lookup;
+use crate::event::{Attempt, Event, Failure, Join, Request, Upstream};
+use crate::join::{self, SLACK};
 use crate::network;
 use crate::observation::{End, Nanos, Phase, RequestHead};
-use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
-use crate::routes::{self, Fare, Moment};
+use crate::routes;
 use crate::table::Key;
-use crate::unread::Used;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
@@ -36,14 +32,6 @@ pub(super) const UNATTRIBUTED: Failure = Failure {
     phase: Phase::Request,
     how: How::None,
 };
-
-/// What is known of a request's error for which no attempt is known.
-enum Without {
-    /// Why, and for which failure its upstreams had been given up before.
-    Judged(Failure, Option<Cause>),
-    /// It is not known; what may have been used for it, if anything.
-    Unread(Used),
-}
 
 impl Core {
     /// An attempt is over: it goes to its request, is told, or waits for a request.
@@ -225,17 +213,10 @@ impl Core {
         let (error, mut error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
         let (error, origin) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
-                match self.without_attempt(key, &request, &outcome, &proxy) {
-                    Without::Judged(failure, origin) => (Some(failure), origin),
-                    Without::Unread(used) => {
-                        if let Used::Only(upstream) = used {
-                            let attempt = self.guessed(key, &request, &outcome, &proxy, upstream);
-                            attempts.push(attempt);
-                            error_attempt = Some(0);
-                        }
-                        (Some(UNATTRIBUTED), None)
-                    }
-                }
+                let (error, origin, guessed) = self.unanswered(key, &request, &outcome, &proxy);
+                error_attempt = guessed.is_some().then_some(0);
+                attempts.extend(guessed);
+                (Some(error), origin)
             }
             error => (error, None),
         };
@@ -301,135 +282,6 @@ impl Core {
             self.held += 1;
             request.tries.push(trial);
         }
-    }
-
-    /// Why a request got an error for which no attempt was made, as far as is known.
-    fn without_attempt(
-        &mut self,
-        key: Key,
-        request: &OpenRequest,
-        outcome: &Outcome,
-        proxy: &Proxy,
-    ) -> Without {
-        let failure = |cause, certainty| {
-            let (phase, how) = (Phase::Connect, How::None);
-            let failure = Failure {
-                cause,
-                certainty,
-                phase,
-                how,
-            };
-            Without::Judged(failure, None)
-        };
-        let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
-        // An attempt may have been there and not been seen, or not been recognised as its own.
-        let whole = self.lost_at.is_none_or(|lost| lost < from);
-        let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
-        let head = request.head.as_ref();
-        // Where joins are doubtful, so is that there was no attempt.
-        let Habits {
-            fail_window: window,
-            connects_at_once: acts_at_once,
-            sends_at_once: _,
-            none_left_code,
-            keeps_last,
-        } = self.processes.habits(Some(tgid));
-        let instance = self.processes.instance(tgid);
-        let used = self.used_meanwhile(tgid, request, outcome);
-        let may_have_used = self.may_have_used(tgid, request, outcome);
-        let moment = Moment {
-            at: outcome.answer_began.unwrap_or(to).max(from),
-            window,
-        };
-        let fare = self.routes.fare(instance, head, tgid, moment);
-        // Where the route is not known, a name that a request of it asked for is a nearer witness
-        // than servers of other routes, if it is known who asked.
-        let nameless = match fare {
-            Fare::Unknown => true,
-            Fare::ProxyAllDown(_) => acts_at_once,
-            Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
-        };
-        // Without a code the proxy closed: that says nothing of upstreams.
-        if !whole || outcome.code.is_none() {
-            return Without::Unread(used);
-        }
-        let route = head.map(|head| self.routes.of(head));
-        let lookup = self.lookups.of_request(tgid, key, route, from, to);
-        if lookup == Some(Lookup::Failed) {
-            return failure(Cause::DnsFailure, Certainty::Strong);
-        }
-        // An attempt ran, and nobody knows for whom.
-        if !used.is_nothing() {
-            return Without::Unread(used);
-        }
-        if lookup == Some(Lookup::FailedForAnother) && !unjoined && nameless {
-            return failure(Cause::DnsFailure, Certainty::Guess);
-        }
-        let down = |certainty, origin| match failure(Cause::NoLiveUpstream, certainty) {
-            Without::Judged(failure, _) => Without::Judged(failure, Some(origin)),
-            other @ Without::Unread(_) => other,
-        };
-        // A proxy without an upstream to try has a code for that; another is of a rule or a limit,
-        // unless an error page changed it.
-        let by_code = none_left_code.is_none_or(|code| outcome.code == Some(code));
-        match fare {
-            Fare::AllDown {
-                origin,
-                gives_up,
-                several,
-            } if by_code => {
-                let strong = !unjoined
-                    && gives_up
-                    && acts_at_once
-                    && none_left_code.is_some()
-                    && (several || !keeps_last);
-                let sure = if strong {
-                    Certainty::Strong
-                } else {
-                    Certainty::Guess
-                };
-                down(sure, origin)
-            }
-            Fare::ProxyAllDown(origin) if by_code => down(Certainty::Guess, origin),
-            _ if unjoined => Without::Unread(Used::Nothing),
-            _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
-            Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
-            Fare::AllDown { .. }
-            | Fare::ProxyAllDown(_)
-            | Fare::Healthy
-            | Fare::SomeDown
-            | Fare::Unknown => failure(Cause::ProxyGenerated, Certainty::Guess),
-        }
-    }
-
-    /// The attempt at the only upstream that was used then by nobody knows whom.
-    fn guessed(
-        &mut self,
-        key: Key,
-        request: &OpenRequest,
-        outcome: &Outcome,
-        proxy: &Proxy,
-        upstream: Upstream,
-    ) -> Arc<Attempt> {
-        let (none, nowhere) = (
-            Key {
-                cookie: 0,
-                index: 0,
-            },
-            SocketAddr::from(([0; 4], 0)),
-        );
-        let (from, to) = (request.started, outcome.ended);
-        let mut trial = Trial::unread(none, proxy.tgid, upstream, nowhere.into(), from, to);
-        let parent = Parent {
-            key,
-            join: Join::Waiting,
-            surety: Certainty::Guess,
-            witnesses: Witnesses::NO_OTHER,
-            forwarding: false,
-        };
-        trial.adopt(parent, from);
-        self.counts.attempts.begun += 1;
-        trial.into_attempt(proxy.clone(), Some(UNATTRIBUTED), Some(false))
     }
 
     /// What the upstream's own socket told, where that is on this host: whether its process was

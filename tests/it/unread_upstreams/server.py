@@ -1,6 +1,6 @@
 """An upstream that speaks FastCGI, uwsgi or HTTP as little as it must, and misbehaves as the path says.
 
-    server.py http|fastcgi|uwsgi 127.0.0.1:PORT|/path/of/socket
+    server.py http|https|fastcgi|uwsgi|h2 127.0.0.1:PORT|/path/of/socket [order|certificate]
 
 Each connection is served by a process of its own: an order may end it.
 """
@@ -8,6 +8,7 @@ Each connection is served by a process of its own: an order may end it.
 import os
 import signal
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -18,7 +19,7 @@ BODY = b"x" * 20000
 def answer(protocol, code, body, cut=None):
     """The bytes of an answer; of its body only the first `cut`, and nothing behind."""
     sent = body if cut is None else body[:cut]
-    if protocol == "http":
+    if protocol in ("http", "https"):
         head = "HTTP/1.1 %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
         return head.encode() + sent
     if protocol == "uwsgi":
@@ -44,20 +45,30 @@ def order_of(asked):
     return word[:end].decode() if end < len(word) else None
 
 
-def serve(protocol, stream):
-    asked = b""
+def serve(protocol, stream, more):
+    if protocol == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(more)
+        stream = context.wrap_socket(stream, server_side=True)
+    if protocol == "h2":
+        # Its own SETTINGS (RFC 9113, 3.4); what is asked is compressed.
+        stream.sendall(struct.pack(">BHBBI", 0, 0, 4, 0, 0))
+        stream.recv(65536)
+        asked = ("/order-%s." % more).encode()
+    else:
+        asked = b""
     while order_of(asked) is None:
-        more = stream.recv(65536)
-        if not more:
+        some = stream.recv(65536)
+        if not some:
             return
-        asked += more
+        asked += some
     # The rest of the request, which may come in pieces: left unread, it would turn FIN into RST.
     time.sleep(0.02)
     stream.setblocking(False)
     try:
         while stream.recv(65536):
             pass
-    except BlockingIOError:
+    except (BlockingIOError, ssl.SSLWantReadError):
         pass
     stream.setblocking(True)
     order = order_of(asked)
@@ -83,7 +94,7 @@ def serve(protocol, stream):
     stream.close()
 
 
-def main(protocol, address):
+def main(protocol, address, more=None):
     if address.startswith("/"):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(address)
@@ -100,11 +111,11 @@ def main(protocol, address):
         if os.fork() == 0:
             listener.close()
             try:
-                serve(protocol, stream)
+                serve(protocol, stream, more)
             except OSError:
                 pass
             os._exit(0)
         stream.close()
 
 
-main(sys.argv[1], sys.argv[2])
+main(*sys.argv[1:])
