@@ -136,10 +136,8 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
 #[inline(always)]
 fn tell(flow: &mut Flow, how: u8, now: u64) {
     flow.exchange.end = how;
-    flow.header.kind = kind::UNREAD;
-    flow.header.time_ns = now;
     // In place: the packet programs have no stack to spare.
-    output::emit_with(kind::UNREAD, |record: &mut End| {
+    output::emit_with(kind::UNREAD, now, |record: &mut End| {
         assign(&mut record.header, &flow.header);
         assign(&mut record.exchange, &flow.exchange);
     });
