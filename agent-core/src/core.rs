@@ -5,6 +5,7 @@
 //! is in `observe`, how attempts come to their requests in `joining`, those whose talk is not read in `unread`, how both come to their
 //! verdict in `verdict`, and what happens by the mere passing of time in `time`.
 
+mod checking;
 mod connecting;
 mod joining;
 mod observe;
@@ -12,10 +13,13 @@ mod time;
 mod unread;
 mod verdict;
 
+pub(crate) use checking::Asked;
+
 use rustc_hash::FxHashMap;
 
 use crate::attempt::Trial;
 use crate::by_ends::ByEnds;
+use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
 use crate::event::{Event, Proxy, Upstream};
@@ -45,6 +49,7 @@ pub struct Core {
     requests: Requests,
     attempts: Table<Key, Box<Trial>>,
     routes: Routes,
+    checks: Checks,
     lookups: Lookups,
     deaths: Deaths,
     /// Why servers on this host reset their connections.
@@ -106,6 +111,7 @@ impl Core {
             requests: Requests::new(limits.requests),
             attempts: Table::new(limits.attempts),
             routes: Routes::default(),
+            checks: Checks::default(),
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),

@@ -103,6 +103,8 @@ pub struct Ledger {
     pub begun: u64,
     /// Told as an event.
     pub told: u64,
+    /// Told as a health check.
+    pub checks: u64,
     /// Not told: their process is no proxy.
     pub foreign: u64,
     /// Not told: their end was lost and so was any status.

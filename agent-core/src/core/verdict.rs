@@ -12,7 +12,7 @@ use super::Core;
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Event, Failure, Join, Proxy, Request, Upstream};
+use crate::event::{Attempt, Check, Event, Failure, Join, Proxy, Request, Upstream};
 use crate::join::{self, AT_ONCE, Parent, SLACK};
 use crate::lookups::Lookup;
 use crate::network;
@@ -39,8 +39,8 @@ const UNATTRIBUTED: Failure = Failure {
 
 /// What is known of a request's error for which no attempt is known.
 enum Without {
-    /// Why, and for which failure its upstreams had been given up before.
-    Judged(Failure, Option<Cause>),
+    /// Why, for which failure its upstreams had been given up before, and by which check that was seen.
+    Judged(Failure, Option<Cause>, Option<Arc<Check>>),
     /// It is not known; what may have been used for it, if anything.
     Unread(Used),
 }
@@ -86,8 +86,15 @@ impl Core {
 
     /// A success needs no request to be judged; a failure waits for one to turn up, since
     /// records of two CPUs may come in the wrong order.
-    fn without_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
-        self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
+    fn without_request(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
+        let unasked = self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
+        if trial.exchange.is_none() {
+            trial.asked = self.who_asked(&trial, unasked);
+        }
+        if self.is_known_check(&trial) {
+            self.tell_alone(trial, out);
+            return;
+        }
         if judge(&Case {
             trial: &trial,
             request: None,
@@ -223,21 +230,21 @@ impl Core {
         });
         let at = decisive.map(|(at, _)| at);
         let (error, mut error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
-        let (error, origin) = match error {
+        let (error, origin, origin_check) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
                 match self.without_attempt(key, &request, &outcome, &proxy) {
-                    Without::Judged(failure, origin) => (Some(failure), origin),
+                    Without::Judged(failure, origin, check) => (Some(failure), origin, check),
                     Without::Unread(used) => {
                         if let Used::Only(upstream) = used {
                             let attempt = self.guessed(key, &request, &outcome, &proxy, upstream);
                             attempts.push(attempt);
                             error_attempt = Some(0);
                         }
-                        (Some(UNATTRIBUTED), None)
+                        (Some(UNATTRIBUTED), None, None)
                     }
                 }
             }
-            error => (error, None),
+            error => (error, None, None),
         };
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
@@ -260,6 +267,7 @@ impl Core {
             error,
             error_attempt,
             origin,
+            origin_check,
             attempts,
         })));
     }
@@ -303,7 +311,7 @@ impl Core {
                 phase,
                 how,
             };
-            Without::Judged(failure, None)
+            Without::Judged(failure, None, None)
         };
         let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
         // An attempt may have been there and not been seen, or not been recognised as its own.
@@ -317,6 +325,7 @@ impl Core {
             sends_at_once: _,
             none_left_code,
             keeps_last,
+            checks_by_timer: _,
         } = self.processes.habits(Some(tgid));
         let instance = self.processes.instance(tgid);
         let used = self.used_meanwhile(tgid, request, outcome);
@@ -328,9 +337,9 @@ impl Core {
         let fare = self.routes.fare(instance, head, tgid, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
-        let nameless = match fare {
+        let nameless = match &fare {
             Fare::Unknown => true,
-            Fare::ProxyAllDown(_) => acts_at_once,
+            Fare::ProxyAllDown(..) => acts_at_once,
             Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
         };
         // Without a code the proxy closed: that says nothing of upstreams.
@@ -349,8 +358,8 @@ impl Core {
         if lookup == Some(Lookup::FailedForAnother) && !unjoined && nameless {
             return failure(Cause::DnsFailure, Certainty::Guess);
         }
-        let down = |certainty, origin| match failure(Cause::NoLiveUpstream, certainty) {
-            Without::Judged(failure, _) => Without::Judged(failure, Some(origin)),
+        let down = |certainty, origin, check| match failure(Cause::NoLiveUpstream, certainty) {
+            Without::Judged(failure, ..) => Without::Judged(failure, Some(origin), check),
             other @ Without::Unread(_) => other,
         };
         // A proxy without an upstream to try has a code for that; another is of a rule or a limit,
@@ -361,25 +370,24 @@ impl Core {
                 origin,
                 gives_up,
                 several,
+                check,
+                by_checks,
             } if by_code => {
-                let strong = !unjoined
-                    && gives_up
-                    && acts_at_once
-                    && none_left_code.is_some()
-                    && (several || !keeps_last);
+                let seen = gives_up && acts_at_once && (several || !keeps_last);
+                let strong = !unjoined && none_left_code.is_some() && (seen || by_checks);
                 let sure = if strong {
                     Certainty::Strong
                 } else {
                     Certainty::Guess
                 };
-                down(sure, origin)
+                down(sure, origin, check)
             }
-            Fare::ProxyAllDown(origin) if by_code => down(Certainty::Guess, origin),
+            Fare::ProxyAllDown(origin, check) if by_code => down(Certainty::Guess, origin, check),
             _ if unjoined => Without::Unread(Used::Nothing),
             _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
             Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
             Fare::AllDown { .. }
-            | Fare::ProxyAllDown(_)
+            | Fare::ProxyAllDown(..)
             | Fare::Healthy
             | Fare::SomeDown
             | Fare::Unknown => failure(Cause::ProxyGenerated, Certainty::Guess),
@@ -465,6 +473,7 @@ impl Core {
             used: (*join != Join::None).then_some(*started),
             ended: *ended,
             failure: failure.map(|failure| failure.cause),
+            check: None,
             instance: self.processes.instance(proxy.tgid),
             tgid: proxy.tgid,
         };
@@ -484,6 +493,10 @@ impl Core {
         self.ask_peer(&mut trial);
         let outcome = trial.outcome.take();
         let failure = self.failure_of(&trial, outcome.as_deref());
+        if self.is_health_check(&trial) {
+            self.tell_check(proxy, &trial, failure, out);
+            return;
+        }
         let masked = outcome
             .as_deref()
             .and_then(|outcome| masked(failure, outcome, true));
