@@ -212,6 +212,22 @@ impl Core {
             attempts_unmatched,
             errands_unmatched,
             requests_looked_at: self.requests.looked_at(),
+            evidence: [
+                ("routes", self.routes.routes()),
+                ("upstreams", self.routes.upstreams()),
+                ("checks", self.checks.len()),
+                ("servers", self.servers.len()),
+                ("deaths", self.deaths.len()),
+                ("resets", self.resets.len()),
+            ],
+            forgotten: [
+                ("routes_forgotten", self.routes.routes_refused()),
+                ("upstreams_forgotten", self.routes.upstreams_refused()),
+                ("checks_forgotten", self.checks.forgotten()),
+                ("servers_forgotten", self.servers.forgotten()),
+                ("deaths_forgotten", self.deaths.forgotten()),
+                ("resets_forgotten", self.resets.forgotten()),
+            ],
             request_ledger: requests,
             attempt_ledger: attempts,
         }

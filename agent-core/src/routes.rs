@@ -165,6 +165,8 @@ pub(crate) struct Routes {
     next_sweep: Nanos,
     /// Clients choose Hosts and paths, and could choose some that collide.
     seed: RandomState,
+    routes_refused: u64,
+    upstreams_refused: u64,
 }
 
 impl Routes {
@@ -197,6 +199,9 @@ impl Routes {
             if route.upstreams.len() < UPSTREAMS_A_ROUTE && !route.upstreams.contains(&name) {
                 route.upstreams.push(name);
             }
+        }
+        if route.is_some_and(|route| !self.routes.contains_key(&route)) {
+            self.routes_refused += 1;
         }
         let Some(health) = self.health_of(instance, name) else {
             return;
@@ -263,8 +268,27 @@ impl Routes {
         })
     }
 
+    pub(crate) fn routes(&self) -> usize {
+        self.routes.len()
+    }
+
+    pub(crate) fn upstreams(&self) -> usize {
+        self.health.len()
+    }
+
+    /// Routes for which there was no room, so far.
+    pub(crate) fn routes_refused(&self) -> u64 {
+        self.routes_refused
+    }
+
+    /// The same of upstreams.
+    pub(crate) fn upstreams_refused(&self) -> u64 {
+        self.upstreams_refused
+    }
+
     fn health_of(&mut self, instance: Instance, name: u64) -> Option<&mut Health> {
         if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
+            self.upstreams_refused += 1;
             return None;
         }
         Some(self.health.entry(name).or_insert_with(|| Health {
