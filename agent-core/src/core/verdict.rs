@@ -374,7 +374,7 @@ impl Core {
                 by_checks,
             } if by_code => {
                 let seen = gives_up && acts_at_once && (several || !keeps_last);
-                let strong = !unjoined && none_left_code.is_some() && (seen || by_checks);
+                let strong = none_left_code.is_some() && (by_checks || seen && !unjoined);
                 let sure = if strong {
                     Certainty::Strong
                 } else {
