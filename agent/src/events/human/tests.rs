@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Evidence, Failure, Request};
-use agent_core::observation::Phase;
+use agent_core::observation::{Ended, Phase};
 use jiff::tz::TimeZone;
 
 use super::{WIDTH, in_full, lines, list};
