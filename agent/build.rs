@@ -28,6 +28,8 @@ fn main() {
 fn object_path() -> PathBuf {
     match env::var_os("WHY502_BPF_OBJECT") {
         Some(path) if path != OsStr::new("") => PathBuf::from(path),
-        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/agent-ebpf"),
+        // Cargo runs this in the package's folder. An absolute path would stay that of another
+        // checkout when its `target` is copied, and its object would be put into this agent.
+        _ => PathBuf::from("../target/bpf/agent-ebpf"),
     }
 }

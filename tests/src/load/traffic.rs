@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::{Client, Order, Outcome, runtime};
 use crate::wait::eventually;
 
-/// How long the next requests may take.
+/// How long it may take until one more request is done. How many are done in a second is the
+/// machine's business.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the `number`-th request of a client is.
@@ -74,10 +75,13 @@ impl Traffic {
     #[track_caller]
     pub fn goes_on(&self, more: usize) {
         let until = self.asked() + more;
-        eventually(PATIENCE, "traffic goes on", || match self.asked() {
-            asked if asked >= until => Ok(()),
-            asked => Err(format!("{asked} requests of {until}")),
-        });
+        while self.asked() < until {
+            let before = self.asked();
+            eventually(PATIENCE, "traffic goes on", || match self.asked() {
+                asked if asked > before => Ok(()),
+                asked => Err(format!("{asked} requests of {until}")),
+            });
+        }
     }
 
     /// Ends it; gives what came of each request.

@@ -244,6 +244,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_started_has_the_priority_under_the_pid_that_is_ended() {
+        if command::probe(&mut fifo("true")).is_none() {
+            eprintln!("left out: it needs CAP_SYS_NICE");
+            return;
+        }
+        let guard = Guard::start("sleep", fifo("sleep").arg("60")).expect("starts");
+        let stat = format!("/proc/{}/stat", guard.pid());
+        let deadline = Instant::now() + START;
+        let has_it = || {
+            let stat = fs::read_to_string(&stat).expect("it runs");
+            policy(&stat) == Some(SCHED_FIFO) && stat.contains("(sleep)")
+        };
+        while !has_it() {
+            assert!(Instant::now() < deadline, "it is not at SCHED_FIFO");
+            thread::sleep(POLL);
+        }
+        drop(guard);
+        assert!(fs::read_to_string(&stat).is_err(), "it is gone");
+    }
+
+    #[test]
     fn policy_and_cpus_are_read_as_the_kernel_writes_them() {
         let stat = "42 (a) (thief) S 1 42 42 0 -1 4194304 95 0 0 0 0 0 0 0 -2 0 1 0 1234 2322432 230 \
                     18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 1 1 0 0 0 0 0 0 0 0 0 0 0\n";
