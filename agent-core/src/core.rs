@@ -59,6 +59,8 @@ pub struct Core {
     resets: ByEnds<u16>,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
+    /// Attempts at Unix sockets are not seen.
+    connects_unseen: bool,
     /// When each process last had an attempt that was not joined.
     unjoined: FxHashMap<u32, Nanos>,
     /// Attempts that are over and kept: with their request, or waiting for one.
@@ -119,6 +121,7 @@ impl Core {
             deaths: Deaths::default(),
             resets: ByEnds::default(),
             unread: Unread::default(),
+            connects_unseen: false,
             unjoined: FxHashMap::default(),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),
@@ -162,6 +165,12 @@ impl Core {
     /// proof. To be called before [`Core::observe`] with what came behind the loss.
     pub fn records_lost(&mut self) {
         self.lost_at = Some(Nanos::MAX);
+    }
+
+    /// This kernel does not tell of `connect(2)`: attempts at Unix sockets pass unseen, so that nobody
+    /// can say that there was none.
+    pub fn connects_unseen(&mut self) {
+        self.connects_unseen = true;
     }
 
     /// Takes one observation in; what became final by it is added to `out`.

@@ -38,6 +38,8 @@ pub enum Input {
     },
     /// [`Core::records_lost`].
     RecordsLost,
+    /// [`Core::connects_unseen`].
+    ConnectsUnseen,
     /// [`Core::advance`].
     Advance {
         /// `CLOCK_MONOTONIC`, ns.
@@ -55,6 +57,7 @@ impl Core {
             Input::KnowProcess { tgid, info } => self.know_process(tgid, info),
             Input::ForgetProcess { tgid } => self.forget_process(tgid),
             Input::RecordsLost => self.records_lost(),
+            Input::ConnectsUnseen => self.connects_unseen(),
             Input::Advance { now } => self.advance(now, out),
             Input::Finish => self.finish(out),
         }

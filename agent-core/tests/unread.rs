@@ -274,3 +274,12 @@ fn what_ran_beside_upstreams_that_are_down_forbids_that_none_was_tried() {
         (Cause::Unattributed, Certainty::Guess, at_fpm())
     );
 }
+
+#[test]
+fn where_connects_are_not_seen_an_error_is_not_the_proxys_own() {
+    let seen = asked(vec![], 503, 2.0);
+    let mut blind = core();
+    blind.connects_unseen();
+    let (cause, ..) = verdict(&told(&mut blind, seen));
+    assert_eq!(cause, Cause::Unattributed);
+}

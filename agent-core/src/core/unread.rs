@@ -139,6 +139,10 @@ impl Core {
     /// Of the attempts whose talk was not read, leaves those that the request misses, and adds those
     /// that are not over. One that began before another that was read says nothing of the error: a
     /// proxy may ask a database first.
+    #[expect(
+        clippy::vec_box,
+        reason = "an attempt moves here from its request: as a pointer"
+    )]
     pub(super) fn take_unread(
         &mut self,
         key: Key,

@@ -153,8 +153,10 @@ impl Core {
                 };
                 down(sure, origin, check)
             }
-            Fare::ProxyAllDown(origin, check) if by_code => down(Certainty::Guess, origin, check),
-            _ if unjoined => Without::Unread(Used::Nothing),
+            Fare::ProxyAllDown(origin, check) if by_code && !self.connects_unseen => {
+                down(Certainty::Guess, origin, check)
+            }
+            _ if unjoined || self.connects_unseen => Without::Unread(Used::Nothing),
             _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
             Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
             Fare::AllDown { .. }

@@ -113,6 +113,11 @@ impl Daemon {
         }
     }
 
+    /// The kernel does not tell of `connect(2)`.
+    pub(super) fn connects_unseen(&mut self) {
+        self.feed(Input::ConnectsUnseen);
+    }
+
     /// Takes names from there as well.
     pub(super) fn name_by(&mut self, directory: Directory) {
         self.sink.traffic.name_by(directory.clone());

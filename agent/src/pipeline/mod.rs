@@ -150,6 +150,10 @@ impl<S: Source> Pipeline<S> {
         }
         let whole_since = source.whole_since();
         let mut daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
+        let mut abilities = source.capabilities().iter();
+        if abilities.any(|one| one.name == "connect_errno" && !one.available) {
+            daemon.connects_unseen();
+        }
         if let Some(directory) = &directory {
             daemon.name_by(directory.clone());
         }

@@ -4,9 +4,11 @@
 //!
 //! The judge is what was ordered: each path says what the upstream does.
 
+mod others;
 mod stage;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use e2e::agent::Agent;
@@ -163,23 +165,18 @@ fn said(request: &Request, fault: &str) -> (String, String, String) {
     )
 }
 
-#[test]
-fn an_upstream_that_is_not_read_is_an_attempt() {
-    need_root();
-    let mut stage = Stage::new();
-    let (kinds, locations) = kinds(&mut stage);
-    let front = ports::free(LOCALHOST);
-    let nginx = Nginx::start(
-        &Config::new(format!(
-            "server {{ listen {front};\n{locations}location /own/ {{ return 503; }} }}"
-        )),
-        None,
-    );
+/// Asks for every fault of each kind at `front`, and compares what the agent says. `extra` are paths
+/// that are asked for as well, behind them.
+fn play(
+    proxy: &str,
+    front: SocketAddr,
+    kinds: &[Kind],
+    extra: &[&str],
+) -> BTreeMap<String, Request> {
     let agent = Agent::start(&[]);
     let events = agent.events();
-
     let mut paths = Vec::new();
-    for kind in &kinds {
+    for kind in kinds {
         for fault in kind.upstreams.keys() {
             let path = format!("/{}/order-{fault}.x", kind.name);
             // Its answer may be cut: what the agent says is what counts.
@@ -187,18 +184,17 @@ fn an_upstream_that_is_not_read_is_an_attempt() {
             paths.push((kind, *fault, path));
         }
     }
-    let own = "/own/x".to_owned();
-    let answered = http::get(front, &own, "*/*").expect("nginx answers");
-    assert_eq!(answered.status, 503);
-
+    for path in extra {
+        http::get(front, path, "*/*").expect("the proxy answers");
+    }
     let all = paths.iter().map(|(_, _, path)| path.as_str());
-    let told = events.of(all.chain([own.as_str()]), TELL);
+    let told = events.of(all.chain(extra.iter().copied()), TELL);
     let mut wrong = Vec::new();
     for (kind, fault, path) in &paths {
         let request = &told[path];
         let (cause, certainty, upstream) = said(request, fault);
         println!(
-            "| {} | {fault} | {:?} | {cause} ({certainty}) | {upstream} |",
+            "| {proxy} | {} | {fault} | {:?} | {cause} ({certainty}) | {upstream} |",
             kind.name, request.code
         );
         let expected = FAULTS.iter().find(|(name, _)| name == fault);
@@ -216,9 +212,54 @@ fn an_upstream_that_is_not_read_is_an_attempt() {
             wrong.push(format!("{path}: {request:#?}"));
         }
     }
-    drop(nginx);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    told
+}
+
+#[test]
+fn an_upstream_that_is_not_read_is_an_attempt() {
+    need_root();
+    let mut stage = Stage::new();
+    let (kinds, locations) = kinds(&mut stage);
+    let front = ports::free(LOCALHOST);
+    let _nginx = Nginx::start(
+        &Config::new(format!(
+            "server {{ listen {front};\n{locations}location /own/ {{ return 503; }} }}"
+        )),
+        None,
+    );
+    let told = play("nginx", front, &kinds, &["/own/x"]);
     // Beside all these the proxy's own answer is still that.
-    let (cause, certainty, _) = said(&told[&own], "own");
+    let (cause, certainty, _) = said(&told["/own/x"], "own");
     assert_eq!(cause, "proxy_generated", "{certainty}");
+}
+
+#[test]
+fn the_same_at_haproxy() {
+    need_root();
+    let mut stage = Stage::new();
+    let others::Proxy {
+        name, front, kinds, ..
+    } = &others::haproxy(&mut stage);
+    play(name, *front, kinds, &[]);
+}
+
+#[test]
+fn the_same_at_apache() {
+    need_root();
+    let mut stage = Stage::new();
+    let others::Proxy {
+        name, front, kinds, ..
+    } = &others::apache(&mut stage);
+    play(name, *front, kinds, &[]);
+}
+
+#[test]
+fn the_same_at_caddy() {
+    need_root();
+    let mut stage = Stage::new();
+    let others::Proxy {
+        name, front, kinds, ..
+    } = &others::caddy(&mut stage);
+    play(name, *front, kinds, &[]);
 }

@@ -49,6 +49,11 @@ impl Stage {
         }
     }
 
+    /// A file of a proxy.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path(name)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -101,7 +101,7 @@ pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
     cause: Cause::Unattributed,
     meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started; or the proxy was stopped under the request.",
     gloss: "the evidence does not tell",
-    evidence: "An error without evidence that allows one reading only. It is counted, not guessed.",
+    evidence: "An error without evidence that allows one reading only. It is counted, not guessed. Where the upstream is named, a connection to it was opened or used for the request, and what was said on it is not read (FastCGI, uwsgi, HTTP/2, TLS, a Unix socket).",
     check: &[
         check(
             "Were records lost?",
@@ -109,7 +109,7 @@ pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
         ),
         check("What does this kernel not allow?", "sudo why502 doctor"),
         check(
-            "Is the upstream spoken to over TLS, HTTP/2, FastCGI or a Unix socket? That is not read.",
+            "Is the upstream spoken to over TLS, HTTP/2, FastCGI or a Unix socket? That is not read: its own log has the answer.",
             "",
         ),
     ],
