@@ -17,7 +17,7 @@ use crate::observation::Nanos;
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::OpenRequest;
-use crate::requests::Requests;
+use crate::requests::{Listed, Requests};
 use crate::table::Key;
 
 use evidence::{Evidence, Likeness, Touch};
@@ -44,6 +44,10 @@ pub(crate) const RETRIED_AT_ONCE: Nanos = 2_000_000;
 
 /// So much must speak for a request more than for every other, that it is a guess and no toss-up.
 const AHEAD: u32 = 4;
+
+/// Requests as much like an attempt as others that are weighed. Too small: what would tell them apart is
+/// not seen. Too large: each attempt costs as much where all ask for the same.
+const RIVALS: usize = 8;
 
 /// The client request an attempt belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,17 +129,28 @@ impl Field {
         let (Some(sent), Some(at)) = (&trial.head, trial.sent_at()) else {
             return Self::default();
         };
-        let weigh = |key: &Key| {
-            let request = requests.look_at(*key)?;
-            let evidence = evidence::by_path(trial, at, request, requests, processes)?;
-            Some(Candidate {
-                key: *key,
-                evidence,
-            })
-        };
-        let field = |(listed, all): (&[Key], bool)| Self {
-            candidates: listed.iter().filter_map(weigh).collect(),
-            more: !all,
+        let has_ids = sent.request_id.is_some() || sent.trace_id.is_some();
+        let field = |(listed, all): (&[Listed], bool)| {
+            let mut field = Self {
+                candidates: Vec::new(),
+                more: !all,
+            };
+            for Listed { key, started } in listed {
+                // With so many, only an id tells them apart, or a timer that has run out for one.
+                let many = field.candidates.len() >= RIVALS && !has_ids;
+                if *started >= at || (many && !is_late(*started, at)) {
+                    field.more |= *started < at;
+                    continue;
+                }
+                let evidence = requests
+                    .look_at(*key)
+                    .and_then(|request| evidence::by_path(trial, at, request, requests, processes));
+                field.candidates.extend(evidence.map(|evidence| Candidate {
+                    key: *key,
+                    evidence,
+                }));
+            }
+            field
         };
         let same = field(requests.with_line(sent));
         if same.candidates.is_empty() && !same.more {
@@ -213,7 +228,8 @@ impl Field {
             (Likeness::Same | Likeness::Stripped(1..), Touch::Old) if alone => {
                 (Join::Errand, Certainty::Strong)
             }
-            (Likeness::Common(1..), _) if alone && young => (Join::Errand, Certainty::Strong),
+            (Likeness::Common(2..), _) if alone && young => (Join::Errand, Certainty::Strong),
+            (Likeness::Common(1), _) if alone && young => (Join::Errand, Certainty::Guess),
             // The proxy rewrote the path, or one of the heads could not be read.
             (_, Touch::AtOnce) => (Join::Errand, Certainty::Strong),
             // It does so for connects: most of what it sends is of the client that it read last.
@@ -299,7 +315,8 @@ pub(crate) fn by_answer<'a>(
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
     let alone = match weighed.get(1) {
-        None => true,
+        // Two paths that have nothing in common may be of two requests, one of which is not known.
+        None => best.likeness > Likeness::Other || best.answer.same_length,
         // Paths that many share tell less than one that nobody else has.
         Some((next, ..)) => is_like && next.likeness < Likeness::Common(1),
     };

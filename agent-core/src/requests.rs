@@ -175,8 +175,12 @@ impl Requests {
         }
         let hashes = Hashes::of(&self.seed, head);
         request.lines = Some(hashes);
-        self.lines.insert(key, hashes.line);
-        self.ends.insert(key, hashes.end);
+        let listed = Listed {
+            key,
+            started: request.started,
+        };
+        self.lines.insert(listed, hashes.line);
+        self.ends.insert(listed, hashes.end);
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<Box<OpenRequest>> {
@@ -245,12 +249,12 @@ impl Requests {
     }
 
     /// Requests with this line, and whether these are all.
-    pub(crate) fn with_line(&self, head: &RequestHead) -> (&[Key], bool) {
+    pub(crate) fn with_line(&self, head: &RequestHead) -> (&[Listed], bool) {
         self.lines.listed(Hashes::of(&self.seed, head).line)
     }
 
     /// Requests with the last segment of this path, and whether these are all.
-    pub(crate) fn with_end(&self, head: &RequestHead) -> (&[Key], bool) {
+    pub(crate) fn with_end(&self, head: &RequestHead) -> (&[Listed], bool) {
         self.ends.listed(Hashes::of(&self.seed, head).end)
     }
 
@@ -394,6 +398,13 @@ impl Hashes {
     }
 }
 
+/// A request, and of it what most are told apart by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    pub(crate) key: Key,
+    pub(crate) started: Nanos,
+}
+
 /// Requests by a hash of what they share.
 #[derive(Debug, Default)]
 struct Lines {
@@ -402,17 +413,17 @@ struct Lines {
 
 #[derive(Debug, Default)]
 struct Line {
-    listed: Vec<Key>,
+    listed: Vec<Listed>,
     unlisted: usize,
 }
 
 impl Lines {
-    fn insert(&mut self, key: Key, hash: u32) {
+    fn insert(&mut self, one: Listed, hash: u32) {
         let line = self.by_hash.entry(hash).or_default();
         if line.listed.len() < LOOKED_AT {
             // Most are alone.
             line.listed.reserve_exact(1);
-            line.listed.push(key);
+            line.listed.push(one);
         } else {
             line.unlisted += 1;
         }
@@ -422,7 +433,7 @@ impl Lines {
         let Some(line) = self.by_hash.get_mut(&hash) else {
             return;
         };
-        match line.listed.iter().position(|listed| *listed == key) {
+        match line.listed.iter().position(|listed| listed.key == key) {
             Some(at) => {
                 line.listed.swap_remove(at);
             }
@@ -433,7 +444,7 @@ impl Lines {
         }
     }
 
-    fn listed(&self, hash: u32) -> (&[Key], bool) {
+    fn listed(&self, hash: u32) -> (&[Listed], bool) {
         self.by_hash
             .get(&hash)
             .map_or((&[], true), |line| (&line.listed, line.unlisted == 0))

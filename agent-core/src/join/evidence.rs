@@ -335,12 +335,18 @@ fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
         let segments = shorter.split('/').filter(|segment| !segment.is_empty());
         return Likeness::Stripped(count(segments.count()));
     }
-    let pairs = longer.rsplit('/').zip(shorter.rsplit('/'));
-    let common = pairs.take_while(|(one, other)| one == other);
-    match common.filter(|(one, _)| !one.is_empty()).count() {
-        0 => Likeness::Other,
-        segments => Likeness::Common(count(segments)),
+    let common = |one: &str, other: &str| {
+        let pairs = one.rsplit('/').zip(other.rsplit('/'));
+        let same = pairs.take_while(|(one, other)| one == other);
+        same.filter(|(one, _)| !one.is_empty()).count()
+    };
+    let segments = common(longer, shorter);
+    let all = sent.path.split('/').filter(|one| !one.is_empty()).count();
+    // More would have been put in than was kept: it is another path that ends in the same way.
+    if segments == 0 || all > 2 * segments {
+        return Likeness::Other;
     }
+    Likeness::Common(count(segments))
 }
 
 #[cfg(test)]
@@ -368,6 +374,7 @@ mod tests {
             // Not at a boundary of segments.
             ("/sers/1", "/users/1", Likeness::Common(1)),
             ("/1", "/users/11", Likeness::Other),
+            ("/orders/2/list", "/api/orders/1/list", Likeness::Other),
         ] {
             assert_eq!(
                 likeness(&get(sent), &get(asked)),

@@ -252,19 +252,13 @@ fn numbers(attempt: &AttemptShape) -> String {
     );
     let sure = attempt.join_certainty.as_deref();
     let doubt = sure.filter(|sure| *sure != "proof");
-    let doubt = doubt.map_or_else(String::new, |sure| format!(" ({sure})"));
-    let with: Vec<&str> = attempt
-        .join_evidence
-        .iter()
-        .map(String::as_str)
-        .filter(|one| *one != attempt.join)
-        .collect();
-    let with = if with.is_empty() {
-        String::new()
-    } else {
-        format!(" with {}", with.join("+"))
-    };
-    all.push(format!("joined by {}{with}{doubt}", attempt.join));
+    let doubt = doubt.map_or_else(String::new, |sure| {
+        let others = attempt.join_evidence.iter();
+        let others = others.filter(|one| **one != attempt.join);
+        let with: String = others.map(|one| format!(", {one}")).collect();
+        format!(" ({sure}{with})")
+    });
+    all.push(format!("joined by {}{doubt}", attempt.join));
     all.join(", ")
 }
 
