@@ -106,3 +106,8 @@ fn caddy_says() {
 fn varnish_says() {
     says(Kind::Varnish);
 }
+
+#[test]
+fn traefik_says() {
+    says(Kind::Traefik);
+}

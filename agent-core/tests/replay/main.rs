@@ -29,13 +29,14 @@ const HEAD: &str = "{\"why502_recording\":1,";
 
 /// What the processes in a recording are called, or how that begins. One that was gone before it
 /// was looked at is unknown.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "nginx",
     "haproxy",
     "httpd",
     "envoy",
     "caddy",
     "varnish",
+    "traefik",
     "misbehave",
     "matrix-",
     "keepalive_race-",

@@ -21,12 +21,13 @@ use score::Score;
 
 /// Proxies that are told apart by how they serve: event loops, a thread for each request, and
 /// many threads for one.
-const PROXIES: [Kind; 5] = [
+const PROXIES: [Kind; 6] = [
     Kind::Nginx,
     Kind::HaProxy,
     Kind::Envoy,
     Kind::ApacheEvent,
     Kind::Caddy,
+    Kind::Traefik,
 ];
 
 /// Requests with a path of their own, and clients at a time.
@@ -34,13 +35,14 @@ const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 64;
 
 /// The same where paths are rewritten: requests one at a time, and several at a time.
-const REWRITING: [Kind; 6] = [
+const REWRITING: [Kind; 7] = [
     Kind::HaProxy,
     Kind::Caddy,
     Kind::Varnish,
     Kind::Nginx,
     Kind::Envoy,
     Kind::ApacheEvent,
+    Kind::Traefik,
 ];
 const REWRITTEN: [(usize, usize); 2] = [(200, 1), (2_000, 16)];
 

@@ -30,7 +30,7 @@ fn health_checks_of_a_dead_server_are_attempts_of_no_request() {
     need_root();
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut wrong = Vec::new();
-    for kind in [Kind::HaProxy, Kind::Envoy, Kind::Varnish] {
+    for kind in [Kind::HaProxy, Kind::Envoy, Kind::Varnish, Kind::Traefik] {
         let upstreams = Upstreams::start(localhost, &["0"], None);
         let dead = Refusing::new(localhost);
         let groups = [

@@ -48,7 +48,7 @@ pub(crate) fn page(table: &Table, verdicts: &Verdicts) -> String {
          wrong**.\n\n\
          A cell is what the client got: a status, `none` for no status line, `masked` when a later\n\
          attempt saved the request, `ok` when the fault is none to this proxy. The agent named the\n\
-         cause of the row with at least that certainty (at HAProxy, Caddy and Varnish, where it is less\n\
+         cause of the row with at least that certainty (at HAProxy, Caddy, Varnish and Traefik, where it is less\n\
          plain what an attempt was made for, at most one step less), unless the cell says WRONG and what\n\
          the agent said instead. What is expected, and why a proxy differs, is in\n\
          [`tests/src/faults/expected.md`](../tests/src/faults/expected.md).\n\n",

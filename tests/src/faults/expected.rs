@@ -152,7 +152,10 @@ impl Row {
     /// one time or in one thread, and acts on it in another, leaves a doubt about what belongs to it.
     fn is_enough(&self, kind: Kind, certainty: &str) -> bool {
         let rank = |name: &str| CERTAINTIES.iter().position(|known| *known == name);
-        let doubt = usize::from(matches!(kind, Kind::HaProxy | Kind::Caddy | Kind::Varnish));
+        let doubt = usize::from(matches!(
+            kind,
+            Kind::HaProxy | Kind::Caddy | Kind::Varnish | Kind::Traefik
+        ));
         match (rank(certainty), rank(self.certainty)) {
             (Some(found), Some(least)) => found + doubt >= least,
             (_, None) => true,

@@ -75,7 +75,7 @@ pub fn lacks(proxy: &Proxy, stage: &Stage, mode: &Mode) -> Option<&'static str> 
     {
         return Some("waits in connect() without limit, and cannot be stopped then");
     }
-    if mode.name == "stalled-post" && proxy.kind() == Kind::Varnish {
+    if mode.name == "stalled-post" && matches!(proxy.kind(), Kind::Varnish | Kind::Traefik) {
         return Some("goes on sending long after the client left");
     }
     let group = stage.groups.iter().find(|group| group.name == mode.group);

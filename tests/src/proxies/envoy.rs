@@ -7,8 +7,15 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::group::{Group, Judged, Name, Target, Tls};
-use super::launch::{Launch, Launched};
+use super::launch::{Launch, Launched, Unpacked};
 use super::{Said, note};
+
+/// `WHY502_ENVOY`, else where `cargo xtask setup` unpacks it, else what is on `PATH`.
+const PROGRAM: Unpacked = Unpacked {
+    variable: "WHY502_ENVOY",
+    unpacked: "envoy/envoy/_bin/envoy",
+    on_path: "envoy",
+};
 
 /// Of the configuration's type names.
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -32,8 +39,7 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
         },
     });
     launch.write("envoy.json", &config.to_string());
-    let program = program();
-    let envoy = launch.start(&program.to_string_lossy(), |command| {
+    let envoy = launch.start(&PROGRAM.path(), |command| {
         command.args([
             "-c",
             "envoy.json",
@@ -44,21 +50,6 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
         command.args(["--file-flush-interval-msec", "20", "--log-level", "error"]);
     });
     launch.done(vec![envoy])
-}
-
-/// `WHY502_ENVOY`, else where `cargo xtask setup` unpacks it, else what is on `PATH`.
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("WHY502_ENVOY") {
-        return PathBuf::from(path);
-    }
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-    let unpacked = target.join("tools/envoy/envoy/_bin/envoy");
-    if unpacked.is_file() {
-        unpacked
-    } else {
-        PathBuf::from("envoy")
-    }
 }
 
 fn manager(log: PathBuf, groups: &[&Group]) -> Value {

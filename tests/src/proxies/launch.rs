@@ -17,7 +17,7 @@ use crate::process::{Running, command, signal};
 use crate::wait::eventually;
 
 /// A proxy may take this long to listen; Varnish compiles its configuration with a C compiler.
-const START: Duration = Duration::from_secs(30);
+pub(super) const START: Duration = Duration::from_secs(30);
 
 /// What every driver starts from.
 #[derive(Debug)]
@@ -196,6 +196,35 @@ fn listens(address: SocketAddr) -> bool {
             local.ends_with(&port) && words.nth(1) == Some("0A")
         })
     })
+}
+
+/// A program that `cargo xtask setup` unpacks, unless another one is named or installed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unpacked {
+    /// The variable that names another one.
+    pub(super) variable: &'static str,
+    /// Where it is unpacked, below `target/tools`.
+    pub(super) unpacked: &'static str,
+    /// What it is called on `PATH`.
+    pub(super) on_path: &'static str,
+}
+
+impl Unpacked {
+    /// The one that is named, else the one that is unpacked, else the one on `PATH`.
+    pub(super) fn path(self) -> String {
+        if let Ok(named) = std::env::var(self.variable) {
+            return named;
+        }
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+        let unpacked = target.join("tools").join(self.unpacked);
+        if unpacked.is_file() {
+            unpacked.to_string_lossy().into_owned()
+        } else {
+            self.on_path.to_owned()
+        }
+    }
 }
 
 fn is_there(program: &str) -> bool {

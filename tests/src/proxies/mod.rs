@@ -12,6 +12,7 @@ mod group;
 mod haproxy;
 mod launch;
 mod nginx;
+mod traefik;
 mod varnish;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub enum Kind {
     Caddy,
     /// Varnish
     Varnish,
+    /// Traefik
+    Traefik,
 }
 
 /// What a proxy's log says about one path.
@@ -70,7 +73,7 @@ pub struct Proxy {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Nginx,
         Self::HaProxy,
         Self::ApacheEvent,
@@ -78,6 +81,7 @@ impl Kind {
         Self::Envoy,
         Self::Caddy,
         Self::Varnish,
+        Self::Traefik,
     ];
 
     /// What it is called here.
@@ -90,6 +94,7 @@ impl Kind {
             Self::Envoy => "envoy",
             Self::Caddy => "caddy",
             Self::Varnish => "varnish",
+            Self::Traefik => "traefik",
         }
     }
 
@@ -102,6 +107,7 @@ impl Kind {
             Self::Envoy => "envoy",
             Self::Caddy => "caddy",
             Self::Varnish => "varnish",
+            Self::Traefik => "traefik",
         }
     }
 
@@ -115,6 +121,7 @@ impl Kind {
             Self::Envoy => envoy::lacks(group),
             Self::Caddy => caddy::lacks(group),
             Self::Varnish => varnish::lacks(group),
+            Self::Traefik => traefik::lacks(group),
         }
     }
 
@@ -127,6 +134,7 @@ impl Kind {
             Self::Envoy => envoy::launch(launch, groups),
             Self::Caddy => caddy::launch(launch, groups),
             Self::Varnish => varnish::launch(launch, groups),
+            Self::Traefik => traefik::launch(launch, groups),
         }
     }
 }
@@ -185,6 +193,7 @@ impl Proxy {
             Kind::Envoy => envoy::said(&self.launched),
             Kind::Caddy => caddy::said(&self.launched),
             Kind::Varnish => varnish::said(&self.launched),
+            Kind::Traefik => traefik::said(&self.launched),
         }
     }
 

@@ -7,13 +7,13 @@ pub(crate) mod bpf;
 pub(crate) mod cargo_deny;
 pub(crate) mod child;
 pub(crate) mod command;
-pub(crate) mod envoy;
 pub(crate) mod interrupt;
 pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod nginx;
 pub(crate) mod scratch;
 pub(crate) mod void;
+pub(crate) mod wheel;
 
 use std::env;
 use std::path::{Path, PathBuf};
