@@ -12,8 +12,8 @@ use crate::connection::Connection;
 use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
 use crate::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Phase, RequestHead, ResponseHead,
-    Side, Socket, TlsHandshake,
+    ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Phase, RequestHead,
+    ResponseHead, Side, Socket, TlsHandshake,
 };
 use crate::request::Outcome;
 use crate::table::Key;
@@ -104,8 +104,8 @@ pub(crate) struct Trial {
     pub(crate) srtt_us: Option<u32>,
     /// A listener on this host got the SYN and did not answer.
     pub(crate) listener_silent: bool,
-    /// The signal that took the upstream's process down under this attempt.
-    pub(crate) killed_by: Option<u32>,
+    /// How the upstream's process ended under this attempt.
+    pub(crate) process_ended: Option<Ended>,
     /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
     pub(crate) reset_reason: Option<u16>,
     pub(crate) finish: Option<Finish>,
@@ -159,7 +159,7 @@ impl Trial {
             retransmits: 0,
             srtt_us: socket.srtt_us,
             listener_silent: false,
-            killed_by: None,
+            process_ended: None,
             reset_reason: None,
             finish: Some(finish),
             tls: None,
@@ -270,7 +270,7 @@ impl Trial {
             srtt_us: socket.srtt_us,
             exchange: Some(exchange),
             listener_silent: false,
-            killed_by: None,
+            process_ended: None,
             reset_reason: None,
             finish: None,
             tls: None,
@@ -497,7 +497,7 @@ impl Trial {
             reset_had_ack: reset.then(|| self.flags.reset_had_ack()),
             srtt_us: self.srtt_us,
             zero_window: self.flags.zero_window(),
-            killed_by: self.killed_by,
+            process_ended: self.process_ended,
             reset_reason: self.reset_reason.and_then(reset_reason::name),
             tls_alert: self
                 .tls

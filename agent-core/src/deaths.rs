@@ -1,14 +1,14 @@
-//! Upstream processes that a signal took down, by the connections they left behind.
+//! Upstream processes that ended, by the connections they left behind.
 //!
-//! In: a death, and the connections the process was serving. Out: whether the peer of a broken
-//! connection was killed. Only upstreams on this host, seen at the same addresses, can be told.
+//! In: the end of a process, and the connections it was serving. Out: how the peer of a broken
+//! connection ended. Only upstreams on this host, seen at the same addresses, can be told.
 
 use std::collections::VecDeque;
 
 use crate::by_ends::ByEnds;
 use crate::limits::SECOND;
 use crate::network::Ends;
-use crate::observation::Nanos;
+use crate::observation::{Ended, Nanos};
 
 /// Processes that died lately, so that what is told of their connections afterwards is known for
 /// what it is.
@@ -21,25 +21,25 @@ const AFTERWARDS: Nanos = 10 * SECOND;
 #[derive(Clone, Copy, Debug)]
 struct Death {
     at: Nanos,
-    signal: u32,
+    ended: Ended,
 }
 
-/// Connections whose server was killed.
+/// Connections whose server ended.
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
     /// The last processes that died.
     recent: VecDeque<(u32, Death)>,
-    /// The signal, by connection that the dead process served.
-    connections: ByEnds<u32>,
+    /// How it ended, by connection that the process served.
+    connections: ByEnds<Ended>,
 }
 
 impl Deaths {
-    /// The process `tgid` dies of `signal`.
-    pub(crate) fn died(&mut self, tgid: u32, at: Nanos, signal: u32) {
+    /// The process `tgid` ends.
+    pub(crate) fn died(&mut self, tgid: u32, at: Nanos, ended: Ended) {
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }
-        self.recent.push_back((tgid, Death { at, signal }));
+        self.recent.push_back((tgid, Death { at, ended }));
     }
 
     /// A record at `at` tells of a connection that `tgid` served: kept when that died just before.
@@ -50,8 +50,8 @@ impl Deaths {
             .rev()
             .find(|(dead, death)| *dead == tgid && death.at <= at && at - death.at <= AFTERWARDS)
             .map(|(_, death)| *death);
-        if let Some(Death { at, signal }) = death {
-            self.add(ends, at, signal);
+        if let Some(Death { at, ended }) = death {
+            self.add(ends, at, ended);
         }
     }
 
@@ -62,14 +62,13 @@ impl Deaths {
             .is_none_or(|(_, death)| now.saturating_sub(death.at) > AFTERWARDS)
     }
 
-    /// The process that served `ends` dies of `signal`.
-    pub(crate) fn add(&mut self, ends: Ends, at: Nanos, signal: u32) {
-        self.connections.insert(ends, at, signal);
+    /// The process that served `ends` ends.
+    pub(crate) fn add(&mut self, ends: Ends, at: Nanos, ended: Ended) {
+        self.connections.insert(ends, at, ended);
     }
 
-    /// The signal that killed the process that served `ends`, when the connection broke at `at` on
-    /// that account.
-    pub(crate) fn of_server(&self, ends: Ends, at: Nanos) -> Option<u32> {
+    /// How the process that served `ends` ended, when the connection broke at `at` on that account.
+    pub(crate) fn of_server(&self, ends: Ends, at: Nanos) -> Option<Ended> {
         self.connections.get(ends, at, AFTERWARDS)
     }
 }

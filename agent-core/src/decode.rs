@@ -11,11 +11,11 @@ use std::num::NonZero;
 
 use agent_wire::limits::{HEAD_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
-use agent_wire::record::{self, Header, MessageHead, end, framing, kind, phase, side};
+use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, phase, side};
 
 use crate::observation::{
-    ConnectOutcome, DnsAnswer, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
-    ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
+    ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation,
+    Phase, ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -118,7 +118,13 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::DEATH => {
             let record: record::Death = take(header.kind, bytes)?;
             What::Death {
-                signal: record.signal,
+                ended: match record.ended {
+                    ended::KILLED => Ended::Signal(record.signal),
+                    ended::EXITED => Ended::Status(record.status),
+                    ended::OUT_OF_MEMORY => Ended::OutOfMemory,
+                    other => return Err(code(header.kind, "ended", other)),
+                },
+                network: (record.network != 0).then_some(u64::from(record.network)),
             }
         }
         other => return Err(DecodeError::Kind(other)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cause::{Cause, Certainty, How};
 pub use crate::join::Witnesses;
-use crate::observation::{Nanos, Phase, RequestHead, ResetDirection};
+use crate::observation::{Ended, Nanos, Phase, RequestHead, ResetDirection};
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ pub enum Upstream {
     Inet(SocketAddr),
     /// Unix socket path.
     Unix(Arc<str>),
+    /// Not known: it failed before an address was named.
+    Unknown,
 }
 
 /// An active open, decided.
@@ -189,8 +191,8 @@ pub struct Evidence {
     pub srtt_us: Option<u32>,
     /// The upstream's last acknowledgement offered no window: it did not read.
     pub zero_window: bool,
-    /// Signal that took the upstream's process down, where that runs on this host.
-    pub killed_by: Option<u32>,
+    /// How the upstream's process ended under the attempt, if it did and runs on this host.
+    pub process_ended: Option<Ended>,
     /// Why the upstream sent RST, in the kernel's words (`enum sk_rst_reason`), where it runs on
     /// this host and the kernel says so (since 6.10).
     pub reset_reason: Option<&'static str>,

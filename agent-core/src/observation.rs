@@ -11,6 +11,8 @@ use std::sync::Arc;
 use agent_wire::record::flag;
 use smol_str::SmolStr;
 
+use crate::network::Network;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
 pub type Nanos = u64;
 
@@ -86,6 +88,29 @@ impl Observation {
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Ended {
+    /// A signal took it down, signal(7).
+    Signal(u32),
+    /// By itself, with this exit status.
+    Status(u8),
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
+}
+
+impl Ended {
+    /// Not of its own will: only with status 0 does a process say that all is well.
+    pub fn is_crash(self) -> bool {
+        self != Self::Status(0)
     }
 }
 
@@ -167,10 +192,14 @@ pub enum What {
         /// What TCP tells of that use: of heads and framing nothing is known.
         exchange: Exchange,
     },
-    /// A signal takes the process (`socket.tgid`) down.
+    /// A process (`socket.tgid`) ends, and closes the connection it served.
     Death {
-        /// Signal number, signal(7).
-        signal: u32,
+        /// How.
+        #[cfg_attr(feature = "serde", serde(flatten))]
+        ended: Ended,
+        /// Network namespace of the connection.
+        #[cfg_attr(feature = "serde", serde(default))]
+        network: Option<Network>,
     },
     /// A reset was received or sent.
     Reset {

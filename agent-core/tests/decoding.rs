@@ -2,7 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use agent_core::decode::{DecodeError, decode, head};
-use agent_core::observation::{ConnectOutcome, End, Framing, Side, What};
+use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Side, What};
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
     ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, MessageHead,
@@ -258,7 +258,13 @@ fn names_and_deaths_have_no_socket() {
         "{seen:?}"
     );
     let seen = decode(bytes_of(&death)).expect("a record");
-    assert_eq!(seen.what, What::Death { signal: 11 });
+    assert_eq!(
+        seen.what,
+        What::Death {
+            ended: Ended::Signal(11),
+            network: None
+        }
+    );
 }
 
 #[test]

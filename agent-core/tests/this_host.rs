@@ -5,8 +5,9 @@
 mod support;
 
 use agent_core::cause::{Cause, Certainty, How};
+use agent_core::event::Upstream;
 use agent_core::observation::{
-    ConnectOutcome, End, Framing, Observation, Phase, TlsAlert, TlsHandshake,
+    ConnectOutcome, End, Ended, Framing, Observation, Phase, TlsAlert, TlsHandshake,
 };
 use agent_core::{ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
@@ -179,7 +180,10 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
             How::Fin
         )
     );
-    assert_eq!(told.attempt().evidence.killed_by, Some(11));
+    assert_eq!(
+        told.attempt().evidence.process_ended,
+        Some(Ended::Signal(11))
+    );
 }
 
 /// What is told of a connection over the loopback of one network that broke 1 ms after a process in
@@ -264,6 +268,91 @@ fn a_server_killed_while_the_request_is_on_its_way_makes_no_race() {
             How::Fin
         )
     );
+}
+
+/// What is told of a fresh connection that breaks with a FIN when the server's process ends so, the
+/// server's own socket having been read by nobody.
+fn after_the_end_of_the_server(ended: Ended) -> Told {
+    let mut core = core();
+    let (u, x) = fresh();
+    let mut served = client(3).of(None);
+    served.socket.local = u.socket.remote;
+    served.socket.remote = u.socket.local;
+    let x = x.ended(End::PeerFin).peer_fin(40.0);
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let mut seen = vec![
+        c.request(&asked, "POST", "/orders"),
+        u.request(&x, "POST", "/orders"),
+        served.request(&sent(0, 2.1), "POST", "/orders"),
+        served.ends(39.0, ended),
+        u.end(40.0, &x),
+        c.response(&asked.answered(502, 40.2)),
+    ];
+    seen.sort_by_key(|seen| seen.socket.time);
+    told(&mut core, seen)
+}
+
+#[test]
+fn a_server_that_exits_with_an_error_crashed() {
+    for ended in [Ended::Status(9), Ended::Signal(15), Ended::OutOfMemory] {
+        let told = after_the_end_of_the_server(ended);
+        assert_eq!(
+            error(&told),
+            (
+                Cause::UpstreamCrashed,
+                Certainty::Proof,
+                Phase::Request,
+                How::Fin
+            )
+        );
+        assert_eq!(told.attempt().evidence.process_ended, Some(ended));
+    }
+}
+
+#[test]
+fn a_server_that_exits_with_status_0_closed_the_connection() {
+    let told = after_the_end_of_the_server(Ended::Status(0));
+    assert_eq!(
+        error(&told),
+        (
+            Cause::ClosedBeforeResponse,
+            Certainty::Proof,
+            Phase::Request,
+            How::Fin
+        )
+    );
+    assert_eq!(
+        told.attempt().evidence.process_ended,
+        Some(Ended::Status(0))
+    );
+}
+
+#[test]
+fn an_upstream_of_a_socket_that_was_never_made_is_not_known() {
+    const EMFILE: u16 = 24;
+    let c = client(1);
+    let asked = sent(0, 1.0);
+    let mut failed = upstream(0);
+    failed.socket.remote = "[::]:0".parse().expect("an address");
+    failed.socket.errno = Some(EMFILE);
+    let told = told(
+        &mut core(),
+        vec![
+            c.request(&asked, "GET", "/orders"),
+            failed.connect_errno(2.0, errand(1)),
+            c.response(&asked.answered(500, 2.2)),
+        ],
+    );
+    assert_eq!(
+        error(&told),
+        (
+            Cause::ConnectLocalError,
+            Certainty::Proof,
+            Phase::Connect,
+            How::Errno
+        )
+    );
+    assert_eq!(told.attempt().upstream, Upstream::Unknown);
 }
 
 #[test]

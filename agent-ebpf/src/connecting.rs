@@ -2,7 +2,8 @@
 //!
 //! An asynchronous failure is seen on the socket ([`crate::lifecycle`]); the ones told here
 //! are those the call itself returns: no route, no free port, no permission, and every
-//! failure of a Unix socket.
+//! failure of a Unix socket. Before it, `socket(2)` fails when a process has no file left, and
+//! `bind(2)` when it is to send from an address that this host does not have.
 
 use agent_wire::limits::{CONNECTING_THREADS, UNIX_PATH_BYTES};
 use agent_wire::record::{Connect, Header, Path, UnixConnect, end, flag, kind};
@@ -17,6 +18,7 @@ use crate::flow::Flow;
 use crate::kernel;
 use crate::output;
 use crate::packet;
+use crate::scope;
 use crate::tallies;
 
 /// Threads inside `connect(2)`.
@@ -40,8 +42,20 @@ const EISCONN: i64 = 106;
 const EALREADY: i64 = 114;
 const EINPROGRESS: i64 = 115;
 
-/// `sys_enter_socket` as a classic tracepoint: `type` is the second argument.
+/// What `socket(2)` fails with for want of something. Others say that the kernel has no such
+/// sockets, which programs try out.
+const EPERM: i64 = 1;
+const ENOMEM: i64 = 12;
+const EACCES: i64 = 13;
+const ENFILE: i64 = 23;
+const EMFILE: i64 = 24;
+const ENOBUFS: i64 = 105;
+
+/// `sys_enter_socket` as a classic tracepoint: its first two arguments.
+const SOCKET_FAMILY: usize = 16;
 const SOCKET_TYPE: usize = 24;
+/// `sys_enter_bind`: descriptor.
+const BIND_FD: usize = 16;
 /// `sys_enter_connect`: descriptor, address, length.
 const CONNECT_FD: usize = 16;
 const CONNECT_ADDRESS: usize = 24;
@@ -71,27 +85,48 @@ struct Connecting {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Made {
-    stream: u32,
+    /// A stream.
+    stream: u16,
+    /// `bind(2)` is under way on it.
+    binding: u16,
     fd: i32,
 }
 
 /// `socket(2)` returned.
 #[inline(always)]
-pub(crate) fn socket_made(socket_type: u64, fd: i64) {
-    remember_made(socket_type, fd as i32);
-}
-
-#[inline(always)]
-pub(crate) fn socket_enter(ctx: &TracePointContext) {
-    if let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE) {
-        remember_made(socket_type, -1);
+pub(crate) fn socket_made(family: u64, socket_type: u64, fd: i64) {
+    let stream = is_stream(family, socket_type);
+    remember_made(stream, fd as i32);
+    if stream {
+        not_made(fd);
     }
 }
 
 #[inline(always)]
-fn remember_made(socket_type: u64, fd: i32) {
-    let stream = u32::from(socket_type & SOCK_TYPE_MASK == SOCK_STREAM);
-    let _ = MADE.insert(kernel::task(), Made { stream, fd }, 0);
+pub(crate) fn socket_enter(ctx: &TracePointContext) {
+    if let Some(family) = kernel::field::<u64>(ctx, SOCKET_FAMILY)
+        && let Some(socket_type) = kernel::field::<u64>(ctx, SOCKET_TYPE)
+    {
+        remember_made(is_stream(family, socket_type), -1);
+    }
+}
+
+/// A socket that upstreams are connected to with.
+#[inline(always)]
+fn is_stream(family: u64, socket_type: u64) -> bool {
+    let family = family as u16;
+    socket_type & SOCK_TYPE_MASK == SOCK_STREAM
+        && (family == AF_INET || family == AF_INET6 || family == AF_UNIX)
+}
+
+#[inline(always)]
+fn remember_made(stream: bool, fd: i32) {
+    let made = Made {
+        stream: u16::from(stream),
+        binding: 0,
+        fd,
+    };
+    let _ = MADE.insert(kernel::task(), made, 0);
 }
 
 #[inline(always)]
@@ -100,8 +135,91 @@ pub(crate) fn socket_exit(ctx: &TracePointContext) {
         return;
     };
     if let Some(made) = MADE.get_ptr_mut(kernel::task()) {
-        kernel::value(made).fd = fd as i32;
+        let made = kernel::value(made);
+        made.fd = fd as i32;
+        if made.stream != 0 {
+            not_made(fd);
+        }
     }
+}
+
+/// `socket(2)` of a stream returned `value`.
+#[inline(always)]
+fn not_made(value: i64) {
+    let wanted = [EPERM, ENOMEM, EACCES, ENFILE, EMFILE, ENOBUFS];
+    if wanted.contains(&-value) {
+        cannot_connect(-value);
+    }
+}
+
+/// `bind(2)` returned for the descriptor `fd`.
+#[inline(always)]
+pub(crate) fn bound(fd: u64, value: i64) {
+    if value < 0
+        && let Some(made) = MADE.get_ptr_mut(kernel::task())
+        && kernel::value(made).is(fd)
+    {
+        cannot_connect(-value);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn bind_enter(ctx: &TracePointContext) {
+    if let Some(fd) = kernel::field::<u64>(ctx, BIND_FD)
+        && let Some(made) = MADE.get_ptr_mut(kernel::task())
+    {
+        let made = kernel::value(made);
+        made.binding = u16::from(made.is(fd));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn bind_exit(ctx: &TracePointContext) {
+    if let Some(value) = kernel::field::<i64>(ctx, RETURNED)
+        && let Some(made) = MADE.get_ptr_mut(kernel::task())
+    {
+        let made = kernel::value(made);
+        if made.binding != 0 && value < 0 {
+            cannot_connect(-value);
+        }
+        made.binding = 0;
+    }
+}
+
+impl Made {
+    /// It is the stream with this descriptor.
+    #[inline(always)]
+    fn is(&self, fd: u64) -> bool {
+        self.stream == 1 && self.fd == fd as i32
+    }
+}
+
+/// A call that comes before `connect(2)` failed. Told of threads that work for a client only: others
+/// make sockets to listen, or to try out what there is.
+#[inline(always)]
+fn cannot_connect(errno: i64) {
+    let now = kernel::now();
+    let Some((errand, tgid)) = errand::of_server_thread(now) else {
+        return;
+    };
+    if attention::opens_unseen(tgid) || !scope::is_inside() {
+        return;
+    }
+    output::emit_with(kind::CONNECT_ERRNO, now, |record: &mut Connect| {
+        *record = Connect {
+            header: Header {
+                flags: flag::ACTIVE_OPEN | flag::SEEN_OPEN | flag::OWN_ERRAND,
+                tgid: kernel::tgid(),
+                opened_ns: now,
+                errno: errno as u16,
+                ..Header::default()
+            },
+            errand,
+            outcome: end::KERNEL_ERROR,
+            listener_silent: 0,
+            reserved: [0; 6],
+        };
+    });
 }
 
 #[inline(always)]
@@ -130,14 +248,13 @@ pub(crate) fn called(fd: u64, from: u64, length: u64) {
         return;
     }
     let tgid = kernel::tgid();
-    if attention::opens_unseen(tgid) {
+    if attention::opens_unseen(tgid) || !scope::is_inside() {
         return;
     }
     let task = kernel::task();
     let stream = match MADE.get_ptr_mut(task) {
         Some(made) => {
-            let made = kernel::value(made);
-            let stream = u8::from(made.stream == 1 && made.fd == fd as i32);
+            let stream = u8::from(kernel::value(made).is(fd));
             let _ = MADE.remove(task);
             stream
         }

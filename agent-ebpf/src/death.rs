@@ -1,80 +1,51 @@
-//! Processes that a signal takes down: an upstream that crashes, or is killed for its memory.
+//! Connections whose server ends: an upstream that crashes, is killed, or exits.
 //!
-//! `signal:signal_deliver` runs in the process that gets the signal, before its sockets are
-//! closed, for SIGKILL as well (`get_signal`, kernel/signal.c).
+//! The kernel closes the sockets of a process in its last thread (`do_exit`, kernel/exit.c). By then
+//! the process has no thread left that runs, and the status that its parent will get is known: of
+//! the whole process, whatever signal the kernel used to stop its other threads.
 
-use core::ffi::c_void;
-
-use agent_wire::record::{Death, Header, flag, kind, side};
-use aya_ebpf::btf_maps::LruHashMap;
-use aya_ebpf::macros::btf_map;
+use agent_wire::record::{Death, ended, flag, kind};
 
 use crate::flow::Flow;
-use crate::kernel;
+use crate::kernel::{self, Ending, Sock};
 use crate::output;
 
-/// Processes that were taken down lately, for their connections that are not read: which of them
-/// served what is only worth a record then.
-#[btf_map]
-static DYING: LruHashMap<u32, u8, 64> = LruHashMap::new();
+/// What `wait(2)` has for the signal, and where it has the exit status.
+const SIGNAL: u32 = 0x7f;
+const STATUS_AT: u32 = 8;
 
-const SIG_DFL: u64 = 0;
-const SIGKILL: u32 = 9;
-
-/// One bit for each signal whose default action ends the process (signal(7)): HUP, INT, QUIT,
-/// ILL, TRAP, ABRT, BUS, FPE, KILL, USR1, SEGV, USR2, PIPE, ALRM, TERM, XCPU, XFSZ, SYS.
-const FATAL: u64 = 1 << 1
-    | 1 << 2
-    | 1 << 3
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 7
-    | 1 << 8
-    | 1 << 9
-    | 1 << 10
-    | 1 << 11
-    | 1 << 12
-    | 1 << 13
-    | 1 << 14
-    | 1 << 15
-    | 1 << 24
-    | 1 << 25
-    | 1 << 31;
-
-/// The running process gets `signal`, and does with it what `action` (`struct k_sigaction *`) says.
+/// The running thread closes the socket of `flow`: tells it when its process ends.
 #[inline(always)]
-pub(crate) fn signal_delivered(signal: u32, action: *const c_void) {
-    if signal > 63 || FATAL & (1 << (signal & 63)) == 0 {
+pub(crate) fn closes(flow: &mut Flow, sk: Sock) {
+    // Without addresses no packet of it was seen: it is not in the cgroup that is watched.
+    if flow.has(flag::ACTIVE_OPEN) || flow.addressed == 0 || flow.ignored != 0 {
         return;
     }
-    if signal != SIGKILL && kernel::signal_handler(action) != SIG_DFL {
+    let Some(ending) = Ending::of_the_running_process() else {
         return;
+    };
+    let tgid = ending.tgid();
+    if flow.header.tgid == 0 {
+        // Nobody read from it.
+        flow.header.tgid = tgid;
     }
-    let _ = DYING.insert(kernel::tgid(), 1, 0);
-    output::emit(
-        &Death {
-            header: Header {
-                tgid: kernel::tgid(),
-                ..Header::default()
-            },
-            signal,
-            reserved: 0,
-        },
-        kind::DEATH,
-        kernel::now(),
-    );
-}
-
-/// The end of a connection that the process of `flow` served and that is not read: told where that
-/// process was taken down, for the daemon knows such connections by nothing else.
-#[inline(always)]
-pub(crate) fn served_end(flow: &mut Flow) {
-    let unread = flow.header.side == side::UNKNOWN && !flow.has(flag::ACTIVE_OPEN);
-    if !unread || flow.addressed == 0 || flow.header.tgid == 0 {
-        return;
-    }
-    if DYING.get_ptr(flow.header.tgid).is_some() {
-        output::emit(&flow.header, kind::TCP, kernel::now());
-    }
+    let wait_status = ending.wait_status();
+    let out_of_memory = ending.is_for_memory();
+    let network = sk.network();
+    output::emit_with(kind::DEATH, kernel::now(), |record: &mut Death| {
+        kernel::assign(&mut record.header, &flow.header);
+        record.header.tgid = tgid;
+        record.signal = wait_status & SIGNAL;
+        record.status = (wait_status >> STATUS_AT) as u8;
+        record.ended = if out_of_memory {
+            ended::OUT_OF_MEMORY
+        } else if wait_status & SIGNAL == 0 {
+            ended::EXITED
+        } else {
+            ended::KILLED
+        };
+        record.reserved = 0;
+        record.network = network;
+        record.reserved_2 = 0;
+    });
 }

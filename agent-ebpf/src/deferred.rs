@@ -5,6 +5,11 @@
 //! (TCP_DEFER_ACCEPT: Apache httpd, nginx `listen ... deferred`), and happens wherever the last
 //! packet of a handshake is lost. What it carried is kept for the socket, which the kernel makes
 //! next on the same CPU, without a packet in between.
+//!
+//! A listener whose accept queue is full makes no socket (`tcp_check_req`,
+//! net/ipv4/tcp_minisocks.c): the client sends its data again, and what was kept must go to nobody
+//! else. The next handshake on this CPU passes the hook of its listener first, which forgets what
+//! is kept; and only a socket with the same ports may take it.
 
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::record::{flag, side};
@@ -47,6 +52,7 @@ pub(crate) fn keep(ctx: &SkBuffContext, segment: &Segment) {
     let Some(early) = EARLY.get_ptr_mut(0).map(kernel::value) else {
         return;
     };
+    early.forget();
     early.at_ns = kernel::now();
     early.seq = segment.seq;
     early.len = segment.len;
@@ -64,17 +70,41 @@ pub(crate) fn keep(ctx: &SkBuffContext, segment: &Segment) {
     }
 }
 
+/// A packet without data arrived at a listener: the next socket is of that packet.
+#[inline(always)]
+pub(crate) fn forget() {
+    if let Some(early) = EARLY.get_ptr_mut(0).map(kernel::value) {
+        early.forget();
+    }
+}
+
+impl Early {
+    #[inline(always)]
+    fn forget(&mut self) {
+        if self.at_ns != 0 {
+            self.at_ns = 0;
+            tallies::count(Tally::EARLY_DATA_LEFT);
+        }
+    }
+}
+
 /// `flow` is a new connection that a client opened: take in what came with it.
 #[inline(always)]
 pub(crate) fn take(flow: &mut Flow, sk: Sock) {
     let Some(early) = EARLY.get_ptr_mut(0).map(kernel::value) else {
         return;
     };
-    let (at, now) = (early.at_ns, kernel::now());
-    early.at_ns = 0;
-    if at == 0 || now.wrapping_sub(at) > MADE_WITHIN {
+    let at = early.at_ns;
+    if at == 0 {
         return;
     }
+    if kernel::now().wrapping_sub(at) > MADE_WITHIN
+        || sk.ports() != (early.local_port, early.remote_port)
+    {
+        early.forget();
+        return;
+    }
+    early.at_ns = 0;
     flow.header.local = early.local;
     flow.header.remote = early.remote;
     flow.addressed = 1;

@@ -9,12 +9,13 @@
     reason = "the fence: nothing else in this crate is unsafe"
 )]
 
+mod ending;
+mod facts;
+
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use agent_wire::reset_reason::NUMBERS;
-use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_ops};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns,
@@ -24,69 +25,12 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::programs::{SkBuffContext, SockOpsContext, TracePointContext};
 
-/// The kernel says why a reset is sent. The daemon sets it when it loads.
-#[unsafe(no_mangle)]
-static RESET_HAS_REASON: Global<u8> = Global::new(0);
-
-/// The code of [`agent_wire::reset_reason`] for each number that the kernel has for a reason. The
-/// daemon sets it when it loads.
-#[unsafe(no_mangle)]
-static RESET_REASONS: [Global<u8>; NUMBERS] = [const { Global::new(0) }; NUMBERS];
-
-/// The kernel says why a reset is sent.
-#[inline(always)]
-pub(crate) fn reset_has_reason() -> bool {
-    RESET_HAS_REASON.load() != 0
-}
-
-/// The code for the kernel's `number` of a reason.
-#[inline(always)]
-pub(crate) fn reset_reason(number: u32) -> u8 {
-    RESET_REASONS[number as usize % NUMBERS].load()
-}
-
-/// Not 0 where tracepoints cannot reach a socket's storage (before 5.11): see `by_cookie.rs`.
-/// Set by the daemon before it loads the object, so that the verifier takes out the other way.
-#[unsafe(no_mangle)]
-static BY_COOKIE: Global<u8> = Global::new(0);
-
-/// Flows are found by the socket's cookie.
-#[inline(always)]
-pub(crate) fn by_cookie() -> bool {
-    BY_COOKIE.load() != 0
-}
-
-/// Not 0: the programs do nothing, so that what it costs to have them attached can be measured.
-/// The daemon sets it when it loads; else the verifier takes the question out.
-#[unsafe(no_mangle)]
-static IDLE: Global<u8> = Global::new(0);
-
-/// Nothing is to be done.
-#[inline(always)]
-pub(crate) fn idle() -> bool {
-    IDLE.load() != 0
-}
-
-/// Where `struct sock` has `sk_err`, bytes, as the kernel's BTF says; 0: not known. The daemon sets
-/// it when it loads.
-#[unsafe(no_mangle)]
-static SK_ERR: Global<u32> = Global::new(0);
-
-/// The same for the last of `sk_error_queue`.
-#[unsafe(no_mangle)]
-static LAST_QUEUED: Global<u32> = Global::new(0);
-
-/// Where `struct sk_buff` has the `struct sock_extended_err` of a queued error, bytes; 0: not known.
-#[unsafe(no_mangle)]
-static EXTENDED_ERROR: Global<u32> = Global::new(0);
+pub(crate) use ending::Ending;
+use facts::{ARGUMENTS, EXTENDED_ERROR, LAST_QUEUED, NETWORK, PORTS, SK_ERR};
+pub(crate) use facts::{by_cookie, idle, is_scoped, reset_has_reason, reset_reason};
 
 /// `ee_origin` of what an ICMP said, of both versions (include/uapi/linux/errqueue.h).
 const ORIGINS_ICMP: core::ops::RangeInclusive<u64> = 2..=3;
-
-/// Where `struct pt_regs` has the first arguments of a system call, bytes. The daemon sets it when it
-/// loads.
-#[unsafe(no_mangle)]
-static ARGUMENTS: [Global<u32>; 3] = [const { Global::new(0) }; 3];
 
 /// The registers a system call was made with, a `const struct pt_regs *`.
 #[derive(Clone, Copy)]
@@ -107,14 +51,6 @@ impl Registers {
         // read at its fields only.
         unsafe { self.0.cast::<u8>().add(at).cast::<u64>().read() }
     }
-}
-
-/// What is done with a signal, `sa_handler` of a `struct k_sigaction *`: the first of its fields.
-#[inline(always)]
-pub(crate) fn signal_handler(action: *const c_void) -> u64 {
-    // SAFETY: see the top of the file. A tracepoint's argument is not null here, and where it were
-    // the read gives 0.
-    unsafe { action.cast::<u64>().read() }
 }
 
 /// A `struct sock *` (tracepoints) or `struct bpf_sock *` (packets, callbacks), never null, and
@@ -163,6 +99,49 @@ impl Sock {
         // SAFETY: see the top of the file. The verifier knows the constant, and lets a socket be
         // read at its fields only.
         unsafe { self.sk.cast::<u8>().add(at as usize).cast::<i32>().read() as u16 }
+    }
+
+    /// Ports of the socket of a typed tracepoint or a callback, its own and its peer's, host order;
+    /// zeros where they cannot be had.
+    #[inline(always)]
+    pub(crate) fn ports(self) -> (u16, u16) {
+        if by_cookie() {
+            let ops = self.named_by.cast::<bpf_sock_ops>();
+            // SAFETY: see the top of the file; a callback's socket is named by its context. Volatile,
+            // for a context is read in whole words only.
+            let (own, peer) = unsafe {
+                (
+                    (&raw const (*ops).local_port).read_volatile(),
+                    (&raw const (*ops).remote_port).read_volatile(),
+                )
+            };
+            return (own as u16, u32::from_be(peer) as u16);
+        }
+        let [peer, own] = [PORTS[0].load(), PORTS[1].load()];
+        if peer == 0 || own == 0 {
+            return (0, 0);
+        }
+        let sk = self.sk.cast::<u8>();
+        // SAFETY: see the top of the file. The verifier knows the constants, and lets a socket be
+        // read at its fields only.
+        let (own, peer) = unsafe {
+            (
+                sk.add(own as usize).cast::<u16>().read(),
+                sk.add(peer as usize).cast::<u16>().read(),
+            )
+        };
+        (own, u16::from_be(peer))
+    }
+
+    /// Network namespace of the socket of a typed tracepoint, its inode; 0 where it cannot be had.
+    #[inline(always)]
+    pub(crate) fn network(self) -> u32 {
+        let (at, inode) = (NETWORK[0].load(), NETWORK[1].load());
+        if by_cookie() || at == 0 || inode == 0 {
+            return 0;
+        }
+        let network = read_kernel(self.sk.cast::<u8>().wrapping_add(at as usize) as u64);
+        read_kernel(network.wrapping_add(u64::from(inode))) as u32
     }
 
     /// What the ICMP said that was queued last for the socket of a typed tracepoint, errno; 0 where
@@ -503,10 +482,16 @@ pub(crate) fn add(value: &mut u64, by: i64) {
 /// The word at `from` of the kernel's memory; 0 when it cannot be read.
 #[inline(always)]
 fn read_kernel(from: u64) -> u64 {
+    try_read_kernel(from).unwrap_or(0)
+}
+
+/// The word at `from` of the kernel's memory.
+#[inline(always)]
+fn try_read_kernel(from: u64) -> Option<u64> {
     let mut word = 0u64;
     // SAFETY: see the top of the file; the helper checks the address.
-    unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, from as *const c_void) };
-    word
+    let failed = unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, from as *const c_void) };
+    if failed == 0 { Some(word) } else { None }
 }
 
 /// Copies the first `LEN` bytes of `from` into `to`.

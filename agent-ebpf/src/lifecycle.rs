@@ -6,7 +6,7 @@
 //! hook; `tcp_destroy_sock` always comes.
 
 use agent_wire::record::{
-    Connect, End, Exchange, Header, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
 use agent_wire::tally::Tally;
@@ -22,6 +22,7 @@ use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::log;
 use crate::output;
+use crate::scope;
 use crate::tallies;
 use crate::tls;
 use crate::unread;
@@ -66,12 +67,18 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
         if number != 0 {
             flow.header.errno = number;
         }
+    }
+    let sends_fin = new == state::FIN_WAIT1 || new == state::LAST_ACK;
+    if sends_fin || new == state::CLOSE && is_own_doing(flow) {
+        death::closes(flow, sk);
+    }
+    if new == state::CLOSE {
         entered_close(flow);
     } else if old == state::SYN_SENT && new == state::ESTABLISHED {
         connected(flow, end::COMPLETE);
     } else if new == state::CLOSE_WAIT {
         peer_closed(flow);
-    } else if new == state::FIN_WAIT1 || new == state::LAST_ACK {
+    } else if sends_fin {
         local_closed(flow);
     }
 }
@@ -79,6 +86,10 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
 /// A SYN is about to leave.
 #[inline(always)]
 pub(crate) fn opening(sk: Sock) {
+    // Callbacks come of what is inside only, and cannot ask.
+    if !kernel::by_cookie() && !scope::is_inside() {
+        return;
+    }
     let cookie = sk.cookie();
     let Some(flow) = Flow::open(sk, cookie, true) else {
         log::no_storage(cookie);
@@ -110,17 +121,14 @@ fn connected(flow: &mut Flow, outcome: u8) {
         // Who asks the socket for its error (SO_ERROR) gets this one, and closes it for that.
         flow.header.errno = flow.soft_error;
     }
-    output::emit(
-        &Connect {
-            header: flow.header,
-            errand: flow.exchange.errand,
-            outcome,
-            listener_silent: u8::from(outcome != end::COMPLETE && listener::is_silent(flow)),
-            reserved: [0; 6],
-        },
-        kind::CONNECT,
-        kernel::now(),
-    );
+    let listener_silent = u8::from(outcome != end::COMPLETE && listener::is_silent(flow));
+    output::emit_with(kind::CONNECT, kernel::now(), |record: &mut Connect| {
+        kernel::assign(&mut record.header, &flow.header);
+        kernel::assign(&mut record.errand, &flow.exchange.errand);
+        record.outcome = outcome;
+        record.listener_silent = listener_silent;
+        record.reserved = [0; 6];
+    });
 }
 
 /// What was under way on the connection is over.
@@ -157,7 +165,6 @@ fn local_closed(flow: &mut Flow) {
     }
     if !flow.is_client_side() {
         finish(flow, end::LOCAL_CLOSE, kernel::now());
-        death::served_end(flow);
     }
 }
 
@@ -174,15 +181,6 @@ pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
         end::LOCAL_CLOSE
     };
     http1::finish(flow, how, kernel::now());
-}
-
-/// A parked server's FIN left: the daemon may have to know that it was its death.
-#[inline(always)]
-pub(crate) fn parked_fin_sent(flow: &Flow) {
-    // In place: the packet programs have no stack to spare.
-    output::emit_with(kind::TCP, kernel::now(), |record: &mut Header| {
-        kernel::assign(record, &flow.header);
-    });
 }
 
 #[inline(always)]
@@ -212,14 +210,22 @@ fn entered_close(flow: &mut Flow) {
     }
 }
 
+/// The socket went to CLOSE without a FIN of ours, a reset received or an error: its owner closed it
+/// with data unread, or took it down (`__tcp_close`, `tcp_disconnect`, net/ipv4/tcp.c).
+#[inline(always)]
+fn is_own_doing(flow: &Flow) -> bool {
+    let for_another_reason = flow.has(flag::LOCAL_FIN | flag::PEER_RESET) || flow.header.errno != 0;
+    flow.closed == 0
+        && flow.connecting == 0
+        && !for_another_reason
+        && (!kernel::by_cookie() || connecting::acts_itself(flow))
+}
+
 /// The connection is gone and everything that will be known of why is known.
 #[inline(always)]
 fn closed(flow: &mut Flow) {
     if flow.closed != 0 {
         return;
-    }
-    if !flow.has(flag::LOCAL_FIN) {
-        death::served_end(flow);
     }
     let taken_down = flow.closing == TAKEN_DOWN;
     flow.closed = 1;
@@ -242,17 +248,12 @@ fn closed(flow: &mut Flow) {
     let now = kernel::now();
     finish(flow, how, now);
     if flow.is_told() {
-        output::emit(
-            &End {
-                header: flow.header,
-                exchange: Exchange {
-                    request_bytes: u64::from(flow.talked),
-                    ..Exchange::default()
-                },
-            },
-            kind::CLOSE,
-            now,
-        );
+        // In place, as the others: a callback has no stack to spare.
+        output::emit_with(kind::CLOSE, now, |record: &mut End| {
+            kernel::assign(&mut record.header, &flow.header);
+            record.exchange = Exchange::default();
+            record.exchange.request_bytes = u64::from(flow.talked);
+        });
     }
 }
 

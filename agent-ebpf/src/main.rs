@@ -8,7 +8,7 @@
 //! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), or [`unread`]
 //! (what their number says), then
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
-//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] (who is looked at),
+//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] and [`scope`] (who is looked at),
 //! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
 //! [`flow`], one per socket, in the socket's storage.
 #![no_std]
@@ -35,6 +35,7 @@ mod output;
 mod packet;
 mod request_line;
 mod scan;
+mod scope;
 mod scratch;
 mod segment;
 mod tallies;
@@ -213,16 +214,6 @@ fn data_read_by_cookie(ctx: TracePointContext) -> u32 {
     0
 }
 
-// void signal_deliver(int sig, struct kernel_siginfo *info, struct k_sigaction *ka)
-#[btf_tracepoint(function = "signal_deliver")]
-fn signal_delivered(ctx: BtfTracePointContext) -> i32 {
-    if kernel::idle() {
-        return 0;
-    }
-    death::signal_delivered(ctx.arg(0), ctx.arg(2));
-    0
-}
-
 // long __x64_sys_socket(const struct pt_regs *regs), and its like: the daemon knows the names.
 #[fexit]
 fn socket_made(ctx: FExitContext) -> i32 {
@@ -230,7 +221,18 @@ fn socket_made(ctx: FExitContext) -> i32 {
         return 0;
     }
     let registers = Registers::from_arg(ctx.arg(0));
-    connecting::socket_made(registers.argument(1), ctx.arg(1));
+    let [family, socket_type] = [0, 1].map(|number| registers.argument(number));
+    connecting::socket_made(family, socket_type, ctx.arg(1));
+    0
+}
+
+#[fexit]
+fn bind_returned(ctx: FExitContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    let registers = Registers::from_arg(ctx.arg(0));
+    connecting::bound(registers.argument(0), ctx.arg(1));
     0
 }
 
@@ -271,6 +273,24 @@ fn socket_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     connecting::socket_exit(&ctx);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_enter_bind")]
+fn bind_enter(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
+    connecting::bind_enter(&ctx);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_bind")]
+fn bind_exit(ctx: TracePointContext) -> u32 {
+    if kernel::idle() {
+        return 0;
+    }
+    connecting::bind_exit(&ctx);
     0
 }
 

@@ -77,9 +77,6 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         unread::sent(flow, &segment);
     }
     if flow.phase >= phase::TUNNEL {
-        if flow.phase == phase::PARKED && segment.flags & FIN != 0 && flow.is_client_side() {
-            lifecycle::parked_fin_sent(flow);
-        }
         return;
     }
     if segment.len > 0
@@ -108,8 +105,12 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     let Some(sk) = Sock::of_packet(ctx) else {
         return;
     };
-    if segment.len > 0 && sk.is_listening() {
-        deferred::keep(ctx, &segment);
+    if sk.is_listening() {
+        if segment.len > 0 {
+            deferred::keep(ctx, &segment);
+        } else {
+            deferred::forget();
+        }
         return;
     }
     let Some(flow) = flow_of(sk, &segment) else {

@@ -31,7 +31,7 @@ pub mod kind {
     pub const TLS: u8 = 9;
     /// [`super::Dns`]: a name was asked for, or the answer came.
     pub const DNS: u8 = 10;
-    /// [`super::Death`]: a process is killed by a signal.
+    /// [`super::Death`]: a process ends, and with it a connection that it served.
     pub const DEATH: u8 = 11;
     /// [`super::Header`] alone: how TCP fares on a connection that is not HTTP.
     pub const TCP: u8 = 12;
@@ -396,16 +396,36 @@ pub struct Dns {
     pub reserved: u16,
 }
 
-/// [`kind::DEATH`]: a signal with its default action takes `header.tgid` down.
+/// How a process ended.
+pub mod ended {
+    /// By a signal. Also of a record that tells of a process and not of a connection.
+    pub const KILLED: u8 = 0;
+    /// By itself.
+    pub const EXITED: u8 = 1;
+    /// By SIGKILL of the kernel, for want of memory.
+    pub const OUT_OF_MEMORY: u8 = 2;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 3;
+}
+
+/// [`kind::DEATH`]: the process `header.tgid` ends, and closes the connection it served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Death {
-    /// Which process (`tgid`), and when.
+    /// Which process (`tgid`), when, and the socket that it closes.
     pub header: Header,
-    /// Signal number (signal(7)).
+    /// Signal number (signal(7)), 0 when it ended by itself.
     pub signal: u32,
+    /// One of [`ended`].
+    pub ended: u8,
+    /// Exit status, when it ended by itself.
+    pub status: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
+    /// Network namespace of the socket, the inode of `/proc/PID/ns/net`; 0 when not known.
+    pub network: u32,
+    /// Zero.
+    pub reserved_2: u32,
 }
 
 /// [`kind::UNIX_CONNECT`]: `connect(2)` on a Unix stream socket returned.
@@ -454,7 +474,7 @@ const _: () = {
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
     assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 4 * 8 + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
-    assert!(size_of::<Death>() == size_of::<Header>() + 8);
+    assert!(size_of::<Death>() == size_of::<Header>() + 16);
     assert!(
         size_of::<UnixConnect>()
             == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4

@@ -41,13 +41,16 @@ impl Tally {
     pub const SCRATCH_BUSY: Self = Self(REST + 10);
     /// Loss: a change of a socket's state was not seen; a connect or an exchange ended by it.
     pub const STATE_MISSED: Self = Self(REST + 11);
+    /// Skip: data came to a listener and no socket was made for it, as when the accept queue is
+    /// full. The client sends it again.
+    pub const EARLY_DATA_LEFT: Self = Self(REST + 12);
 }
 
 /// Number of slots.
-pub const SLOTS: u32 = REST + 12;
+pub const SLOTS: u32 = REST + 13;
 
 /// Every skip and loss with its metric label; `true` marks a loss.
-pub const NAMED: [(Tally, &str, bool); 12] = [
+pub const NAMED: [(Tally, &str, bool); 13] = [
     (Tally::STORAGE_FAILED, "storage_failed", true),
     (Tally::CONNECTING_FULL, "connecting_full", true),
     (Tally::HEAD_TOO_LONG, "head_too_long", true),
@@ -60,6 +63,7 @@ pub const NAMED: [(Tally, &str, bool); 12] = [
     (Tally::HEADERS_UNREADABLE, "headers_unreadable", true),
     (Tally::SCRATCH_BUSY, "scratch_busy", true),
     (Tally::STATE_MISSED, "state_missed", true),
+    (Tally::EARLY_DATA_LEFT, "early_data_left", false),
 ];
 
 /// The metric label of a record kind; `None` for a kind that is not one.

@@ -70,7 +70,7 @@ impl UpstreamNames {
     pub fn given(&self, upstream: &Upstream) -> Option<Arc<str>> {
         let upstream = match upstream {
             Upstream::Inet(address) => &Upstream::Inet(canonical(*address)),
-            Upstream::Unix(_) => upstream,
+            Upstream::Unix(_) | Upstream::Unknown => upstream,
         };
         if let Some(name) = self.exact.get(upstream) {
             return Some(Arc::clone(name));
@@ -105,6 +105,7 @@ pub fn address(upstream: &Upstream) -> String {
     match upstream {
         Upstream::Inet(address) => canonical(*address).to_string(),
         Upstream::Unix(path) => format!("unix:{path}"),
+        Upstream::Unknown => "unknown".to_owned(),
     }
 }
 

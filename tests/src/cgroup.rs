@@ -1,11 +1,12 @@
 //! Cgroups as a container runtime makes them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A cgroup of version 2, as the kubelet names that of a container.
 #[derive(Debug)]
 pub struct Cgroup {
+    root: PathBuf,
     /// Outermost first.
     folders: Vec<PathBuf>,
 }
@@ -24,7 +25,7 @@ impl Cgroup {
             })
             .expect("cgroup version 2 is mounted");
         let mut folders = Vec::new();
-        let mut folder = root;
+        let mut folder = root.clone();
         for name in ["kubepods", "burstable", &format!("pod{uid}"), container] {
             folder = folder.join(name);
             if !folder.is_dir() {
@@ -36,7 +37,29 @@ impl Cgroup {
             fs::write(folder.join("cgroup.procs"), pid.to_string())
                 .expect("root may move a process");
         }
-        Self { folders }
+        Self { root, folders }
+    }
+
+    /// The outermost folder that was made.
+    #[track_caller]
+    pub fn outermost(&self) -> &Path {
+        self.folders.first().expect("one was made")
+    }
+
+    /// Does `start` with this process in the innermost folder, so that what is started stays there.
+    #[track_caller]
+    pub fn inside<T>(&self, start: impl FnOnce() -> T) -> T {
+        let innermost = self.folders.last().expect("one was made");
+        let own = fs::read_to_string("/proc/self/cgroup").expect("a process has cgroups");
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let was = self.root.join(own.expect("one is of version 2"));
+        let enter = |folder: &Path| {
+            fs::write(folder.join("cgroup.procs"), "0").expect("root may move a process");
+        };
+        enter(innermost);
+        let started = start();
+        enter(&was);
+        started
     }
 }
 

@@ -9,8 +9,8 @@ use crate::join::YOUNG_US;
 use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
-    DnsAnswer, End, Errand, Exchange, Nanos, Observation, Phase, RequestHead, ResetDirection,
-    ResponseHead, Side, Socket, What,
+    DnsAnswer, End, Ended, Errand, Exchange, Nanos, Observation, Phase, RequestHead,
+    ResetDirection, ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
 use crate::table::Key;
@@ -57,7 +57,13 @@ impl Core {
                 listener_silent,
             } => self.connect(&socket, outcome, errand, listener_silent, out),
             What::ConnectErrno { errand } => {
-                let upstream = Upstream::Inet(socket.remote);
+                // `socket(2)` or `bind(2)` failed: it was not asked yet where to connect to.
+                let is_known = !socket.remote.ip().is_unspecified() || socket.remote.port() != 0;
+                let upstream = if is_known {
+                    Upstream::Inet(socket.remote)
+                } else {
+                    Upstream::Unknown
+                };
                 self.connect_call(&socket, upstream, errand, Finish::Call, out);
             }
             What::UnixConnect { path, errand } => {
@@ -102,7 +108,7 @@ impl Core {
                 self.connections.touch(&socket);
                 self.tell_tcp(&socket, out);
             }
-            What::Death { signal } => self.death(&socket, signal),
+            What::Death { ended, network } => self.death(&socket, ended, network),
             What::Reset {
                 direction,
                 phase,
@@ -147,17 +153,24 @@ impl Core {
         }
     }
 
-    /// A process dies: the connections it served break now, or will shortly.
-    fn death(&mut self, socket: &Socket, signal: u32) {
+    /// A process ends: the connections it served break now, or will shortly.
+    fn death(&mut self, socket: &Socket, ended: Ended, network: Option<Network>) {
+        if socket.cookie != 0 {
+            let network = network.or_else(|| self.processes.network(socket.tgid));
+            if let Some(ends) = network::ends(network, socket.local, socket.remote) {
+                self.deaths.add(ends, socket.time, ended);
+            }
+            return;
+        }
         let Some(tgid) = socket.tgid else { return };
-        self.deaths.died(tgid, socket.time, signal);
+        self.deaths.died(tgid, socket.time, ended);
         if !self.processes.is_known(tgid) {
             return;
         }
         let network = self.processes.network(Some(tgid));
         for (local, remote) in self.connections.served_by(tgid) {
             if let Some(ends) = network::ends(network, local, remote) {
-                self.deaths.add(ends, socket.time, signal);
+                self.deaths.add(ends, socket.time, ended);
             }
         }
     }

@@ -292,7 +292,7 @@ impl Core {
             && let Some(ends) = network::ends(network, remote, trial.local())
         {
             let at = trial.ended;
-            trial.killed_by = self.deaths.of_server(ends, at);
+            trial.process_ended = self.deaths.of_server(ends, at);
             // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
             trial.reset_reason = self

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agent_core::cause::Certainty;
 use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
-use agent_core::observation::{Nanos, RequestHead};
+use agent_core::observation::{Ended, Nanos, RequestHead};
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -168,6 +168,7 @@ impl Told {
         match upstream {
             Upstream::Inet(address) => push(&mut line, format_args!("{address}")),
             Upstream::Unix(path) => push(&mut line, format_args!("unix:{path}")),
+            Upstream::Unknown => push(&mut line, format_args!("unknown")),
         }
         line.push_str(match reused {
             Some(true) => " reused",
@@ -218,7 +219,7 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
         reset_had_ack,
         srtt_us: _,
         zero_window,
-        killed_by,
+        process_ended,
         reset_reason,
         tls_alert,
     } = evidence;
@@ -241,7 +242,12 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
     number(line, "content_length", *content_length);
     number(line, "reset_had_ack", *reset_had_ack);
     number(line, "zero_window", zero_window.then_some(true));
-    number(line, "killed_by", *killed_by);
+    match *process_ended {
+        Some(Ended::Signal(signal)) => number(line, "killed_by", Some(signal)),
+        Some(Ended::Status(status)) => number(line, "exit_status", Some(status)),
+        Some(Ended::OutOfMemory) => push(line, format_args!(", out_of_memory")),
+        None => {}
+    }
     number(line, "reset_reason", *reset_reason);
     number(line, "tls_alert", *tls_alert);
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Attempt, Event, Failure, Request};
 use agent_core::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase, RequestHead,
-    ResponseHead, Seen, Side, Socket, TlsHandshake, What,
+    ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
+    RequestHead, ResponseHead, Seen, Side, Socket, TlsHandshake, What,
 };
 use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
@@ -237,9 +237,26 @@ impl Sock {
         seen
     }
 
-    /// The process of this socket is killed.
+    /// The process of this socket ends, and closes it.
+    pub(crate) fn ends(&self, at: f64, ended: Ended) -> Observation {
+        self.what(
+            at,
+            What::Death {
+                ended,
+                network: None,
+            },
+        )
+    }
+
+    /// The process of this socket is killed, as recordings have it: of no connection.
     pub(crate) fn death(&self, at: f64, signal: u32) -> Observation {
-        let mut seen = self.what(at, What::Death { signal });
+        let mut seen = self.what(
+            at,
+            What::Death {
+                ended: Ended::Signal(signal),
+                network: None,
+            },
+        );
         seen.socket.side = Side::Unknown;
         seen.socket.cookie = 0;
         seen

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use agent_core::event::{Attempt, Evidence, Failure, Request};
-use agent_core::observation::RequestHead;
+use agent_core::observation::{Ended, RequestHead};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -16,6 +16,9 @@ use crate::clock::WallClock;
 use crate::identity::Place;
 use crate::metrics::labels::Word;
 use crate::metrics::traffic::is_failed_attempt;
+
+/// The signal of the kernel when memory is short (signal(7)).
+const SIGKILL: u32 = 9;
 
 /// Version of the shape.
 pub const VERSION: u8 = 1;
@@ -256,6 +259,12 @@ pub struct EvidenceShape {
     pub zero_window: bool,
     /// Signal that took the upstream's process down, where that runs on this host.
     pub killed_by: Option<u32>,
+    /// The kernel killed the upstream's process for want of memory, where that runs on this host.
+    #[serde(default)]
+    pub out_of_memory: bool,
+    /// Status that the upstream's process exited with by itself, where that runs on this host.
+    #[serde(default)]
+    pub exit_status: Option<u8>,
     /// Why the upstream sent RST (`enum sk_rst_reason`), where that runs on this host.
     pub reset_reason: Option<String>,
     /// Description of the TLS alert that passed in clear (RFC 8446, 6).
@@ -322,10 +331,16 @@ impl EvidenceShape {
             reset_had_ack,
             srtt_us,
             zero_window,
-            killed_by,
+            process_ended,
             reset_reason,
             tls_alert,
         } = evidence;
+        let (killed_by, out_of_memory, exit_status) = match *process_ended {
+            None => (None, false, None),
+            Some(Ended::Signal(signal)) => (Some(signal), false, None),
+            Some(Ended::OutOfMemory) => (Some(SIGKILL), true, None),
+            Some(Ended::Status(status)) => (None, false, Some(status)),
+        };
         Self {
             errno: *errno,
             syns: *syns,
@@ -337,7 +352,9 @@ impl EvidenceShape {
             reset_had_ack: *reset_had_ack,
             srtt_us: *srtt_us,
             zero_window: *zero_window,
-            killed_by: *killed_by,
+            killed_by,
+            out_of_memory,
+            exit_status,
             reset_reason: reset_reason.map(str::to_owned),
             tls_alert: *tls_alert,
         }
@@ -485,6 +502,8 @@ mod tests {
             "srtt_us": 250,
             "zero_window": false,
             "killed_by": null,
+            "out_of_memory": false,
+            "exit_status": null,
             "reset_reason": null,
             "tls_alert": null
         }

@@ -23,7 +23,7 @@ pub(super) fn of(request: &Request) -> usize {
 
 fn attempt_bytes(attempt: &Attempt) -> usize {
     let path = match &attempt.upstream {
-        Upstream::Inet(_) => 0,
+        Upstream::Inet(_) | Upstream::Unknown => 0,
         Upstream::Unix(path) => path.len(),
     };
     size_of::<Arc<Attempt>>() + size_of::<Attempt>() + path + head(attempt.head.as_ref())

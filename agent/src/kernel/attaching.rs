@@ -235,18 +235,32 @@ const STAND_INS: [(&str, &str, &str); 2] = [
     ("tcp_retransmit", "retransmitted segments", "tcp_state"),
 ];
 
+/// The same of every way.
+const ENDS: (&str, &str, &str) = (
+    "process_death",
+    "upstream processes on this host that crash, are killed or exit",
+    "tcp_state",
+);
+
 fn add_stand_ins(capabilities: &mut Vec<Capability>, way: Way) {
-    if way.flows == Flows::Storage {
-        return;
-    }
-    for (name, purpose, by) in STAND_INS {
+    let by_cookie: &[_] = match way.flows {
+        Flows::Storage => &[],
+        Flows::Cookie => &STAND_INS,
+    };
+    for (name, purpose, by) in by_cookie.iter().copied().chain([ENDS]) {
         let other = capabilities.iter().find(|other| other.name == by);
-        let available = other.is_some_and(|other| other.available);
+        let is_on = other.is_some_and(|other| other.available);
+        let unknown = name == ENDS.0 && Known::of_this_kernel().process.is_none();
+        let reason = if unknown {
+            Some("the kernel's BTF does not say where it keeps how a process ends".to_owned())
+        } else {
+            (!is_on).then(|| format!("it goes by {by}"))
+        };
         capabilities.push(Capability {
             name,
             purpose,
-            available,
-            reason: (!available).then(|| format!("it goes by {by}")),
+            available: reason.is_none(),
+            reason,
         });
     }
 }

@@ -124,6 +124,13 @@ const CATALOG: [Entry; 12] = [
         needed: false,
     },
     Entry {
+        program: "bind_returned",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Return("bind"),
+        needed: false,
+    },
+    Entry {
         program: "connect_called",
         capability: "connect_errno",
         purpose: "connects that fail without a packet",
@@ -135,13 +142,6 @@ const CATALOG: [Entry; 12] = [
         capability: "connect_errno",
         purpose: "connects that fail without a packet",
         hook: Hook::Return("connect"),
-        needed: false,
-    },
-    Entry {
-        program: "signal_delivered",
-        capability: "process_death",
-        purpose: "upstream processes on this host that crash or are killed",
-        hook: Hook::Typed("signal_deliver"),
         needed: false,
     },
     Entry {
@@ -187,7 +187,7 @@ const BY_COOKIE: [Entry; 4] = [
 ];
 
 /// Instead of those at functions where it is [`Calls::Tracepoints`].
-const AT_TRACEPOINTS: [Entry; 4] = [
+const AT_TRACEPOINTS: [Entry; 6] = [
     Entry {
         program: "socket_enter",
         capability: "connect_errno",
@@ -200,6 +200,20 @@ const AT_TRACEPOINTS: [Entry; 4] = [
         capability: "connect_errno",
         purpose: "connects that fail without a packet",
         hook: Hook::Classic("syscalls", "sys_exit_socket"),
+        needed: false,
+    },
+    Entry {
+        program: "bind_enter",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_enter_bind"),
+        needed: false,
+    },
+    Entry {
+        program: "bind_exit",
+        capability: "connect_errno",
+        purpose: "connects that fail without a packet",
+        hook: Hook::Classic("syscalls", "sys_exit_bind"),
         needed: false,
     },
     Entry {

@@ -1,12 +1,16 @@
 //! Where the cgroup v2 hierarchy is.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::KernelError;
 
 /// Magic number of cgroup2 in `statfs(2)` (`include/uapi/linux/magic.h`).
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// Inode number of the root of the hierarchy, also where a part of it is mounted.
+const ROOT_NUMBER: u64 = 1;
 
 /// Where version 2 is in the folder of a host that has both: the nodes of a cluster need not be alike.
 const HYBRID: &str = "unified";
@@ -34,6 +38,18 @@ pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
         Some(inner) => opened(&inner),
         None => Err(KernelError::NotCgroup2 { path }),
     }
+}
+
+/// Whether it is a part of the host: any cgroup but the root, whose number is 1 (`kernfs_create_root`,
+/// fs/kernfs/dir.c).
+pub(super) fn is_part(named: Option<&Path>) -> bool {
+    let metadata = open(named).and_then(|cgroup| {
+        cgroup.metadata().map_err(|source| KernelError::Cgroup {
+            path: named.map(Path::to_path_buf).unwrap_or_default(),
+            source,
+        })
+    });
+    metadata.is_ok_and(|metadata| metadata.ino() != ROOT_NUMBER)
 }
 
 /// The folder of version 2 that is meant by this one: itself, or what is `unified` in it.

@@ -16,9 +16,13 @@ const OF_KERNEL: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
 const KIND_POINTER: u32 = 2;
 const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
 const KIND_TYPEDEF: u32 = 8;
 const KIND_PROTOTYPE: u32 = 13;
+
+/// Unnamed structures inside each other that are looked into. The kernel's have two or three.
+const UNNAMED: usize = 4;
 
 /// Bytes of what each kind has behind the three words that all begin with: for itself, and for
 /// each of its parts.
@@ -50,8 +54,15 @@ const TAILS: [(usize, usize); 20] = [
 pub(super) struct Known {
     /// Where a socket has its error (`sk_err`), bytes.
     pub(super) socket_error: Option<u32>,
+    /// Where it has its peer's port and its own, bytes.
+    pub(super) ports: Option<(u32, u32)>,
+    /// Where it has its network namespace, and where that has its inode, bytes.
+    pub(super) network: Option<[u32; 2]>,
     /// Where it has the last of its queued errors, and where that has what it says, bytes.
     pub(super) queued_error: Option<(u32, u32)>,
+    /// Where a thread has what its process shares, its exit code and its process's number; and where
+    /// the first has the count of threads that run and the memory it was chosen to give back, bytes.
+    pub(super) process: Option<[u32; 5]>,
     /// Our code for each number that the kernel has for the reason of a reset.
     pub(super) reset_reasons: Option<[u8; NUMBERS]>,
 }
@@ -65,11 +76,40 @@ impl Known {
             let types = Types::of(&btf);
             types.map_or_else(Self::default, |types| Self {
                 socket_error: types.offset("sock", "sk_err"),
+                ports: ports(&types),
+                network: network(&types),
                 queued_error: queued_error(&types),
+                process: process(&types),
                 reset_reasons: reset_reasons::of(&types),
             })
         })
     }
+}
+
+fn process(types: &Types<'_>) -> Option<[u32; 5]> {
+    let task = |member| types.offset("task_struct", member);
+    let shared = |member| types.offset("signal_struct", member);
+    Some([
+        task("signal")?,
+        task("exit_code")?,
+        task("tgid")?,
+        shared("live")?,
+        shared("oom_mm")?,
+    ])
+}
+
+fn network(types: &Types<'_>) -> Option<[u32; 2]> {
+    let common = types.offset("sock", "__sk_common")?;
+    let at = common + types.offset("sock_common", "skc_net")?;
+    let inode = types.offset("net", "ns")? + types.offset("ns_common", "inum")?;
+    Some([at, inode])
+}
+
+fn ports(types: &Types<'_>) -> Option<(u32, u32)> {
+    let common = types.offset("sock", "__sk_common")?;
+    let peer = common + types.offset("sock_common", "skc_dport")?;
+    let own = common + types.offset("sock_common", "skc_num")?;
+    Some((peer, own))
 }
 
 /// A queue is a ring of which the head has two pointers, to the first and to the last (`struct
@@ -122,16 +162,29 @@ impl<'a> Types<'a> {
         })
     }
 
-    /// Offset of `member` in `structure`, bytes. `None` when it has no such field, or has it as a bit
-    /// field or inside another structure.
+    /// Offset of `member` in `structure`, bytes, also where it is in unnamed structures and unions
+    /// inside of it. `None` when it has no such field, or has it as a bit field or inside another
+    /// named one.
     fn offset(&self, structure: &str, member: &str) -> Option<u32> {
-        let of = self.named(KIND_STRUCT, structure)?;
+        self.offset_in(self.named(KIND_STRUCT, structure)?, member, UNNAMED)
+    }
+
+    fn offset_in(&self, of: Type, member: &str, depth: usize) -> Option<u32> {
         (0..of.count).find_map(|number| {
             let at = of.parts + number * of.step;
-            let (name, place) = (word(self.btf, at)?, word(self.btf, at + 8)?);
+            let [name, other, place] = [0, 4, 8].map(|part| word(self.btf, at + part));
+            let (name, place) = (name?, place?);
             // With the flag, the upper byte is the width of a bit field.
-            let is_bits = of.has_bits && place >> 24 != 0 || !place.is_multiple_of(8);
-            (self.is_name(name, member) && !is_bits).then_some(place / 8)
+            if of.has_bits && place >> 24 != 0 || !place.is_multiple_of(8) {
+                return None;
+            }
+            if name == 0 {
+                let inner = self.numbered(other?).filter(|_| depth > 0)?;
+                let has_parts = matches!(inner.kind, KIND_STRUCT | KIND_UNION);
+                let inside = has_parts.then(|| self.offset_in(inner, member, depth - 1))?;
+                return inside.map(|inside| place / 8 + inside);
+            }
+            self.is_name(name, member).then_some(place / 8)
         })
     }
 
@@ -313,5 +366,11 @@ mod tests {
         let (last, error) = known.queued_error.expect("every kernel has them");
         assert!(last.is_multiple_of(8) && last != at, "{last}");
         assert!(error.is_multiple_of(4), "{error}");
+        let process = known.process.expect("every kernel has them");
+        assert!(process.iter().all(|at| *at > 0), "{process:?}");
+        let network = known.network.expect("every kernel has them");
+        assert!(network.iter().all(|at| *at > 0), "{network:?}");
+        // They are of the kernel's interface to programs of the first kind: nothing moves them.
+        assert_eq!(known.ports, Some((12, 14)));
     }
 }

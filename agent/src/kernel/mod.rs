@@ -20,7 +20,8 @@ mod reset_reasons;
 mod ring;
 mod survey;
 
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use agent_wire::attention;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
@@ -51,6 +52,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ag
 /// Sockets remembered at a time where they are in a map (440 bytes each, set aside at the start).
 /// Smaller: connections of a busy host are not seen, which is counted. Larger: memory.
 const FLOWS_BY_COOKIE: u32 = 32_768;
+
+/// The map with the cgroup that is watched.
+const WATCHED: &str = "WATCHED";
 
 /// Smallest ring the kernel takes: one page.
 pub const MIN_RING_BYTES: u32 = 4096;
@@ -185,6 +189,7 @@ impl Probes {
     pub fn load(options: &Options) -> Result<Self, KernelError> {
         let cgroup = cgroup::open(options.cgroup.as_deref())?;
         let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
+        watch(&mut ebpf, &cgroup)?;
         let capabilities = attaching::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
         let whole_since = clock::monotonic();
         let ring = open_ring(&mut ebpf)?;
@@ -340,6 +345,8 @@ fn load_object_logging(
     let reasons = known.reset_reasons.unwrap_or([0; NUMBERS]);
     let sk_err = known.socket_error.unwrap_or(0);
     let (last_queued, extended_error) = known.queued_error.unwrap_or((0, 0));
+    let (peer_port, own_port) = known.ports.unwrap_or((0, 0));
+    let scoped = u8::from(cgroup::is_part(options.cgroup.as_deref()));
     let (by_cookie, in_map) = match flows {
         Flows::Storage => (0u8, 1),
         Flows::Cookie => (1u8, FLOWS_BY_COOKIE),
@@ -354,6 +361,10 @@ fn load_object_logging(
         .override_global("RESET_REASONS", &reasons, true)
         .override_global("IDLE", &u8::from(options.idle), true)
         .override_global("SK_ERR", &sk_err, true)
+        .override_global("PROCESS", &known.process.unwrap_or_default(), true)
+        .override_global("SCOPED", &scoped, true)
+        .override_global("NETWORK", &known.network.unwrap_or_default(), true)
+        .override_global("PORTS", &[peer_port, own_port], true)
         .override_global("LAST_QUEUED", &last_queued, true)
         .override_global("EXTENDED_ERROR", &extended_error, true)
         .override_global("ARGUMENTS", &attaching::ARGUMENTS, true)
@@ -365,6 +376,19 @@ fn load_object_logging(
                 error.into()
             }
         })
+}
+
+/// Has the probes that are not attached to the cgroup ask for it.
+fn watch(ebpf: &mut Ebpf, cgroup: &File) -> Result<(), KernelError> {
+    let failed = |source| KernelError::Map {
+        name: WATCHED,
+        source,
+    };
+    let map = ebpf.map_mut(WATCHED).ok_or_else(|| no_such_map(WATCHED))?;
+    let mut watched = CgroupArray::try_from(map).map_err(failed)?;
+    watched
+        .set(0, cgroup.as_fd().as_raw_fd(), 0)
+        .map_err(failed)
 }
 
 fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>

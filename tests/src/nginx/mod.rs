@@ -31,6 +31,8 @@ pub struct Config {
     pub workers: usize,
     /// Connections a worker may hold.
     pub connections: usize,
+    /// Files a worker may hold; enough for its connections unless given.
+    pub files: Option<usize>,
     /// The inside of the `http` block: upstreams and servers.
     pub http: String,
 }
@@ -49,6 +51,7 @@ impl Config {
         Self {
             workers: 2,
             connections: 4096,
+            files: None,
             http: http.into(),
         }
     }
@@ -58,13 +61,14 @@ impl Config {
         let Self {
             workers,
             connections,
+            files,
             http,
         } = self;
         let mut text = format!(
             "daemon off;\nuser root;\nworker_processes {workers};\nworker_rlimit_nofile {};\n\
              pid nginx.pid;\nerror_log error.log info;\n\
              events {{ worker_connections {connections}; }}\nhttp {{\n",
-            connections + 64,
+            files.unwrap_or(connections + 64),
         );
         for folder in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             // Writing to a String cannot fail.
@@ -171,6 +175,11 @@ impl Nginx {
             .lines()
             .filter_map(error_log::parse)
             .collect()
+    }
+
+    /// The error log so far, as written.
+    pub fn error_text(&self) -> String {
+        self.text("error.log")
     }
 
     /// Whole lines of a log: what is after the last line end is still being written.

@@ -4,7 +4,7 @@ use super::{Case, SILENCE, failure, is_5xx};
 use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::{Framing, Nanos, Phase};
+use crate::observation::{Ended, Framing, Nanos, Phase};
 
 /// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
@@ -35,12 +35,12 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 ///    (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
-/// a fresh connection it is never a race. Nor where the process that held it was killed: it closed
+/// a fresh connection it is never a race. Nor where the process that held it crashed: it closed
 /// nothing for idleness, and no longer timeout would have helped.
 pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
     let trial = case.trial;
-    if trial.response_began() || trial.reused == Some(false) || trial.killed_by.is_some() {
+    if trial.response_began() || trial.reused == Some(false) || crashed(case) {
         return None;
     }
     let exchange = trial.exchange.as_ref()?;
@@ -124,14 +124,20 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::InvalidResponse, sure, case.phase(), How::None)
 }
 
-/// The peer closed because the process that served the connection was killed by a signal.
+/// The peer closed because the process that served the connection was killed by a signal, or exited
+/// with a status that is not 0. One that exits with 0 may do so in the middle of a request as well:
+/// that it closed the connection says it better.
 pub(super) fn upstream_crashed(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
-    case.trial.killed_by?;
-    if case.trial.is_complete() {
+    if !crashed(case) || case.trial.is_complete() {
         return None;
     }
     failure(Cause::UpstreamCrashed, Certainty::Proof, case.phase(), how)
+}
+
+/// The process that served the connection crashed under the attempt.
+fn crashed(case: &Case<'_>) -> bool {
+    case.trial.process_ended.is_some_and(Ended::is_crash)
 }
 
 /// The peer closed and no byte of a response had come; not a race.

@@ -8,7 +8,7 @@ use super::{Case, SILENCE, delivery, failure};
 use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::{Nanos, Phase};
+use crate::observation::{Ended, Nanos, Phase};
 
 /// A proxy that closes after at least this long without a byte gave up waiting, ns. One that closes
 /// sooner may have had another reason: [`SILENCE`] to this is a guess.
@@ -48,7 +48,7 @@ fn by_tcp(case: &Case<'_>) -> Option<Failure> {
 /// The upstream closed first.
 fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
     let trial = case.trial;
-    if trial.killed_by.is_some() {
+    if trial.process_ended.is_some_and(Ended::is_crash) {
         return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {

@@ -131,6 +131,8 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
     let EvidenceShape {
         zero_window,
         killed_by,
+        out_of_memory,
+        exit_status,
         reset_reason,
         tls_alert,
         ..
@@ -139,7 +141,15 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
     if *zero_window {
         all.push("the upstream offered no window".to_owned());
     }
-    all.extend(killed_by.map(|signal| format!("its process was killed by signal {signal}")));
+    all.extend(killed_by.map(|signal| {
+        let whose = if *out_of_memory {
+            ", by the kernel for want of memory"
+        } else {
+            ""
+        };
+        format!("its process was killed by signal {signal}{whose}")
+    }));
+    all.extend(exit_status.map(|status| format!("its process exited with status {status}")));
     all.extend(reset_reason.as_deref().map(|reason| {
         let meaning = reset_meaning(reason).map(|meaning| format!(" ({meaning})"));
         format!("its kernel gave {reason}{}", meaning.unwrap_or_default())

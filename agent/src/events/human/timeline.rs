@@ -210,6 +210,8 @@ fn numbers(attempt: &AttemptShape) -> String {
         srtt_us,
         zero_window,
         killed_by,
+        out_of_memory,
+        exit_status,
         reset_reason,
         tls_alert,
     } = &attempt.evidence;
@@ -225,6 +227,7 @@ fn numbers(attempt: &AttemptShape) -> String {
         ("content_length", *content_length),
         ("srtt_us", srtt_us.map(u64::from)),
         ("killed_by", killed_by.map(u64::from)),
+        ("exit_status", exit_status.map(u64::from)),
         ("tls_alert", tls_alert.map(u64::from)),
     ];
     for (name, value) in optional {
@@ -232,6 +235,9 @@ fn numbers(attempt: &AttemptShape) -> String {
     }
     if *zero_window {
         all.push("zero_window true".to_owned());
+    }
+    if *out_of_memory {
+        all.push("out_of_memory true".to_owned());
     }
     all.extend(reset_had_ack.map(|had| format!("reset_had_ack {had}")));
     all.extend(
