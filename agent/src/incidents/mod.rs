@@ -38,6 +38,9 @@ const AVERAGE_BYTES: usize = 8 * 1024;
 /// 4 KiB) must fit, however few incidents the setting allows.
 const LEAST_BYTES: usize = 1 << 20;
 
+/// Incidents that are taken out of the store at a time to be looked at: some microseconds' worth.
+const AT_A_TIME: usize = 256;
+
 /// The store; clones share it.
 #[derive(Clone, Debug)]
 pub struct Incidents {
@@ -61,7 +64,7 @@ pub struct Kept {
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Newest first, no more than asked for.
-    pub incidents: Vec<Kept>,
+    pub incidents: Vec<Arc<Kept>>,
     /// How many fit, those above the limit included.
     pub matched: usize,
     /// The store as it was.
@@ -73,7 +76,7 @@ struct Store {
     max: usize,
     max_bytes: usize,
     /// Oldest first.
-    kept: VecDeque<Kept>,
+    kept: VecDeque<Arc<Kept>>,
     bytes: usize,
     stored: u64,
     evicted: u64,
@@ -126,7 +129,7 @@ impl Incidents {
         };
         let id = kept.id;
         store.bytes += kept.bytes;
-        store.kept.push_back(kept);
+        store.kept.push_back(Arc::new(kept));
         while store.kept.len() > store.max || store.bytes > store.max_bytes {
             let Some(oldest) = store.kept.pop_front() else {
                 break;
@@ -139,26 +142,41 @@ impl Incidents {
 
     /// Those that fit, newest first.
     pub fn find(&self, filter: &Filter) -> Found {
-        let store = self.store();
+        self.find_by(filter.limit, |kept| {
+            filter.fits(&kept.request, &kept.whereabouts, kept.time(), &self.names)
+        })
+    }
+
+    /// The store is not held while it is asked what fits: the pipeline keeps incidents in it.
+    fn find_by(&self, limit: usize, mut fits: impl FnMut(&Kept) -> bool) -> Found {
+        let (counts, mut next) = {
+            let store = self.store();
+            (store.counts(), store.stored)
+        };
         let mut matched = 0;
         let mut incidents = Vec::new();
-        for kept in store.kept.iter().rev() {
-            if filter.fits(&kept.request, &kept.whereabouts, kept.time(), &self.names) {
-                matched += 1;
-                if incidents.len() < filter.limit {
-                    incidents.push(kept.clone());
+        loop {
+            let some = self.store().before(next, AT_A_TIME);
+            let Some(last) = some.last() else { break };
+            next = last.id - 1;
+            for kept in some {
+                if fits(&kept) {
+                    matched += 1;
+                    if incidents.len() < limit {
+                        incidents.push(kept);
+                    }
                 }
             }
         }
         Found {
             incidents,
             matched,
-            counts: store.counts(),
+            counts,
         }
     }
 
     /// The one of this number, if it is still kept.
-    pub fn get(&self, id: Id) -> Option<Kept> {
+    pub fn get(&self, id: Id) -> Option<Arc<Kept>> {
         let store = self.store();
         let first = store.kept.front()?.id;
         let at = usize::try_from(id.checked_sub(first)?).ok()?;
@@ -189,6 +207,15 @@ impl Kept {
 }
 
 impl Store {
+    /// Those of the number `last` and before, newest first, so many at most.
+    fn before(&self, last: Id, at_most: usize) -> Vec<Arc<Kept>> {
+        let first = self.kept.front().map_or(Id::MAX, |kept| kept.id);
+        let count = (last + 1).saturating_sub(first);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let some = self.kept.iter().take(count).rev().take(at_most);
+        some.cloned().collect()
+    }
+
     fn counts(&self) -> IncidentCounts {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         IncidentCounts {
@@ -259,6 +286,24 @@ mod tests {
         assert!(counts.bytes <= LEAST_BYTES as u64, "{counts:?}");
         assert!((1..100).contains(&counts.kept), "{counts:?}");
         assert_eq!(counts.stored, counts.kept + counts.evicted);
+    }
+
+    #[test]
+    fn the_store_is_free_while_incidents_are_looked_for() {
+        let store = store(2000);
+        keep(&store, 600);
+        let mut ids = Vec::new();
+
+        let found = store.find_by(2, |kept| {
+            assert!(store.shared.try_lock().is_ok(), "the pipeline would wait");
+            // Newer ones are not looked at.
+            keep(&store, 1);
+            ids.push(kept.id);
+            true
+        });
+
+        assert_eq!(ids, (1..=600).rev().collect::<Vec<_>>());
+        assert_eq!((found.incidents.len(), found.matched), (2, 600));
     }
 
     #[test]

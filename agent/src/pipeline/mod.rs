@@ -319,11 +319,9 @@ impl LossWatch {
         let kinds = (0..).take(kind::COUNT).map(|kind| tally::RING_FULL + kind);
         let missing = MISSING.iter().map(|Tally(slot)| *slot);
         let lost: Result<u64, _> = kinds.chain(missing).map(|slot| source.tally(slot)).sum();
-        let Ok(lost) = lost else {
-            return false;
-        };
-        let grew = lost > self.lost;
-        self.lost = lost;
+        // Counters that cannot be read may have grown.
+        let grew = lost.as_ref().map_or(true, |lost| *lost > self.lost);
+        self.lost = lost.unwrap_or(self.lost);
         self.fresh |= grew;
         grew
     }

@@ -31,6 +31,8 @@ struct Fake {
     told: Vec<(u32, Attention)>,
     /// The probes' counters; zeros when empty.
     tallies: Vec<u64>,
+    /// They cannot be read one by one.
+    unreadable: bool,
     whole_since: Nanos,
 }
 
@@ -56,6 +58,9 @@ impl Source for Fake {
     }
 
     fn tally(&self, slot: u32) -> Result<u64, KernelError> {
+        if self.unreadable {
+            return Err(KernelError::NoCgroup);
+        }
         Ok(self.tallies.get(slot as usize).copied().unwrap_or(0))
     }
 
@@ -401,6 +406,10 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
 /// All series, and the certainty of the one error told, of a refused connect behind which the
 /// probes' counters are these.
 async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
+    with_counters(tallies, false).await
+}
+
+async fn with_counters(tallies: Vec<u64>, unreadable: bool) -> (String, serde_json::Value) {
     let name = std::env::current_exe().unwrap();
     let name = name.file_name().unwrap().to_str().unwrap().to_owned();
     let settings = Settings::parse(&format!("[proxy_names]\n\"{name}\" = \"nginx\"")).unwrap();
@@ -425,6 +434,7 @@ async fn with_tallies(tallies: Vec<u64>) -> (String, serde_json::Value) {
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
         tallies,
+        unreadable,
         ..Fake::default()
     };
     let (_ask, asks) = refresh();
@@ -451,6 +461,11 @@ async fn what_came_behind_a_loss_is_no_proof() {
 
         assert_eq!(with_tallies(tallies).await.1, "strong", "slot {lost}");
     }
+}
+
+#[tokio::test]
+async fn counters_that_cannot_be_read_may_hide_a_loss() {
+    assert_eq!(with_counters(Vec::new(), true).await.1, "strong");
 }
 
 #[tokio::test]
