@@ -107,7 +107,11 @@ fn assert_sound(core: &Core, events: &[Event]) {
                 let first = requests.insert((request.cookie, request.index));
                 assert!(first, "told twice: {request:?}");
             }
-            Event::Connect(_) | Event::Reset(_) | Event::Tls(_) | Event::Tcp(_) => {}
+            Event::Connect(_)
+            | Event::Reset(_)
+            | Event::Tls(_)
+            | Event::Tcp(_)
+            | Event::Check(_) => {}
         }
     }
     let stats = core.stats();
@@ -118,13 +122,14 @@ fn assert_sound(core: &Core, events: &[Event]) {
         let Ledger {
             begun,
             told,
+            checks,
             foreign,
             ends_lost,
             swept,
         } = ledger;
         assert_eq!(
             begun,
-            told + foreign + ends_lost + swept + held as u64,
+            told + checks + foreign + ends_lost + swept + held as u64,
             "{stats:?}"
         );
         assert_eq!(told, events, "{stats:?}");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::connection::Connection;
+use crate::core::Asked;
 use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
 use crate::observation::{
@@ -121,6 +122,8 @@ pub(crate) struct Trial {
     pub(crate) speculative: bool,
     /// What was said is not read: what TCP tells is all there is.
     pub(crate) unread: bool,
+    /// Whether a client asked for it, of one that no request is known for.
+    pub(crate) asked: Asked,
 }
 
 impl Trial {
@@ -168,6 +171,7 @@ impl Trial {
             contested: false,
             speculative: false,
             unread: false,
+            asked: Asked::default(),
         }
     }
 
@@ -279,6 +283,7 @@ impl Trial {
             contested: false,
             speculative: false,
             unread: false,
+            asked: Asked::default(),
         }
     }
 

@@ -29,6 +29,14 @@ impl<T: Copy> ByEnds<T> {
         self.facts.insert(ends, (at, fact));
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.facts.len()
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.facts.forgotten()
+    }
+
     /// The fact about the connection, of `at` or at most `age` before.
     pub(crate) fn get(&self, ends: Ends, at: Nanos, age: Nanos) -> Option<T> {
         let (since, fact) = self.facts.get(&ends)?;

@@ -7,6 +7,7 @@
 //! what happens by the mere passing of time in `time`.
 
 mod answered;
+mod checking;
 mod connecting;
 mod joining;
 mod observe;
@@ -15,10 +16,13 @@ mod unread;
 mod verdict;
 mod without;
 
+pub(crate) use checking::Asked;
+
 use rustc_hash::FxHashMap;
 
 use crate::attempt::Trial;
 use crate::by_ends::ByEnds;
+use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
 use crate::event::{Event, Proxy, Upstream};
@@ -48,6 +52,7 @@ pub struct Core {
     requests: Requests,
     attempts: Table<Key, Box<Trial>>,
     routes: Routes,
+    checks: Checks,
     lookups: Lookups,
     deaths: Deaths,
     /// Why servers on this host reset their connections.
@@ -109,6 +114,7 @@ impl Core {
             requests: Requests::new(limits.requests),
             attempts: Table::new(limits.attempts),
             routes: Routes::default(),
+            checks: Checks::default(),
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
@@ -209,6 +215,22 @@ impl Core {
             attempts_unmatched,
             errands_unmatched,
             requests_looked_at: self.requests.looked_at(),
+            evidence: [
+                ("routes", self.routes.routes()),
+                ("upstreams", self.routes.upstreams()),
+                ("checks", self.checks.len()),
+                ("servers", self.requests.servers()),
+                ("deaths", self.deaths.len()),
+                ("resets", self.resets.len()),
+            ],
+            forgotten: [
+                ("routes_forgotten", self.routes.routes_refused()),
+                ("upstreams_forgotten", self.routes.upstreams_refused()),
+                ("checks_forgotten", self.checks.forgotten()),
+                ("servers_forgotten", self.requests.servers_forgotten()),
+                ("deaths_forgotten", self.deaths.forgotten()),
+                ("resets_forgotten", self.resets.forgotten()),
+            ],
             request_ledger: requests,
             attempt_ledger: attempts,
         }

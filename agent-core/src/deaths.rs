@@ -55,6 +55,14 @@ impl Deaths {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.connections.forgotten()
+    }
+
     /// Nobody died lately.
     pub(crate) fn is_quiet(&self, now: Nanos) -> bool {
         self.recent

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::cause::{Cause, Certainty, How};
 pub use crate::join::Witnesses;
 use crate::observation::{Ended, Nanos, Phase, RequestHead, ResetDirection};
@@ -22,6 +24,8 @@ pub enum Event {
     Tls(TlsDone),
     /// Retransmitted segments and round-trip time, since the last such event of the socket.
     Tcp(TcpSeen),
+    /// A health check is over. It is no [`Event::Attempt`].
+    Check(Arc<Check>),
 }
 
 /// A proxy: what metrics and incidents name.
@@ -231,8 +235,36 @@ pub struct Request {
     pub error_attempt: Option<usize>,
     /// For [`crate::cause::Cause::NoLiveUpstream`]: why the upstreams were given up before.
     pub origin: Option<Cause>,
+    /// The health check that failed with that, if it was one.
+    pub origin_check: Option<Arc<Check>>,
     /// Attempts, in order of start.
     pub attempts: Vec<Arc<Attempt>>,
+}
+
+/// A health check: an attempt that a proxy made by itself, for no request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Who checked.
+    pub proxy: Proxy,
+    /// Whom.
+    pub upstream: Upstream,
+    /// Socket cookie of the connection.
+    pub cookie: u64,
+    /// Number of the exchange on it.
+    pub index: u32,
+    /// Method; `None` for one that only connects, or did not come further.
+    pub method: Option<SmolStr>,
+    /// Path without query.
+    pub path: Option<SmolStr>,
+    /// Status it was answered with.
+    pub code: Option<u16>,
+    /// Why it failed; `None` for one that passed. [`Cause::UpstreamStatus`] for a status of 400 or
+    /// more.
+    pub failure: Option<Cause>,
+    /// When it was over.
+    pub ended: Nanos,
+    /// From the connect, or the first request byte, to its end.
+    pub seconds: f64,
 }
 
 /// A reset seen.

@@ -11,6 +11,7 @@ mod address;
 mod attempt;
 mod by_ends;
 pub mod cause;
+mod checks;
 mod connection;
 pub mod core;
 mod deaths;

@@ -89,6 +89,10 @@ pub struct Stats {
     pub errands_unmatched: u64,
     /// Requests that were looked at to find those of attempts: what joins cost.
     pub requests_looked_at: u64,
+    /// Gauges: entries of the tables of evidence, by name.
+    pub evidence: [(&'static str, usize); 6],
+    /// Entries of these that made room for newer ones.
+    pub forgotten: [(&'static str, u64); 6],
     /// What became of client requests.
     pub request_ledger: Ledger,
     /// What became of attempts.
@@ -103,6 +107,8 @@ pub struct Ledger {
     pub begun: u64,
     /// Told as an event.
     pub told: u64,
+    /// Told as a health check.
+    pub checks: u64,
     /// Not told: their process is no proxy.
     pub foreign: u64,
     /// Not told: their end was lost and so was any status.

@@ -15,6 +15,10 @@ pub(crate) struct Habits {
     /// It goes on trying the only upstream of a group, whatever it did (nginx:
     /// `ngx_http_upstream_get_round_robin_peer`, `peers->single`).
     pub(crate) keeps_last: bool,
+    /// What its threads do without having read from a client just before is a health check, or a
+    /// retry. Where that does not hold: nginx delays requests by timers (`limit_req`), Varnish fetches
+    /// in the background, Go moves a request from thread to thread.
+    pub(crate) checks_by_timer: bool,
     /// A thread that has read a client's request connects upstream for it before it reads from
     /// another client. Where that does not hold, what a thread read last proves nothing: HAProxy
     /// reads all clients that are ready and then runs their streams; Go moves a request from
@@ -33,9 +37,9 @@ const KNOWN: [(&str, Habits); 10] = [
     ("openresty", NGINX),
     ("angie", NGINX),
     ("tengine", NGINX),
-    ("httpd", at_once(60)),
-    ("envoy", connects_at_once(30)),
-    ("haproxy", later(30)),
+    ("httpd", checking(at_once(60))),
+    ("envoy", checking(connects_at_once(30))),
+    ("haproxy", checking(later(30))),
     ("caddy", later(30)),
     ("traefik", later(30)),
     ("varnish", later(10)),
@@ -57,6 +61,7 @@ const fn at_once(seconds: u64) -> Habits {
         fail_window: seconds * SECOND,
         none_left_code: Some(503),
         keeps_last: false,
+        checks_by_timer: false,
         connects_at_once: true,
         sends_at_once: true,
     }
@@ -74,6 +79,13 @@ const fn later(seconds: u64) -> Habits {
         connects_at_once: false,
         sends_at_once: false,
         ..at_once(seconds)
+    }
+}
+
+const fn checking(habits: Habits) -> Habits {
+    Habits {
+        checks_by_timer: true,
+        ..habits
     }
 }
 

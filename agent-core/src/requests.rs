@@ -200,6 +200,16 @@ impl Requests {
         stuck.into_iter().map(|(_, key)| key).collect()
     }
 
+    /// Addresses of which the process is known that answers there.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Those that made room for others.
+    pub(crate) fn servers_forgotten(&self) -> u64 {
+        self.servers.forgotten()
+    }
+
     /// Drops what is kept for owners without requests.
     pub(crate) fn sweep(&mut self) {
         self.queues.retain(|_, queues| !queues.is_empty());

@@ -13,11 +13,12 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::cause::Cause;
-use crate::event::Upstream;
+use crate::event::{Check, Upstream};
 use crate::observation::{Nanos, RequestHead};
 
 /// Routes remembered. With more, those not used lately go.
@@ -38,6 +39,10 @@ const CHECKED_WITHIN: Nanos = 300_000_000_000;
 /// detection does so after 5 by default (`consecutive_5xx`).
 const EJECTED_AFTER: usize = 5;
 
+/// An upstream is down after so many failed checks in a row, whatever the proxy: HAProxy's `fall` is 3
+/// by default, Envoy's `unhealthy_threshold` is usually not more.
+const DOWN_AFTER: usize = 3;
+
 /// Failures of one upstream that are remembered: a request is judged when its grace is over, by what
 /// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
 /// it failed all the while is known. Too large: 40 bytes each.
@@ -51,7 +56,7 @@ const UPS: usize = 8;
 const SWEEP_EVERY: Nanos = 1_000_000_000;
 
 /// How the upstreams of a request's route fare, when it made no attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fare {
     /// Each failed, and none was used with success since.
     AllDown {
@@ -62,9 +67,13 @@ pub(crate) enum Fare {
         gives_up: bool,
         /// There is more than one: nginx never leaves its only one alone.
         several: bool,
+        /// The health check that failed last, if that is how the last of them failed.
+        check: Option<Arc<Check>>,
+        /// Checks of each failed so often in a row that every proxy believes them.
+        by_checks: bool,
     },
     /// The route is not known, and every upstream of the proxy is down.
-    ProxyAllDown(Cause),
+    ProxyAllDown(Cause, Option<Arc<Check>>),
     /// Some failed, or one answers with errors of its own, for which proxies may leave it alone.
     SomeDown,
     /// The route is known, and each succeeded since it last failed.
@@ -80,7 +89,7 @@ struct Route {
 }
 
 /// How an attempt went.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     /// When a request began to use the upstream; `None` when that may have been a check.
     pub(crate) used: Option<Nanos>,
@@ -88,6 +97,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: Nanos,
     /// Why it failed.
     pub(crate) failure: Option<Cause>,
+    /// It was this health check.
+    pub(crate) check: Option<Arc<Check>>,
     /// The instance of a proxy whose attempt it was.
     pub(crate) instance: Instance,
     /// Its process.
@@ -131,7 +142,7 @@ struct Health {
 }
 
 /// It failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Down {
     /// When a request began to use it; `None` when that may have been a check.
     began: Option<Nanos>,
@@ -139,6 +150,8 @@ struct Down {
     cause: Cause,
     /// The process that saw it.
     seen_by: u32,
+    /// The health check that failed.
+    check: Option<Arc<Check>>,
     /// When it was first used again after that, as far as is known; [`Self::at`] when that was not
     /// seen in time.
     back: Option<Nanos>,
@@ -152,6 +165,8 @@ pub(crate) struct Routes {
     next_sweep: Nanos,
     /// Clients choose Hosts and paths, and could choose some that collide.
     seed: RandomState,
+    routes_refused: u64,
+    upstreams_refused: u64,
 }
 
 impl Routes {
@@ -166,6 +181,7 @@ impl Routes {
             used,
             ended: at,
             failure,
+            check,
             instance,
             tgid,
         } = outcome;
@@ -184,6 +200,9 @@ impl Routes {
                 route.upstreams.push(name);
             }
         }
+        if route.is_some_and(|route| !self.routes.contains_key(&route)) {
+            self.routes_refused += 1;
+        }
         let Some(health) = self.health_of(instance, name) else {
             return;
         };
@@ -195,6 +214,7 @@ impl Routes {
                     at,
                     cause,
                     seen_by: tgid,
+                    check,
                     back: None,
                 });
             }
@@ -248,8 +268,27 @@ impl Routes {
         })
     }
 
+    pub(crate) fn routes(&self) -> usize {
+        self.routes.len()
+    }
+
+    pub(crate) fn upstreams(&self) -> usize {
+        self.health.len()
+    }
+
+    /// Routes for which there was no room, so far.
+    pub(crate) fn routes_refused(&self) -> u64 {
+        self.routes_refused
+    }
+
+    /// The same of upstreams.
+    pub(crate) fn upstreams_refused(&self) -> u64 {
+        self.upstreams_refused
+    }
+
     fn health_of(&mut self, instance: Instance, name: u64) -> Option<&mut Health> {
         if self.health.len() >= UPSTREAMS && !self.health.contains_key(&name) {
+            self.upstreams_refused += 1;
             return None;
         }
         Some(self.health.entry(name).or_insert_with(|| Health {
@@ -277,7 +316,7 @@ impl Routes {
             return self.fare_of_instance(instance, moment);
         };
         let (mut down, mut up, mut failed, mut gives_up) = (None, false, false, true);
-        let mut count = 0;
+        let (mut count, mut check, mut by_checks) = (0, None, true);
         for name in &known.upstreams {
             let health = self.health.get(name);
             if health.is_some_and(|health| health.is_later(moment)) {
@@ -289,10 +328,12 @@ impl Routes {
                     let Moment { at, window } = moment;
                     let unsure = last.at > at
                         || at - last.at > window
-                        || last.cause == Cause::UpstreamStatus
+                        || last.is_by_status()
                         || health.is_some_and(|one| one.is_tried_again(last, window));
                     gives_up &= last.seen_by == tgid && !unsure;
                     down = Some(last.cause);
+                    check.clone_from(&last.check);
+                    by_checks &= health.is_some_and(|one| one.fails_checks(at));
                 }
                 None => {
                     up = true;
@@ -306,6 +347,8 @@ impl Routes {
                 origin,
                 gives_up,
                 several: count > 1,
+                check,
+                by_checks,
             },
             (Some(_), true) => Fare::SomeDown,
             (None, _) if failed => Fare::SomeDown,
@@ -315,15 +358,15 @@ impl Routes {
     }
 
     fn fare_of_instance(&self, instance: Instance, moment: Moment) -> Fare {
-        let mut cause = None;
+        let mut fare = Fare::Unknown;
         let own = |one: &&Health| one.instance == instance && !one.is_later(moment);
         for health in self.health.values().filter(own) {
             let Some(down) = health.down(moment) else {
                 return Fare::Unknown;
             };
-            cause = Some(down.cause);
+            fare = Fare::ProxyAllDown(down.cause, down.check.clone());
         }
-        cause.map_or(Fare::Unknown, Fare::ProxyAllDown)
+        fare
     }
 
     /// What requests share that a proxy sends to the same place. A path without a second segment is a
@@ -364,6 +407,13 @@ impl Routes {
                     >= old
             });
         }
+    }
+}
+
+impl Down {
+    /// It answered a request with an error of its own: few proxies leave an upstream alone for that.
+    fn is_by_status(&self) -> bool {
+        self.cause == Cause::UpstreamStatus && self.check.is_none()
     }
 }
 
@@ -431,19 +481,24 @@ impl Health {
         let Some(last) = self.last_failure(at) else {
             let failing = self.failing_since.is_some_and(|since| since <= at);
             let first = self.failures.first();
-            return first.filter(|down| failing && down.cause != Cause::UpstreamStatus);
+            return first.filter(|down| failing && !down.is_by_status());
         };
         let is_back = last.back.is_some_and(|back| back <= at);
-        let by_status = last.cause == Cause::UpstreamStatus;
-        (!is_back && (!by_status || self.answers_errors(at))).then_some(last)
+        (!is_back && (!last.is_by_status() || self.answers_errors(at))).then_some(last)
     }
 
     /// Its last answers were errors of its own, [`EJECTED_AFTER`] of them.
     fn answers_errors(&self, at: Nanos) -> bool {
         let latest = self.failures.iter().rev().filter(|down| down.at <= at);
-        let errors = latest
-            .take_while(|down| down.cause == Cause::UpstreamStatus && down.at > self.answered);
+        let errors = latest.take_while(|down| down.is_by_status() && down.at > self.answered);
         errors.take(EJECTED_AFTER).count() == EJECTED_AFTER
+    }
+
+    /// Its last checks failed, [`DOWN_AFTER`] of them.
+    fn fails_checks(&self, at: Nanos) -> bool {
+        let latest = self.failures.iter().rev().filter(|down| down.at <= at);
+        let failed = latest.take_while(|down| down.check.is_some() && down.at > self.answered);
+        failed.take(DOWN_AFTER).count() == DOWN_AFTER
     }
 
     /// Whether the process that saw it fail had used it within the window after an earlier failure.

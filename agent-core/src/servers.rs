@@ -84,6 +84,14 @@ impl Servers {
         self.addresses.get(&tgid).map_or(&[], Vec::as_slice)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.owners.forgotten()
+    }
+
     /// Who answered there last.
     pub(crate) fn owner(&self, address: SocketAddr) -> Option<u32> {
         match self.owners.get(&canonical(address))? {

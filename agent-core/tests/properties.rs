@@ -88,13 +88,14 @@ fn assert_conserved(core: &Core, told: &Told) {
         let Ledger {
             begun,
             told,
+            checks,
             foreign,
             ends_lost,
             swept,
         } = ledger;
         assert_eq!(
             begun,
-            told + foreign + ends_lost + swept + held as u64,
+            told + checks + foreign + ends_lost + swept + held as u64,
             "{stats:?}"
         );
         assert_eq!(told, events as u64, "{stats:?}");

@@ -119,6 +119,7 @@ pub(crate) fn request(code: Option<u16>, attempts: Vec<Attempt>) -> Request {
         error,
         error_attempt: error.and(last),
         origin: None,
+        origin_check: None,
         attempts: attempts.into_iter().map(Arc::new).collect(),
     }
 }

@@ -234,7 +234,7 @@ impl Core {
 
     /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or
     /// ended since in an error that nothing explains.
-    fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
+    pub(super) fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
         tgid.is_some_and(|tgid| {
             let answered = self.requests.failed(tgid, at..=Nanos::MAX);
             let mut waiting = self.waiting_at(tgid, at).chain(answered);
@@ -280,22 +280,24 @@ impl Core {
     }
 
     /// A connection that no request is known for was begun at `started` and over at `ended`. When none
-    /// waited for an upstream, others than the requests that are seen use it.
+    /// waited for an upstream, others than the requests that are seen use it. Returns whether that is so.
     pub(super) fn look_for_check(
         &mut self,
         tgid: Option<u32>,
         upstream: &Upstream,
         started: Nanos,
         ended: Nanos,
-    ) {
+    ) -> bool {
         let (Some(tgid), true) = (tgid, self.processes.proxy(tgid).is_some()) else {
-            return;
+            return false;
         };
         let brief = ended.saturating_sub(started) <= BRIEF;
-        if brief && !self.has_waiting(Some(tgid), started, None) {
+        let unasked = brief && !self.has_waiting(Some(tgid), started, None);
+        if unasked {
             let instance = self.processes.instance(tgid);
             self.routes.saw_unasked(instance, upstream, ended);
         }
+        unasked
     }
 
     fn is_checked(&self, trial: &Trial) -> bool {

@@ -365,6 +365,9 @@ impl Core {
         }
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
+        if trial.parent.is_none() {
+            trial.asked = self.who_asked(&trial, !late);
+        }
         self.claim_earlier_try(&trial, out);
         if trial.parent.is_some()
             && let Some(proxy) = self.processes.proxy(trial.tgid)
@@ -431,7 +434,22 @@ impl Core {
             && !talked
         {
             let upstream = Upstream::Inet(socket.remote);
-            self.look_for_check(tgid, &upstream, established, socket.time);
+            let unasked = self.look_for_check(tgid, &upstream, established, socket.time);
+            let by_client = errand.is_some_and(|errand| errand.age_us <= YOUNG_US);
+            let by_peer = socket.flags.peer_fin() || socket.flags.peer_reset();
+            if unasked
+                && !by_client
+                && !by_peer
+                && let Some(tgid) = tgid
+            {
+                self.closed_as_check(
+                    tgid,
+                    socket.cookie,
+                    upstream,
+                    (established, socket.time),
+                    out,
+                );
+            }
         }
         if unused && !talked && socket.flags.active_open() {
             self.closed_unused(socket, errand, out);

@@ -207,6 +207,7 @@ impl Core {
                 used: Some(trial.started),
                 ended: trial.ended,
                 failure: None,
+                check: None,
                 instance: self.processes.instance(proxy.tgid),
                 tgid: proxy.tgid,
             };

@@ -74,8 +74,15 @@ impl Core {
 
     /// A success needs no request to be judged; a failure waits for one to turn up, since
     /// records of two CPUs may come in the wrong order.
-    fn without_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
-        self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
+    fn without_request(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
+        let unasked = self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
+        if trial.exchange.is_none() {
+            trial.asked = self.who_asked(&trial, unasked);
+        }
+        if self.is_known_check(&trial) {
+            self.tell_alone(trial, out);
+            return;
+        }
         if judge(&Case {
             trial: &trial,
             request: None,
@@ -211,14 +218,15 @@ impl Core {
         });
         let at = decisive.map(|(at, _)| at);
         let (error, mut error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
-        let (error, origin) = match error {
+        let (error, origin, origin_check) = match error {
             Some(_) if attempts.is_empty() && request.open.is_empty() => {
-                let (error, origin, guessed) = self.unanswered(key, &request, &outcome, &proxy);
+                let (error, origin, check, guessed) =
+                    self.unanswered(key, &request, &outcome, &proxy);
                 error_attempt = guessed.is_some().then_some(0);
                 attempts.extend(guessed);
-                (Some(error), origin)
+                (Some(error), origin, check)
             }
-            error => (error, None),
+            error => (error, None, None),
         };
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
@@ -241,6 +249,7 @@ impl Core {
             error,
             error_attempt,
             origin,
+            origin_check,
             attempts,
         })));
     }
@@ -329,11 +338,17 @@ impl Core {
             failure,
             ..
         } = attempt;
+        // What was answered 4xx for nobody knows whom may be a check that failed.
+        let is_open = *join == Join::None && matches!(attempt.code, Some(400..500));
+        if is_open {
+            return;
+        }
         let outcome = routes::Outcome {
             // What no request asked for may be a health check.
             used: (*join != Join::None).then_some(*started),
             ended: *ended,
             failure: failure.map(|failure| failure.cause),
+            check: None,
             instance: self.processes.instance(proxy.tgid),
             tgid: proxy.tgid,
         };
@@ -353,6 +368,10 @@ impl Core {
         self.ask_peer(&mut trial);
         let outcome = trial.outcome.take();
         let failure = self.failure_of(&trial, outcome.as_deref());
+        if self.is_health_check(&trial) {
+            self.tell_check(proxy, &trial, failure, out);
+            return;
+        }
         let masked = outcome
             .as_deref()
             .and_then(|outcome| masked(failure, outcome, true));

@@ -8,7 +8,7 @@ use super::Core;
 use super::verdict::UNATTRIBUTED;
 use crate::attempt::Trial;
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Failure, Join, Proxy, Upstream};
+use crate::event::{Attempt, Check, Failure, Join, Proxy, Upstream};
 use crate::join::{Parent, Witnesses};
 use crate::lookups::Lookup;
 use crate::observation::Phase;
@@ -20,29 +20,34 @@ use crate::unread::Used;
 
 /// What is known of a request's error for which no attempt is known.
 enum Without {
-    /// Why, and for which failure its upstreams had been given up before.
-    Judged(Failure, Option<Cause>),
+    /// Why, for which failure its upstreams had been given up before, and which check saw that.
+    Judged(Failure, Option<Cause>, Option<Arc<Check>>),
     /// It is not known; what may have been used for it, if anything.
     Unread(Used),
 }
 
 impl Core {
     /// Why a request got an error for which no attempt is known, for which failure its upstreams had
-    /// been given up before, and the attempt that it may have had.
+    /// been given up before, which check saw that, and the attempt that it may have had.
     pub(super) fn unanswered(
         &mut self,
         key: Key,
         request: &OpenRequest,
         outcome: &Outcome,
         proxy: &Proxy,
-    ) -> (Failure, Option<Cause>, Option<Arc<Attempt>>) {
+    ) -> (
+        Failure,
+        Option<Cause>,
+        Option<Arc<Check>>,
+        Option<Arc<Attempt>>,
+    ) {
         match self.without_attempt(key, request, outcome, proxy) {
-            Without::Judged(failure, origin) => (failure, origin, None),
+            Without::Judged(failure, origin, check) => (failure, origin, check, None),
             Without::Unread(Used::Only(upstream)) => {
                 let attempt = self.guessed(key, request, outcome, proxy, upstream);
-                (UNATTRIBUTED, None, Some(attempt))
+                (UNATTRIBUTED, None, None, Some(attempt))
             }
-            Without::Unread(Used::Nothing | Used::Some) => (UNATTRIBUTED, None, None),
+            Without::Unread(Used::Nothing | Used::Some) => (UNATTRIBUTED, None, None, None),
         }
     }
 
@@ -62,7 +67,7 @@ impl Core {
                 phase,
                 how,
             };
-            Without::Judged(failure, None)
+            Without::Judged(failure, None, None)
         };
         let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
         // An attempt may have been there and not been seen, or not been recognised as its own.
@@ -76,6 +81,7 @@ impl Core {
             sends_at_once: _,
             none_left_code,
             keeps_last,
+            checks_by_timer: _,
         } = self.processes.habits(Some(tgid));
         let instance = self.processes.instance(tgid);
         let used = self.used_meanwhile(tgid, request, outcome);
@@ -87,9 +93,9 @@ impl Core {
         let fare = self.routes.fare(instance, head, tgid, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
-        let nameless = match fare {
+        let nameless = match &fare {
             Fare::Unknown => true,
-            Fare::ProxyAllDown(_) => acts_at_once,
+            Fare::ProxyAllDown(..) => acts_at_once,
             Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
         };
         // Without a code the proxy closed: that says nothing of upstreams.
@@ -108,8 +114,8 @@ impl Core {
         if lookup == Some(Lookup::FailedForAnother) && !unjoined && nameless {
             return failure(Cause::DnsFailure, Certainty::Guess);
         }
-        let down = |certainty, origin| match failure(Cause::NoLiveUpstream, certainty) {
-            Without::Judged(failure, _) => Without::Judged(failure, Some(origin)),
+        let down = |certainty, origin, check| match failure(Cause::NoLiveUpstream, certainty) {
+            Without::Judged(failure, ..) => Without::Judged(failure, Some(origin), check),
             other @ Without::Unread(_) => other,
         };
         // A proxy without an upstream to try has a code for that; another is of a rule or a limit,
@@ -120,25 +126,24 @@ impl Core {
                 origin,
                 gives_up,
                 several,
+                check,
+                by_checks,
             } if by_code => {
-                let strong = !unjoined
-                    && gives_up
-                    && acts_at_once
-                    && none_left_code.is_some()
-                    && (several || !keeps_last);
+                let seen = gives_up && acts_at_once && (several || !keeps_last);
+                let strong = none_left_code.is_some() && (by_checks || seen && !unjoined);
                 let sure = if strong {
                     Certainty::Strong
                 } else {
                     Certainty::Guess
                 };
-                down(sure, origin)
+                down(sure, origin, check)
             }
-            Fare::ProxyAllDown(origin) if by_code => down(Certainty::Guess, origin),
+            Fare::ProxyAllDown(origin, check) if by_code => down(Certainty::Guess, origin, check),
             _ if unjoined => Without::Unread(Used::Nothing),
             _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
             Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
             Fare::AllDown { .. }
-            | Fare::ProxyAllDown(_)
+            | Fare::ProxyAllDown(..)
             | Fare::Healthy
             | Fare::SomeDown
             | Fare::Unknown => failure(Cause::ProxyGenerated, Certainty::Guess),

@@ -20,7 +20,8 @@ const RUNS: u64 = 24;
 /// A recording, cut where the daemon let time pass.
 type Rounds = Vec<Vec<Input>>;
 
-/// Cause and certainty of each request's error (`true`) and of each attempt's failure.
+/// Cause and certainty of each request's error (`true`) and of each attempt's or health check's
+/// failure (`false`).
 type Verdicts = HashMap<(bool, u64, u32), (Cause, Certainty)>;
 
 #[test]
@@ -114,6 +115,13 @@ fn verdicts(inputs: impl IntoIterator<Item = Input>) -> Verdicts {
                 // A connect without a socket has no cookie to be known by.
                 Event::Attempt(attempt) if attempt.cookie != 0 => {
                     ((false, attempt.cookie, attempt.index), attempt.failure)
+                }
+                Event::Check(check) => {
+                    if let Some(cause) = check.failure {
+                        let key = (false, check.cookie, check.index);
+                        verdicts.insert(key, (cause, Certainty::Strong));
+                    }
+                    continue;
                 }
                 _ => continue,
             };

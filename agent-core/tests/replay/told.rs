@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
-use agent_core::cause::Certainty;
+use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
 use agent_core::observation::{Ended, Nanos, RequestHead};
 
@@ -51,6 +51,10 @@ impl Told {
                 ));
             }
             Event::Tls(_) => self.count("TLS handshakes".to_owned()),
+            Event::Check(check) => {
+                let result = check.failure.map_or("passed", Cause::label);
+                self.count(format!("health checks, {result}"));
+            }
             // One for nearly every exchange, and only numbers.
             Event::Tcp(_) => {}
         }
@@ -90,6 +94,7 @@ impl Told {
             error,
             error_attempt,
             origin,
+            origin_check,
             attempts,
         } = request;
         let failed = attempts.iter().any(|attempt| attempt.failure.is_some());
@@ -113,6 +118,13 @@ impl Told {
         line.push_str(&failure_text(*error));
         if let Some(origin) = origin {
             push(&mut line, format_args!(", origin {}", origin.label()));
+        }
+        if let Some(check) = origin_check {
+            let path = check.path.as_deref().unwrap_or("connect");
+            push(
+                &mut line,
+                format_args!(", by check {path} {}", code(check.code)),
+            );
         }
         if let Some(attempt) = error_attempt {
             push(&mut line, format_args!(", of attempt {attempt}"));

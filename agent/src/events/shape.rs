@@ -101,6 +101,8 @@ pub struct RequestShape {
     pub fix: Option<String>,
     /// For `no_live_upstream`: why its upstreams had been given up before.
     pub origin_cause: Option<String>,
+    /// The health check that failed with that, if it was one.
+    pub origin_check: Option<CheckShape>,
     /// First request byte to last response byte.
     pub request_seconds: f64,
     /// The answer is complete.
@@ -117,6 +119,19 @@ pub struct RequestShape {
     pub index: u32,
     /// In order of start.
     pub attempts: Vec<AttemptShape>,
+}
+
+/// A health check that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckShape {
+    /// Whom the proxy checked.
+    pub upstream: String,
+    /// Method; null for a check that only connects, or did not come further.
+    pub method: Option<String>,
+    /// Path without query.
+    pub path: Option<String>,
+    /// Status it was answered with.
+    pub code: Option<u16>,
 }
 
 /// An attempt that no request tells.
@@ -457,6 +472,7 @@ mod tests {
     "words": "upstream prematurely closed connection while reading response header",
     "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
     "origin_cause": null,
+    "origin_check": null,
     "request_seconds": 0.043,
     "complete": true,
     "client_left": false,

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, How};
-use agent_core::event::{Attempt, Evidence, Failure, Request};
+use agent_core::event::{Attempt, Check, Evidence, Failure, Request};
 
 use super::shape::{
-    AttemptShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, PlaceShape, ProxyShape,
-    RequestShape, has_failed, is_masked, rfc3339, word,
+    AttemptShape, CheckShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, PlaceShape,
+    ProxyShape, RequestShape, has_failed, is_masked, rfc3339, word,
 };
 use crate::clock::WallClock;
 use crate::config::Settings;
@@ -76,6 +76,7 @@ impl Teller {
             error,
             error_attempt,
             origin,
+            origin_check,
             attempts,
         } = request;
         let told = error_attempt
@@ -136,6 +137,7 @@ impl Teller {
             words,
             fix: fault.map(|(failure, attempt)| fix(failure, attempt.and_then(ready))),
             origin_cause: origin.map(word),
+            origin_check: origin_check.as_deref().map(check_shape),
             request_seconds: *seconds,
             complete: *complete,
             client_left: *client_left,
@@ -266,6 +268,15 @@ impl Teller {
 /// answers from a socket that had sent its FIN before, and the read returns end of file, not
 /// ECONNRESET: tcp_fin() sets SOCK_DONE, which tcp_recvmsg() asks before sk_err
 /// (net/ipv4/tcp.c); nginx on 6.18 writes so.
+fn check_shape(check: &Check) -> CheckShape {
+    CheckShape {
+        upstream: names::address(&check.upstream),
+        method: check.method.as_deref().map(str::to_owned),
+        path: check.path.as_deref().map(str::to_owned),
+        code: check.code,
+    }
+}
+
 fn as_read(failure: Failure, evidence: Option<&Evidence>) -> Failure {
     let bare = evidence.is_some_and(|evidence| evidence.reset_had_ack == Some(false));
     if failure.cause == Cause::KeepaliveRace && failure.how == How::Rst && bare {

@@ -13,8 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::buckets;
 use super::catalogue::Catalogue;
 use super::labels::{
-    ConnectSet, ErrorSet, FailureSet, IdleSet, JoinSet, KindSet, LabelNameSet, ProxyCodeSet,
-    ProxySet, ResetSet, SynTimeoutSet, TargetCodeSet, TargetSet,
+    CheckSet, ConnectSet, ErrorSet, FailureSet, IdleSet, JoinSet, KindSet, LabelNameSet,
+    ProxyCodeSet, ProxySet, ResetSet, SynTimeoutSet, TargetCodeSet, TargetSet,
 };
 
 /// The exemplar of a failure: the trace it belongs to.
@@ -40,6 +40,7 @@ pub(super) struct Families {
     pub(super) gateway_request_seconds: Histograms<ProxySet>,
     pub(super) upstream_responses: Family<TargetCodeSet, Counter>,
     pub(super) upstream_failures: Family<FailureSet, TracedCounter>,
+    pub(super) upstream_health_checks: Family<CheckSet, Counter>,
     pub(super) upstream_connect_seconds: Histograms<TargetSet>,
     pub(super) upstream_tls_seconds: Histograms<TargetSet>,
     pub(super) upstream_first_byte_seconds: Histograms<TargetSet>,
@@ -83,6 +84,10 @@ impl Families {
             upstream_failures: catalogue.family(
                 "why502_upstream_failures",
                 "Failed attempts, by why and in which part of the attempt; `masked=\"true\"` when the client's request still succeeded, `unknown` when its request is not known; a complete answer with a 5xx is no failed attempt, nor is a client that left; the exemplar is a trace id",
+            ),
+            upstream_health_checks: catalogue.family(
+                "why502_upstream_health_checks",
+                "Health checks that proxies made of upstreams, by result: `passed`, or why it failed (`upstream_status` is a status of 400 or more); `code` is the status, `none` without an answer; they are in no other metric of attempts",
             ),
             upstream_connect_seconds: catalogue.family_of(
                 "why502_upstream_connect_seconds",

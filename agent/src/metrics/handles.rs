@@ -14,10 +14,13 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::families::{Families, SecondsGauge, Trace, TracedCounter};
 use super::labels::{
-    Code, ConnectSet, ErrorSet, FailureSet, IdleSet, PlaceLabels, ResetSet, SynTimeoutSet,
-    TargetCodeSet, TargetSet, Word,
+    CheckSet, Code, ConnectSet, ErrorSet, FailureSet, IdleSet, PlaceLabels, ResetSet,
+    SynTimeoutSet, TargetCodeSet, TargetSet, Word,
 };
 use super::naming::{ProxyKey, UpstreamKey};
+
+/// Label `result` of a health check that passed.
+const PASSED: Word = Word::new("passed");
 
 /// Who gave up on an unanswered connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,7 @@ pub(super) struct Target {
     retransmits: Slots<(), Counter>,
     rtt: Slots<(), Histogram>,
     connects: Slots<ConnectResult, Counter>,
+    checks: Slots<(Option<Cause>, Code), Counter>,
 }
 
 /// The labels that all series of a target have.
@@ -90,6 +94,7 @@ impl Target {
             retransmits: Slots::new(),
             rtt: Slots::new(),
             connects: Slots::new(),
+            checks: Slots::new(),
         }
     }
 
@@ -259,6 +264,20 @@ impl Target {
         })
     }
 
+    /// `why502_upstream_health_checks_total`.
+    pub(super) fn health_check(
+        &mut self,
+        families: &Families,
+        key: (Option<Cause>, Code),
+    ) -> &Counter {
+        let who = &self.who;
+        self.checks.get(key, || {
+            families
+                .upstream_health_checks
+                .get_or_create_owned(&check_set(who, key))
+        })
+    }
+
     /// Takes its series out of the exposition. A field added above must be dealt with here.
     pub(super) fn retire(self, families: &Families) {
         let Self {
@@ -280,6 +299,7 @@ impl Target {
             retransmits,
             rtt,
             connects,
+            checks,
         } = self;
         let who = &who;
         let target = target_set(who);
@@ -311,6 +331,7 @@ impl Target {
         retransmits.each(|()| families.tcp_retransmits.remove(&target));
         rtt.each(|()| families.tcp_rtt_seconds.remove(&target));
         connects.each(|result| families.tcp_connects.remove(&connect_set(who, result)));
+        checks.each(|key| families.upstream_health_checks.remove(&check_set(who, key)));
     }
 }
 
@@ -424,6 +445,16 @@ fn syn_timeout_set(who: &Who, gave_up: GaveUp) -> SynTimeoutSet {
         upstream: Arc::clone(&who.upstream),
         place: who.place.clone(),
         gave_up,
+    }
+}
+
+fn check_set(who: &Who, (failure, code): (Option<Cause>, Code)) -> CheckSet {
+    CheckSet {
+        proxy: Arc::clone(&who.proxy),
+        upstream: Arc::clone(&who.upstream),
+        place: who.place.clone(),
+        result: failure.map_or(PASSED, Word::from),
+        code,
     }
 }
 

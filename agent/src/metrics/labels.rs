@@ -116,6 +116,10 @@ placed_label_set! {
     /// Active opens.
     ConnectSet { proxy: Arc<str>, upstream: Arc<str>, result: Word }
 }
+placed_label_set! {
+    /// Health checks.
+    CheckSet { proxy: Arc<str>, upstream: Arc<str>, result: Word, code: Code }
+}
 label_set! {
     /// A kind of thing.
     KindSet { kind: Word }

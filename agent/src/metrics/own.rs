@@ -60,7 +60,7 @@ const SKIPS: Computed = Computed {
     name: "why502_agent_skips",
     kind: Kind::Counter,
     labels: &["what"],
-    help: "Decisions not to look, which are no losses",
+    help: "Decisions not to look, which are no losses; `*_forgotten`: entries of a table of evidence that made room for newer ones, so that a cause may be less sure",
 };
 const TRACKED: Computed = Computed {
     name: "why502_agent_tracked",
@@ -78,7 +78,7 @@ const EXCHANGES: Computed = Computed {
     name: "why502_agent_exchanges",
     kind: Kind::Counter,
     labels: &["what", "fate"],
-    help: "Requests and attempts by what became of them: `begun` is the sum of `told`, `foreign` (their process is no proxy), `end_lost`, `swept` (silent for an hour) and of those under way",
+    help: "Requests and attempts by what became of them: `begun` is the sum of `told`, `foreign` (their process is no proxy), `health_check`, `end_lost`, `swept` (silent for an hour) and of those under way",
 };
 const COVERAGE: Computed = Computed {
     name: "why502_agent_coverage",

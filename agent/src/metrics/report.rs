@@ -57,7 +57,7 @@ pub struct CoreCounts {
 }
 
 /// How many of the exchanges of one side begun had which fate.
-pub type Fates = [(&'static str, u64); 5];
+pub type Fates = [(&'static str, u64); 6];
 
 /// 5xx answers given to clients: `seen` is `explained` plus `unattributed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agent_core::cause::Cause;
 use agent_core::event::{
-    self, Attempt, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone,
+    self, Attempt, Check, ConnectDone, ConnectResult, Event, Request, ResetSeen, TcpSeen, TlsDone,
     Upstream,
 };
 use agent_core::observation::Nanos;
@@ -83,6 +83,7 @@ struct Agent {
     requests: Counter,
     resets: Counter,
     tcp: Counter,
+    checks: Counter,
     joins: Slots<event::Join, Counter>,
     upstream_overflow: Counter,
     proxy_overflow: Counter,
@@ -154,6 +155,7 @@ impl Traffic {
             Event::Reset(reset) => self.reset(reset, now),
             Event::Tls(tls) => self.tls(tls, now),
             Event::Tcp(tcp) => self.tcp(tcp, now),
+            Event::Check(check) => self.check(check, now),
         }
     }
 
@@ -272,6 +274,13 @@ impl Traffic {
                     .and_then(|head| head.trace_id.as_deref()),
             );
         }
+    }
+
+    fn check(&mut self, check: &Check, now: Nanos) {
+        self.agent.checks.inc();
+        let (families, target) = self.target(&check.proxy, &check.upstream, now);
+        let key = (check.failure, check.code.into());
+        target.health_check(families, key).inc();
     }
 
     fn request(&mut self, request: &Request, now: Nanos) {
@@ -521,6 +530,7 @@ impl Agent {
             requests: kind("request"),
             resets: kind("reset"),
             tcp: kind("tcp"),
+            checks: kind("check"),
             joins: Slots::new(),
             upstream_overflow: overflow("upstream"),
             proxy_overflow: overflow("proxy"),

@@ -320,7 +320,11 @@ impl Daemon {
             match event {
                 Event::Request(request) => coverage::count(coverage, request),
                 Event::Attempt(attempt) => locator.met(attempt, processes),
-                Event::Connect(_) | Event::Reset(_) | Event::Tls(_) | Event::Tcp(_) => {}
+                Event::Connect(_)
+                | Event::Reset(_)
+                | Event::Tls(_)
+                | Event::Tcp(_)
+                | Event::Check(_) => {}
             }
         }
         let mut places = Places { locator, processes };
@@ -351,7 +355,8 @@ impl Sink {
                 | Event::Connect(_)
                 | Event::Reset(_)
                 | Event::Tls(_)
-                | Event::Tcp(_) => {}
+                | Event::Tcp(_)
+                | Event::Check(_) => {}
             }
         }
         for attempt in untold {
@@ -431,17 +436,25 @@ fn core_counts(stats: Stats) -> CoreCounts {
         attempts_unmatched,
         errands_unmatched,
         requests_looked_at: _,
+        evidence,
+        forgotten,
         request_ledger,
         attempt_ledger,
     } = stats;
     let gauge = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let tracked = [
+        ("connections", connections),
+        ("requests", requests),
+        ("attempts", attempts),
+        ("processes", processes),
+    ];
+    let tracked = tracked.into_iter().chain(evidence);
+    let skips = [
+        ("repeated", repeated),
+        ("connections_swept", connections_swept),
+    ];
     CoreCounts {
-        tracked: vec![
-            ("connections", gauge(connections)),
-            ("requests", gauge(requests)),
-            ("attempts", gauge(attempts)),
-            ("processes", gauge(processes)),
-        ],
+        tracked: tracked.map(|(what, count)| (what, gauge(count))).collect(),
         losses: vec![
             ("connections_refused", connections_refused),
             ("requests_refused", requests_refused),
@@ -453,10 +466,7 @@ fn core_counts(stats: Stats) -> CoreCounts {
             ("requests_swept", request_ledger.swept),
             ("attempts_swept", attempt_ledger.swept),
         ],
-        skips: vec![
-            ("repeated", repeated),
-            ("connections_swept", connections_swept),
-        ],
+        skips: skips.into_iter().chain(forgotten).collect(),
         unmatched: vec![
             ("attempts", attempts_unmatched),
             ("errands", errands_unmatched),
@@ -472,6 +482,7 @@ fn fates(ledger: Ledger) -> Fates {
     let Ledger {
         begun,
         told,
+        checks,
         foreign,
         ends_lost,
         swept,
@@ -479,6 +490,7 @@ fn fates(ledger: Ledger) -> Fates {
     [
         ("begun", begun),
         ("told", told),
+        ("health_check", checks),
         ("foreign", foreign),
         ("end_lost", ends_lost),
         ("swept", swept),

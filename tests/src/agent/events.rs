@@ -51,11 +51,24 @@ pub struct Request {
     pub how: Option<String>,
     /// The upstream the error comes from.
     pub upstream: Option<String>,
+    /// The health check that says why no upstream is left.
+    pub origin_check: Option<Check>,
     /// First request byte to last response byte.
     pub request_seconds: Option<f64>,
     /// Attempts in order.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+}
+
+/// A health check that failed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Check {
+    /// Whom the proxy checked.
+    pub upstream: String,
+    /// Path.
+    pub path: Option<String>,
+    /// Status it was answered with.
+    pub code: Option<u16>,
 }
 
 /// Who answered.

@@ -46,6 +46,12 @@ fn answers() -> Row {
             "Whether all instances get their share. One at 0 was given up by the proxy, or is new.",
         )
         .query(rate("upstream", "why502_upstream_responses_total", UPSTREAM), "{{upstream}}"),
+        Panel::stack(
+            "Health checks by result",
+            "reqps",
+            "What the proxies' own checks got. They are in no other panel: a check is no attempt for a request.",
+        )
+        .query(rare("result", "why502_upstream_health_checks_total", UPSTREAM), "{{result}}"),
     ];
     Row {
         title: "What it answers",

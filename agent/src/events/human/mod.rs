@@ -13,7 +13,7 @@ use std::fmt::{self, Write};
 use jiff::tz::TimeZone;
 
 use self::units::{cut, duration, time_of_day, wrapped};
-use super::shape::{AttemptShape, Envelope, Line, LoneAttemptShape, RequestShape};
+use super::shape::{AttemptShape, CheckShape, Envelope, Line, LoneAttemptShape, RequestShape};
 use crate::knowledge;
 use crate::metrics::traffic::is_failed_attempt;
 
@@ -202,11 +202,33 @@ fn without_attempt(request: &RequestShape) -> String {
     let mut parts = vec![format!("no attempt at an upstream; after {after}")];
     let gloss = request.cause.as_deref().map(evidence::gloss);
     match (&request.origin_cause, gloss) {
-        (Some(origin), _) => parts.push(format!("its upstreams had failed before with {origin}")),
+        (Some(origin), _) => parts.push(because(origin, request.origin_check.as_ref())),
         (None, None | Some("")) => {}
         (None, Some(gloss)) => parts.push(gloss.to_owned()),
     }
     parts.join("; ")
+}
+
+/// Why no upstream was left.
+fn because(origin: &str, check: Option<&CheckShape>) -> String {
+    let Some(check) = check else {
+        return format!("its upstreams had failed before with {origin}");
+    };
+    let CheckShape {
+        upstream,
+        method,
+        path,
+        code,
+    } = check;
+    let line = match (method, path) {
+        (Some(method), Some(path)) => format!(" {method} {path}"),
+        _ => String::new(),
+    };
+    let result = code.map_or_else(
+        || format!("failed with {origin}"),
+        |code| format!("was answered {code}"),
+    );
+    format!("the health check{line} of {upstream} {result}")
 }
 
 fn lone_lines(out: &mut String, lone: &LoneAttemptShape, zone: &TimeZone) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use jiff::tz::TimeZone;
 
 use super::units::{date_and_time, duration, milliseconds_between, wrapped};
-use super::{WIDTH, evidence, known, verdict};
+use super::{WIDTH, because, evidence, known, verdict};
 use crate::events::shape::{AttemptShape, EvidenceShape, RequestShape};
 use crate::knowledge;
 
@@ -70,7 +70,7 @@ fn write_all(out: &mut String, request: &RequestShape, zone: &TimeZone) -> fmt::
         name(
             out,
             "because",
-            &format!("its upstreams had failed before with {origin}"),
+            &because(origin, request.origin_check.as_ref()),
         );
     }
     if let Some(place) = evidence::who(&request.proxy.place) {

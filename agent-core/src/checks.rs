@@ -1,0 +1,143 @@
+//! Health checks: attempts that a proxy makes by itself, for no request.
+//!
+//! In: attempts for which nobody asked, by instance of the proxy, upstream and request line. Out:
+//! which of them are checks. A check comes again and again, in even intervals; what is made for
+//! clients that cannot be read does not.
+
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHasher;
+
+use crate::event::Upstream;
+use crate::observation::{Nanos, RequestHead};
+use crate::recent::Recent;
+use crate::routes::Instance;
+
+/// Checks that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// A check that comes again later than this is not known as one any more, ns. Too small: checks that
+/// are far apart stay unknown. Too large: what was one once counts as one as long.
+const AGAIN_WITHIN: Nanos = 300_000_000_000;
+
+/// Checks are further apart than this, ns.
+const APART: Nanos = 50_000_000;
+
+/// Even intervals in a row that make a check, so three attempts. With one, two requests of a client
+/// that cannot be read would do.
+const EVEN: u32 = 2;
+
+/// The name of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Name(u64);
+
+impl Name {
+    /// A check without a head ends with its connect.
+    pub(crate) fn of(instance: Instance, upstream: &Upstream, head: Option<&RequestHead>) -> Self {
+        let line = head.map(|head| (head.method.as_str(), head.path.as_str()));
+        let mut hasher = FxHasher::default();
+        (instance, upstream, line).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Series {
+    last: Nanos,
+    interval: Nanos,
+    /// Intervals in a row that are like the one before.
+    even: u32,
+    is_check: bool,
+}
+
+/// All that may be checks.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    series: Recent<Name, Series>,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            series: Recent::new(REMEMBERED),
+        }
+    }
+}
+
+impl Checks {
+    /// An attempt of that name began at `at`, and nobody asked for it; `sure` if it can be nothing but
+    /// a check. Returns whether it is one.
+    pub(crate) fn saw(&mut self, name: Name, at: Nanos, sure: bool) -> bool {
+        let Some(series) = self.series.get_mut(&name) else {
+            let series = Series {
+                last: at,
+                interval: 0,
+                even: 0,
+                is_check: sure,
+            };
+            self.series.insert(name, series);
+            return sure;
+        };
+        let interval = at.saturating_sub(series.last);
+        if interval > AGAIN_WITHIN {
+            series.is_check = false;
+        }
+        let is_even = interval >= APART && interval.abs_diff(series.interval) <= interval / 4;
+        // The second of them has no interval before it.
+        series.even = match series.interval {
+            _ if interval < APART || interval > AGAIN_WITHIN => 0,
+            0 => 1,
+            _ if is_even => series.even + 1,
+            _ => 1,
+        };
+        series.last = series.last.max(at);
+        series.interval = interval;
+        series.is_check |= sure || series.even >= EVEN;
+        series.is_check
+    }
+
+    /// Attempts of that name were checks lately.
+    pub(crate) fn is_known(&self, name: Name, at: Nanos) -> bool {
+        self.series
+            .get(&name)
+            .is_some_and(|one| one.is_check && at.saturating_sub(one.last) <= AGAIN_WITHIN)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.series.forgotten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Nanos = 1_000_000_000;
+
+    fn name(port: u16) -> Name {
+        let upstream = Upstream::Inet(([10, 0, 0, 1], port).into());
+        Name::of(Instance::Process(1), &upstream, None)
+    }
+
+    #[test]
+    fn what_comes_again_in_even_intervals_is_a_check() {
+        let mut checks = Checks::default();
+        let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(name(1), at * SECOND / 1000, false));
+        assert_eq!(seen, [false, false, true, true]);
+        assert!(checks.is_known(name(1), 100 * SECOND));
+        assert!(!checks.is_known(name(1), 1000 * SECOND));
+        assert!(!checks.is_known(name(2), SECOND));
+    }
+
+    #[test]
+    fn what_comes_as_clients_do_is_none() {
+        let mut checks = Checks::default();
+        let at = [0, 10, 700, 1000, 5000, 5100, 9000, 9010, 20_000];
+        let seen = at.map(|at| checks.saw(name(1), at * SECOND / 1000, false));
+        assert_eq!(seen, [false; 9]);
+    }
+}

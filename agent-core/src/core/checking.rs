@@ -1,0 +1,185 @@
+//! How health checks are told from attempts at answering a request.
+//!
+//! In: attempts that no request is known for. Out: those that are checks, told as such. A thread that
+//! acts for a client has just read from it, whether that can be read or not; a check is made by a
+//! timer.
+
+use std::sync::Arc;
+
+use super::Core;
+use crate::attempt::{Trial, seconds};
+use crate::cause::Cause;
+use crate::checks::Name;
+use crate::event::{Check, Event, Failure, Proxy, Upstream};
+use crate::join::YOUNG_US;
+use crate::limits::SECOND;
+use crate::observation::{Nanos, RequestHead};
+use crate::routes;
+use crate::table::Key;
+
+/// An attempt that follows another one of no known request within this time may be its retry, ns.
+const RETRIED_WITHIN: Nanos = SECOND;
+
+/// What speaks for an attempt being a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A client may have asked for it.
+    #[default]
+    Perhaps,
+    /// No request waited for an upstream when it began.
+    Unlikely,
+    /// Nor has its thread read from a client then, or in the time before.
+    No,
+}
+
+impl Core {
+    /// Whether a client asked for what `trial` began, of which no request is known; `began_now` if
+    /// every request is known that waited for an upstream then.
+    pub(super) fn who_asked(&self, trial: &Trial, began_now: bool) -> Asked {
+        let Some(tgid) = trial.tgid.filter(|_| !trial.unread) else {
+            return Asked::Perhaps;
+        };
+        let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
+        let is_read = |key| self.requests.contains(key);
+        // Of a client that is not read no request is known.
+        let unread = young.is_some_and(|errand| {
+            !is_read(Key {
+                cookie: errand.cookie.get(),
+                index: errand.index,
+            })
+        });
+        if unread {
+            return Asked::Perhaps;
+        }
+        if self.has_waiting(Some(tgid), trial.started, None) {
+            // A request with the line of a check would have been joined by that.
+            let name = trial.head.as_ref();
+            let name = name.map(|head| self.name_of(tgid, &trial.upstream, Some(head)));
+            let is_known = name.is_some_and(|name| self.checks.is_known(name, trial.started));
+            return if is_known {
+                Asked::Unlikely
+            } else {
+                Asked::Perhaps
+            };
+        }
+        let may_be_retry = self.may_be_retry(tgid, trial.started);
+        let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
+        if began_now && by_timer && young.is_none() && !may_be_retry {
+            Asked::No
+        } else {
+            Asked::Unlikely
+        }
+    }
+
+    /// An attempt of the process failed just before, and it was perhaps a client's that is not read.
+    fn may_be_retry(&self, tgid: u32, at: Nanos) -> bool {
+        let alone = self.unjoined.get(&tgid);
+        let since = at.saturating_sub(RETRIED_WITHIN);
+        let mut orphans = self.orphans.over(Some(tgid), since..=Nanos::MAX);
+        alone.is_some_and(|alone| alone.abs_diff(at) <= RETRIED_WITHIN)
+            || orphans.any(|trial| trial.asked != Asked::No)
+    }
+
+    /// Whether the attempt is a check.
+    pub(super) fn is_health_check(&mut self, trial: &Trial) -> bool {
+        let (Some(tgid), None) = (trial.tgid, trial.parent) else {
+            return false;
+        };
+        if trial.asked == Asked::Perhaps {
+            return false;
+        }
+        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
+        let sure = trial.asked == Asked::No;
+        self.checks.saw(name, trial.started, sure)
+    }
+
+    /// Whether the attempt is one of a series of checks, so that no request has to be waited for.
+    pub(super) fn is_known_check(&self, trial: &Trial) -> bool {
+        trial.asked != Asked::Perhaps
+            && trial.tgid.is_some_and(|tgid| {
+                let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
+                self.checks.is_known(name, trial.started)
+            })
+    }
+
+    /// A check is over. It passed with a status below 400, whether or not the proxy read the rest of
+    /// the answer.
+    pub(super) fn tell_check(
+        &mut self,
+        proxy: Proxy,
+        trial: &Trial,
+        failure: Option<Failure>,
+        out: &mut Vec<Event>,
+    ) {
+        let code = trial.code();
+        let failure = match code {
+            Some(..400) => None,
+            Some(_) => Some(Cause::UpstreamStatus),
+            None => failure.map(|failure| failure.cause),
+        };
+        let check = Check {
+            proxy,
+            upstream: trial.upstream.clone(),
+            cookie: trial.key.cookie,
+            index: trial.key.index,
+            method: trial.head.as_ref().map(|head| head.method.clone()),
+            path: trial.head.as_ref().map(|head| head.path.clone()),
+            code,
+            failure,
+            ended: trial.ended,
+            seconds: seconds(trial.started, trial.ended),
+        };
+        self.counts.attempts.checks += 1;
+        self.take_check(check, out);
+    }
+
+    /// A connection was opened at `started` and closed unused at `ended`, by this end: that is how a
+    /// check goes that only connects.
+    pub(super) fn closed_as_check(
+        &mut self,
+        tgid: u32,
+        cookie: u64,
+        upstream: Upstream,
+        (started, ended): (Nanos, Nanos),
+        out: &mut Vec<Event>,
+    ) {
+        let Some(proxy) = self.processes.proxy(Some(tgid)) else {
+            return;
+        };
+        let name = self.name_of(tgid, &upstream, None);
+        if self.checks.saw(name, started, false) {
+            let check = Check {
+                proxy,
+                upstream,
+                cookie,
+                index: 0,
+                method: None,
+                path: None,
+                code: None,
+                failure: None,
+                ended,
+                seconds: seconds(started, ended),
+            };
+            self.take_check(check, out);
+        }
+    }
+
+    fn take_check(&mut self, check: Check, out: &mut Vec<Event>) {
+        let check = Arc::new(check);
+        let tgid = check.proxy.tgid;
+        let outcome = routes::Outcome {
+            used: None,
+            ended: check.ended,
+            failure: check.failure,
+            check: Some(Arc::clone(&check)),
+            instance: self.processes.instance(tgid),
+            tgid,
+        };
+        self.routes.record(None, &check.upstream, outcome);
+        out.push(Event::Check(check));
+    }
+
+    fn name_of(&self, tgid: u32, upstream: &Upstream, head: Option<&RequestHead>) -> Name {
+        Name::of(self.processes.instance(tgid), upstream, head)
+    }
+}

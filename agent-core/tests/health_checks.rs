@@ -1,0 +1,208 @@
+//! Health checks: attempts that a proxy makes by itself.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use agent_core::cause::{Cause, Certainty};
+use agent_core::event::{Check, Event};
+use agent_core::observation::{ConnectOutcome, End, Framing, Observation};
+use agent_core::{Core, ProcessKind};
+use support::{PROXY, Told, client, core, know, sent, told, upstream};
+
+const APP: &str = "10.0.3.17:8080";
+
+fn core_of(program: &str) -> Core {
+    let mut core = core();
+    know(&mut core, PROXY, program, ProcessKind::Known);
+    core
+}
+
+fn checks(told: &Told) -> Vec<Arc<Check>> {
+    let check = |event: &Event| match event {
+        Event::Check(check) => Some(Arc::clone(check)),
+        _ => None,
+    };
+    told.events.iter().filter_map(check).collect()
+}
+
+/// A check at `at` ms that is answered with `status`, of whose body the proxy reads a part.
+fn answered(number: u64, at: f64, status: u16) -> Vec<Observation> {
+    let u = upstream(100 + number).to(APP).opened(at);
+    let x = sent(0, at + 0.1)
+        .head(status, at + 0.5, Framing::Close)
+        .body(16_000, at + 0.6)
+        .ended(End::LocalReset);
+    vec![
+        u.connect(at + 0.05, ConnectOutcome::Established, None),
+        u.request(&x, "GET", "/healthz"),
+        u.response(&x),
+        u.end(at + 0.7, &x),
+    ]
+}
+
+fn refused(number: u64, at: f64) -> Observation {
+    let u = upstream(100 + number).to(APP).opened(at);
+    u.connect(at + 0.1, ConnectOutcome::Reset, None)
+}
+
+#[test]
+fn a_check_whose_answer_is_not_read_to_its_end_passes() {
+    let seen = (0..4).flat_map(|number| answered(number, 2000.0 * number as f64, 200));
+    let told = told(&mut core_of("haproxy"), seen);
+
+    let checks = checks(&told);
+    assert_eq!(checks.len(), 4, "{:#?}", told.events);
+    for check in checks {
+        assert_eq!((check.failure, check.code), (None, Some(200)));
+        assert_eq!(check.path.as_deref(), Some("/healthz"));
+    }
+    assert_eq!(
+        told.attempts().len(),
+        0,
+        "a check is no attempt for a request"
+    );
+}
+
+#[test]
+fn a_check_fails_by_its_status_too() {
+    let told = told(&mut core_of("haproxy"), answered(0, 0.0, 404));
+    let checks = checks(&told);
+    assert_eq!(checks.len(), 1, "{:#?}", told.events);
+    assert_eq!(checks[0].failure, Some(Cause::UpstreamStatus));
+    assert_eq!(checks[0].code, Some(404));
+}
+
+/// HAProxy answers `/shop/b` after the checks `seen` of the only upstream of that route.
+fn error_after(mut seen: Vec<Observation>) -> Told {
+    let x = sent(0, 1.1).errand(1, 0, 100).answered(200, 2.0);
+    let u = upstream(10).to(APP).opened(1.0);
+    let (a, b) = (client(1), client(2));
+    let (first, second) = (sent(0, 1.0), sent(0, 9000.0));
+    let mut all = vec![
+        a.request(&first, "GET", "/shop/a"),
+        u.request(&x, "GET", "/shop/a"),
+        u.response(&x),
+        a.response(&first.answered(200, 2.1)),
+    ];
+    all.append(&mut seen);
+    all.push(b.request(&second, "GET", "/shop/b"));
+    all.push(b.response(&second.answered(503, 9000.1)));
+    told(&mut core_of("haproxy"), all)
+}
+
+#[test]
+fn checks_that_fail_are_why_no_upstream_is_left() {
+    let every_2_s = |number: u64| 1000.0 + 2000.0 * number as f64;
+    let by_status = error_after(
+        (0..3)
+            .flat_map(|n| answered(n, every_2_s(n), 404))
+            .collect(),
+    );
+    let by_connect = error_after((0..3).map(|n| refused(n, every_2_s(n))).collect());
+    for (told, origin, code) in [
+        (by_status, Cause::UpstreamStatus, Some(404)),
+        (by_connect, Cause::ConnectRefused, None),
+    ] {
+        let requests = told.requests();
+        let request = requests.last().expect("it is told");
+        let error = request.error.expect("it got 503");
+        assert_eq!(
+            (error.cause, error.certainty, request.origin),
+            (Cause::NoLiveUpstream, Certainty::Strong, Some(origin))
+        );
+        let check = request.origin_check.as_ref().expect("a check failed");
+        assert_eq!((check.code, check.failure), (code, Some(origin)));
+    }
+}
+
+#[test]
+fn one_check_that_fails_is_not_enough_to_be_sure_and_one_that_passes_is_no_sign() {
+    let one = error_after(vec![refused(0, 5000.0)]);
+    let error = one.requests().last().and_then(|request| request.error);
+    let told = error.map(|error| (error.cause, error.certainty));
+    assert_eq!(told, Some((Cause::NoLiveUpstream, Certainty::Guess)));
+
+    let mut back = vec![refused(0, 3000.0), refused(1, 5000.0)];
+    back.extend(answered(2, 7000.0, 200));
+    let error = error_after(back)
+        .requests()
+        .last()
+        .and_then(|one| one.error);
+    assert_eq!(error.map(|error| error.cause), Some(Cause::ProxyGenerated));
+}
+
+/// Its thread has read from that client just before.
+#[test]
+fn an_attempt_for_a_client_that_is_not_read_is_no_check() {
+    let for_client = |number: u64| {
+        let at = 2000.0 * number as f64;
+        let u = upstream(100 + number).to(APP).opened(at);
+        let x = sent(0, at + 0.1).errand(9, 0, 100).ended(End::LocalClose);
+        [u.request(&x, "GET", "/orders"), u.end(at + 1000.0, &x)]
+    };
+    for program in ["haproxy", "nginx", "envoy", "caddy"] {
+        let told = told(&mut core_of(program), (0..4).flat_map(for_client));
+        assert_eq!(checks(&told).len(), 0, "{program}");
+        assert_eq!(told.attempts().len(), 4, "{program}");
+    }
+}
+
+/// Caddy's and Traefik's goroutines change threads, so that it is not known what they have read.
+#[test]
+fn an_attempt_of_a_go_program_is_a_check_from_the_third_in_even_intervals_on() {
+    let seen = (0..5).flat_map(|number| answered(number, 2000.0 * number as f64, 500));
+    let told = told(&mut core_of("caddy"), seen);
+    assert_eq!(checks(&told).len(), 3, "{:#?}", told.events);
+    assert_eq!(told.attempts().len(), 2);
+}
+
+#[test]
+fn a_retry_for_a_client_that_is_not_read_is_no_check() {
+    let u = upstream(100).to(APP);
+    let first = sent(0, 0.1).errand(9, 0, 100).ended(End::LocalClose);
+    let v = upstream(101).to("10.0.3.18:8080").opened(1001.0);
+    let second = sent(0, 1001.1).answered(200, 1002.0);
+    let seen = [
+        u.request(&first, "GET", "/orders"),
+        u.end(1000.1, &first),
+        // Its waiting is over, and it is told.
+        client(5).request(&sent(0, 1500.0), "GET", "/other"),
+        v.request(&second, "GET", "/orders"),
+        v.response(&second),
+    ];
+    let mut core = core_of("haproxy");
+    let mut events = Vec::new();
+    for (number, observation) in seen.into_iter().enumerate() {
+        if number == 2 {
+            core.advance(support::ms(1000.9), &mut events);
+        }
+        core.observe(observation, &mut events);
+    }
+    core.finish(&mut events);
+    assert_eq!(checks(&Told { events }).len(), 0);
+}
+
+#[test]
+fn a_check_that_only_connects_is_known_when_it_comes_again() {
+    let one = |number: u64| {
+        let at = 2000.0 * number as f64;
+        let u = upstream(100 + number).to(APP).opened(at);
+        let mut close = u.close(at + 0.2);
+        close.what = agent_core::observation::What::Close { talked: false };
+        close.socket.side = agent_core::observation::Side::Unknown;
+        [
+            u.connect(at + 0.1, ConnectOutcome::Established, None),
+            close,
+        ]
+    };
+    let told = told(&mut core_of("haproxy"), (0..5).flat_map(one));
+    let checks = checks(&told);
+    assert_eq!(checks.len(), 3, "{:#?}", told.events);
+    assert!(
+        checks
+            .iter()
+            .all(|check| check.failure.is_none() && check.path.is_none())
+    );
+}

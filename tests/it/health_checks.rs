@@ -1,0 +1,200 @@
+//! Health checks of HAProxy: they are no attempts for requests, and say why no upstream is left.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use e2e::agent::Agent;
+use e2e::agent::metrics::Metrics;
+use e2e::haproxy::Haproxy;
+use e2e::load::{Order, one_by_one};
+use e2e::ports;
+use e2e::process::need_root;
+use e2e::upstreams::Upstreams;
+use e2e::wait::eventually;
+
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const CHECKS: &str = "why502_upstream_health_checks_total";
+const ANSWERS: &str = "why502_upstream_responses_total";
+const FAILURES: &str = "why502_upstream_failures_total";
+
+/// How long the agent may take to tell the end of it.
+const TELL: Duration = Duration::from_secs(20);
+
+/// How long HAProxy may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+#[track_caller]
+fn start(front: SocketAddr, sections: &str) -> Haproxy {
+    let mut haproxy = Haproxy::start(sections, None);
+    eventually(START, "haproxy listens", || {
+        haproxy.assert_runs();
+        TcpStream::connect(front)
+            .map(drop)
+            .map_err(|error| error.to_string())
+    });
+    haproxy
+}
+
+/// Waits until so many checks of this result are counted.
+#[track_caller]
+fn checked(agent: &Agent, result: &str, code: &str, count: f64) -> Metrics {
+    let with = [("proxy", "haproxy"), ("result", result), ("code", code)];
+    eventually(TELL, "checks are counted", || {
+        let metrics = agent.metrics();
+        let checks = metrics.sum(CHECKS, &with);
+        let all = metrics.by(CHECKS, &[], &["result", "code", "upstream"]);
+        if checks >= count {
+            println!("checks {all:?}");
+            Ok(metrics)
+        } else {
+            Err(format!("{checks} {with:?} of {all:?}"))
+        }
+    })
+}
+
+/// HAProxy 2.6 resets the connection when it has read the status.
+#[test]
+fn healthy_checks_whose_answer_is_not_read_to_its_end_are_no_failures() {
+    need_root();
+    let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
+    let app = *upstreams.addresses.first().expect("it was ordered");
+    let front = ports::free(LOCALHOST);
+    let agent = Agent::start(&[]);
+    let backend = |number: usize, words: &str| {
+        format!(
+            "backend b{number}
+    option httpchk GET /check/{number}/{words}
+    server s{number} {app} check inter 200ms
+"
+        )
+    };
+    let kinds = ["until_close,body=400", "chunked,body=3000", "body=60000"];
+    let backends: String = (0..)
+        .zip(kinds)
+        .map(|(number, words)| backend(number, words))
+        .collect();
+    let _haproxy = start(
+        front,
+        &format!("frontend front\n    bind {front}\n    default_backend b0\n{backends}"),
+    );
+
+    // While a connection of this test is new, one of them may pass for an attempt.
+    let before = checked(&agent, "passed", "200", 20.0);
+    let after = checked(&agent, "passed", "200", 60.0);
+
+    let failures = after.by(FAILURES, &[], &["cause", "upstream"]);
+    assert_eq!(after.sum(FAILURES, &[]), 0.0, "{failures:?}");
+    let answers = [before, after].map(|metrics| metrics.sum(ANSWERS, &[]));
+    println!("{answers:?} answers");
+    assert!(
+        answers[1] - answers[0] < 1.0,
+        "answers to checks are none to requests"
+    );
+}
+
+/// A server whose health is what it is set to; every other path it answers with 200.
+struct Patient {
+    address: SocketAddr,
+    health: Arc<AtomicU16>,
+}
+
+impl Patient {
+    fn new() -> Self {
+        let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let health = Arc::new(AtomicU16::new(200));
+        let own = Arc::clone(&health);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                // Whoever left before its answer needs none.
+                let _gone = answer(stream, own.load(Ordering::Relaxed));
+            }
+        });
+        Self { address, health }
+    }
+}
+
+fn answer(mut stream: TcpStream, health: u16) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let status = if head.starts_with(b"GET /healthz") {
+        health
+    } else {
+        200
+    };
+    let answer =
+        format!("HTTP/1.1 {status} Said\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    stream.write_all(answer.as_bytes())
+}
+
+#[test]
+fn failing_checks_are_why_no_upstream_is_left() {
+    need_root();
+    let mut upstreams = Upstreams::start(LOCALHOST, &["0"], None);
+    let mortal = *upstreams.addresses.first().expect("it was ordered");
+    let (sick, well) = (Patient::new(), Patient::new());
+    let front = ports::free(LOCALHOST);
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    let _haproxy = start(
+        front,
+        &format!(
+            "frontend front
+    bind {front}
+    use_backend %[path,field(2,/)]
+backend sick
+    option httpchk GET /healthz
+    server s {} check inter 200ms
+backend dead
+    server s {mortal} check inter 200ms
+backend well
+    option httpchk GET /healthz
+    server s {} check inter 200ms
+",
+            sick.address, well.address
+        ),
+    );
+    let ask = |number: u32| {
+        let paths = ["sick", "dead", "well"].map(|backend| format!("/{backend}/{number}/ok"));
+        let orders = paths.iter().map(|path| Order::get(path.clone())).collect();
+        let outcomes = one_by_one(front, orders);
+        let status = outcomes
+            .iter()
+            .map(|outcome| outcome.status)
+            .collect::<Vec<_>>();
+        (paths, status)
+    };
+    checked(&agent, "passed", "200", 6.0);
+    assert_eq!(ask(1).1, [Some(200); 3]);
+
+    sick.health.store(404, Ordering::Relaxed);
+    upstreams.kill();
+    checked(&agent, "upstream_status", "404", 4.0);
+    checked(&agent, "connect_refused", "none", 4.0);
+    let ([of_sick, of_dead, _], status) = ask(2);
+
+    assert_eq!(status, [Some(503), Some(503), Some(200)]);
+    let mut told = events.of([of_sick.as_str(), of_dead.as_str()], TELL);
+    for path in [of_sick, of_dead] {
+        let told = told.remove(path.as_str()).expect("it was waited for");
+        println!(
+            "{path} {:?} {:?} {:?}",
+            told.cause, told.certainty, told.origin_check
+        );
+        assert_eq!(told.cause.as_deref(), Some("no_live_upstream"));
+        assert_eq!(told.certainty.as_deref(), Some("strong"));
+    }
+    let failures = agent.metrics().by(FAILURES, &[], &["cause", "upstream"]);
+    assert_eq!(
+        failures.len(),
+        0,
+        "checks are no failed attempts: {failures:?}"
+    );
+}
