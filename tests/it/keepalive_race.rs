@@ -299,7 +299,7 @@ fn words_of(kind: Kind) -> Option<&'static str> {
         Kind::HaProxy => None,
         Kind::ApacheEvent | Kind::ApachePrefork => Some("AH01102: error reading status line"),
         Kind::Envoy => Some("UC "),
-        Kind::Caddy => Some("EOF"),
+        Kind::Caddy | Kind::Traefik => Some("EOF"),
         Kind::Varnish => Some("HTC eof"),
     }
 }

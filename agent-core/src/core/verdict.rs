@@ -337,6 +337,11 @@ impl Core {
             failure,
             ..
         } = attempt;
+        // What was answered 4xx for nobody knows whom may be a check that failed.
+        let is_open = *join == Join::None && matches!(attempt.code, Some(400..500));
+        if is_open {
+            return;
+        }
         let outcome = routes::Outcome {
             // What no request asked for may be a health check.
             used: (*join != Join::None).then_some(*started),
