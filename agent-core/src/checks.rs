@@ -85,7 +85,7 @@ impl Checks {
         let is_even = interval >= APART && interval.abs_diff(series.interval) <= interval / 4;
         // The second of them has no interval before it.
         series.even = match series.interval {
-            _ if interval < APART || interval > AGAIN_WITHIN => 0,
+            _ if !(APART..=AGAIN_WITHIN).contains(&interval) => 0,
             0 => 1,
             _ if is_even => series.even + 1,
             _ => 1,
