@@ -1,5 +1,4 @@
 //! Health checks: attempts that a proxy makes by itself.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 

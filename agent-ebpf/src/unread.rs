@@ -139,7 +139,7 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
     let unacked = flow.sent.end.wrapping_sub(flow.acked) as i32;
     let unacked = if unacked > 0 { unacked as u64 } else { 0 };
     let bytes = flow.exchange.request_bytes;
-    flow.exchange.request_acked = if unacked < bytes { bytes - unacked } else { 0 };
+    flow.exchange.request_acked = bytes.saturating_sub(unacked);
     tell(flow, how, now);
     flow.exchange.request_ns = 0;
 }
