@@ -8,6 +8,11 @@
 //!
 //! One slot a thread, found by a hash of its task pointer and checked against it: two
 //! threads that share a slot forget each other's errand, they never take it over.
+//!
+//! The kernel may give the `task_struct` of a thread that ended to a new one, which then has the old
+//! errand until it reads from a socket itself. The errand's age shows it, except where a thread
+//! connects within milliseconds of its start and of the other's end: no program type has a number
+//! of the thread on every kernel (a packet program has none before 6.12).
 
 use agent_wire::limits::ERRAND_SLOTS;
 use agent_wire::record::{Errand, flag};

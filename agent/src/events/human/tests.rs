@@ -152,7 +152,7 @@ fn each_way_to_fail_to_connect_has_its_words() {
 #[test]
 fn what_few_attempts_have_is_told_where_it_was_seen() {
     let mut attempt = failed_attempt();
-    attempt.evidence.process_ended = Some(Ended::Signal(9));
+    attempt.evidence.process_ended = Some(Ended::OutOfMemory);
     attempt.evidence.tls_alert = Some(40);
     attempt.evidence.zero_window = true;
     let request = request(Some(502), vec![attempt]);

@@ -117,7 +117,7 @@ pub(in crate::knowledge) const CONNECT_LOCAL_ERROR: Entry = Entry {
     cause: Cause::ConnectLocalError,
     meaning: "The proxy's own host could not even try: no free port, no permission, no descriptor.",
     gloss: "no packet left the proxy",
-    evidence: "connect() returned an errno (99, 13, 1, 24 ...) and no packet left.",
+    evidence: "socket(), bind() or connect() returned an errno (99, 13, 1, 24 ...) and no packet left. Before connect() the upstream's address is not known.",
     check: &[
         check(
             "99: how many ports are in use towards this upstream?",

@@ -57,16 +57,16 @@ pub(in crate::knowledge) const CLOSED_BEFORE_RESPONSE: Entry = Entry {
     fix: "Read the application's log of that second: a bug, a worker timeout or worker recycling ends the connection.",
     lookalikes: &[
         "`keepalive_race`: on a reused connection, with the request not acknowledged.",
-        "`upstream_crashed`: the same on the wire; the process was seen to die.",
+        "`upstream_crashed`: the same on the wire; the process was killed, or exited with a status that is not 0. One that exits with 0 in the middle of a request only closed the connection.",
         "An upstream that is itself a proxy with a shorter timeout: the durations cluster at a round number.",
     ],
 };
 
 pub(in crate::knowledge) const UPSTREAM_CRASHED: Entry = Entry {
     cause: Cause::UpstreamCrashed,
-    meaning: "The upstream's process died by a signal, or was killed for memory, while it worked on the request.",
+    meaning: "The upstream's process was killed by a signal or for memory, or exited with an error, while the request was its to answer.",
     gloss: "the process died",
-    evidence: "FIN or RST before the end of the response, and the process that owned the upstream's socket exited by signal within a second. Upstreams on this host only.",
+    evidence: "FIN or RST before the end of the response, and the process that owned the upstream's socket closed it because it ended: by a signal, by the kernel's out-of-memory killer, or by itself with a status that is not 0; also with the request still unread. Upstreams on this host only.",
     check: &[
         check(
             "Out of memory, or a fault?",
