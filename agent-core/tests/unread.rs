@@ -283,3 +283,30 @@ fn where_connects_are_not_seen_an_error_is_not_the_proxys_own() {
     let (cause, ..) = verdict(&told(&mut blind, seen));
     assert_eq!(cause, Cause::Unattributed);
 }
+
+#[test]
+fn a_cut_answer_behind_the_only_upstream_that_was_used_names_it() {
+    let (c, x, u) = (client(1), sent(0, 1.0), fpm(50, 1.1));
+    let mut core = core();
+    know(&mut core, PROXY, "haproxy", ProcessKind::Known);
+    let body = sent(0, 1.3).partial_head(4000, 5.0).ended(End::PeerFin);
+    let cut = x
+        .clone()
+        .head(200, 4.0, agent_core::observation::Framing::Chunked)
+        .body(3000, 5.0);
+    let seen = vec![
+        c.request(&x, "GET", "/app/a"),
+        u.connect(1.2, ConnectOutcome::Established, None),
+        c.response(&cut),
+        unread(&u, &body, 5.0),
+        c.end(5.2, &cut.ended(End::LocalClose)),
+    ];
+    let told = told(&mut core, seen);
+    let request = request(&told, "/app/a");
+    let [attempt] = request.attempts.as_slice() else {
+        panic!("{request:#?}");
+    };
+    let cause = attempt.failure.map(|failure| failure.cause);
+    assert_eq!(cause, Some(Cause::Unattributed));
+    assert_eq!(attempt.masked, Some(false));
+}

@@ -268,7 +268,7 @@ impl Core {
 }
 
 /// The client got an error, or not the whole of its answer, and waited for it.
-fn misses_attempt(request: &OpenRequest, outcome: &Outcome) -> bool {
+pub(super) fn misses_attempt(request: &OpenRequest, outcome: &Outcome) -> bool {
     match outcome.code {
         Some(500..) => true,
         Some(_) => {

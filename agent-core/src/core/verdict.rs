@@ -225,6 +225,10 @@ impl Core {
                 attempts.extend(found.attempt);
                 (Some(found.failure), found.origin, found.check)
             }
+            None if attempts.is_empty() && request.open.is_empty() => {
+                attempts.extend(self.behind_cut(key, &request, &outcome, &proxy));
+                (None, None, None)
+            }
             error => (error, None, None),
         };
         self.counts.attempts.told += attempts.len() as u64;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Core;
+use super::unread::misses_attempt;
 use super::verdict::UNATTRIBUTED;
 use crate::attempt::Trial;
 use crate::cause::{Cause, Certainty, How};
@@ -38,6 +39,29 @@ pub(super) struct Unanswered {
 }
 
 impl Core {
+    /// The attempt behind an answer that was cut, where no attempt is known and only one upstream was
+    /// used meanwhile.
+    pub(super) fn behind_cut(
+        &mut self,
+        key: Key,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        proxy: &Proxy,
+    ) -> Option<Arc<Attempt>> {
+        let answered = outcome.code.is_some_and(|code| code < 500);
+        if !answered || !misses_attempt(request, outcome) {
+            return None;
+        }
+        let Used::Only(upstream) = self.used_meanwhile(proxy.tgid, request, outcome) else {
+            return None;
+        };
+        let failure = Failure {
+            phase: Phase::Body,
+            ..UNATTRIBUTED
+        };
+        Some(self.guessed(key, request, outcome, proxy, upstream, failure))
+    }
+
     /// The verdict on a request that got an error for which no attempt is known.
     pub(super) fn unanswered(
         &mut self,
@@ -60,7 +84,8 @@ impl Core {
                 attempt: None,
             },
             Without::Unread(Used::Only(upstream)) => {
-                unattributed(Some(self.guessed(key, request, outcome, proxy, upstream)))
+                let attempt = self.guessed(key, request, outcome, proxy, upstream, UNATTRIBUTED);
+                unattributed(Some(attempt))
             }
             Without::Unread(Used::Nothing | Used::Some) => unattributed(None),
         }
@@ -175,6 +200,7 @@ impl Core {
         outcome: &Outcome,
         proxy: &Proxy,
         upstream: Upstream,
+        failure: Failure,
     ) -> Arc<Attempt> {
         let (none, nowhere) = (
             Key {
@@ -194,6 +220,6 @@ impl Core {
         };
         trial.adopt(parent, from);
         self.counts.attempts.begun += 1;
-        trial.into_attempt(proxy.clone(), Some(UNATTRIBUTED), Some(false))
+        trial.into_attempt(proxy.clone(), Some(failure), Some(false))
     }
 }

@@ -52,7 +52,8 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
         return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {
-        return super::keepalive_race(case).or_else(|| super::closed_before_response(case));
+        let race = super::keepalive_race(case).filter(|_| idled(case));
+        return race.or_else(|| super::closed_before_response(case));
     }
     // What came back was passed on, and broke off when the upstream closed.
     let cut = case.request.is_some_and(|request| {
@@ -62,6 +63,14 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
     });
     let cause = Cause::TruncatedResponse;
     cut.then(|| failure(cause, Certainty::Strong, Phase::Body, how))?
+}
+
+/// The connection lay idle before. One that did not was perhaps not used again: another thread went on
+/// with the same request.
+fn idled(case: &Case<'_>) -> bool {
+    let exchange = case.trial.exchange.as_ref();
+    let times = exchange.and_then(|exchange| exchange.idle_since.get().zip(exchange.request.get()));
+    times.is_some_and(|(since, sent)| sent.saturating_sub(since) >= SILENCE)
 }
 
 /// The proxy closed first, and nothing had come back.
