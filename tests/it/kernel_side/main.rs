@@ -1,4 +1,5 @@
 //! What the kernel saw, attributed to the right connection, process and cgroup.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod before_connect;
 mod early_data;
