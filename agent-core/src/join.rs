@@ -315,8 +315,11 @@ pub(crate) fn by_answer<'a>(
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
     let alone = match weighed.get(1) {
-        // Two paths that have nothing in common may be of two requests, one of which is not known.
-        None => best.likeness > Likeness::Other || best.answer.same_length,
+        // Two paths that have nothing in common, or are not known, may be of two requests.
+        None => {
+            let is_connect = trial.exchange.is_none();
+            is_connect || best.likeness > Likeness::Unknown || best.answer.same_length
+        }
         // Paths that many share tell less than one that nobody else has.
         Some((next, ..)) => is_like && next.likeness < Likeness::Common(1),
     };
