@@ -64,6 +64,7 @@ pub(super) fn maps(ebpf: &Ebpf) -> Vec<MapUse> {
 pub(super) fn data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
+        | Map::CgroupArray(data)
         | Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
