@@ -33,7 +33,11 @@ const FAULTS: [(&str, &[&str]); 10] = [
     ("hang", &["response_timeout", "unattributed"]),
     ("fin", &["closed_before_response", "unattributed"]),
     ("rst", &["closed_before_response", "unattributed"]),
-    ("exit", &["closed_before_response", "unattributed"]),
+    // With a status that is not 0, which is a crash where the agent saw whose it was.
+    (
+        "exit",
+        &["upstream_crashed", "closed_before_response", "unattributed"],
+    ),
     (
         "kill",
         &["upstream_crashed", "closed_before_response", "unattributed"],
