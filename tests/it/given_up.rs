@@ -1,5 +1,6 @@
 //! Errors for which nginx tries no upstream: whether its own upstreams had failed is what counts, not
 //! those of another nginx or of another location.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

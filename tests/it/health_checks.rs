@@ -1,4 +1,5 @@
 //! Health checks of HAProxy: they are no attempts for requests, and say why no upstream is left.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
