@@ -26,6 +26,11 @@ const LINES: usize = 128;
 /// Bytes of a Content-Length value looked at: blanks and the digits of 64 bits.
 const LENGTH_BYTES: u32 = 23;
 
+/// Digits that 64 bits hold in any case, with room for the bytes of the head.
+const SAFE_DIGITS: u32 = 18;
+/// A length that no body reaches.
+const NEVER: u64 = u64::MAX / 2;
+
 /// Bits of [`Scan::found`].
 pub(crate) mod found {
     /// A Content-Length field.
@@ -254,7 +259,8 @@ fn content_length<const N: usize>(bytes: &[u8; N], scan: &mut Scan) {
         step += 1;
     }
     if digits > 0 {
-        scan.content_length = value;
+        // A length of more digits wraps. No body comes to its end then, whatever is refused.
+        scan.content_length = if digits > SAFE_DIGITS { NEVER } else { value };
         scan.found |= found::LENGTH;
     }
 }

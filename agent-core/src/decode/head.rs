@@ -103,13 +103,13 @@ pub fn response(bytes: &[u8]) -> Option<ResponseHead> {
     let outcome = config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut unset);
     let status = parsed.code.or_else(|| status_by_hand(bytes))?;
     let malformed = match outcome {
-        Ok(Status::Complete(_)) => has_two_framings(parsed.headers),
+        Ok(Status::Complete(_)) => is_framed_badly(status, parsed.headers, bytes),
         Ok(Status::Partial) => {
             // As with requests.
             let mut fields = [EMPTY_HEADER; FIELDS];
             let mut parsed = httparse::Response::new(&mut fields);
             let _outcome = config.parse_response(&mut parsed, bytes);
-            has_two_framings(parsed.headers)
+            is_framed_badly(status, parsed.headers, bytes)
         }
         Err(httparse::Error::TooManyHeaders) => false,
         Err(_) => true,
@@ -126,13 +126,43 @@ pub fn status_line(bytes: &[u8]) -> Option<ResponseHead> {
     })
 }
 
-/// Two framings at once are one too many (RFC 9112, 6.1): some proxies refuse them.
-fn has_two_framings(fields: &[Header<'_>]) -> bool {
-    let has = |length: usize, name: &str| {
-        let mut fields = fields.iter();
-        fields.any(|field| field.name.len() == length && field.name.eq_ignore_ascii_case(name))
-    };
-    has(17, "transfer-encoding") && has(14, "content-length")
+/// What tells the end of the body breaks a rule of RFC 9112 (5.1, 6.1 to 6.3) that some proxies
+/// refuse: two framings at once, lengths that differ or are no numbers, more than one
+/// Transfer-Encoding or one that does not end in chunked, any of it in an answer without a body,
+/// or a space before the colon.
+fn is_framed_badly(status: u16, fields: &[Header<'_>], bytes: &[u8]) -> bool {
+    let mut length: Option<&[u8]> = None;
+    let mut coding: Option<&[u8]> = None;
+    for field in fields.iter().take_while(|field| !field.name.is_empty()) {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        let framing = if is("content-length") {
+            let value = field.value.trim_ascii();
+            if decimal(value).is_none() || length.is_some_and(|before| before != value) {
+                return true;
+            }
+            length = Some(value);
+            true
+        } else if is("transfer-encoding") {
+            if coding.is_some() || !ends_in_chunked(field.value) {
+                return true;
+            }
+            coding = Some(field.value);
+            true
+        } else {
+            false
+        };
+        if framing && !is_before_colon(field.name, bytes) {
+            return true;
+        }
+    }
+    let has_body = coding.is_some() || length.is_some_and(|length| decimal(length) != Some(0));
+    coding.is_some() && length.is_some() || has_body && status == 204
+}
+
+/// Whether the colon follows at once. A name is a part of `bytes`.
+fn is_before_colon(name: &str, bytes: &[u8]) -> bool {
+    let end = (name.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize) + name.len();
+    bytes.get(end).is_none_or(|next| *next == b':')
 }
 
 /// Method and target of a request line that the parser would not give whole: cut in the

@@ -54,6 +54,8 @@ Words, separated by commas (times in milliseconds, sizes in bytes):
   bad_header bad_chunk  a head or a chunk that no parser takes
   bad_status            a status code that is no number
   two_framings          Content-Length and Transfer-Encoding at once
+  framing=lengths       Content-Length twice; also length (no number), huge (65 bits), coding
+                        (unknown), space (before the colon), cr (a bare one), empty (204, a body)
   h2 tls_bytes          frames of HTTP/2, a TLS alert instead of an answer
   cookies=N             N Set-Cookie headers of 400 bytes
   head_cut=N cut=N      head or body ends after N bytes ...

@@ -286,6 +286,50 @@ pub const MODES: &[Mode] = &[
         "two_framings,chunked",
         "Content-Length and chunked at once",
     ),
+    // Framing fields that break RFC 9112.
+    get(
+        "two-lengths",
+        "fresh",
+        "framing=lengths",
+        "Content-Length twice, 2 and 9; two bytes, FIN",
+    ),
+    get(
+        "bad-length",
+        "fresh",
+        "framing=length",
+        "Content-Length: 2x",
+    ),
+    get(
+        "huge-length",
+        "fresh",
+        "framing=huge",
+        "Content-Length of 65 bits; two bytes, FIN",
+    ),
+    get(
+        "unknown-coding",
+        "fresh",
+        "framing=coding",
+        "Transfer-Encoding: zip",
+    ),
+    get(
+        "space-colon",
+        "fresh",
+        "framing=space",
+        "Content-Length with a space before its colon",
+    ),
+    get(
+        "bare-cr",
+        "fresh",
+        "framing=cr",
+        "a CR without LF in a field",
+    ),
+    get(
+        "body-204",
+        "fresh",
+        "framing=empty",
+        "204 with Content-Length and a body",
+    ),
+    get("early-hints", "fresh", "hints", "103 before the answer"),
     get("huge-head", "fresh", "pad=70000", "a head of 70 KB"),
     get(
         "many-cookies",

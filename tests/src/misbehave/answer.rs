@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::behaviour::{Behaviour, Ending, Fault, Framing, Segments};
+use super::behaviour::{BadFraming, Behaviour, Ending, Fault, Framing, Segments};
 use super::request::Head;
 use super::websocket;
 
@@ -73,6 +73,7 @@ pub(super) async fn answer(
             | Fault::BadChunk
             | Fault::BadStatus
             | Fault::TwoFramings
+            | Fault::BadFraming(_)
             | Fault::HeadCut(..)
             | Fault::Cut(..),
         )
@@ -120,7 +121,10 @@ pub(super) async fn answer(
 }
 
 fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
-    let status = behaviour.status;
+    let status = match behaviour.fault {
+        Some(Fault::BadFraming(BadFraming::Empty)) => 204,
+        _ => behaviour.status,
+    };
     let mut head = match behaviour.fault {
         Some(Fault::BadStatus) => "HTTP/1.1 abc What\r\n".to_owned(),
         _ => format!("HTTP/1.1 {status} {}\r\n", reason(status)),
@@ -141,6 +145,9 @@ fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
     }
     match behaviour.framing {
         _ if behaviour.status == 204 => {}
+        _ if let Some(Fault::BadFraming(bad)) = behaviour.fault => {
+            head.push_str(&framing_fields(bad, behaviour.body));
+        }
         Framing::Length => head.push_str(&format!("Content-Length: {}\r\n", behaviour.body)),
         Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
         Framing::Close => {}
@@ -150,6 +157,25 @@ fn head_bytes(behaviour: &Behaviour, keep: bool) -> Vec<u8> {
     }
     head.push_str("\r\n");
     head.into_bytes()
+}
+
+/// Fields that should tell where a body of `length` bytes ends.
+fn framing_fields(bad: BadFraming, length: usize) -> String {
+    match bad {
+        BadFraming::Lengths => {
+            let more = length + 7;
+            format!("Content-Length: {length}\r\nContent-Length: {more}\r\n")
+        }
+        BadFraming::Length => format!("Content-Length: {length}x\r\n"),
+        BadFraming::Huge => {
+            let huge = (1u128 << 64) + length as u128;
+            format!("Content-Length: {huge}\r\n")
+        }
+        BadFraming::Coding => "Transfer-Encoding: zip\r\n".to_owned(),
+        BadFraming::Space => format!("Content-Length : {length}\r\n"),
+        BadFraming::Cr => format!("X-Bare: a\rb\r\nContent-Length: {length}\r\n"),
+        BadFraming::Empty => format!("Content-Length: {length}\r\n"),
+    }
 }
 
 /// The body as framed, cut where the behaviour cuts it.

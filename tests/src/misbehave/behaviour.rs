@@ -8,6 +8,7 @@
 //! wait=300  split=17  bytewise  piece=100  pause=20                  when it is written (ms, bytes)
 //! reset  close  unread  hang  garbage  bad_header  bad_chunk         faults before or in the head
 //! bad_status  two_framings  h2  tls_bytes  cookies=25                more of them
+//! framing=lengths|length|huge|coding|space|cr|empty                  framing fields that break RFC 9112
 //! head_cut=20  cut=1000  by=fin|rst|hang|kill|segv                   faults in the middle
 //! stall_body  reset_body=5000  early                                 faults while the request's body comes
 //! if_reused                                                          all this only on a connection that was used before
@@ -136,6 +137,8 @@ pub enum Fault {
     BadStatus,
     /// Content-Length and Transfer-Encoding at once.
     TwoFramings,
+    /// A framing field that breaks a rule.
+    BadFraming(BadFraming),
     /// The first bytes are frames of HTTP/2.
     Http2,
     /// The first bytes are a TLS alert: an HTTPS port that was spoken to in clear text.
@@ -147,6 +150,25 @@ pub enum Fault {
     /// The answer comes before the request's body is read, and the connection is then closed
     /// with the rest unread, which makes the kernel send RST.
     Early,
+}
+
+/// A rule of RFC 9112 that the framing of an answer breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadFraming {
+    /// Content-Length twice, and the second is larger.
+    Lengths,
+    /// A Content-Length that is no number.
+    Length,
+    /// A Content-Length that takes more than 64 bits; their lowest are the right length.
+    Huge,
+    /// A transfer coding that nobody knows.
+    Coding,
+    /// A space before the colon of Content-Length.
+    Space,
+    /// A CR without LF in a field.
+    Cr,
+    /// 204, which has no body, with Content-Length and a body.
+    Empty,
 }
 
 /// How an answer that is cut short ends.
@@ -245,6 +267,18 @@ impl FromStr for Behaviour {
                 "cut" => behaviour.fault = Some(Fault::Cut(number(name, value)?, ending)),
                 "bad_status" => behaviour.fault = Some(Fault::BadStatus),
                 "two_framings" => behaviour.fault = Some(Fault::TwoFramings),
+                "framing" => {
+                    behaviour.fault = Some(Fault::BadFraming(match value {
+                        Some("lengths") => BadFraming::Lengths,
+                        Some("length") => BadFraming::Length,
+                        Some("huge") => BadFraming::Huge,
+                        Some("coding") => BadFraming::Coding,
+                        Some("space") => BadFraming::Space,
+                        Some("cr") => BadFraming::Cr,
+                        Some("empty") => BadFraming::Empty,
+                        _ => bail!("`{word}` is no framing; see the grammar"),
+                    }));
+                }
                 "h2" => behaviour.fault = Some(Fault::Http2),
                 "tls_bytes" => behaviour.fault = Some(Fault::TlsBytes),
                 "cookies" => behaviour.cookies = number(name, value)?,

@@ -1,5 +1,7 @@
 //! The request arrived, or might have, and the answer is missing, short, wrong or an error.
 
+use agent_wire::reset_reason;
+
 use super::{Case, SILENCE, failure, is_5xx};
 use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
@@ -11,6 +13,13 @@ use crate::observation::{Ended, Framing, Nanos, Phase};
 /// unread. Too small: races under load pass for crashes. Too large: fast crashes pass for
 /// races.
 const RACE_WINDOW: Nanos = 5_000_000;
+
+/// The kernel's reason for a reset by a server that closes with data unread.
+const UNREAD: &str = "tcp_abort_on_close";
+
+/// Bytes of a request that a server reads at once. Too small: large requests that were left unread
+/// pass for closes in the middle. Too large: a close with part of a body unread passes for a race.
+const ONE_READ: u64 = 2048;
 
 /// The smallest buffer that a proxy keeps for a response head: nginx `proxy_buffer_size`, one
 /// page. A proxy that refuses a shorter head has another reason.
@@ -31,8 +40,9 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
 /// was on its way:
 /// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
 /// 2. RST with some of the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong:
-///    a fast crash looks the same). Not FIN: a close with the request unread is a reset
-///    (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
+///    a fast crash looks the same), or, at any time, because the request was still unread. Not FIN: a
+///    close with the request unread is a reset (tcp_close, Linux 5.10 to 6.18), so that a FIN says
+///    that the request was read.
 ///
 /// Where it is not known whether the connection was used before, none of this is proof. On
 /// a fresh connection it is never a race. Nor where the process that held it crashed: it closed
@@ -48,7 +58,7 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let fin_first = trial.fin_came_first();
     let sure = if unacked || fin_first {
         Certainty::Proof
-    } else if how == How::Rst && came_soon(case) {
+    } else if how == How::Rst && (came_soon(case) || was_left_unread(case)) {
         Certainty::Strong
     } else {
         return None;
@@ -157,6 +167,15 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
 }
 
+/// The upstream's kernel says that it sent RST because data was unread, and there was no more data
+/// than one read takes.
+fn was_left_unread(case: &Case<'_>) -> bool {
+    let trial = case.trial;
+    let sent = trial.exchange.as_ref().map(|one| one.request_bytes);
+    trial.reset_reason.and_then(reset_reason::name) == Some(UNREAD)
+        && sent.is_some_and(|sent| sent <= ONE_READ)
+}
+
 /// The peer closed soon enough after the request for a race.
 fn came_soon(case: &Case<'_>) -> bool {
     let trial = case.trial;
@@ -178,7 +197,12 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     if !trial.response_began() || trial.is_complete() {
         return None;
     }
+    // Its framing can be read in more than one way, and what the client got was whole in one.
+    if trial.malformed && case.request.is_none_or(|request| request.complete) {
+        return None;
+    }
     let sure = match trial.exchange.as_ref()?.framing {
+        _ if trial.malformed => Certainty::Guess,
         // Framing fields may be in the part that was not read: a FIN may be the right end.
         Framing::Unknown if trial.flags.head_cut() => match how {
             How::Rst => Certainty::Guess,

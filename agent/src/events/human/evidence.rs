@@ -12,6 +12,9 @@ use crate::events::shape::{AttemptShape, EvidenceShape, PlaceShape};
 /// Digits of a container's id that people read.
 const SHORT_ID: usize = 12;
 
+/// The cause whose gloss says that the request was read.
+const CLOSED: &str = "closed_before_response";
+
 /// Everything in one sentence.
 pub(super) fn sentence(attempt: &AttemptShape) -> String {
     let upstream = &named(attempt);
@@ -23,7 +26,10 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
     parts.extend(traffic(attempt));
     parts.push(ending(attempt));
     parts.extend(circumstances(attempt));
-    let gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
+    let mut gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
+    if has_unread_data(attempt) && attempt.cause.as_deref() == Some(CLOSED) {
+        gloss = "the app closed, and had not read all of the request";
+    }
     if !gloss.is_empty() {
         parts.push(gloss.to_owned());
     }
@@ -161,6 +167,14 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
         more => format!("{more} endpoints of its Service are ready"),
     }));
     (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// The upstream's kernel says that data was unread when it closed.
+fn has_unread_data(attempt: &AttemptShape) -> bool {
+    matches!(
+        attempt.evidence.reset_reason.as_deref(),
+        Some("tcp_abort_on_close" | "tcp_disconnect_with_data")
+    )
 }
 
 /// What a server did that its kernel sent RST for, in plain words.

@@ -199,7 +199,10 @@ fn failures_words(request: &RequestShape) -> String {
 /// An error that comes from no attempt.
 fn without_attempt(request: &RequestShape) -> String {
     let after = duration(request.request_seconds);
-    let mut parts = vec![format!("no attempt at an upstream; after {after}")];
+    let mut parts = vec![match request.attempts.last() {
+        None => format!("no attempt at an upstream; after {after}"),
+        Some(last) => format!("upstream {} answered; after {after}", evidence::named(last)),
+    }];
     let gloss = request.cause.as_deref().map(evidence::gloss);
     match (&request.origin_cause, gloss) {
         (Some(origin), _) => parts.push(because(origin, request.origin_check.as_ref())),
