@@ -142,9 +142,14 @@ pub(super) fn by_errand(
         index: errand.index,
     };
     let is_its = |request: &&OpenRequest| {
-        // The thread has read the request: where its process is not known yet, it is the thread's.
-        let own = request.tgid.is_none() || request.tgid == trial.tgid;
-        trial.tgid.is_some() && own && is_open_at(request, trial.errand_at)
+        // One thread has read the request and sent: the process of one is that of the other. That of a
+        // connection from before the agent is not known until it is read from.
+        let own = match (request.tgid, trial.tgid) {
+            (Some(reader), Some(sender)) => reader == sender,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
+        };
+        own && is_open_at(request, trial.errand_at)
     };
     // A client that pipelines has sent the next one as well.
     let next = Key {
