@@ -31,7 +31,11 @@ pub(crate) fn closes(flow: &mut Flow, sk: Sock) {
     }
     let wait_status = ending.wait_status();
     let out_of_memory = ending.is_for_memory();
-    let network = sk.network();
+    let network = if kernel::by_cookie() {
+        flow.network
+    } else {
+        sk.network()
+    };
     output::emit_with(kind::DEATH, kernel::now(), |record: &mut Death| {
         kernel::assign(&mut record.header, &flow.header);
         record.header.tgid = tgid;

@@ -109,6 +109,7 @@ pub(crate) fn data_read(flow: &mut Flow) {
     let task = kernel::task();
     if flow.task != task {
         flow.task = task;
+        flow.network = kernel::network_of_thread();
         let tgid = kernel::tgid();
         if flow.header.tgid != tgid {
             flow.header.tgid = tgid;

@@ -134,6 +134,10 @@ pub(crate) struct Flow {
     reserved: u8,
     /// What an ICMP said that did not end the connection, errno.
     pub(crate) soft_error: u16,
+    /// Network namespace of the thread that last read this socket, its inode; 0 where the socket's own
+    /// can be had.
+    pub(crate) network: u32,
+    reserved_2: u32,
 }
 
 impl Flow {

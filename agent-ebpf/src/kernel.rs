@@ -220,6 +220,19 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// Network namespace of the running thread, its inode, where a socket's cannot be had: before 5.11. A
+/// thread that ends has none any more.
+#[inline(always)]
+pub(crate) fn network_of_thread() -> u32 {
+    let [inode, proxy, network] = [NETWORK[1].load(), NETWORK[2].load(), NETWORK[3].load()];
+    if !by_cookie() || inode == 0 || proxy == 0 || network == 0 {
+        return 0;
+    }
+    let proxy = read_kernel(task().wrapping_add(u64::from(proxy)));
+    let network = read_kernel(proxy.wrapping_add(u64::from(network)));
+    read_kernel(network.wrapping_add(u64::from(inode))) as u32
+}
+
 /// Address of the running `task_struct`: a name for the thread, never dereferenced. There
 /// is no thread id for packet programs before 6.12; this is there on every kernel.
 #[inline(always)]

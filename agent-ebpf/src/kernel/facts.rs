@@ -69,9 +69,10 @@ pub(super) static SK_ERR: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(super) static PORTS: [Global<u32>; 2] = [const { Global::new(0) }; 2];
 
-/// The same for its network namespace (`skc_net`), and where that has its inode.
+/// The same for its network namespace (`skc_net`), and where that has its inode; and where `struct
+/// task_struct` has `nsproxy`, and that has `net_ns`.
 #[unsafe(no_mangle)]
-pub(super) static NETWORK: [Global<u32>; 2] = [const { Global::new(0) }; 2];
+pub(super) static NETWORK: [Global<u32>; 4] = [const { Global::new(0) }; 4];
 
 /// The same for the last of `sk_error_queue`.
 #[unsafe(no_mangle)]

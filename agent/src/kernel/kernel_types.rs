@@ -56,8 +56,9 @@ pub(super) struct Known {
     pub(super) socket_error: Option<u32>,
     /// Where it has its peer's port and its own, bytes.
     pub(super) ports: Option<(u32, u32)>,
-    /// Where it has its network namespace, and where that has its inode, bytes.
-    pub(super) network: Option<[u32; 2]>,
+    /// Where it has its network namespace, and where that has its inode; and where a thread has its
+    /// namespaces, and these the one of the network, bytes.
+    pub(super) network: Option<[u32; 4]>,
     /// Where it has the last of its queued errors, and where that has what it says, bytes.
     pub(super) queued_error: Option<(u32, u32)>,
     /// Where a thread has what its process shares, its exit code and its process's number; and where
@@ -98,11 +99,13 @@ fn process(types: &Types<'_>) -> Option<[u32; 5]> {
     ])
 }
 
-fn network(types: &Types<'_>) -> Option<[u32; 2]> {
+fn network(types: &Types<'_>) -> Option<[u32; 4]> {
     let common = types.offset("sock", "__sk_common")?;
     let at = common + types.offset("sock_common", "skc_net")?;
     let inode = types.offset("net", "ns")? + types.offset("ns_common", "inum")?;
-    Some([at, inode])
+    let of_thread = types.offset("task_struct", "nsproxy")?;
+    let network = types.offset("nsproxy", "net_ns")?;
+    Some([at, inode, of_thread, network])
 }
 
 fn ports(types: &Types<'_>) -> Option<(u32, u32)> {

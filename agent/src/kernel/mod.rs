@@ -49,7 +49,7 @@ use crate::clock;
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
 
-/// Sockets remembered at a time where they are in a map (440 bytes each, set aside at the start).
+/// Sockets remembered at a time where they are in a map (448 bytes each, set aside at the start).
 /// Smaller: connections of a busy host are not seen, which is counted. Larger: memory.
 const FLOWS_BY_COOKIE: u32 = 32_768;
 

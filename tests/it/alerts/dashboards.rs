@@ -17,11 +17,18 @@ const DASHBOARDS: [&str; 3] = [
 const STEP: Duration = Duration::from_secs(1);
 
 /// Queries that a run like this one cannot fill: the panel, a word of the query, and why.
-const EMPTY: [(&str, &str, &str); 1] = [(
-    "Not explained, by proxy and code",
-    "unattributed",
-    "each fault of the run is explained",
-)];
+const EMPTY: [(&str, &str, &str); 2] = [
+    (
+        "Not explained, by proxy and code",
+        "unattributed",
+        "each fault of the run is explained",
+    ),
+    (
+        "Health checks by result",
+        "health_checks",
+        "nginx makes none: the test health_checks asks HAProxy",
+    ),
+];
 
 /// A query on a panel.
 struct Shown {
