@@ -179,6 +179,15 @@ impl Case<'_> {
         }
     }
 
+    /// From the last byte of the request to the end: what a timer of the proxy measures.
+    fn waited(&self) -> Nanos {
+        let exchange = self.trial.exchange.as_ref();
+        let sent = exchange.and_then(|exchange| exchange.request_last.max(exchange.request).get());
+        self.trial
+            .ended
+            .saturating_sub(sent.unwrap_or(self.trial.started))
+    }
+
     /// From the last byte either way to the end.
     fn silence(&self) -> Nanos {
         let exchange = self.trial.exchange.as_ref();

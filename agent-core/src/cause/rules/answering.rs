@@ -215,6 +215,10 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::TruncatedResponse, sure, case.phase(), how)
 }
 
+/// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
+/// rejects is called a slow application. Longer: so is not what a very short timer ends.
+const EARLIEST_TIMER: Nanos = 50_000_000;
+
 /// The proxy closed after silence: it gave up waiting. Proof needs the whole request
 /// acknowledged, a firm join, an error given to a client that was still there, and a
 /// silence that was long enough to be one. A guess if the request is not known.
@@ -239,7 +243,10 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
         let phase = case.phase();
         return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
     }
-    if case.proxy_left() {
+    // Sooner than any timer: the proxy does not want the answer (an interim head that it cannot take),
+    // or not any more.
+    let too_early = case.waited() < EARLIEST_TIMER && trial.all_acked();
+    if too_early || case.proxy_left() {
         return failure(
             Cause::Unattributed,
             Certainty::Guess,
