@@ -148,6 +148,10 @@ fn kinds(stage: &mut Stage) -> (Vec<Kind>, String) {
     (kinds, locations)
 }
 
+/// Cut answers for which no attempt is known, at a proxy whose threads do not tell for whom they act.
+/// Fewer: a connect that is seen late fails the run. More: an agent that is silent passes.
+const MISSED: usize = 2;
+
 /// What was said of it: the cause, how sure, and where; of a cut answer, what is said of its attempt.
 fn said(request: &Request, fault: &str) -> (String, String, String) {
     let text = |word: &Option<String>| word.clone().unwrap_or_default();
@@ -194,7 +198,8 @@ fn play(
     }
     let all = paths.iter().map(|(_, _, path)| path.as_str());
     let told = events.of(all.chain(extra.iter().copied()), TELL);
-    let mut wrong = Vec::new();
+    let (mut wrong, mut missed) = (Vec::new(), Vec::new());
+    let guesses = ["haproxy", "caddy"].contains(&proxy);
     for (kind, fault, path) in &paths {
         let request = &told[path];
         let (cause, certainty, upstream) = said(request, fault);
@@ -205,7 +210,11 @@ fn play(
         let expected = FAULTS.iter().find(|(name, _)| name == fault);
         let (_, causes) = expected.expect("a fault of the list");
         // Where threads do not tell for whom they act, one of several may not be known.
-        let vague = ["haproxy", "caddy"].contains(&proxy) && cause == "unattributed";
+        let vague = guesses && cause == "unattributed";
+        if guesses && fault.starts_with("cut") && request.attempts.is_empty() {
+            missed.push(path.as_str());
+            continue;
+        }
         let named = upstream.ends_with(&kind.upstreams[fault]) || vague && upstream.is_empty();
         // uWSGI answers in HTTP/1, and that is read.
         let read = kind.name.starts_with("uwsgi") && kind.name.ends_with("tcp");
@@ -220,6 +229,8 @@ fn play(
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("{proxy}: cut answers without a known attempt: {missed:?}");
+    assert!(missed.len() <= MISSED, "{missed:?}");
     told
 }
 
