@@ -182,19 +182,21 @@ fn the_first_request_of_a_client_may_come_without_its_process() {
 
 #[test]
 fn the_first_request_on_a_connection_from_before_the_agent_is_of_the_thread_that_sent_it() {
-    // Nobody has read from it yet: its process is not known.
-    let (c, u) = (client(1), upstream(10).of(None).picked_up());
-    let x = sent(0, 1.0);
-    let sent = sent(0, 1.5).errand(1, 0, 100);
-    let seen = vec![
-        c.request(&x, "GET", "/"),
-        u.request(&sent, "GET", "/"),
-        u.response(&sent.answered(200, 5.0)),
-        c.response(&x.answered(200, 8.0)),
-    ];
-    let told = told(&mut core(), seen);
-    assert_eq!(told.request().attempts.len(), 1);
-    assert_eq!(told.attempt().join, Join::Errand);
+    // Nobody has read from the upstream's, or from either: the process is not known until the answer.
+    for reader in [Some(PROXY), None] {
+        let (c, u) = (client(1), upstream(10).picked_up());
+        let x = sent(0, 1.0);
+        let sent = sent(0, 1.5).errand(1, 0, 100);
+        let seen = vec![
+            c.clone().of(reader).request(&x, "GET", "/"),
+            u.of(None).request(&sent, "GET", "/"),
+            upstream(10).picked_up().response(&sent.answered(200, 5.0)),
+            c.response(&x.answered(200, 8.0)),
+        ];
+        let told = told(&mut core(), seen);
+        assert_eq!(told.request().attempts.len(), 1, "{reader:?}");
+        assert_eq!(told.attempt().join, Join::Errand);
+    }
 }
 
 #[test]

@@ -142,12 +142,11 @@ pub(super) fn by_errand(
         index: errand.index,
     };
     let is_its = |request: &&OpenRequest| {
-        // One thread has read the request and sent: the process of one is that of the other. That of a
-        // connection from before the agent is not known until it is read from.
+        // One thread has read the request and sent: the process of one is that of the other. The process
+        // of a connection from before the agent may not be known until its answer.
         let own = match (request.tgid, trial.tgid) {
             (Some(reader), Some(sender)) => reader == sender,
-            (Some(_), None) | (None, Some(_)) => true,
-            (None, None) => false,
+            (None, _) | (_, None) => true,
         };
         own && is_open_at(request, trial.errand_at)
     };

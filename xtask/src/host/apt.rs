@@ -35,7 +35,7 @@ const OPTIONS: [&str; 5] = [
 ];
 
 /// Packages that come with a service, and what the service is called.
-const UNITS: [(&str, &str); 7] = [
+const UNITS: [(&str, &str); 8] = [
     ("nginx-light", "nginx"),
     ("prometheus", "prometheus"),
     ("prometheus-alertmanager", "prometheus-alertmanager"),
@@ -43,6 +43,7 @@ const UNITS: [(&str, &str); 7] = [
     ("caddy", "caddy"),
     ("varnish", "varnish"),
     ("varnish", "varnishncsa"),
+    ("php8.2-fpm", "php8.2-fpm"),
 ];
 
 /// A package, and a program or file that shows that it is there.
