@@ -121,3 +121,15 @@ fn a_proxy_that_leaves_its_client_without_a_word_ran_into_no_timer() {
         (Cause::Unattributed, Certainty::Guess)
     );
 }
+
+/// Varnish closes at an interim head, nginx at the status of a subrequest: that is not an application
+/// that is slow.
+#[test]
+fn a_proxy_that_closes_sooner_than_any_timer_did_not_time_out() {
+    for (closed, expected) in [(2.3, Cause::Unattributed), (1002.0, Cause::ResponseTimeout)] {
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+        let told = exchange_of(attempt_of(&u, &x, closed), 503, closed + 0.2);
+        assert_eq!(error(&told).0, expected, "closed at {closed} ms");
+    }
+}
