@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// An address and a port; an IPv4 address as v4-mapped (RFC 4291, 2.5.5.2), as they are told.
+/// An address and a port; an IPv4 address as v4-mapped (RFC 4291, 2.5.5.2), as in the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     ip: [u8; 16],

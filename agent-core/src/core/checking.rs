@@ -1,4 +1,4 @@
-//! How health checks are told from attempts at answering a request.
+//! How health checks are distinguished from attempts to answer a request.
 //!
 //! In: attempts that no request is known for. Out: those that are checks, told as such. A thread that
 //! acts for a client has just read from it, whether that can be read or not; a check is made by a

@@ -243,7 +243,7 @@ impl Core {
         }
     }
 
-    /// Makes the request when it is new; `false` when it was told already or there is no room.
+    /// Creates the request if it is new; `false` if it was reported already or there is no room.
     fn begin_request(
         &mut self,
         socket: &Socket,

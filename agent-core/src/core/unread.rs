@@ -127,7 +127,7 @@ impl Core {
         (same_process && open).then_some(key)
     }
 
-    /// A connection that was opened or used for this request is still open, so that more may be told.
+    /// A connection that was opened or used for this request is still open, so that more may be reported.
     pub(super) fn has_unread_under_way(&mut self, key: Key) -> bool {
         let tgid = self.requests.get(key).and_then(|request| request.tgid);
         tgid.is_some_and(|tgid| {
@@ -189,7 +189,7 @@ impl Core {
                 forwarding: false,
             };
             trial.adopt(parent, request.started);
-            // What becomes of it is told no more.
+            // Its end is not reported again.
             self.connections.mark_ended(trial.key);
             self.counts.attempts.begun += 1;
             self.held += 1;

@@ -341,7 +341,7 @@ impl Core {
             failure,
             ..
         } = attempt;
-        // What was answered 4xx for nobody knows whom may be a check that failed.
+        // An answer 4xx to an unknown request may be a check that failed.
         let is_open = *join == Join::None && matches!(attempt.code, Some(400..500));
         if is_open {
             return;

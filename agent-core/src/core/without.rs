@@ -192,7 +192,7 @@ impl Core {
         }
     }
 
-    /// The attempt at the only upstream that was used then by nobody knows whom.
+    /// An attempt at the only upstream in use at that time, for an unknown request.
     fn guessed(
         &mut self,
         key: Key,
