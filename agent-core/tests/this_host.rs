@@ -149,6 +149,14 @@ fn a_hello_that_nobody_acknowledged_is_no_proof_of_a_tls_fault() {
     assert_eq!((cause, certainty), (Cause::TlsFailed, Certainty::Strong));
 }
 
+/// The server's end of the same connection, on this host.
+fn other_end(u: &Sock, tgid: Option<u32>) -> Sock {
+    let mut served = client(3).of(tgid);
+    served.socket.local = u.socket.remote;
+    served.socket.remote = u.socket.local;
+    served
+}
+
 #[test]
 fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
     const APP: u32 = 200;
@@ -156,9 +164,7 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
     know(&mut core, APP, "app", ProcessKind::Unknown);
     let (u, x) = fresh();
     // The application's end of the same connection.
-    let mut served = client(3).of(Some(APP));
-    served.socket.local = u.socket.remote;
-    served.socket.remote = u.socket.local;
+    let served = other_end(&u, Some(APP));
     let x = x.ended(End::PeerFin).peer_fin(40.0);
     let (c, asked) = (client(1), sent(0, 1.0));
     let mut seen = vec![
@@ -200,9 +206,7 @@ fn after_a_death_elsewhere(own: Option<u64>, other: Option<u64>) -> Told {
     let (mut u, x) = fresh();
     u.socket.local = "127.0.0.1:41000".parse().expect("address");
     u.socket.remote = "127.0.0.1:8080".parse().expect("address");
-    let mut served = client(3).of(Some(APP));
-    served.socket.local = u.socket.remote;
-    served.socket.remote = u.socket.local;
+    let served = other_end(&u, Some(APP));
     let x = x.ended(End::PeerFin).peer_fin(40.0);
     let (c, asked) = (client(1), sent(0, 1.0));
     let seen = vec![
@@ -243,9 +247,7 @@ fn a_server_killed_while_the_request_is_on_its_way_makes_no_race() {
     let u = upstream(2).opened(-9000.0).srtt_us(40_000);
     let x = sent(3, 2.0).idle_since(-5000.0).errand(1, 0, 100).acked(0);
     let x = x.ended(End::PeerFin).peer_fin(24.0);
-    let mut served = client(3).of(Some(APP)).opened(-8980.0);
-    served.socket.local = u.socket.remote;
-    served.socket.remote = u.socket.local;
+    let served = other_end(&u, Some(APP)).opened(-8980.0);
     let (c, asked) = (client(1), sent(0, 1.0));
     let mut seen = vec![
         served.request(&sent(2, -5100.0), "POST", "/orders"),
@@ -275,9 +277,7 @@ fn a_server_killed_while_the_request_is_on_its_way_makes_no_race() {
 fn after_the_end_of_the_server(ended: Ended) -> Told {
     let mut core = core();
     let (u, x) = fresh();
-    let mut served = client(3).of(None);
-    served.socket.local = u.socket.remote;
-    served.socket.remote = u.socket.local;
+    let served = other_end(&u, None);
     let x = x.ended(End::PeerFin).peer_fin(40.0);
     let (c, asked) = (client(1), sent(0, 1.0));
     let mut seen = vec![

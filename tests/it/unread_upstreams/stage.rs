@@ -36,6 +36,19 @@ pub(crate) struct Served {
     pub(crate) script: String,
 }
 
+impl Served {
+    /// Waits until it listens at both.
+    fn listening(tcp: String, unix: String, script: &Path) -> Self {
+        listens(&tcp);
+        listens(&unix);
+        Self {
+            tcp,
+            unix,
+            script: script.to_string_lossy().into_owned(),
+        }
+    }
+}
+
 impl Stage {
     pub(crate) fn new() -> Self {
         let folder = TempDir::with_prefix("e2e-unread-").expect("a temporary folder can be made");
@@ -156,13 +169,7 @@ echo 'fine';
             .arg(configuration)
             .stderr(Stdio::null());
         self.running.push(Running::start("php-fpm", &mut server));
-        listens(&tcp);
-        listens(&unix);
-        Served {
-            tcp,
-            unix,
-            script: script.to_string_lossy().into_owned(),
-        }
+        Served::listening(tcp, unix, &script)
     }
 
     /// A real uWSGI.
@@ -190,13 +197,7 @@ def application(environ, start):
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         self.running.push(Running::start("uwsgi", &mut server));
-        listens(&tcp);
-        listens(&unix);
-        Served {
-            tcp,
-            unix,
-            script: script.to_string_lossy().into_owned(),
-        }
+        Served::listening(tcp, unix, &script)
     }
 }
 
