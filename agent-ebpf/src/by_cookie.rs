@@ -65,7 +65,7 @@ pub(crate) fn destroyed(ctx: &TracePointContext) {
         return;
     };
     if let Some(flow) = get(cookie) {
-        if flow.has(flag::LOCAL_RESET) {
+        if flow.flags.has::<{ flag::LOCAL_RESET }>() {
             lifecycle::tell_reset_sent(flow);
         }
         lifecycle::destroyed(flow);
@@ -77,8 +77,8 @@ pub(crate) fn destroyed(ctx: &TracePointContext) {
 /// told when the socket is destroyed.
 #[inline(always)]
 pub(crate) fn reset_leaves(flow: &mut Flow) {
-    if !flow.has(flag::PEER_RESET) {
-        flow.set(flag::LOCAL_RESET);
+    if !flow.flags.has::<{ flag::PEER_RESET }>() {
+        flow.flags.set::<{ flag::LOCAL_RESET }>();
     }
 }
 

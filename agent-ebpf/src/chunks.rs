@@ -137,7 +137,7 @@ fn next_size(flow: &mut Flow, line: u64, len: u32) {
     let ends = next == u32::from(b'\r');
     let extends = next == u32::from(b';') || next == u32::from(b' ') || next == u32::from(b'\t');
     if digits == 0 || !(ends || extends) {
-        flow.set(flag::BAD_CHUNK);
+        flow.flags.set::<{ flag::BAD_CHUNK }>();
         store(&mut flow.chunks.state, state::LOST);
     } else if extends {
         store(&mut flow.chunks.state, state::LOST);

@@ -18,7 +18,7 @@ const STATUS_AT: u32 = 8;
 #[inline(always)]
 pub(crate) fn closes(flow: &mut Flow, sk: Sock) {
     // Without addresses no packet of it was seen: it is not in the cgroup that is watched.
-    if flow.has(flag::ACTIVE_OPEN) || flow.addressed == 0 || flow.ignored != 0 {
+    if flow.flags.has::<{ flag::ACTIVE_OPEN }>() || flow.addressed == 0 || flow.ignored != 0 {
         return;
     }
     let Some(ending) = Ending::of_the_running_process() else {
@@ -37,7 +37,7 @@ pub(crate) fn closes(flow: &mut Flow, sk: Sock) {
         sk.network()
     };
     output::emit_with(kind::DEATH, kernel::now(), |record: &mut Death| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         record.header.tgid = tgid;
         record.signal = wait_status & SIGNAL;
         record.status = (wait_status >> STATUS_AT) as u8;

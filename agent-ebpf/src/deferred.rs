@@ -123,6 +123,6 @@ pub(crate) fn take(flow: &mut Flow, sk: Sock) {
     }
     flow.header.side = side::CLIENT;
     http1::request_begins(flow, start, early.seq, early.len, at);
-    flow.clear(flag::OWN_ERRAND);
+    flow.flags.clear::<{ flag::OWN_ERRAND }>();
     head::read_request(flow, sk, &early.bytes, early.len, at);
 }

@@ -102,7 +102,7 @@ fn begin(cookie: u64, index: u32, tgid: u32) {
 /// A thread copied data from the socket of `flow` to itself.
 #[inline(always)]
 pub(crate) fn data_read(flow: &mut Flow) {
-    let opaque = flow.phase == phase::OPAQUE && flow.has(flag::ACTIVE_OPEN);
+    let opaque = flow.phase == phase::OPAQUE && flow.flags.has::<{ flag::ACTIVE_OPEN }>();
     if opaque || flow.phase == phase::PARKED || flow.ignored != 0 {
         return;
     }
@@ -126,7 +126,7 @@ pub(crate) fn data_read(flow: &mut Flow) {
 /// that flow's errand.
 #[inline(always)]
 pub(crate) fn touched(flow: &Flow) {
-    if flow.is_upstream_side() || flow.has(flag::ACTIVE_OPEN) {
+    if flow.is_upstream_side() || flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
         let errand = flow.exchange.errand;
         if errand.cookie != 0 {
             begin(errand.cookie, errand.index, flow.header.tgid);

@@ -5,6 +5,8 @@
 //! lock would forbid every helper call in between. Each field is written by one direction
 //! in one phase of the exchange, and HTTP orders the phases; a field that both touch
 //! (tallies of bytes while an upload is answered early) may lose an update, never more.
+//! What all of them write are [`Flags`]; what one probe needs while it runs is not here
+//! ([`crate::scratch`]).
 
 use agent_wire::record::{Exchange, Header, flag, side};
 use aya_ebpf::btf_maps::SkStorage;
@@ -12,6 +14,7 @@ use aya_ebpf::macros::btf_map;
 
 use crate::by_cookie;
 use crate::chunks::Chunks;
+use crate::flags::Flags;
 use crate::kernel;
 use crate::tallies;
 use crate::tls::Handshake;
@@ -91,22 +94,22 @@ pub(crate) struct Flow {
     pub(crate) gathering: u8,
     /// The upstream spoke before the first request.
     pub(crate) spoke_first: u8,
-    /// Thread that opened or last read this socket (its `task_struct` address, as a name).
-    pub(crate) task: u64,
+    pub(crate) flags: Flags,
     pub(crate) sent: Stream,
     pub(crate) received: Stream,
     /// Highest acknowledgement received.
     pub(crate) acked: u32,
     /// Segments that came out of order while a head was awaited.
     pub(crate) ahead: u32,
+    /// What each record starts with, but for its kind, its time and its flags ([`Flow::head`]).
     pub(crate) header: Header,
+    /// Thread that opened or last read this socket (its `task_struct` address, as a name).
+    pub(crate) task: u64,
     pub(crate) exchange: Exchange,
     /// Request bytes by its framing, head included; `u64::MAX` when not known.
     pub(crate) request_total: u64,
     /// End of the last exchange, ns.
     pub(crate) idle_since_ns: u64,
-    /// The scratch space at hand.
-    pub(crate) space: u32,
     /// Sequence number of the request's first byte.
     pub(crate) request_seq: u32,
     /// Processes listed when this one was last looked for among them.
@@ -117,6 +120,8 @@ pub(crate) struct Flow {
     pub(crate) closing: u8,
     /// The CLOSE record is out.
     pub(crate) closed: u8,
+    /// End of the segments that came out of order.
+    pub(crate) ahead_end: u32,
     /// Last eight bytes of the response, the newest in the low byte; kept for chunked bodies only.
     pub(crate) tail: u64,
     /// Where the chunks of the body at hand end.
@@ -127,8 +132,6 @@ pub(crate) struct Flow {
     pub(crate) ahead_tail: u64,
     /// When it was last told how TCP fares here, ns.
     pub(crate) fares_ns: u64,
-    /// End of the segments that came out of order.
-    pub(crate) ahead_end: u32,
     /// Something was sent.
     pub(crate) talked: u8,
     reserved: u8,
@@ -137,7 +140,6 @@ pub(crate) struct Flow {
     /// Network namespace of the thread that last read this socket, its inode; 0 where the socket's own
     /// can be had.
     pub(crate) network: u32,
-    reserved_2: u32,
 }
 
 impl Flow {
@@ -170,7 +172,7 @@ impl Flow {
             flow.header.cookie = cookie;
             if seen_open {
                 flow.header.opened_ns = kernel::now();
-                flow.header.flags = flag::SEEN_OPEN;
+                flow.flags.set::<{ flag::SEEN_OPEN }>();
                 flow.tries = TRIES_FROM_OPEN;
             } else {
                 flow.tries = TRIES_PICKED_UP;
@@ -200,21 +202,13 @@ impl Flow {
     /// Its opening, end and resets are worth a record.
     #[inline(always)]
     pub(crate) fn is_told(&self) -> bool {
-        self.ignored == 0 && (self.has(flag::ACTIVE_OPEN) || self.header.side != side::UNKNOWN)
+        self.ignored == 0 && (self.flags.has::<{ flag::ACTIVE_OPEN }>() || self.header.side != side::UNKNOWN)
     }
 
+    /// Writes the header of a record of this socket.
     #[inline(always)]
-    pub(crate) fn has(&self, bit: u16) -> bool {
-        self.header.flags & bit != 0
-    }
-
-    #[inline(always)]
-    pub(crate) fn set(&mut self, bit: u16) {
-        self.header.flags |= bit;
-    }
-
-    #[inline(always)]
-    pub(crate) fn clear(&mut self, bit: u16) {
-        self.header.flags &= !bit;
+    pub(crate) fn head(&self, header: &mut Header) {
+        kernel::assign(header, &self.header);
+        header.flags = self.flags.bits();
     }
 }

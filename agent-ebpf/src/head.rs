@@ -39,8 +39,7 @@ const FIRST_BYTES: u32 = 32;
 /// Head bytes: complete with these, or gathered until they are.
 #[inline(always)]
 pub(crate) fn read(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u64) {
-    flow.space = scratch::take();
-    let Some(space) = scratch::space(kernel::opaque(&flow.space)) else {
+    let Some(space) = scratch::take() else {
         tallies::count(Tally::SCRATCH_BUSY);
         cut(flow, awaits_response(flow));
         return;
@@ -65,8 +64,7 @@ pub(crate) fn read_request(
     len: u32,
     now: u64,
 ) {
-    flow.space = scratch::take();
-    let Some(space) = scratch::space(kernel::opaque(&flow.space)) else {
+    let Some(space) = scratch::take() else {
         tallies::count(Tally::SCRATCH_BUSY);
         cut(flow, false);
         return;
@@ -125,7 +123,7 @@ fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&m
     }
     let payload = kernel::opaque(&space.at);
     let now = kernel::opaque(&space.now_ns);
-    let not_http = flow.has(flag::NOT_HTTP);
+    let not_http = flow.flags.has::<{ flag::NOT_HTTP }>();
     let done = kernel::opaque(&space.scan.end) != 0 || not_http;
     let is_response = awaits_response(flow);
     if !done && kernel::opaque(&space.scan.len) < HEAD_BYTES as u32 {
@@ -224,7 +222,7 @@ fn is_http(space: &mut Space, flow: &mut Flow) -> bool {
     if (kernel::word(&space.bytes, 0) ^ HTTP_1) & mask == 0 {
         return true;
     }
-    flow.set(flag::NOT_HTTP);
+    flow.flags.set::<{ flag::NOT_HTTP }>();
     false
 }
 
@@ -248,14 +246,14 @@ fn understood(
             u64::from(head_bytes) + scan.content_length
         };
         if flow.exchange.request_bytes > flow.request_total {
-            flow.set(flag::PIPELINED);
+            flow.flags.set::<{ flag::PIPELINED }>();
             tallies::count(Tally::PIPELINED);
             flow.exchange.request_bytes = flow.request_total;
         }
         return;
     }
     flow.phase = phase::RESPONSE_BODY;
-    if flow.has(flag::NOT_HTTP) {
+    if flow.flags.has::<{ flag::NOT_HTTP }>() {
         flow.exchange.framing = framing::CLOSE;
         return;
     }
@@ -317,7 +315,7 @@ fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
 /// The head could not be read to its end: the exchange goes on, its framing unknown.
 #[inline(always)]
 pub(crate) fn cut(flow: &mut Flow, is_response: bool) {
-    flow.set(flag::HEAD_CUT);
+    flow.flags.set::<{ flag::HEAD_CUT }>();
     flow.gathering = 0;
     flow.phase = if is_response {
         phase::RESPONSE_BODY
@@ -338,7 +336,7 @@ pub(crate) fn cut_request(flow: &mut Flow, now: u64) {
     cut(flow, false);
     measure_acked(flow);
     output::emit_with(kind::REQUEST, now, |record: &mut MessageHead| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         kernel::assign(&mut record.exchange, &flow.exchange);
         record.captured = 0;
         record.final_start = 0;
@@ -354,7 +352,7 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     } else {
         kind::REQUEST
     };
-    kernel::assign(&mut space.fixed.header, &flow.header);
+    flow.head(&mut space.fixed.header);
     kernel::assign(&mut space.fixed.exchange, &flow.exchange);
     output::stamp(&mut space.fixed, record_kind, now);
     // Nothing of the body leaves: what counts ends with the head.
@@ -366,7 +364,7 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
         filled
     };
     let to_client = is_response && flow.is_client_side() && space.scan.start == 0;
-    let first_only = to_client || flow.has(flag::NOT_HTTP);
+    let first_only = to_client || flow.flags.has::<{ flag::NOT_HTTP }>();
     let captured = if first_only && captured > FIRST_BYTES {
         FIRST_BYTES
     } else {

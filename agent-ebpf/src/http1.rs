@@ -74,20 +74,20 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         // A response whose request was before our time: now we know who is who.
         flow.header.side = if sent { side::CLIENT } else { side::UPSTREAM };
         flow.phase = phase::IDLE;
-        if !sent && flow.talked != 0 && flow.has(flag::SEEN_OPEN) {
+        if !sent && flow.talked != 0 && flow.flags.has::<{ flag::SEEN_OPEN }>() {
             unread::is_answered(flow);
         }
         return true;
     }
     let is_tls = start & 0xffff == 0x0316;
-    if is_tls && sent && flow.has(flag::ACTIVE_OPEN) {
+    if is_tls && sent && flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
         tls::begin(ctx, flow, payload);
         return false;
     }
-    if !sent && flow.has(flag::ACTIVE_OPEN) {
+    if !sent && flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
         // A server that speaks before it is asked.
         flow.spoke_first = 1;
-        flow.set(flag::NOT_HTTP);
+        flow.flags.set::<{ flag::NOT_HTTP }>();
     }
     if is_tls || flow.tries <= 1 {
         flow.phase = phase::OPAQUE;
@@ -124,7 +124,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         let unfinished = flow.phase != phase::RESPONSE_BODY
             || (flow.is_client_side() && flow.exchange.framing == framing::LENGTH);
         if unfinished {
-            flow.set(flag::PIPELINED);
+            flow.flags.set::<{ flag::PIPELINED }>();
             tallies::count(Tally::PIPELINED);
             return false;
         }
@@ -138,7 +138,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
     if flow.is_upstream_side() {
         if flow.spoke_first != 0 {
             flow.spoke_first = 0;
-            flow.set(flag::NOT_HTTP);
+            flow.flags.set::<{ flag::NOT_HTTP }>();
         }
         // The first request on a connection is the one it was opened for: it leaves when the
         // handshake is done, and by then the thread may have read from another client.
@@ -149,7 +149,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
             errand::current(now)
         };
         if flow.task == kernel::task() {
-            flow.set(flag::OWN_ERRAND);
+            flow.flags.set::<{ flag::OWN_ERRAND }>();
         }
     }
     true
@@ -166,12 +166,12 @@ fn response_bytes(
 ) -> bool {
     match flow.phase {
         phase::IDLE => {
-            if !flow.has(flag::PIPELINED) {
+            if !flow.flags.has::<{ flag::PIPELINED }>() {
                 tallies::count(Tally::UNSOLICITED);
                 return false;
             }
             begin(flow, now);
-            flow.set(flag::NO_REQUEST);
+            flow.flags.set::<{ flag::NO_REQUEST }>();
             flow.method = method::OTHER;
         }
         phase::RESPONSE_HEAD => {
@@ -284,9 +284,11 @@ fn begin(flow: &mut Flow, now: u64) {
     store(&mut errand.cookie, 0);
     store(&mut errand.index, 0);
     store(&mut errand.age_us, 0);
-    flow.clear(
-        flag::HEAD_CUT | flag::NOT_HTTP | flag::NO_REQUEST | flag::OWN_ERRAND | flag::BAD_CHUNK,
-    );
+    flow.flags.clear::<{ flag::HEAD_CUT }>();
+    flow.flags.clear::<{ flag::NOT_HTTP }>();
+    flow.flags.clear::<{ flag::NO_REQUEST }>();
+    flow.flags.clear::<{ flag::OWN_ERRAND }>();
+    flow.flags.clear::<{ flag::BAD_CHUNK }>();
     flow.request_total = u64::MAX;
     flow.gathering = 0;
 }

@@ -12,6 +12,7 @@
 mod ending;
 mod facts;
 
+use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
@@ -385,6 +386,26 @@ pub(crate) fn opaque<T: Copy>(value: &T) -> T {
 pub(crate) fn store<T: Copy>(to: &mut T, value: T) {
     // SAFETY: a reference is writable.
     unsafe { core::ptr::write_volatile(to, value) };
+}
+
+/// A byte that several CPUs read and write at once: each access is one load or one store. (Rust has
+/// no atomic byte for this target.)
+#[repr(transparent)]
+#[derive(Default)]
+pub(crate) struct Byte(UnsafeCell<u8>);
+
+impl Byte {
+    #[inline(always)]
+    pub(crate) fn get(&self) -> u8 {
+        // SAFETY: the byte is there as long as `self`.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(&self, value: u8) {
+        // SAFETY: as above, and nobody has a reference to what is in the cell.
+        unsafe { self.0.get().write_volatile(value) };
+    }
 }
 
 /// Copies `from` to `to` word by word. The compiler would call a function that moves one byte at a

@@ -96,7 +96,8 @@ pub(crate) fn opening(sk: Sock) {
         return;
     };
     let now = kernel::now();
-    flow.set(flag::ACTIVE_OPEN | flag::OWN_ERRAND);
+    flow.flags.set::<{ flag::ACTIVE_OPEN }>();
+    flow.flags.set::<{ flag::OWN_ERRAND }>();
     flow.connecting = 1;
     flow.header.opened_ns = now;
     flow.header.tgid = connecting::thread_group();
@@ -123,7 +124,7 @@ fn connected(flow: &mut Flow, outcome: u8) {
     }
     let listener_silent = u8::from(outcome != end::COMPLETE && listener::is_silent(flow));
     output::emit_with(kind::CONNECT, kernel::now(), |record: &mut Connect| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         kernel::assign(&mut record.errand, &flow.exchange.errand);
         record.outcome = outcome;
         record.listener_silent = listener_silent;
@@ -148,7 +149,7 @@ fn finish(flow: &mut Flow, how: u8, now: u64) {
 #[inline(always)]
 fn peer_closed(flow: &mut Flow) {
     let now = kernel::now();
-    flow.set(flag::PEER_FIN);
+    flow.flags.set::<{ flag::PEER_FIN }>();
     flow.exchange.peer_fin_ns = now;
     // A client may shut down its sending side and still read: only noted.
     if !flow.is_client_side() {
@@ -159,7 +160,7 @@ fn peer_closed(flow: &mut Flow) {
 /// This end closed or shut down.
 #[inline(always)]
 fn local_closed(flow: &mut Flow) {
-    flow.set(flag::LOCAL_FIN);
+    flow.flags.set::<{ flag::LOCAL_FIN }>();
     if flow.task == kernel::task() {
         errand::touched(flow);
     }
@@ -199,7 +200,7 @@ fn entered_close(flow: &mut Flow) {
         && !unread::in_use(flow);
     // A reset of ours that left before CLOSE was no close(2): the kernel gave up on its keep-alive
     // probes, and says so next (tcp_keepalive_timer, net/ipv4/tcp_timer.c).
-    if idle || flow.has(flag::PEER_RESET) || flow.header.errno != 0 {
+    if idle || flow.flags.has::<{ flag::PEER_RESET }>() || flow.header.errno != 0 {
         closed(flow);
     } else {
         flow.closing = if kernel::by_cookie() && !connecting::acts_itself(flow) {
@@ -214,7 +215,9 @@ fn entered_close(flow: &mut Flow) {
 /// with data unread, or took it down (`__tcp_close`, `tcp_disconnect`, net/ipv4/tcp.c).
 #[inline(always)]
 fn is_own_doing(flow: &Flow) -> bool {
-    let for_another_reason = flow.has(flag::LOCAL_FIN | flag::PEER_RESET) || flow.header.errno != 0;
+    let for_another_reason = flow.flags.has::<{ flag::LOCAL_FIN }>()
+        || flow.flags.has::<{ flag::PEER_RESET }>()
+        || flow.header.errno != 0;
     flow.closed == 0
         && flow.connecting == 0
         && !for_another_reason
@@ -230,11 +233,11 @@ fn closed(flow: &mut Flow) {
     let taken_down = flow.closing == TAKEN_DOWN;
     flow.closed = 1;
     flow.closing = 0;
-    let how = if flow.has(flag::PEER_RESET) {
+    let how = if flow.flags.has::<{ flag::PEER_RESET }>() {
         end::PEER_RESET
     } else if flow.header.errno != 0 {
         end::KERNEL_ERROR
-    } else if flow.has(flag::LOCAL_RESET) {
+    } else if flow.flags.has::<{ flag::LOCAL_RESET }>() {
         end::LOCAL_RESET
     } else if taken_down {
         end::KERNEL_ERROR
@@ -250,7 +253,7 @@ fn closed(flow: &mut Flow) {
     if flow.is_told() {
         // In place, as the others: a callback has no stack to spare.
         output::emit_with(kind::CLOSE, now, |record: &mut End| {
-            kernel::assign(&mut record.header, &flow.header);
+            flow.head(&mut record.header);
             record.exchange = Exchange::default();
             record.exchange.request_bytes = u64::from(flow.talked);
         });
@@ -261,7 +264,7 @@ fn closed(flow: &mut Flow) {
 #[inline(always)]
 pub(crate) fn found_ignored(flow: &mut Flow) {
     if flow.in_exchange() {
-        output::emit(&flow.header, kind::IGNORED, kernel::now());
+        output::header(flow, kind::IGNORED, kernel::now());
     }
     ignore(flow);
 }
@@ -276,7 +279,7 @@ pub(crate) fn ignore(flow: &mut Flow) {
 #[inline(always)]
 pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
-    flow.set(flag::PEER_RESET);
+    flow.flags.set::<{ flag::PEER_RESET }>();
 }
 
 /// The reset that was noted; why, no old kernel tells.
@@ -288,8 +291,8 @@ pub(crate) fn tell_reset_sent(flow: &mut Flow) {
 #[inline(always)]
 pub(crate) fn reset_sent(flow: &mut Flow, reason: u8) {
     reset(flow, RESET_SENT, reason);
-    if !flow.has(flag::PEER_RESET) {
-        flow.set(flag::LOCAL_RESET);
+    if !flow.flags.has::<{ flag::PEER_RESET }>() {
+        flow.flags.set::<{ flag::LOCAL_RESET }>();
     }
     if flow.task == kernel::task() {
         errand::touched(flow);
@@ -316,24 +319,20 @@ fn reset(flow: &mut Flow, direction: u8, reason: u8) {
             _ => told_phase::IDLE,
         }
     };
-    output::emit(
-        &Reset {
-            header: flow.header,
-            phase: told,
-            direction,
-            reason: u16::from(reason),
-            reserved: 0,
-        },
-        kind::RESET,
-        kernel::now(),
-    );
+    output::emit_with(kind::RESET, kernel::now(), |record: &mut Reset| {
+        flow.head(&mut record.header);
+        record.phase = told;
+        record.direction = direction;
+        record.reason = u16::from(reason);
+        record.reserved = 0;
+    });
 }
 
 #[inline(always)]
 pub(crate) fn retransmitted(flow: &mut Flow) {
     if flow.connecting == 0 {
         flow.header.retransmits = flow.header.retransmits.wrapping_add(1);
-        flow.clear(flag::PEER_ANSWERS);
+        flow.flags.clear::<{ flag::PEER_ANSWERS }>();
         fares(flow);
     }
 }
@@ -347,7 +346,7 @@ fn fares(flow: &mut Flow) {
         return;
     }
     flow.fares_ns = now;
-    output::emit(&flow.header, kind::TCP, now);
+    output::header(flow, kind::TCP, now);
 }
 
 /// The kernel has an error for whoever uses the socket; its number is 0 when that was taken in
@@ -357,7 +356,7 @@ pub(crate) fn error_reported(flow: &mut Flow, sk: Sock) {
     let number = sk.error();
     if number == 0 {
         flow.soft_error = sk.icmp_error();
-        flow.set(flag::SOFT_ERROR);
+        flow.flags.set::<{ flag::SOFT_ERROR }>();
         return;
     }
     // Whatever the network does is known before the socket enters CLOSE. After it tcp_disconnect()

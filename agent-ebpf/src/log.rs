@@ -35,7 +35,7 @@ pub(crate) fn closed(flow: &Flow, how: u8) {
         how,
         header.side,
         flow.phase,
-        header.flags,
+        flow.flags.bits(),
         header.retransmits
     );
 }

@@ -10,7 +10,7 @@
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
 //! became of a SYN), [`errand`] (whom a thread works for), [`attention`] and [`scope`] (who is looked at),
 //! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
-//! [`flow`], one per socket, in the socket's storage.
+//! [`flow`] and its [`flags`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -24,6 +24,7 @@ mod death;
 mod deferred;
 mod dns;
 mod errand;
+mod flags;
 mod flow;
 mod head;
 mod http1;

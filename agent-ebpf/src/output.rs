@@ -7,7 +7,7 @@
 //! records of one socket at once.
 
 use agent_wire::limits::DEFAULT_RING_BYTES;
-use agent_wire::record::{End, Record, kind};
+use agent_wire::record::{End, Header, Record, kind};
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
 };
@@ -80,11 +80,17 @@ pub(crate) fn copy<T>(record: &T, len: u32, record_kind: u8) {
     }
 }
 
+/// A record that is a header alone.
+#[inline(always)]
+pub(crate) fn header(flow: &Flow, record_kind: u8, now: u64) {
+    emit_with(record_kind, now, |record: &mut Header| flow.head(record));
+}
+
 /// The exchange ended and no RESPONSE record says so.
 #[inline(always)]
 pub(crate) fn end(flow: &Flow, now: u64) {
     emit_with(kind::END, now, |record: &mut End| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         kernel::assign(&mut record.exchange, &flow.exchange);
     });
 }

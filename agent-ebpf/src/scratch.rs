@@ -39,29 +39,23 @@ pub(crate) struct Space {
     marks: u64,
 }
 
-/// The number of a space of this CPU that nobody else uses, to be given back; one that
-/// does not exist when all are in use.
+/// A space of this CPU that nobody else uses, to be given back; `None` when all are in use.
+///
+/// The running probe alone knows which it is: were that written where others can write, two could
+/// use one space, or give back what is not theirs.
 #[inline(always)]
-pub(crate) fn take() -> u32 {
+pub(crate) fn take() -> Option<&'static mut Space> {
     let mut index = 0;
     while index < SPACES as u32 {
-        let Some(space) = space(index) else {
-            return SPACES as u32;
-        };
+        let space = SPACE.get_ptr_mut(index).map(kernel::value)?;
         kernel::add(&mut space.marks, 1);
         if kernel::opaque(&space.marks) == 1 {
-            return index;
+            return Some(space);
         }
         kernel::add(&mut space.marks, -1);
         index += 1;
     }
-    SPACES as u32
-}
-
-/// The space by its number.
-#[inline(always)]
-pub(crate) fn space(index: u32) -> Option<&'static mut Space> {
-    SPACE.get_ptr_mut(index).map(kernel::value)
+    None
 }
 
 /// Ends the use of a space.

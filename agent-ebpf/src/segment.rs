@@ -125,9 +125,9 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     }
     if segment.flags & RST != 0 {
         if segment.flags & ACK != 0 {
-            flow.set(flag::RESET_HAD_ACK);
+            flow.flags.set::<{ flag::RESET_HAD_ACK }>();
         } else {
-            flow.clear(flag::RESET_HAD_ACK);
+            flow.flags.clear::<{ flag::RESET_HAD_ACK }>();
         }
     }
     let unread = unread::follows(flow);
@@ -139,13 +139,13 @@ pub(crate) fn received(ctx: &SkBuffContext) {
             flow.acked = segment.ack;
         }
         if flow.header.retransmits != 0 {
-            flow.set(flag::PEER_ANSWERS);
+            flow.flags.set::<{ flag::PEER_ANSWERS }>();
         }
         if segment.flags & RST == 0 {
             if segment.window == 0 {
-                flow.set(flag::ZERO_WINDOW);
+                flow.flags.set::<{ flag::ZERO_WINDOW }>();
             } else {
-                flow.clear(flag::ZERO_WINDOW);
+                flow.flags.clear::<{ flag::ZERO_WINDOW }>();
             }
         }
     }
@@ -233,7 +233,7 @@ fn new_bytes(
             }
             return None;
         }
-        flow.set(flag::HEAD_CUT);
+        flow.flags.set::<{ flag::HEAD_CUT }>();
         tallies::count(Tally::HEAD_REORDERED);
     }
     if gap > 0 {

@@ -90,23 +90,19 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent
 pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
     flow.phase = phase::OPAQUE;
     let sent = flow.sent.end.wrapping_sub(flow.acked) as i32;
-    output::emit(
-        &Tls {
-            header: flow.header,
-            errand: flow.exchange.errand,
-            hello_ns: flow.tls.hello_ns,
-            reply_ns: flow.tls.reply_ns,
-            peer_fin_ns: flow.exchange.peer_fin_ns,
-            finished_ns: flow.tls.finished_ns,
-            outcome: how,
-            reply: flow.tls.reply,
-            alert_by: flow.tls.alert_by,
-            alert: flow.tls.alert,
-            unacked: if sent > 0 { sent as u32 } else { 0 },
-        },
-        kind::TLS,
-        now,
-    );
+    output::emit_with(kind::TLS, now, |record: &mut Tls| {
+        flow.head(&mut record.header);
+        kernel::assign(&mut record.errand, &flow.exchange.errand);
+        record.hello_ns = flow.tls.hello_ns;
+        record.reply_ns = flow.tls.reply_ns;
+        record.peer_fin_ns = flow.exchange.peer_fin_ns;
+        record.finished_ns = flow.tls.finished_ns;
+        record.outcome = how;
+        record.reply = flow.tls.reply;
+        record.alert_by = flow.tls.alert_by;
+        record.alert = flow.tls.alert;
+        record.unacked = if sent > 0 { sent as u32 } else { 0 };
+    });
 }
 
 /// Follows the records of a segment. True when the handshake is done: this end sends

@@ -19,7 +19,7 @@ use crate::packet::Segment;
 /// The flow is one of those, or may turn out to be.
 #[inline(always)]
 pub(crate) fn follows(flow: &Flow) -> bool {
-    flow.has(flag::ACTIVE_OPEN) && flow.header.side == side::UNKNOWN && flow.ignored == 0
+    flow.flags.has::<{ flag::ACTIVE_OPEN }>() && flow.header.side == side::UNKNOWN && flow.ignored == 0
 }
 
 /// Something was sent on such a connection, and it was not told yet what came of it.
@@ -80,7 +80,7 @@ pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
 #[inline(always)]
 pub(crate) fn is_answered(flow: &mut Flow) {
     flow.phase = phase::REQUEST;
-    flow.set(flag::NO_REQUEST);
+    flow.flags.set::<{ flag::NO_REQUEST }>();
     flow.method = method::OTHER;
     let bytes = flow.exchange.request_bytes as u32;
     flow.request_seq = flow.sent.end.wrapping_sub(bytes);
@@ -99,9 +99,9 @@ fn used_again(flow: &mut Flow, now: u64) {
     flow.exchange.idle_since_ns = flow.exchange.last_byte_ns;
     flow.exchange.errand = errand;
     if flow.task == kernel::task() {
-        flow.set(flag::OWN_ERRAND);
+        flow.flags.set::<{ flag::OWN_ERRAND }>();
     } else {
-        flow.clear(flag::OWN_ERRAND);
+        flow.flags.clear::<{ flag::OWN_ERRAND }>();
     }
     begin(flow);
     flow.exchange.request_ns = now;
@@ -149,7 +149,7 @@ fn tell(flow: &mut Flow, how: u8, now: u64) {
     flow.exchange.end = how;
     // In place: the packet programs have no stack to spare.
     output::emit_with(kind::UNREAD, now, |record: &mut End| {
-        assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         assign(&mut record.exchange, &flow.exchange);
     });
 }

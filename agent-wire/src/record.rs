@@ -398,7 +398,7 @@ pub struct Dns {
 
 /// How a process ended.
 pub mod ended {
-    /// By a signal. Also of a record that tells of a process and not of a connection.
+    /// By a signal.
     pub const KILLED: u8 = 0;
     /// By itself.
     pub const EXITED: u8 = 1;
