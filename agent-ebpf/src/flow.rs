@@ -202,7 +202,8 @@ impl Flow {
     /// Its opening, end and resets are worth a record.
     #[inline(always)]
     pub(crate) fn is_told(&self) -> bool {
-        self.ignored == 0 && (self.flags.has::<{ flag::ACTIVE_OPEN }>() || self.header.side != side::UNKNOWN)
+        self.ignored == 0
+            && (self.flags.has::<{ flag::ACTIVE_OPEN }>() || self.header.side != side::UNKNOWN)
     }
 
     /// Writes the header of a record of this socket.

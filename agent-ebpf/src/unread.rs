@@ -19,7 +19,9 @@ use crate::packet::Segment;
 /// The flow is one of those, or may turn out to be.
 #[inline(always)]
 pub(crate) fn follows(flow: &Flow) -> bool {
-    flow.flags.has::<{ flag::ACTIVE_OPEN }>() && flow.header.side == side::UNKNOWN && flow.ignored == 0
+    flow.flags.has::<{ flag::ACTIVE_OPEN }>()
+        && flow.header.side == side::UNKNOWN
+        && flow.ignored == 0
 }
 
 /// Something was sent on such a connection, and it was not told yet what came of it.
