@@ -24,6 +24,8 @@ const STAGE_DECODE: &str = "decode";
 const STAGE_CORE: &str = "core";
 /// What is heard of connection tracking.
 const STAGE_CONNTRACK: &str = "conntrack";
+/// What is kept of a cluster's objects.
+const STAGE_KUBERNETES: &str = "kubernetes";
 /// The event stream.
 const STAGE_STREAM: &str = "stream";
 /// The HTTP server.
@@ -186,6 +188,7 @@ impl Collector for Report {
             maps,
             incidents,
             translations,
+            directory,
             service,
         } = self.get();
         let out = &mut encoder;
@@ -212,6 +215,7 @@ impl Collector for Report {
                     .map(|(what, count)| (STAGE_CORE, *what, *count)),
             )
             .chain(translations.iter().flat_map(conntrack_losses))
+            .chain(directory.map(|known| (STAGE_KUBERNETES, "left_out", known.left_out)))
             .chain(service_losses)
             .map(|(stage, what, count)| series([stage, what], count));
         write(out, &LOSSES, losses)?;
@@ -227,6 +231,7 @@ impl Collector for Report {
                 .copied()
                 .chain([("incidents", incidents.kept)])
                 .chain(translations.map(|translations| ("translations", translations.known)))
+                .chain(directory.map(|directory| ("kubernetes_objects", directory.known)))
                 .map(|(what, count)| series([what], count)),
         )?;
         write(

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub incidents: IncidentCounts,
     /// Where translated addresses lead; `None` when that is not wanted.
     pub translations: Option<TranslationCounts>,
+    /// What is known of the cluster; `None` when that is not wanted.
+    pub directory: Option<DirectoryCounts>,
     /// Event stream and HTTP server.
     pub service: ServiceCounts,
 }
@@ -94,6 +96,15 @@ pub struct TranslationCounts {
     pub overruns: u64,
     /// Messages that could not be read.
     pub unreadable: u64,
+}
+
+/// What is known of a Kubernetes cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryCounts {
+    /// Objects remembered.
+    pub known: u64,
+    /// How often one was left out for want of room.
+    pub left_out: u64,
 }
 
 /// Counters of what serves HTTP.

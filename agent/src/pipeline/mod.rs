@@ -308,6 +308,7 @@ impl<S: Source> Pipeline<S> {
             maps: maps.collect(),
             incidents: daemon.incidents(),
             translations,
+            directory: directory.as_ref().map(Directory::counts),
             service: ServiceCounts {
                 subscribers: u64::try_from(stream.readers()).unwrap_or(u64::MAX),
                 lagged: stream.lagged(),

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::Place;
+use crate::metrics::report::DirectoryCounts;
 use objects::{EndpointSlice, Service};
 use tables::{Tabled, Tables};
 pub use watch::{Away, NoCluster, connect};
@@ -125,14 +126,17 @@ impl Directory {
         )
     }
 
+    /// How many objects are known, and how often one was left out for want of room.
+    pub fn counts(&self) -> DirectoryCounts {
+        self.read(|tables| DirectoryCounts {
+            known: u64::try_from(tables.len()).unwrap_or(u64::MAX),
+            left_out: tables.left_out(),
+        })
+    }
+
     /// All objects of a kind, in place of those known.
-    fn replace<K: Tabled>(&self, kind: Kind, objects: Vec<K>) {
-        self.change(|tables| {
-            K::clear(tables);
-            for object in objects {
-                object.put(tables);
-            }
-        });
+    fn replace<K: Tabled>(&self, kind: Kind, objects: K::Objects) {
+        self.change(|tables| tables.replace::<K>(objects));
         self.state(|state| {
             state.watches[kind.slot()].listed = true;
         });
@@ -211,8 +215,8 @@ impl Kind {
     fn expire(self, tables: &mut Tables) {
         match self {
             Self::Pods => tables.forget_addresses_of_pods(),
-            Self::EndpointSlices => EndpointSlice::clear(tables),
-            Self::Services => Service::clear(tables),
+            Self::EndpointSlices => tables.replace::<EndpointSlice>(Default::default()),
+            Self::Services => tables.replace::<Service>(Default::default()),
         }
     }
 }
@@ -253,18 +257,21 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::objects::{EndpointSlice, Pod, Service};
+    use super::tables::Tabled;
     use super::{Away, Directory, GRACE, Kind};
 
     fn listed() -> Directory {
         let directory = Directory::default();
-        directory.replace::<Pod>(Kind::Pods, Vec::new());
-        directory.replace::<EndpointSlice>(Kind::EndpointSlices, Vec::new());
+        directory.replace::<Pod>(Kind::Pods, Default::default());
+        directory.replace::<EndpointSlice>(Kind::EndpointSlices, Default::default());
         let service = json!({
             "metadata": {"namespace": "shop", "name": "orders"},
             "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]},
         });
         let service: Service = from_value(service).unwrap();
-        directory.replace(Kind::Services, vec![service]);
+        let mut services = <Service as Tabled>::Objects::default();
+        service.put(&mut services);
+        directory.replace::<Service>(Kind::Services, services);
         directory
     }
 

@@ -174,9 +174,10 @@ impl SliceFacts {
                     .collect(),
                 pod: pod.and_then(|target| {
                     Some(Target {
-                        namespace: match &target.namespace {
-                            Some(namespace) => Arc::from(namespace.as_str()),
-                            None => Arc::clone(&key.namespace),
+                        // Nearly always the slice's own, of which one copy is enough.
+                        namespace: match target.namespace.as_deref() {
+                            Some(namespace) if *namespace != *key.namespace => Arc::from(namespace),
+                            _ => Arc::clone(&key.namespace),
                         },
                         name: Arc::from(target.name.as_deref()?),
                         uid: target.uid.as_deref().map(Arc::from),
@@ -195,6 +196,11 @@ impl SliceFacts {
             endpoints: endpoints.collect(),
         };
         Some((key, facts))
+    }
+
+    /// How many endpoints it has.
+    pub(super) fn endpoints(&self) -> usize {
+        self.endpoints.len()
     }
 
     /// All addresses of its endpoints.

@@ -186,8 +186,8 @@ where
             let from = match version.take() {
                 Some(version) if directory.is_listed(kind) => version,
                 _ => {
-                    let (objects, version) = list(&api, fields.as_deref()).await?;
-                    directory.replace(kind, objects);
+                    let (objects, version) = list::<K>(&api, fields.as_deref()).await?;
+                    directory.replace::<K>(kind, objects);
                     version
                 }
             };
@@ -220,20 +220,22 @@ struct Broken {
     from: Option<String>,
 }
 
-/// All objects, and the version they are of.
-async fn list<K>(api: &Api<K>, fields: Option<&str>) -> Result<(Vec<K>, String), Broken>
+/// All objects, and the version they are of. Of each page only what the tables keep is kept.
+async fn list<K>(api: &Api<K>, fields: Option<&str>) -> Result<(K::Objects, String), Broken>
 where
-    K: Clone + DeserializeOwned + Debug,
+    K: Tabled + Clone + DeserializeOwned + Debug,
 {
     let mut params = ListParams::default().limit(PAGE);
     params.field_selector = fields.map(str::to_owned);
-    let mut objects = Vec::new();
+    let mut objects = K::Objects::default();
     loop {
         let page = timeout(ANSWER, api.list(&params))
             .await
             .map_err(|_elapsed| broken(Away::Silent))?
             .map_err(|error| broken(Away::Failed(Box::new(error))))?;
-        objects.extend(page.items);
+        for object in page.items {
+            object.put(&mut objects);
+        }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
             None => return Ok((objects, page.metadata.resource_version.unwrap_or_default())),
@@ -282,11 +284,11 @@ where
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 version = object.resource_version().unwrap_or(version);
-                directory.change(|tables| object.put(tables));
+                directory.change(|tables| tables.put(object));
             }
             WatchEvent::Deleted(object) => {
                 version = object.resource_version().unwrap_or(version);
-                directory.change(|tables| object.remove(tables));
+                directory.change(|tables| tables.remove(&object));
             }
             WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
             WatchEvent::Error(status) if status.code == GONE => return Ok(None),

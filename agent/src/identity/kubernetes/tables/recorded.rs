@@ -27,7 +27,7 @@ const REUSED: &str = "10.244.0.56";
 fn list<K: Tabled + DeserializeOwned>(tables: &mut Tables, text: &str) {
     let list: Value = from_str(text).unwrap();
     for item in list["items"].as_array().unwrap() {
-        from_value::<K>(item.clone()).unwrap().put(tables);
+        tables.put(from_value::<K>(item.clone()).unwrap());
     }
 }
 
@@ -45,8 +45,8 @@ where
     K: Tabled + DeserializeOwned + Clone + std::fmt::Debug,
 {
     match from_str::<WatchEvent<K>>(line).unwrap() {
-        WatchEvent::Added(object) | WatchEvent::Modified(object) => object.put(tables),
-        WatchEvent::Deleted(object) => object.remove(tables),
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => tables.put(object),
+        WatchEvent::Deleted(object) => tables.remove(&object),
         WatchEvent::Bookmark(bookmark) => assert!(!bookmark.metadata.resource_version.is_empty()),
         WatchEvent::Error(status) => panic!("{status:?}"),
     }

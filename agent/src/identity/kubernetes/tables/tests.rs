@@ -47,11 +47,11 @@ fn service(name: &str, ip: &str) -> Value {
 }
 
 fn put<K: Tabled + serde::de::DeserializeOwned>(tables: &mut Tables, object: &Value) {
-    from_value::<K>(object.clone()).unwrap().put(tables);
+    tables.put(from_value::<K>(object.clone()).unwrap());
 }
 
 fn remove<K: Tabled + serde::de::DeserializeOwned>(tables: &mut Tables, object: &Value) {
-    from_value::<K>(object.clone()).unwrap().remove(tables);
+    tables.remove(&from_value::<K>(object.clone()).unwrap());
 }
 
 /// `namespace/service namespace/pod`, with what is not known left out.
@@ -160,7 +160,7 @@ fn a_removed_pod_or_endpoint_is_forgotten_at_once() {
     put::<EndpointSlice>(&mut tables, &slice("orders-x", "orders", &[]));
 
     assert_eq!(behind(&tables, "10.1.0.5:8080"), "nobody");
-    assert!(tables.by_endpoint.is_empty() && tables.by_ip.is_empty());
+    assert!(tables.slices.by_endpoint.is_empty() && tables.pods.by_ip.is_empty());
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn without_word_of_pods_their_addresses_are_nobodys_and_their_uids_are_theirs() 
     assert!(tables.pod("uid-orders-1").is_some());
     put::<Pod>(&mut tables, &old);
     assert_ne!(behind(&tables, "10.1.0.5:9999"), "nobody");
-    Pod::clear(&mut tables);
+    tables.replace::<Pod>(Default::default());
     assert!(tables.pod("uid-orders-1").is_none());
 }
 
@@ -295,4 +295,70 @@ fn what_is_null_or_left_out_says_less_and_is_no_error() {
     put::<Service>(&mut tables, &json!({"metadata": {"name": "nowhere"}}));
 
     assert_eq!(behind(&tables, "10.1.0.5:8080"), "nobody");
+}
+
+/// More than there is room for: each has 100 endpoints.
+const TOO_MANY: usize = 400;
+
+fn many() -> impl Iterator<Item = Value> {
+    (0..TOO_MANY).map(|number| {
+        let ips: Vec<(String, String)> = (0..100)
+            .map(|one| {
+                let (high, low) = (number / 250, number % 250);
+                (
+                    format!("10.{high}.{low}.{one}"),
+                    format!("pod-{number}-{one}"),
+                )
+            })
+            .collect();
+        let endpoints: Vec<(&str, &str)> = ips
+            .iter()
+            .map(|(ip, pod)| (ip.as_str(), pod.as_str()))
+            .collect();
+        slice(&format!("slice-{number}"), "orders", &endpoints)
+    })
+}
+
+#[test]
+fn a_cluster_that_is_too_large_is_left_out_in_part_and_that_is_counted() {
+    let mut tables = Tables::default();
+    for slice in many() {
+        put::<EndpointSlice>(&mut tables, &slice);
+    }
+    let kept = tables.len();
+    assert!(tables.slices.by_endpoint.len() <= super::SLICES, "{kept}");
+    assert_eq!(tables.left_out(), (TOO_MANY - kept) as u64);
+    assert!(kept < TOO_MANY && kept > 0, "{kept}");
+    assert_eq!(behind(&tables, "10.0.0.1:8080"), "shop orders pod-0-1 -");
+
+    // What is gone makes room.
+    for slice in many().take(100) {
+        remove::<EndpointSlice>(&mut tables, &slice);
+    }
+    let last = many().last().unwrap();
+    put::<EndpointSlice>(&mut tables, &last);
+    assert_eq!(tables.len(), kept - 99);
+    assert_eq!(
+        behind(&tables, "10.1.149.1:8080"),
+        "shop orders pod-399-1 -"
+    );
+}
+
+#[test]
+fn endpoints_are_not_counted_while_some_are_left_out() {
+    let mut tables = Tables::default();
+    put::<Service>(&mut tables, &service("orders", "10.96.0.7"));
+    let address = "10.96.0.7:80".parse().unwrap();
+    put::<EndpointSlice>(&mut tables, &slice("one", "orders", &[("10.1.0.5", "a")]));
+    assert_eq!(tables.ready_endpoints(address), Some(1));
+
+    for slice in many() {
+        put::<EndpointSlice>(&mut tables, &slice);
+    }
+    assert_eq!(tables.ready_endpoints(address), None);
+
+    let left_out = tables.left_out();
+    tables.replace::<EndpointSlice>(Default::default());
+    assert_eq!(tables.ready_endpoints(address), Some(0));
+    assert_eq!(tables.left_out(), left_out);
 }
