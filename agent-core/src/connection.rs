@@ -6,7 +6,6 @@
 //! must hold nothing whose absence would turn into a false statement.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 
@@ -204,15 +203,6 @@ impl Connections {
             connection.side = socket.side;
         }
         Some(connection)
-    }
-
-    /// The ends of the connections on which clients talk to the process, this end first. Walks
-    /// the table: for what is rare.
-    pub(crate) fn served_by(&self, tgid: u32) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
-        self.table
-            .values()
-            .filter(move |one| one.side == Side::Client && one.tgid == Some(tgid))
-            .map(|one| one.ends.map(SocketAddr::from).into())
     }
 
     /// The process opened the connection, or uses it for another request. It may turn out to be HTTP.

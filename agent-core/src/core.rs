@@ -34,6 +34,7 @@ use crate::process::{ProcessInfo, Processes};
 use crate::requests::Requests;
 use crate::routes::Routes;
 use crate::table::{Deadlines, Key, Table};
+use crate::unjoined::Unjoined;
 use crate::unread::Unread;
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -62,7 +63,7 @@ pub struct Core {
     /// Attempts at Unix sockets are not seen.
     connects_unseen: bool,
     /// When each process last had an attempt that was not joined.
-    unjoined: FxHashMap<u32, Nanos>,
+    unjoined: Unjoined,
     /// Attempts that are over and kept: with their request, or waiting for one.
     held: usize,
     /// Requests that are over, waiting for attempts to end.
@@ -122,7 +123,7 @@ impl Core {
             resets: ByEnds::default(),
             unread: Unread::default(),
             connects_unseen: false,
-            unjoined: FxHashMap::default(),
+            unjoined: Unjoined::new(limits.processes),
             held: 0,
             waiting: Deadlines::new(limits.requests, limits.grace),
             orphans: Orphans::new(limits.attempts, limits.grace),
@@ -231,6 +232,9 @@ impl Core {
                 ("servers", self.requests.servers()),
                 ("deaths", self.deaths.len()),
                 ("resets", self.resets.len()),
+                ("lookups", self.lookups.len()),
+                ("unjoined", self.unjoined.len()),
+                ("unread", self.unread.len()),
             ],
             forgotten: [
                 ("routes_forgotten", self.routes.routes_refused()),
@@ -239,6 +243,9 @@ impl Core {
                 ("servers_forgotten", self.requests.servers_forgotten()),
                 ("deaths_forgotten", self.deaths.forgotten()),
                 ("resets_forgotten", self.resets.forgotten()),
+                ("lookups_forgotten", self.lookups.forgotten()),
+                ("unjoined_forgotten", self.unjoined.forgotten()),
+                ("unread_forgotten", self.unread.forgotten()),
             ],
             request_ledger: requests,
             attempt_ledger: attempts,

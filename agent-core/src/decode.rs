@@ -163,7 +163,7 @@ fn socket(header: &Header) -> Result<Socket, DecodeError> {
     } = *header;
     let socketless = matches!(
         record_kind,
-        kind::CONNECT_ERRNO | kind::UNIX_CONNECT | kind::DNS | kind::DEATH
+        kind::CONNECT_ERRNO | kind::UNIX_CONNECT | kind::DNS
     );
     if cookie == 0 && !socketless {
         return Err(DecodeError::NoCookie(record_kind));

@@ -36,6 +36,11 @@ pub enum Input {
         /// Thread group.
         tgid: u32,
     },
+    /// [`Core::look_again`].
+    LookAgain {
+        /// Thread group.
+        tgid: u32,
+    },
     /// [`Core::records_lost`].
     RecordsLost,
     /// [`Core::connects_unseen`].
@@ -56,6 +61,7 @@ impl Core {
             Input::Observe(observation) => self.observe(observation, out),
             Input::KnowProcess { tgid, info } => self.know_process(tgid, info),
             Input::ForgetProcess { tgid } => self.forget_process(tgid),
+            Input::LookAgain { tgid } => self.look_again(tgid),
             Input::RecordsLost => self.records_lost(),
             Input::ConnectsUnseen => self.connects_unseen(),
             Input::Advance { now } => self.advance(now, out),

@@ -32,6 +32,7 @@ mod requests;
 mod routes;
 mod servers;
 mod table;
+mod unjoined;
 mod unread;
 
 pub use crate::core::{Core, Outstanding};

@@ -42,6 +42,7 @@ pub(crate) enum Lookup {
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
     questions: VecDeque<Question>,
+    forgotten: u64,
 }
 
 impl Lookups {
@@ -55,6 +56,7 @@ impl Lookups {
     ) {
         if self.questions.len() >= REMEMBERED {
             self.questions.pop_front();
+            self.forgotten += 1;
         }
         self.questions.push_back(Question {
             tgid,
@@ -65,6 +67,15 @@ impl Lookups {
             answered: None,
             answer: None,
         });
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// Questions that made room for newer ones.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// The answer to what was asked at `asked`. Of several questions at once (A and AAAA) one

@@ -297,6 +297,11 @@ impl Flags {
         self.has(flag::NOT_HTTP)
     }
 
+    /// More than one request was under way at once on this connection.
+    pub fn pipelined(self) -> bool {
+        self.has(flag::PIPELINED)
+    }
+
     /// The peer offers no window: it does not read.
     pub fn zero_window(self) -> bool {
         self.has(flag::ZERO_WINDOW)

@@ -6,8 +6,6 @@
 
 use std::net::SocketAddr;
 
-use rustc_hash::FxHashMap;
-
 use crate::network::{Network, canonical};
 use crate::recent::Recent;
 
@@ -22,8 +20,8 @@ const OF_ONE: usize = 16;
 pub(crate) struct Servers {
     owners: Recent<SocketAddr, Owner>,
     /// The addresses that each process has answered at, those it answered at first. An owner that made
-    /// room is still there.
-    addresses: FxHashMap<u32, Vec<SocketAddr>>,
+    /// room is still there. Processes come and go: the first of them make room for others.
+    addresses: Recent<u32, Vec<SocketAddr>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +39,7 @@ impl Default for Servers {
     fn default() -> Self {
         Self {
             owners: Recent::new(ADDRESSES),
-            addresses: FxHashMap::default(),
+            addresses: Recent::new(ADDRESSES),
         }
     }
 }
@@ -64,18 +62,18 @@ impl Servers {
             ) if before == network => process,
             (Some(_), Some(_)) => Owner::Several,
         };
-        if before == Some(owner) && owner == process {
+        let is_known = self.addresses.get(&tgid).is_some();
+        if before == Some(owner) && owner == process && is_known {
             return;
         }
         self.owners.insert(key, owner);
-        let of_process = self.addresses.entry(tgid).or_default();
-        if of_process.len() < OF_ONE && !of_process.contains(&address) {
-            of_process.reserve_exact(1);
-            of_process.push(address);
-        }
-        // Processes come and go: those that answer put themselves down again.
-        if self.addresses.len() > ADDRESSES {
-            *self = Self::default();
+        match self.addresses.get_mut(&tgid) {
+            Some(of_process) if of_process.len() >= OF_ONE || of_process.contains(&address) => {}
+            Some(of_process) => {
+                of_process.reserve_exact(1);
+                of_process.push(address);
+            }
+            None => self.addresses.insert(tgid, vec![address]),
         }
     }
 
@@ -89,7 +87,7 @@ impl Servers {
     }
 
     pub(crate) fn forgotten(&self) -> u64 {
-        self.owners.forgotten()
+        self.owners.forgotten() + self.addresses.forgotten()
     }
 
     /// Who answered there last.
@@ -117,6 +115,24 @@ mod tests {
         assert_eq!(servers.owner(address(0)), Some(2));
         assert_eq!(servers.owner(address(1)), None);
         assert_eq!(servers.owner(address(ADDRESSES)), Some(1));
+    }
+
+    #[test]
+    fn a_process_that_made_room_for_others_is_there_again_when_it_answers() {
+        let mut servers = Servers::default();
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        servers.saw(address, 1, Some(1));
+        for tgid in 2..ADDRESSES as u32 + 2 {
+            let other = SocketAddr::from(([10, 0, 0, 2], (tgid % 100) as u16));
+            servers.saw(other, tgid, Some(1));
+        }
+        assert!(servers.addresses(1).is_empty());
+        assert_eq!(servers.forgotten(), 1);
+
+        servers.saw(address, 1, Some(1));
+
+        assert_eq!(servers.addresses(1), [address]);
+        assert_eq!(servers.forgotten(), 2);
     }
 
     #[test]

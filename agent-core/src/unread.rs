@@ -25,6 +25,8 @@ pub(crate) struct Unread {
     processes: FxHashMap<u32, Uses>,
     /// Uses of processes for which there was no room: until when.
     refused: Nanos,
+    /// Uses that made room for newer ones, or found none.
+    forgotten: u64,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,7 @@ impl Used {
 impl Unread {
     /// The process used a connection to `upstream`, for nobody knows which request.
     pub(crate) fn ran(&mut self, tgid: u32, upstream: Upstream, from: Nanos, to: Nanos) {
+        let mut made_room = 0;
         let Some(uses) = self.of(tgid, to) else {
             return;
         };
@@ -84,8 +87,10 @@ impl Unread {
             && let Some(oldest) = uses.latest.pop_front()
         {
             uses.forgotten = uses.forgotten.max(oldest.to);
+            made_room = 1;
         }
         uses.latest.push_back(Use { upstream, from, to });
+        self.forgotten += made_room;
     }
 
     /// The process connected to a Unix socket at `at`, for a request of this route if it is known.
@@ -146,6 +151,15 @@ impl Unread {
         used
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Uses that made room for newer ones, or found none. A request of then may have had one.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Forgets processes that used nothing since.
     pub(crate) fn sweep(&mut self, idle_since: Nanos) {
         self.processes
@@ -158,6 +172,7 @@ impl Unread {
     fn of(&mut self, tgid: u32, at: Nanos) -> Option<&mut Uses> {
         if self.processes.len() >= PROCESSES && !self.processes.contains_key(&tgid) {
             self.refused = self.refused.max(at);
+            self.forgotten += 1;
             return None;
         }
         let uses = self.processes.entry(tgid).or_default();

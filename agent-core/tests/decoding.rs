@@ -234,13 +234,13 @@ fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
 }
 
 #[test]
-fn names_and_deaths_have_no_socket() {
-    let header = |kind| Header {
+fn a_name_has_no_socket_and_a_death_is_that_of_a_socket_s_server() {
+    let without = |kind| Header {
         cookie: 0,
         ..header(kind)
     };
     let asked = Dns {
-        header: header(kind::DNS),
+        header: without(kind::DNS),
         asked_ns: 9,
         answered: 1,
         rcode: 3,
@@ -264,6 +264,14 @@ fn names_and_deaths_have_no_socket() {
             ended: Ended::Signal(11),
             network: None
         }
+    );
+    let nobodys = Death {
+        header: without(kind::DEATH),
+        ..death
+    };
+    assert_eq!(
+        decode(bytes_of(&nobodys)),
+        Err(DecodeError::NoCookie(kind::DEATH))
     );
 }
 
@@ -379,6 +387,15 @@ fn a_cut_or_broken_response_head_gives_its_status() {
     let lenient =
         head::response(b"HTTP/1.1 200 OK\r\nX : 1\r\nY: 1\r\n 2\r\n\r\n").expect("lenient");
     assert!(!lenient.malformed, "proxies pass it on");
+    for (length, malformed) in [
+        ("3\r\nContent-Length: 3", false),
+        ("3\r\nContent-Length: 4", true),
+        ("18446744073709551617", true),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let read = head::response(head.as_bytes()).expect("a head");
+        assert_eq!(read.malformed, malformed, "{length}");
+    }
     assert_eq!(head::response(b"SSH-2.0-OpenSSH_9.2\r\n"), None);
 }
 

@@ -372,6 +372,28 @@ fn where_threads_hop_a_refused_connect_is_no_earlier_try_of_whoever_comes_next()
 }
 
 #[test]
+fn a_refused_connect_of_an_unknown_process_is_no_earlier_try_of_another_unknown_one() {
+    for (process, attempts) in [(Some(300), 2), (None, 1)] {
+        let mut core = core();
+        know(&mut core, 300, "haproxy", ProcessKind::Known);
+        let a = client(1).of(Some(300));
+        let xa = sent(0, 1.0);
+        let refused = upstream(10).of(process).opened(1.2);
+        let u = upstream(11).of(process).opened(1.4);
+        let x = sent(0, 1.5).errand(1, 0, 100);
+        let seen = vec![
+            a.request(&xa, "GET", "/a"),
+            refused.connect(1.3, ConnectOutcome::Reset, None),
+            u.request(&x, "GET", "/a"),
+            u.of(Some(300)).response(&x.answered(200, 4.0)),
+            a.response(&xa.answered(200, 4.1)),
+        ];
+        let told = told(&mut core, seen);
+        assert_eq!(told.request().attempts.len(), attempts, "{process:?}");
+    }
+}
+
+#[test]
 fn a_connect_by_timer_belongs_to_who_was_answered_for_it_and_not_to_who_was_read_last() {
     let (a, b) = (client(1), client(2));
     let (xa, xb) = (sent(0, 1.0), sent(0, 30.0));

@@ -5,7 +5,7 @@ mod support;
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Event, Upstream};
 use agent_core::observation::{ConnectOutcome, End, Observation, Phase, ResetDirection, What};
-use agent_core::{Core, Limits, ProcessKind};
+use agent_core::{Core, Input, Limits, ProcessKind};
 use support::{PROXY, client, core, errand, know, ms, sent, told, upstream};
 
 /// A request refused upstream and answered with 502.
@@ -69,6 +69,30 @@ fn of_a_bystander_no_connection_is_kept_that_rests() {
         // The first was over before it was called one.
         assert_eq!(core.stats().connections, kept, "{enough}");
     }
+}
+
+#[test]
+fn a_bystander_that_is_looked_at_again_is_none_until_it_shows_it_again() {
+    let mut core = Core::new(Limits {
+        bystander_exchanges: 2,
+        ..Limits::default()
+    });
+    know(&mut core, PROXY, "app", ProcessKind::Unknown);
+    let serve = |core: &mut Core, cookie| {
+        let (c, x) = (client(cookie), sent(0, 1.0));
+        let seen = [c.request(&x, "GET", "/"), c.response(&x.answered(200, 2.0))];
+        told(core, seen);
+        core.take_bystanders()
+    };
+    assert_eq!(
+        [1, 2, 3].map(|cookie| serve(&mut core, cookie)).concat(),
+        [PROXY]
+    );
+
+    core.feed(Input::LookAgain { tgid: PROXY }, &mut Vec::new());
+
+    assert_eq!(serve(&mut core, 4), []);
+    assert_eq!(serve(&mut core, 5), [PROXY]);
 }
 
 #[test]

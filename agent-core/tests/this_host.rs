@@ -171,7 +171,7 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
         c.request(&asked, "POST", "/orders"),
         u.request(&x, "POST", "/orders"),
         served.request(&sent(0, 2.1), "POST", "/orders"),
-        served.death(39.0, 11),
+        served.ends(39.0, Ended::Signal(11)),
         u.end(40.0, &x),
         c.response(&asked.answered(502, 40.2)),
     ];
@@ -213,7 +213,7 @@ fn after_a_death_elsewhere(own: Option<u64>, other: Option<u64>) -> Told {
         c.request(&asked, "POST", "/orders"),
         u.request(&x, "POST", "/orders"),
         served.request(&sent(0, 2.1), "POST", "/orders"),
-        served.death(39.0, 9),
+        served.ends(39.0, Ended::Signal(9)),
         u.end(40.0, &x),
         c.response(&asked.answered(502, 40.2)),
     ];
@@ -253,7 +253,7 @@ fn a_server_killed_while_the_request_is_on_its_way_makes_no_race() {
         served.request(&sent(2, -5100.0), "POST", "/orders"),
         c.request(&asked, "POST", "/orders"),
         u.request(&x, "POST", "/orders"),
-        served.death(3.0, 9),
+        served.ends(3.0, Ended::Signal(9)),
         u.end(24.0, &x),
         c.response(&asked.answered(502, 24.2)),
     ];

@@ -73,7 +73,7 @@ impl Core {
 
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.
     fn may_be_retry(&self, tgid: u32, at: Nanos) -> bool {
-        let alone = self.unjoined.get(&tgid);
+        let alone = self.unjoined.last_of(tgid);
         let since = at.saturating_sub(RETRIED_WITHIN);
         let mut orphans = self.orphans.over(Some(tgid), since..=Nanos::MAX);
         alone.is_some_and(|alone| alone.abs_diff(at) <= RETRIED_WITHIN)

@@ -111,7 +111,7 @@ impl Core {
             return;
         };
         // The only one left, after guesses that may have taken the wrong ones.
-        let guessed = trial.tgid.and_then(|tgid| self.unjoined.get(&tgid));
+        let guessed = self.unjoined.last_of(tgid);
         let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE);
         if doubtful || self.is_checked(trial) {
             parent.surety = Certainty::Guess;
@@ -128,15 +128,17 @@ impl Core {
     /// The attempt may belong to any request of its process that was open then.
     pub(super) fn saw_unjoined(&mut self, trial: &Trial) {
         if let Some(tgid) = trial.tgid {
-            let latest = self.unjoined.entry(tgid).or_default();
-            *latest = trial.ended.max(*latest);
+            self.unjoined.saw(tgid, trial.ended);
         }
     }
 
     /// A failed attempt that nobody claimed, and that the next attempt of a request followed at
     /// once, was that request's; not when it may have been a check of its upstream.
     pub(super) fn claim_earlier_try(&mut self, next: &Trial, out: &mut Vec<Event>) {
-        let Some(parent) = next.parent else { return };
+        // Processes that are not known need not be the same one.
+        let (Some(parent), Some(_)) = (next.parent, next.tgid) else {
+            return;
+        };
         if self.processes.habits(next.tgid).connects_at_once {
             return;
         }
@@ -324,7 +326,7 @@ impl Core {
         let tgid = last.proxy.tgid;
         let until = answered.saturating_add(join::SLACK);
         let between = |ended: Nanos| (last.ended..=until).contains(&ended);
-        self.unjoined.get(&tgid).is_some_and(|at| between(*at))
+        self.unjoined.last_of(tgid).is_some_and(between)
             || self
                 .orphans
                 .over(Some(tgid), last.ended..=until)

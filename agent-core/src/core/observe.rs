@@ -36,20 +36,6 @@ impl Core {
             self.left_alone(&socket, out);
             return;
         }
-        let serves = match socket.side {
-            Side::Client => true,
-            Side::Unknown => matches!(what, What::Tcp) && !socket.flags.active_open(),
-            Side::Upstream => false,
-        };
-        if serves
-            && let Some(tgid) = socket.tgid
-            && !self.deaths.is_quiet(socket.time)
-        {
-            let network = self.processes.network(Some(tgid));
-            if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-                self.deaths.was_served(tgid, ends, socket.time);
-            }
-        }
         match what {
             What::Connect {
                 outcome,
@@ -153,25 +139,11 @@ impl Core {
         }
     }
 
-    /// A process ends: the connections it served break now, or will shortly.
+    /// A process ends: the connection that it served breaks now, or will shortly.
     fn death(&mut self, socket: &Socket, ended: Ended, network: Option<Network>) {
-        if socket.cookie != 0 {
-            let network = network.or_else(|| self.processes.network(socket.tgid));
-            if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-                self.deaths.add(ends, socket.time, ended);
-            }
-            return;
-        }
-        let Some(tgid) = socket.tgid else { return };
-        self.deaths.died(tgid, socket.time, ended);
-        if !self.processes.is_known(tgid) {
-            return;
-        }
-        let network = self.processes.network(Some(tgid));
-        for (local, remote) in self.connections.served_by(tgid) {
-            if let Some(ends) = network::ends(network, local, remote) {
-                self.deaths.add(ends, socket.time, ended);
-            }
+        let network = network.or_else(|| self.processes.network(socket.tgid));
+        if let Some(ends) = network::ends(network, socket.local, socket.remote) {
+            self.deaths.add(ends, socket.time, ended);
         }
     }
 

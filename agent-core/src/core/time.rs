@@ -131,7 +131,7 @@ impl Core {
                 self.no_longer_open(parent.key, key);
             }
         }
-        self.unjoined.retain(|_, at| *at >= idle_since);
+        self.unjoined.sweep(idle_since);
         self.connections.sweep(idle_since);
         self.unread.sweep(idle_since);
         self.processes.sweep(idle_since);

@@ -112,7 +112,7 @@ impl Core {
         let (tgid, from, to) = (proxy.tgid, request.started, outcome.ended);
         // An attempt may have been there and not been seen, or not been recognised as its own.
         let whole = self.lost_at.is_none_or(|lost| lost < from);
-        let unjoined = self.unjoined.get(&tgid).is_some_and(|at| *at >= from);
+        let unjoined = self.unjoined.last_of(tgid).is_some_and(|at| at >= from);
         let head = request.head.as_ref();
         // Where joins are doubtful, so is that there was no attempt.
         let Habits {

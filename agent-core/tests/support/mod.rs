@@ -248,20 +248,6 @@ impl Sock {
         )
     }
 
-    /// The process of this socket is killed, as recordings have it: of no connection.
-    pub(crate) fn death(&self, at: f64, signal: u32) -> Observation {
-        let mut seen = self.what(
-            at,
-            What::Death {
-                ended: Ended::Signal(signal),
-                network: None,
-            },
-        );
-        seen.socket.side = Side::Unknown;
-        seen.socket.cookie = 0;
-        seen
-    }
-
     pub(crate) fn connect_errno(&self, at: f64, errand: Option<Errand>) -> Observation {
         let mut seen = self.what(at, What::ConnectErrno { errand });
         seen.socket.side = Side::Unknown;

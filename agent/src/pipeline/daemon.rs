@@ -209,7 +209,7 @@ impl Daemon {
         }
         let is_over = |(since, _): &mut (Nanos, u32)| now.saturating_sub(*since) >= PARKED_NANOS;
         while let Some((_, tgid)) = self.parked.pop_front_if(is_over) {
-            self.core.look_again(tgid);
+            self.feed(Input::LookAgain { tgid });
             self.changes_of_attention.push((tgid, Attention::Watch));
         }
     }

@@ -77,11 +77,17 @@ pub(super) fn invalid_response(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let closed_by = case.peer_closed().unwrap_or(How::None);
     let invalid = |sure, phase| failure(Cause::InvalidResponse, sure, phase, closed_by);
+    // Where the next request leaves while the answer comes, it may be the answer of another.
+    let seen = if trial.flags.pipelined() {
+        Certainty::Strong
+    } else {
+        Certainty::Proof
+    };
     if trial.flags.not_http() {
-        return invalid(Certainty::Proof, Phase::Head);
+        return invalid(seen, Phase::Head);
     }
     if trial.flags.bad_chunk() {
-        return invalid(Certainty::Proof, Phase::Body);
+        return invalid(seen, Phase::Body);
     }
     // A head to its end, and no status in it (RFC 9112, 4).
     if trial.head_complete() && trial.code().is_none() {
