@@ -403,3 +403,39 @@ fn tally_at(tallies: &[u64], base: u32, slot: usize) -> u64 {
 fn series<L: Into<String>>(labels: impl IntoIterator<Item = L>, count: u64) -> Series {
     (labels.into_iter().map(Into::into).collect(), count as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use crate::metrics::report::{DirectoryCounts, Report, Snapshot};
+
+    #[test]
+    fn what_of_a_cluster_is_kept_and_left_out_is_shown_where_its_names_are_wanted() {
+        let text = |directory| {
+            let report = Report::default();
+            report.set(Snapshot {
+                directory,
+                ..Snapshot::default()
+            });
+            let mut registry = Registry::default();
+            registry.register_collector(Box::new(report));
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text
+        };
+
+        let wanted = text(Some(DirectoryCounts {
+            known: 7,
+            left_out: 2,
+        }));
+        for series in [
+            "why502_agent_losses_total{stage=\"kubernetes\",what=\"left_out\"} 2",
+            "why502_agent_tracked{what=\"kubernetes_objects\"} 7",
+        ] {
+            assert!(wanted.contains(series), "{series}: {wanted}");
+        }
+        assert!(!text(None).contains("kubernetes"));
+    }
+}
