@@ -29,16 +29,33 @@ const EVEN: u32 = 2;
 
 /// The name of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Name(u64);
+pub(crate) struct Name {
+    /// Of proxy and upstream.
+    between: u64,
+    /// Of the request line; none of a check that ends with its connect.
+    line: Option<u64>,
+}
 
 impl Name {
     /// A check without a head ends with its connect.
     pub(crate) fn of(instance: Instance, upstream: &Upstream, head: Option<&RequestHead>) -> Self {
-        let line = head.map(|head| (head.method.as_str(), head.path.as_str()));
-        let mut hasher = FxHasher::default();
-        (instance, upstream, line).hash(&mut hasher);
-        Self(hasher.finish())
+        let line = head.map(|head| hash((head.method.as_str(), head.path.as_str())));
+        Self {
+            between: hash((instance, upstream)),
+            line,
+        }
     }
+
+    /// Of the same check where its server does not let it in.
+    fn connect(self) -> Self {
+        Self { line: None, ..self }
+    }
+}
+
+fn hash(what: impl Hash) -> u64 {
+    let mut hasher = FxHasher::default();
+    what.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +71,15 @@ struct Series {
 #[derive(Debug)]
 pub(crate) struct Checks {
     series: Recent<Name, Series>,
+    /// Of checks that ask something, the latest by the name of their connect.
+    asking: Recent<Name, Series>,
 }
 
 impl Default for Checks {
     fn default() -> Self {
         Self {
             series: Recent::new(REMEMBERED),
+            asking: Recent::new(REMEMBERED),
         }
     }
 }
@@ -68,6 +88,7 @@ impl Checks {
     /// An attempt of that name began at `at`, and nobody asked for it; `sure` if it can be nothing but
     /// a check. Returns whether it is one.
     pub(crate) fn saw(&mut self, name: Name, at: Nanos, sure: bool) -> bool {
+        let sure = sure || self.is_due(name, at);
         let Some(series) = self.series.get_mut(&name) else {
             let series = Series {
                 last: at,
@@ -82,18 +103,28 @@ impl Checks {
         if interval > AGAIN_WITHIN {
             series.is_check = false;
         }
-        let is_even = interval >= APART && interval.abs_diff(series.interval) <= interval / 4;
         // The second of them has no interval before it.
         series.even = match series.interval {
             _ if !(APART..=AGAIN_WITHIN).contains(&interval) => 0,
             0 => 1,
-            _ if is_even => series.even + 1,
+            before if is_even(interval, before) => series.even + 1,
             _ => 1,
         };
         series.last = series.last.max(at);
         series.interval = interval;
         series.is_check |= sure || series.even >= EVEN;
+        let series = *series;
+        if series.is_check && name.line.is_some() {
+            self.asking.insert(name.connect(), series);
+        }
         series.is_check
+    }
+
+    /// A server that was asked in a series of checks, and lets the next one not in: that comes when it
+    /// is due as any other.
+    fn is_due(&self, name: Name, at: Nanos) -> bool {
+        let asking = self.asking.get(&name);
+        asking.is_some_and(|series| is_even(at.saturating_sub(series.last), series.interval))
     }
 
     /// Attempts of that name were checks lately.
@@ -108,8 +139,12 @@ impl Checks {
     }
 
     pub(crate) fn forgotten(&self) -> u64 {
-        self.series.forgotten()
+        self.series.forgotten() + self.asking.forgotten()
     }
+}
+
+fn is_even(interval: Nanos, before: Nanos) -> bool {
+    interval >= APART && interval.abs_diff(before) <= interval / 4
 }
 
 #[cfg(test)]
@@ -131,6 +166,24 @@ mod tests {
         assert!(checks.is_known(name(1), 100 * SECOND));
         assert!(!checks.is_known(name(1), 1000 * SECOND));
         assert!(!checks.is_known(name(2), SECOND));
+    }
+
+    #[test]
+    fn a_connect_at_the_time_of_a_check_is_that_check_and_one_at_another_time_is_none() {
+        let upstream = Upstream::Inet(([10, 0, 0, 1], 80).into());
+        let head = RequestHead {
+            method: "GET".into(),
+            path: "/health".into(),
+            ..RequestHead::default()
+        };
+        let asked = Name::of(Instance::Process(1), &upstream, Some(&head));
+        for (at, is_check) in [(8010, true), (6900, false), (13_000, false)] {
+            let mut checks = Checks::default();
+            let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(asked, at * SECOND / 1000, false));
+            assert_eq!(seen, [false, false, true, true]);
+            assert!(!checks.is_known(name(80), 6 * SECOND));
+            assert_eq!(checks.saw(name(80), at * SECOND / 1000, false), is_check);
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Health checks of HAProxy: they are no attempts for requests, and say why no upstream is left.
+//! Health checks that proxies make by themselves: they are no attempts for requests, and say why no
+//! upstream is left. `WHY502_PROXY=caddy` runs one proxy.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
@@ -13,6 +14,7 @@ use e2e::haproxy::Haproxy;
 use e2e::load::{Order, one_by_one};
 use e2e::ports;
 use e2e::process::need_root;
+use e2e::proxies::{Checked, Group, Kind, Proxy, Target};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 
@@ -41,8 +43,8 @@ fn start(front: SocketAddr, sections: &str) -> Haproxy {
 
 /// Waits until so many checks of this result are counted.
 #[track_caller]
-fn checked(agent: &Agent, result: &str, code: &str, count: f64) -> Metrics {
-    let with = [("proxy", "haproxy"), ("result", result), ("code", code)];
+fn checked(agent: &Agent, kind: Kind, result: &str, code: &str, count: f64) -> Metrics {
+    let with = [("proxy", kind.label()), ("result", result), ("code", code)];
     eventually(TELL, "checks are counted", || {
         let metrics = agent.metrics();
         let checks = metrics.sum(CHECKS, &with);
@@ -83,8 +85,8 @@ fn healthy_checks_whose_answer_is_not_read_to_its_end_are_no_failures() {
     );
 
     // While a connection of this test is new, one of them may pass for an attempt.
-    let before = checked(&agent, "passed", "200", 20.0);
-    let after = checked(&agent, "passed", "200", 60.0);
+    let before = checked(&agent, Kind::HaProxy, "passed", "200", 20.0);
+    let after = checked(&agent, Kind::HaProxy, "passed", "200", 60.0);
 
     let failures = after.by(FAILURES, &[], &["cause", "upstream"]);
     assert_eq!(after.sum(FAILURES, &[]), 0.0, "{failures:?}");
@@ -135,67 +137,91 @@ fn answer(mut stream: TcpStream, health: u16) -> std::io::Result<()> {
     stream.write_all(answer.as_bytes())
 }
 
+/// Proxies that ask their servers for their health by themselves.
+const CHECKING: [Kind; 6] = [
+    Kind::HaProxy,
+    Kind::Envoy,
+    Kind::Caddy,
+    Kind::CaddyCurrent,
+    Kind::Traefik,
+    Kind::Varnish,
+];
+
+/// What is asked for it.
+const HEALTH: &str = "/healthz";
+
+/// Time between two checks of a server.
+const EVERY: Duration = Duration::from_millis(200);
+
 #[test]
 fn failing_checks_are_why_no_upstream_is_left() {
     need_root();
+    let one = std::env::var("WHY502_PROXY").ok();
+    let asked = |kind: &Kind| one.as_deref().is_none_or(|one| one == kind.name());
+    for kind in CHECKING.into_iter().filter(asked) {
+        println!("{kind}");
+        checks_tell_why_none_is_left(kind);
+    }
+}
+
+#[track_caller]
+fn checks_tell_why_none_is_left(kind: Kind) {
     let mut upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let mortal = *upstreams.addresses.first().expect("it was ordered");
     let (sick, well) = (Patient::new(), Patient::new());
-    let front = ports::free(LOCALHOST);
+    let group = |name: &'static str, server: SocketAddr| {
+        let checked = Checked {
+            servers: vec![server],
+            path: HEALTH,
+            every: EVERY,
+        };
+        Group::new(name, Target::Checked(checked))
+    };
     let agent = Agent::start(&[]);
     let events = agent.events();
-    let _haproxy = start(
-        front,
-        &format!(
-            "frontend front
-    bind {front}
-    use_backend %[path,field(2,/)]
-backend sick
-    option httpchk GET /healthz
-    server s {} check inter 200ms
-backend dead
-    server s {mortal} check inter 200ms
-backend well
-    option httpchk GET /healthz
-    server s {} check inter 200ms
-",
-            sick.address, well.address
-        ),
+    let proxy = Proxy::start(
+        kind,
+        &[
+            group("sick", sick.address),
+            group("dead", mortal),
+            group("well", well.address),
+        ],
     );
     let ask = |number: u32| {
-        let paths = ["sick", "dead", "well"].map(|backend| format!("/{backend}/{number}/ok"));
+        let paths = ["sick", "dead", "well"].map(|name| format!("/{name}/{number}/ok"));
         let orders = paths.iter().map(|path| Order::get(path.clone())).collect();
-        let outcomes = one_by_one(front, orders);
+        let outcomes = one_by_one(proxy.address, orders);
         let status = outcomes
             .iter()
             .map(|outcome| outcome.status)
             .collect::<Vec<_>>();
         (paths, status)
     };
-    checked(&agent, "passed", "200", 6.0);
-    assert_eq!(ask(1).1, [Some(200); 3]);
+    let checked = |result, code, count| checked(&agent, kind, result, code, count);
+    checked("passed", "200", 6.0);
+    assert_eq!(ask(1).1, [Some(200); 3], "{kind}");
 
     sick.health.store(404, Ordering::Relaxed);
     upstreams.kill();
-    checked(&agent, "upstream_status", "404", 4.0);
-    checked(&agent, "connect_refused", "none", 4.0);
+    checked("upstream_status", "404", 4.0);
+    checked("connect_refused", "none", 4.0);
     let ([of_sick, of_dead, _], status) = ask(2);
 
-    assert_eq!(status, [Some(503), Some(503), Some(200)]);
+    assert_eq!(status, [Some(503), Some(503), Some(200)], "{kind}");
     let mut told = events.of([of_sick.as_str(), of_dead.as_str()], TELL);
+    let failures = agent.metrics().by(FAILURES, &[], &["cause", "upstream"]);
+    assert_eq!(
+        failures.len(),
+        0,
+        "checks of {kind} are no failed attempts: {failures:?}"
+    );
     for path in [of_sick, of_dead] {
         let told = told.remove(path.as_str()).expect("it was waited for");
         println!(
             "{path} {:?} {:?} {:?}",
             told.cause, told.certainty, told.origin_check
         );
-        assert_eq!(told.cause.as_deref(), Some("no_live_upstream"));
-        assert_eq!(told.certainty.as_deref(), Some("strong"));
+        assert_eq!(told.cause.as_deref(), Some("no_live_upstream"), "{kind}");
+        assert_eq!(told.certainty.as_deref(), Some("strong"), "{kind}");
     }
-    let failures = agent.metrics().by(FAILURES, &[], &["cause", "upstream"]);
-    assert_eq!(
-        failures.len(),
-        0,
-        "checks are no failed attempts: {failures:?}"
-    );
 }

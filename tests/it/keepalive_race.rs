@@ -295,11 +295,13 @@ fn killed_under_way(proxy: &Proxy, scene: &Scene, events: &Events) -> Vec<Made> 
 /// on a connection that carried a request before.
 fn words_of(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Nginx => Some("upstream prematurely closed connection while reading response header"),
+        Kind::Nginx | Kind::NginxCurrent => {
+            Some("upstream prematurely closed connection while reading response header")
+        }
         Kind::HaProxy => None,
         Kind::ApacheEvent | Kind::ApachePrefork => Some("AH01102: error reading status line"),
         Kind::Envoy => Some("UC "),
-        Kind::Caddy | Kind::Traefik => Some("EOF"),
+        Kind::Caddy | Kind::CaddyCurrent | Kind::Traefik => Some("EOF"),
         Kind::Varnish => Some("HTC eof"),
     }
 }

@@ -111,3 +111,13 @@ fn varnish_says() {
 fn traefik_says() {
     says(Kind::Traefik);
 }
+
+#[test]
+fn current_nginx_says() {
+    says(Kind::NginxCurrent);
+}
+
+#[test]
+fn current_caddy_says() {
+    says(Kind::CaddyCurrent);
+}

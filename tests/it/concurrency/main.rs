@@ -21,13 +21,15 @@ use score::Score;
 
 /// Proxies that are told apart by how they serve: event loops, a thread for each request, and
 /// many threads for one.
-const PROXIES: [Kind; 6] = [
+const PROXIES: [Kind; 8] = [
     Kind::Nginx,
     Kind::HaProxy,
     Kind::Envoy,
     Kind::ApacheEvent,
     Kind::Caddy,
     Kind::Traefik,
+    Kind::NginxCurrent,
+    Kind::CaddyCurrent,
 ];
 
 /// Requests with a path of their own, and clients at a time.
@@ -35,7 +37,7 @@ const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 64;
 
 /// The same where paths are rewritten: requests one at a time, and several at a time.
-const REWRITING: [Kind; 7] = [
+const REWRITING: [Kind; 9] = [
     Kind::HaProxy,
     Kind::Caddy,
     Kind::Varnish,
@@ -43,6 +45,8 @@ const REWRITING: [Kind; 7] = [
     Kind::Envoy,
     Kind::ApacheEvent,
     Kind::Traefik,
+    Kind::NginxCurrent,
+    Kind::CaddyCurrent,
 ];
 const REWRITTEN: [(usize, usize); 2] = [(200, 1), (2_000, 16)];
 

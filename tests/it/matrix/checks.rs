@@ -9,7 +9,7 @@ use e2e::faults::observed::Told;
 use e2e::load::{Order, run, runtime};
 use e2e::ports::Refusing;
 use e2e::process::need_root;
-use e2e::proxies::{Group, Judged, Kind, Proxy, Target};
+use e2e::proxies::{Checked, Group, Kind, Proxy, Target};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 
@@ -30,16 +30,24 @@ fn health_checks_of_a_dead_server_are_attempts_of_no_request() {
     need_root();
     let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut wrong = Vec::new();
-    for kind in [Kind::HaProxy, Kind::Envoy, Kind::Varnish, Kind::Traefik] {
+    for kind in [
+        Kind::HaProxy,
+        Kind::Envoy,
+        Kind::Varnish,
+        Kind::Traefik,
+        Kind::Caddy,
+        Kind::CaddyCurrent,
+    ] {
         let upstreams = Upstreams::start(localhost, &["0"], None);
         let dead = Refusing::new(localhost);
         let groups = [
             Group::new("live", Target::Servers(upstreams.addresses.clone())),
             Group::new(
-                "judged",
-                Target::Judged(Judged {
+                "checked",
+                Target::Checked(Checked {
                     servers: vec![dead.address],
-                    check_every: CHECK_EVERY,
+                    path: "/health",
+                    every: CHECK_EVERY,
                 }),
             ),
         ];

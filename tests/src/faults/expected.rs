@@ -154,7 +154,7 @@ impl Row {
         let rank = |name: &str| CERTAINTIES.iter().position(|known| *known == name);
         let doubt = usize::from(matches!(
             kind,
-            Kind::HaProxy | Kind::Caddy | Kind::Varnish | Kind::Traefik
+            Kind::HaProxy | Kind::Caddy | Kind::CaddyCurrent | Kind::Varnish | Kind::Traefik
         ));
         match (rank(certainty), rank(self.certainty)) {
             (Some(found), Some(least)) => found + doubt >= least,

@@ -26,6 +26,7 @@ pub(super) enum Mpm {
 
 pub(super) fn lacks(group: &Group, mpm: Mpm) -> Option<&'static str> {
     match group.target {
+        Target::Checked(_) => Some("checks by the module proxy_hcheck, which is not looked at"),
         Target::Name(_) => Some("asks the host's resolver: no DNS server of ours"),
         Target::Limited(_) if mpm == Mpm::Prefork => {
             Some("counts connections by process, and each process has one")
@@ -160,7 +161,7 @@ fn directives(group: &Group) -> Vec<String> {
             )]
         }
         Target::Tls(Tls { server, .. }) => one(format!("https://{server}"), &options),
-        Target::Name(_) => Vec::new(),
+        Target::Name(_) | Target::Checked(_) => Vec::new(),
         Target::Judged(Judged { servers, .. }) => balancer(
             servers
                 .iter()

@@ -5,9 +5,16 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::group::{Group, Judged, Name, Target, Tls};
-use super::launch::{Launch, Launched};
+use super::group::{Checked, Group, Judged, Name, Target, Tls};
+use super::launch::{Launch, Launched, Release, Unpacked};
 use super::{Said, note};
+
+/// `WHY502_CADDY_CURRENT`, else where `cargo xtask setup` unpacks it.
+const CURRENT: Unpacked = Unpacked {
+    variable: "WHY502_CADDY_CURRENT",
+    unpacked: "caddy-current/bin/caddy",
+    on_path: None,
+};
 
 pub(super) fn lacks(group: &Group) -> Option<&'static str> {
     match group.target {
@@ -17,7 +24,11 @@ pub(super) fn lacks(group: &Group) -> Option<&'static str> {
     }
 }
 
-pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
+pub(super) fn launch(launch: Launch, groups: &[&Group], release: Release) -> Launched {
+    let program = match release {
+        Release::Debian => "caddy".to_owned(),
+        Release::Current => CURRENT.path(),
+    };
     let mut text = "{
     admin off
     auto_https off
@@ -54,7 +65,7 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
     text.push_str("}\n");
     launch.write("Caddyfile", &text);
     let folder = launch.folder().to_owned();
-    let caddy = launch.start("caddy", |command| {
+    let caddy = launch.start(&program, |command| {
         command
             .args(["run", "--config", "Caddyfile", "--adapter", "caddyfile"])
             .env("XDG_CONFIG_HOME", &folder)
@@ -105,6 +116,19 @@ fn handler(group: &Group) -> String {
         }
         Target::Judged(Judged { servers, .. }) => {
             options.push_str("            fail_duration 30s\n            max_fails 1\n");
+            servers.iter().map(ToString::to_string).collect()
+        }
+        Target::Checked(Checked {
+            servers,
+            path,
+            every,
+        }) => {
+            let every = every.as_millis();
+            let _written = writeln!(
+                options,
+                "            health_uri {path}\n            health_interval {every}ms\n            \
+                 health_timeout 300ms"
+            );
             servers.iter().map(ToString::to_string).collect()
         }
         Target::Disabled(_) | Target::Limited(_) => Vec::new(),

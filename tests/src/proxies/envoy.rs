@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::group::{Group, Judged, Name, Target, Tls};
+use super::group::{Checked, Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched, Unpacked};
 use super::{Said, note};
 
@@ -14,7 +15,7 @@ use super::{Said, note};
 const PROGRAM: Unpacked = Unpacked {
     variable: "WHY502_ENVOY",
     unpacked: "envoy/envoy/_bin/envoy",
-    on_path: "envoy",
+    on_path: Some("envoy"),
 };
 
 /// Of the configuration's type names.
@@ -127,7 +128,9 @@ fn cluster(group: &Group) -> Option<Value> {
     } = group;
     let endpoints: Vec<Value> = match target {
         Target::Static => return None,
-        Target::Servers(servers) | Target::Judged(Judged { servers, .. }) => {
+        Target::Servers(servers)
+        | Target::Judged(Judged { servers, .. })
+        | Target::Checked(Checked { servers, .. }) => {
             servers.iter().map(|server| socket(*server)).collect()
         }
         Target::Unix(path) => vec![json!({ "pipe": { "path": path } })],
@@ -204,21 +207,11 @@ fn cluster(group: &Group) -> Option<Value> {
             );
         }
         Target::Judged(Judged { check_every, .. }) => {
-            let every = format!("{}s", check_every.as_secs_f64());
-            set(
-                &mut cluster,
-                "common_lb_config",
-                json!({ "healthy_panic_threshold": {} }),
-            );
-            set(
-                &mut cluster,
-                "health_checks",
-                json!([{
-                    "timeout": "0.3s", "interval": every, "no_traffic_interval": every,
-                    "unhealthy_threshold": 1, "healthy_threshold": 1,
-                    "tcp_health_check": {},
-                }]),
-            );
+            checked(&mut cluster, *check_every, "tcp_health_check", json!({}));
+        }
+        Target::Checked(Checked { path, every, .. }) => {
+            let how = json!({ "path": path });
+            checked(&mut cluster, *every, "http_health_check", how);
         }
         Target::Limited(_) => set(
             &mut cluster,
@@ -230,6 +223,22 @@ fn cluster(group: &Group) -> Option<Value> {
         Target::Servers(_) | Target::Unix(_) | Target::Disabled(_) | Target::Static => {}
     }
     Some(cluster)
+}
+
+/// Servers that fail a check get nothing, even if that leaves none.
+fn checked(cluster: &mut Value, every: Duration, kind: &str, how: Value) {
+    let every = format!("{}s", every.as_secs_f64());
+    let mut check = json!({
+        "timeout": "0.3s", "interval": every, "no_traffic_interval": every,
+        "unhealthy_threshold": 1, "healthy_threshold": 1,
+    });
+    set(&mut check, kind, how);
+    set(cluster, "health_checks", json!([check]));
+    set(
+        cluster,
+        "common_lb_config",
+        json!({ "healthy_panic_threshold": {} }),
+    );
 }
 
 fn set(object: &mut Value, key: &str, value: Value) {

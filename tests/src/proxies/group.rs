@@ -33,6 +33,8 @@ pub enum Target {
     /// Servers that are left out once they failed: by the proxy's count of failures where it
     /// has one, else by its health check.
     Judged(Judged),
+    /// Servers that the proxy asks for their health, and leaves out while they fail.
+    Checked(Checked),
     /// A server that the configuration takes out of service.
     Disabled(SocketAddr),
     /// None: the proxy answers 503 itself.
@@ -48,6 +50,18 @@ pub struct Judged {
     pub servers: Vec<SocketAddr>,
     /// Time between two health checks of a server that failed one, for a proxy that checks.
     pub check_every: Duration,
+}
+
+/// Servers whose health is asked for: GET of a path, which 200 passes. They are held to be healthy
+/// first, and unhealthy after one check that failed.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Where they are.
+    pub servers: Vec<SocketAddr>,
+    /// What is asked.
+    pub path: &'static str,
+    /// Time between two checks of a server.
+    pub every: Duration,
 }
 
 /// A server that is spoken to in TLS.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::group::{Group, Judged, Name, Target, Tls};
+use super::group::{Checked, Group, Judged, Name, Target, Tls};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 
@@ -105,6 +105,17 @@ frontend front
                     "{address} check inter 200ms fall 1 downinter {every}ms"
                 ));
             }),
+            Target::Checked(Checked {
+                servers,
+                path,
+                every,
+            }) => {
+                let every = every.as_millis();
+                servers.iter().for_each(|address| {
+                    server(&format!("{address} check inter {every}ms fall 1 rise 1"));
+                });
+                let _written = writeln!(backends, "    option httpchk GET {path}");
+            }
             Target::Disabled(address) => server(&format!("{address} disabled")),
             Target::Static => backends.push_str("    http-request return status 503\n"),
             Target::Limited(address) => server(&format!("{address} maxconn 1")),

@@ -1,5 +1,6 @@
 //! A folder and an address for a proxy, and the processes that run there.
 
+use std::env::consts::ARCH;
 use std::fs::{self, File, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
@@ -203,10 +204,19 @@ fn listens(address: SocketAddr) -> bool {
 pub(super) struct Unpacked {
     /// The variable that names another one.
     pub(super) variable: &'static str,
-    /// Where it is unpacked, below `target/tools`.
+    /// Where it is unpacked, below `target/tools`; `{arch}` is the machine's architecture.
     pub(super) unpacked: &'static str,
-    /// What it is called on `PATH`.
-    pub(super) on_path: &'static str,
+    /// What it is called on `PATH`; `None` where that is another version.
+    pub(super) on_path: Option<&'static str>,
+}
+
+/// Of which two versions are run one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// The one that Debian has, on `PATH`.
+    Debian,
+    /// A current one, which `cargo xtask setup` unpacks.
+    Current,
 }
 
 impl Unpacked {
@@ -218,11 +228,12 @@ impl Unpacked {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
-        let unpacked = target.join("tools").join(self.unpacked);
-        if unpacked.is_file() {
-            unpacked.to_string_lossy().into_owned()
-        } else {
-            self.on_path.to_owned()
+        let unpacked = target
+            .join("tools")
+            .join(self.unpacked.replace("{arch}", ARCH));
+        match self.on_path {
+            Some(on_path) if !unpacked.is_file() => on_path.to_owned(),
+            _ => unpacked.to_string_lossy().into_owned(),
         }
     }
 }

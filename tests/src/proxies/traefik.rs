@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::group::{Group, Judged, Target, Tls};
+use super::group::{Checked, Group, Judged, Target, Tls};
 use super::launch::{Launch, Launched, START, Unpacked};
 use super::{Said, note};
 use crate::http;
@@ -17,7 +17,7 @@ use crate::wait::eventually;
 const PROGRAM: Unpacked = Unpacked {
     variable: "WHY502_TRAEFIK",
     unpacked: "traefik/bin/traefik",
-    on_path: "traefik",
+    on_path: Some("traefik"),
 };
 
 /// A path that is answered once the groups are.
@@ -106,7 +106,9 @@ fn service(group: &Group) -> Value {
         _ => "http",
     };
     let servers = match &group.target {
-        Target::Servers(servers) | Target::Judged(Judged { servers, .. }) => servers.clone(),
+        Target::Servers(servers)
+        | Target::Judged(Judged { servers, .. })
+        | Target::Checked(Checked { servers, .. }) => servers.clone(),
         Target::Tls(Tls { server, .. }) => vec![*server],
         // It has no switch for a server: a service without servers is how it looks to requests.
         Target::Disabled(_)
@@ -124,21 +126,26 @@ fn service(group: &Group) -> Value {
         "serversTransport": group.name,
         "passHostHeader": true,
     });
-    if let (Target::Judged(Judged { check_every, .. }), Some(balancer)) =
-        (&group.target, balancer.as_object_mut())
-    {
-        let every = format!("{}ms", check_every.as_millis());
+    let check = match &group.target {
+        Target::Judged(Judged { check_every, .. }) => Some(("/health", check_every)),
+        Target::Checked(Checked { path, every, .. }) => Some((*path, every)),
+        _ => None,
+    };
+    if let (Some((path, every)), Some(balancer)) = (check, balancer.as_object_mut()) {
+        let every = format!("{}ms", every.as_millis());
         balancer.insert(
             "healthCheck".to_owned(),
             json!({
-                "path": "/health", "interval": every, "unhealthyInterval": every,
+                "path": path, "interval": every, "unhealthyInterval": every,
                 "timeout": "300ms",
             }),
         );
-        balancer.insert(
-            "passiveHealthCheck".to_owned(),
-            json!({ "failureWindow": "30s", "maxFailedAttempts": 1 }),
-        );
+        if matches!(group.target, Target::Judged(_)) {
+            balancer.insert(
+                "passiveHealthCheck".to_owned(),
+                json!({ "failureWindow": "30s", "maxFailedAttempts": 1 }),
+            );
+        }
     }
     json!({ "loadBalancer": balancer })
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::group::{Group, Judged, Target};
+use super::group::{Checked, Group, Judged, Target};
 use super::launch::{Launch, Launched};
 use super::{Said, note};
 use crate::wait::eventually;
@@ -99,16 +99,18 @@ fn vcl(groups: &[&Group]) -> String {
             Target::Judged(Judged {
                 servers,
                 check_every,
-            }) => servers.iter().for_each(|at| {
-                let every = check_every.as_secs_f64();
-                backend(
-                    place(*at),
-                    &format!(
-                        ".probe = {{ .url = \"/probe/ok\"; .interval = {every}s; \
-                         .timeout = 300ms; .window = 1; .threshold = 1; .initial = 0; }}"
-                    ),
-                );
-            }),
+            }) => {
+                let probe = probe("/probe/ok", *check_every, 0);
+                servers.iter().for_each(|at| backend(place(*at), &probe));
+            }
+            Target::Checked(Checked {
+                servers,
+                path,
+                every,
+            }) => {
+                let probe = probe(path, *every, 1);
+                servers.iter().for_each(|at| backend(place(*at), &probe));
+            }
             Target::Limited(server) => backend(place(*server), ".max_connections = 1;"),
             Target::Static | Target::Tls(_) | Target::Name(_) | Target::Disabled(_) => {}
         }
@@ -164,6 +166,15 @@ fn vcl(groups: &[&Group]) -> String {
          sub vcl_recv {{\n{receive}  return (pass);\n}}\n\
          sub vcl_backend_fetch {{\n{fetch}  return (fetch);\n}}\n\
          sub vcl_backend_error {{\n{failed}  return (deliver);\n}}\n"
+    )
+}
+
+/// The latest check decides; `initial` of 1 is a server that is healthy first.
+fn probe(path: &str, every: Duration, initial: u8) -> String {
+    let every = every.as_secs_f64();
+    format!(
+        ".probe = {{ .url = \"{path}\"; .interval = {every}s; .timeout = 300ms; .window = 1; \
+         .threshold = 1; .initial = {initial}; }}"
     )
 }
 

