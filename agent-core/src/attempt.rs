@@ -13,8 +13,8 @@ use crate::core::Asked;
 use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
 use crate::join::Parent;
 use crate::observation::{
-    ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Phase, RequestHead,
-    ResponseHead, Side, Socket, TlsHandshake,
+    ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase,
+    RequestHead, ResponseHead, Side, Socket, TlsHandshake,
 };
 use crate::request::Outcome;
 use crate::table::Key;
@@ -94,6 +94,8 @@ pub(crate) struct Trial {
     connect_seconds: Option<f64>,
     pub(crate) exchange: Option<Exchange>,
     code: Option<u16>,
+    /// What the response starts as, where that is not HTTP.
+    opening: Option<Opening>,
     /// The response head breaks the grammar.
     pub(crate) malformed: bool,
     pub(crate) flags: Flags,
@@ -155,6 +157,7 @@ impl Trial {
             exchange: None,
             code: None,
             malformed: false,
+            opening: None,
             flags: socket.flags,
             errno: socket.errno,
             syns: socket.syns,
@@ -263,6 +266,7 @@ impl Trial {
             },
             code: None,
             malformed: false,
+            opening: None,
             flags: socket.flags,
             errno: socket.errno,
             syns: socket.syns,
@@ -293,7 +297,9 @@ impl Trial {
         socket: &Socket,
         exchange: Exchange,
         head: Option<&ResponseHead>,
+        opening: Option<Opening>,
     ) {
+        self.opening = opening.or(self.opening);
         self.tgid = socket.tgid.or(self.tgid);
         self.flags = Flags(self.flags.0 | socket.flags.0);
         self.errno = socket.errno.or(self.errno);
@@ -508,6 +514,10 @@ impl Trial {
                 .tls
                 .as_ref()
                 .and_then(|handshake| Some(handshake.alert?.description)),
+            opening: match &self.tls {
+                Some(handshake) => handshake.opening.filter(|opening| *opening != Opening::Tls),
+                None => self.opening,
+            },
         };
         // A head that the proxy could not use is no answer, whatever its first line says.
         let unusable = failure.is_some_and(|failure| failure.phase == Phase::Head);

@@ -15,7 +15,7 @@ use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, p
 
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation,
-    Phase, ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
+    Opening, Phase, ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -75,15 +75,17 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
             }
         }
         kind::RESPONSE => {
-            let (record, _, last) = message(bytes)?;
+            let (record, message, last) = message(bytes)?;
+            let not_http = Flags(header.flags).not_http();
             let head = match header.side {
-                _ if Flags(header.flags).not_http() => None,
+                _ if not_http => None,
                 side::CLIENT => head::status_line(last).or_else(|| head::response(last)),
                 _ => head::response(last),
             };
             What::Response {
                 exchange: exchange(header.kind, &record.exchange)?,
                 head,
+                opening: not_http.then(|| Opening::of(message)).flatten(),
             }
         }
         kind::END => {
@@ -252,8 +254,6 @@ fn reset(bytes: &[u8]) -> Result<What, DecodeError> {
 }
 
 fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
-    /// Content types, RFC 8446, 5.1.
-    const RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
     let record: record::Tls = take(kind::TLS, bytes)?;
     let end = ending(kind::TLS, record.outcome)?.ok_or(code(kind::TLS, "outcome", end::OPEN))?;
     let by_peer = match record.alert_by {
@@ -263,6 +263,7 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
         other => return Err(code(kind::TLS, "alert_by", other)),
     };
     let reply = seen(record.reply_ns);
+    let opening = reply.and_then(|_| Opening::of(&[record.reply]));
     Ok(What::Tls {
         handshake: TlsHandshake {
             end,
@@ -270,7 +271,8 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
             reply,
             peer_fin: seen(record.peer_fin_ns),
             finished: seen(record.finished_ns),
-            reply_is_tls: reply.map(|_| RECORDS.contains(&record.reply)),
+            reply_is_tls: opening.map(|opening| opening == Opening::Tls),
+            opening,
             alert: by_peer.map(|by_peer| TlsAlert {
                 by_peer,
                 description: record.alert,

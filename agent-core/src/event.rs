@@ -7,7 +7,7 @@ use smol_str::SmolStr;
 
 use crate::cause::{Cause, Certainty, How};
 pub use crate::join::Witnesses;
-use crate::observation::{Ended, Nanos, Phase, RequestHead, ResetDirection};
+use crate::observation::{Ended, Nanos, Opening, Phase, RequestHead, ResetDirection};
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]
@@ -202,6 +202,8 @@ pub struct Evidence {
     pub reset_reason: Option<&'static str>,
     /// AlertDescription of the TLS alert that ended the handshake, where it passed in clear.
     pub tls_alert: Option<u8>,
+    /// What the upstream's first bytes are, where they are not what the proxy asked for.
+    pub opening: Option<Opening>,
 }
 
 /// What one client asked, and what became of it.

@@ -156,6 +156,12 @@ pub enum What {
         exchange: Exchange,
         /// The response head as far as it parses.
         head: Option<ResponseHead>,
+        /// What it starts as, where that is not HTTP.
+        #[cfg_attr(
+            feature = "serde",
+            serde(default, skip_serializing_if = "Option::is_none")
+        )]
+        opening: Option<Opening>,
     },
     /// The exchange ended.
     End {
@@ -356,6 +362,51 @@ pub enum ConnectOutcome {
     KernelError,
 }
 
+/// What an upstream's first bytes are, where they are not what was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Opening {
+    /// A TLS record (RFC 8446, 5.1), such as an alert.
+    Tls,
+    /// HTTP/1, by the first letter at least.
+    Http,
+    /// Something else.
+    Other,
+}
+
+impl Opening {
+    /// By the first bytes of a message; `None` without any.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        /// Content types, RFC 8446, 5.1.
+        const RECORDS: std::ops::RangeInclusive<u8> = 20..=23;
+        /// `legacy_record_version`: every version since SSL 3.0 has it.
+        const MAJOR: u8 = 3;
+        let first = bytes.first()?;
+        // Of a handshake's answer the first byte alone is told.
+        let is_version = bytes.get(1).is_none_or(|major| *major == MAJOR);
+        Some(if RECORDS.contains(first) && is_version {
+            Self::Tls
+        } else if b"HTTP/".starts_with(&bytes[..bytes.len().min(5)]) {
+            Self::Http
+        } else {
+            Self::Other
+        })
+    }
+
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A TLS handshake that a proxy began with an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -372,6 +423,9 @@ pub struct TlsHandshake {
     pub finished: Option<Nanos>,
     /// The reply starts as a TLS record; `None` without one.
     pub reply_is_tls: Option<bool>,
+    /// What the reply starts as, by its first byte.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub opening: Option<Opening>,
     /// The first alert that passed in clear.
     pub alert: Option<TlsAlert>,
     /// Every byte sent was acknowledged.

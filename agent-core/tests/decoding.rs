@@ -96,7 +96,7 @@ fn a_response_record_is_read_from_its_final_head() {
         ..Exchange::default()
     };
     let seen = decode(&message(kind::RESPONSE, exchange, text, 28)).expect("a record");
-    let What::Response { exchange, head } = seen.what else {
+    let What::Response { exchange, head, .. } = seen.what else {
         panic!("{seen:?}")
     };
     assert_eq!(

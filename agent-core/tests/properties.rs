@@ -269,7 +269,7 @@ proptest! {
         let seen = decode(&[bytes_of(&record), &text[..]].concat()).expect("a record");
         prop_assert_eq!((seen.socket.time, seen.socket.cookie), (numbers[0], numbers[1]));
         prop_assert_eq!(seen.socket.remote.port(), port);
-        let agent_core::observation::What::Response { exchange: x, head } = seen.what else {
+        let agent_core::observation::What::Response { exchange: x, head, .. } = seen.what else {
             panic!("another kind");
         };
         prop_assert_eq!(head.map(|head| head.status), Some(200));

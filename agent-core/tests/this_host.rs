@@ -32,6 +32,7 @@ fn hello() -> TlsHandshake {
         peer_fin: None,
         finished: None,
         reply_is_tls: None,
+        opening: None,
         alert: None,
         acked: true,
     }

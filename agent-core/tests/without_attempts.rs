@@ -6,7 +6,7 @@ mod support;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::observation::{
-    ConnectOutcome, DnsAnswer, End, Observation, RequestHead, TlsHandshake, What,
+    ConnectOutcome, DnsAnswer, End, Observation, Opening, RequestHead, TlsHandshake, What,
 };
 use agent_core::{ProcessInfo, ProcessKind};
 use support::{
@@ -461,6 +461,7 @@ fn beside_tls(until: f64) -> Vec<Observation> {
         peer_fin: None,
         finished: None,
         reply_is_tls: Some(true),
+        opening: Some(Opening::Tls),
         alert: None,
         acked: true,
     };

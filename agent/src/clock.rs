@@ -25,6 +25,15 @@ pub fn monotonic() -> Nanos {
     u64::try_from(kernel_monotonic()).unwrap_or(0)
 }
 
+/// The time of so many ticks since boot, as proc_pid_stat(5) tells when a process started: some ms
+/// wrong. What started before the clock did is as old as the clock.
+pub fn of_ticks(ticks: u64) -> Nanos {
+    /// USER_HZ, the same on all architectures of today.
+    const TICK: i128 = 10_000_000;
+    let age = read(libc::CLOCK_BOOTTIME) - i128::from(ticks) * TICK;
+    u64::try_from(kernel_monotonic() - age).unwrap_or(0)
+}
+
 /// Turns kernel time into wall time.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use agent_core::observation::Nanos;
 use rustc_hash::FxHashMap;
 
+use crate::clock;
 use crate::config::Settings;
 use crate::identity::cgroup::{self, Ids};
 use crate::identity::neighbours::{Netns, Party};
@@ -261,7 +262,18 @@ impl Processes {
         party.start.is_some() && start_ticks(self.proc.as_deref(), party.tgid) == party.start
     }
 
-    fn identify(&self, tgid: u32) -> Identity {
+    /// When that process started; `None` when it has ended. Asks `/proc`.
+    pub fn started(&self, tgid: u32) -> Option<Nanos> {
+        start_ticks(self.proc.as_deref(), tgid).map(clock::of_ticks)
+    }
+
+    /// Where the host's processes are shown; `None` where they are not.
+    pub fn proc(&self) -> Option<&Path> {
+        self.proc.as_deref()
+    }
+
+    /// What can be found out about a process, whether it was looked at or not. Asks `/proc`.
+    pub fn identify(&self, tgid: u32) -> Identity {
         let mut identity = match self.executable(tgid) {
             Some(executable) => self.rules.identity(&executable),
             None => Identity {

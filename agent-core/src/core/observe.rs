@@ -9,7 +9,7 @@ use crate::join::YOUNG_US;
 use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
-    DnsAnswer, End, Ended, Errand, Exchange, Nanos, Observation, Phase, RequestHead,
+    DnsAnswer, End, Ended, Errand, Exchange, Nanos, Observation, Opening, Phase, RequestHead,
     ResetDirection, ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
@@ -64,11 +64,15 @@ impl Core {
                 Side::Upstream => self.upstream_request(&socket, exchange, head, out),
                 Side::Unknown => {}
             },
-            What::Response { exchange, head } => {
+            What::Response {
+                exchange,
+                head,
+                opening,
+            } => {
                 self.tell_tcp(&socket, out);
                 match socket.side {
                     Side::Client => self.client_response(&socket, exchange, head, out),
-                    Side::Upstream => self.upstream_response(&socket, exchange, head, out),
+                    Side::Upstream => self.upstream_response(&socket, exchange, head, opening, out),
                     Side::Unknown => {}
                 }
             }
@@ -76,7 +80,7 @@ impl Core {
                 self.tell_tcp(&socket, out);
                 match socket.side {
                     Side::Client => self.client_response(&socket, exchange, None, out),
-                    Side::Upstream => self.upstream_response(&socket, exchange, None, out),
+                    Side::Upstream => self.upstream_response(&socket, exchange, None, None, out),
                     Side::Unknown => {}
                 }
             }
@@ -280,6 +284,7 @@ impl Core {
         socket: &Socket,
         exchange: Exchange,
         head: Option<ResponseHead>,
+        opening: Option<Opening>,
         out: &mut Vec<Event>,
     ) {
         let key = Key {
@@ -295,7 +300,7 @@ impl Core {
         let Some(trial) = self.attempts.get_mut(key) else {
             return;
         };
-        trial.update(socket, exchange, head.as_ref());
+        trial.update(socket, exchange, head.as_ref(), opening);
         if end == Some(End::Superseded) && !trial.response_began() {
             // Whatever became of it was not seen.
             self.end_was_lost(Side::Upstream, key, out);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
-use agent_core::observation::{Ended, Nanos, RequestHead};
+use agent_core::observation::{Ended, Nanos, Opening, RequestHead};
 
 /// What was told so far.
 #[derive(Debug, Default)]
@@ -234,6 +234,7 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
         process_ended,
         reset_reason,
         tls_alert,
+        opening,
     } = evidence;
     number(line, "errno", *errno);
     number(line, "syns", (*syns > 1).then_some(syns));
@@ -262,6 +263,7 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
     }
     number(line, "reset_reason", *reset_reason);
     number(line, "tls_alert", *tls_alert);
+    number(line, "opening", opening.map(Opening::label));
 }
 
 fn number(line: &mut String, name: &str, value: Option<impl Display>) {

@@ -321,7 +321,11 @@ impl Sock {
                 time,
                 ..self.socket.clone()
             },
-            what: What::Response { exchange, head },
+            what: What::Response {
+                exchange,
+                head,
+                opening: None,
+            },
         }
     }
 

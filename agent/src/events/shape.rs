@@ -4,6 +4,7 @@
 //! Times of day are RFC 3339 in UTC with microseconds, durations are seconds, addresses are
 //! `address:port`, `[address]:port` or `unix:/path`. What is not known is null.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_core::event::{Attempt, Evidence, Failure, Request};
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use crate::cases::Case;
 use crate::clock::WallClock;
 use crate::identity::Place;
 use crate::metrics::labels::Word;
@@ -97,8 +99,11 @@ pub struct RequestShape {
     /// What this proxy writes into its own log about it, to grep for; of the error, else of the
     /// last failed attempt. Null when that is nothing, or not known.
     pub words: Option<String>,
-    /// The usual fix of the same.
+    /// The fix of the same: of its case where there is one, else the usual one of its cause.
     pub fix: Option<String>,
+    /// What the evidence says of the same beyond its cause; null where that is nothing.
+    #[serde(default)]
+    pub case: Option<CaseShape>,
     /// For `no_live_upstream`: why its upstreams had been given up before.
     pub origin_cause: Option<String>,
     /// The health check that failed with that, if it was one.
@@ -225,8 +230,12 @@ pub struct AttemptShape {
     /// What this proxy writes into its own log about it, to grep for; null when that is
     /// nothing, or not known.
     pub words: Option<String>,
-    /// The usual fix; null when it did not fail.
+    /// The fix: of its case where there is one, else the usual one of its cause; null when it did
+    /// not fail.
     pub fix: Option<String>,
+    /// What the evidence says beyond its cause; null where that is nothing.
+    #[serde(default)]
+    pub case: Option<CaseShape>,
     /// Status code the upstream answered.
     pub code: Option<u16>,
     /// SYN to established.
@@ -247,6 +256,20 @@ pub struct AttemptShape {
     pub index: u32,
     /// The numbers behind it.
     pub evidence: EvidenceShape,
+}
+
+/// The case of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseShape {
+    /// Its name.
+    pub name: String,
+    /// How sure it is; a guess is one possibility among others.
+    pub certainty: String,
+    /// What it means here.
+    pub meaning: String,
+    /// What it was found by.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
 }
 
 /// The numbers behind an attempt.
@@ -284,6 +307,9 @@ pub struct EvidenceShape {
     pub reset_reason: Option<String>,
     /// Description of the TLS alert that passed in clear (RFC 8446, 6).
     pub tls_alert: Option<u8>,
+    /// What the upstream's first bytes are, where they are not what the proxy asked for.
+    #[serde(default)]
+    pub opening: Option<String>,
 }
 
 impl Envelope {
@@ -333,6 +359,27 @@ impl PlaceShape {
     }
 }
 
+impl CaseShape {
+    pub(super) fn new(case: &Case) -> Self {
+        let Case {
+            name,
+            certainty,
+            meaning,
+            fix: _,
+            facts,
+        } = case;
+        let facts = facts.iter();
+        Self {
+            name: (*name).to_owned(),
+            certainty: word(*certainty),
+            meaning: meaning.clone(),
+            facts: facts
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        }
+    }
+}
+
 impl EvidenceShape {
     pub(super) fn new(evidence: &Evidence) -> Self {
         let Evidence {
@@ -349,6 +396,7 @@ impl EvidenceShape {
             process_ended,
             reset_reason,
             tls_alert,
+            opening,
         } = evidence;
         let (killed_by, out_of_memory, exit_status) = match *process_ended {
             None => (None, false, None),
@@ -372,6 +420,7 @@ impl EvidenceShape {
             exit_status,
             reset_reason: reset_reason.map(str::to_owned),
             tls_alert: *tls_alert,
+            opening: opening.map(|opening| opening.label().to_owned()),
         }
     }
 }
@@ -471,6 +520,7 @@ mod tests {
     "upstream": "10.0.3.17:8080",
     "words": "upstream prematurely closed connection while reading response header",
     "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
+    "case": null,
     "origin_cause": null,
     "origin_check": null,
     "request_seconds": 0.043,
@@ -497,6 +547,7 @@ mod tests {
         "masked": false,
         "words": "upstream prematurely closed connection while reading response header",
         "fix": "Make the proxy's idle timeout shorter than the upstream's keep-alive timeout (5 s in node.js), and retry idempotent requests.",
+        "case": null,
         "code": null,
         "connect_seconds": null,
         "first_byte_seconds": null,
@@ -521,7 +572,8 @@ mod tests {
             "out_of_memory": false,
             "exit_status": null,
             "reset_reason": null,
-            "tls_alert": null
+            "tls_alert": null,
+            "opening": null
         }
     }]
 }"#;

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use agent_core::cause::{Cause, How};
+use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Attempt, Check, Evidence, Failure, Request};
 
 use super::shape::{
-    AttemptShape, CheckShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape, PlaceShape,
-    ProxyShape, RequestShape, has_failed, is_masked, rfc3339, word,
+    AttemptShape, CaseShape, CheckShape, EvidenceShape, FailureShape, HeadShape, LoneAttemptShape,
+    PlaceShape, ProxyShape, RequestShape, has_failed, is_masked, rfc3339, word,
 };
+use crate::cases::{self, Case};
 use crate::clock::WallClock;
 use crate::config::Settings;
 use crate::identity::{Peer, Whereabouts};
@@ -96,11 +97,13 @@ impl Teller {
                 .find(|attempt| has_failed(attempt))
                 .and_then(|attempt| Some((attempt.failure?, Some(attempt)))),
         };
-        let ready = |attempt: &Arc<Attempt>| {
+        let case = fault.and_then(|(failure, attempt)| {
+            let attempt = attempt?;
             let mut all = attempts.iter();
             let at = all.position(|other| Arc::ptr_eq(other, attempt))?;
-            whereabouts.upstreams.get(at)?.ready_endpoints
-        };
+            let is_its = attempt.failure.map(|own| own.cause) == Some(failure.cause);
+            is_its.then(|| cases::of(attempt, &whereabouts.upstream(at)))?
+        });
         let words = fault.and_then(|(failure, attempt)| {
             let evidence = attempt.map(|attempt| &attempt.evidence);
             self.words(&proxy.name, failure, evidence, outcome)
@@ -135,7 +138,8 @@ impl Teller {
             masked,
             upstream: told.map(|attempt| names::address(&attempt.upstream)),
             words,
-            fix: fault.map(|(failure, attempt)| fix(failure, attempt.and_then(ready))),
+            fix: fault.map(|(failure, _)| fix(failure, case.as_ref())),
+            case: case.as_ref().map(CaseShape::new),
             origin_cause: origin.map(word),
             origin_check: origin_check.as_deref().map(check_shape),
             request_seconds: *seconds,
@@ -208,6 +212,7 @@ impl Teller {
             place,
             endpoint,
             ready_endpoints,
+            unconnected: _,
         } = peer;
         let FailureShape {
             cause,
@@ -215,6 +220,7 @@ impl Teller {
             phase,
             how,
         } = FailureShape::new(*failure);
+        let case = cases::of(attempt, peer);
         AttemptShape {
             upstream: names::address(upstream),
             endpoint: endpoint.map(|endpoint| endpoint.to_string()),
@@ -232,7 +238,8 @@ impl Teller {
             masked: *masked,
             words: failure
                 .and_then(|failure| self.words(&proxy.name, failure, Some(evidence), outcome)),
-            fix: failure.map(|failure| fix(failure, *ready_endpoints)),
+            fix: failure.map(|failure| fix(failure, case.as_ref())),
+            case: case.as_ref().map(CaseShape::new),
             code: *code,
             connect_seconds: *connect_seconds,
             first_byte_seconds: *first_byte_seconds,
@@ -289,15 +296,14 @@ fn as_read(failure: Failure, evidence: Option<&Evidence>) -> Failure {
     }
 }
 
-/// The usual fix; another one where the Service had no endpoint that was ready.
-fn fix(failure: Failure, ready_endpoints: Option<usize>) -> String {
-    let nobody_there = matches!(
-        failure.cause,
-        Cause::ConnectRefused | Cause::ConnectTimeout | Cause::HostUnreachable
-    );
-    let fix = match ready_endpoints {
-        Some(0) if nobody_there => knowledge::NO_READY_ENDPOINT,
-        _ => knowledge::of(failure.cause).fix,
-    };
-    fix.to_owned()
+/// The fix of the case, else of the cause. What is one possibility does not hide the others.
+fn fix(failure: Failure, case: Option<&Case>) -> String {
+    let usual = knowledge::of(failure.cause).fix;
+    match case {
+        Some(case) if case.certainty == Certainty::Guess => {
+            format!("{usual} Possibly: {}", case.fix)
+        }
+        Some(case) => case.fix.clone(),
+        None => usual.to_owned(),
+    }
 }

@@ -4,15 +4,19 @@
 //! translated addresses. Out: [`Whereabouts`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use agent_core::cause::Cause;
 use agent_core::event::{Attempt, Request, Upstream};
-use agent_core::observation::{Phase, Side, Socket};
+use agent_core::observation::{Ended, Nanos, Phase, Side, Socket};
 
 use super::bounded::Bounded;
 use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
+use super::listeners::Listeners;
 use super::neighbours::{Neighbours, Party};
-use super::{Peer, Place, Whereabouts};
+use super::served::{Before, Gone, Served};
+use super::{Peer, Place, Unconnected, Whereabouts};
 use crate::metrics::report::TranslationCounts;
 use crate::processes::{Identity, Processes};
 
@@ -20,6 +24,8 @@ use crate::processes::{Identity, Processes};
 #[derive(Debug, Default)]
 pub struct Locator {
     neighbours: Neighbours,
+    served: Served,
+    listeners: Listeners,
     directory: Option<Directory>,
     translations: Option<Translations>,
     /// Where connections of proxies lead, by their cookies: by its ends alone a later one is told
@@ -121,8 +127,17 @@ impl Locator {
         if let (Some(client), Some(ends)) =
             (processes.party(attempt.proxy.tgid), self.ends(attempt))
         {
-            self.neighbours.meet(client, ends.client, ends.server);
+            let server = self.neighbours.meet(client, ends.client, ends.server);
+            if attempt.failure.is_none() || attempt.code.is_some() {
+                self.served
+                    .answered(client.netns, ends.asked, attempt.ended, server);
+            }
         }
+    }
+
+    /// Takes note of how a process ended that closed a connection which it served.
+    pub fn saw_end(&mut self, tgid: u32, how: Ended, at: Nanos) {
+        self.served.ended(tgid, how, at);
     }
 
     /// Of all who took part in a request.
@@ -168,7 +183,50 @@ impl Locator {
             place: self.place(attempt, ends, processes),
             endpoint: ends.is_translated.then_some(ends.server),
             ready_endpoints: self.ready_endpoints(attempt, ends),
+            unconnected: self.unconnected(attempt, ends, processes).map(Arc::new),
         }
+    }
+
+    /// What this host tells of an address that could not be connected to. Asks `/proc`, at most once a
+    /// second.
+    fn unconnected(
+        &mut self,
+        attempt: &Attempt,
+        ends: Ends,
+        processes: &Processes,
+    ) -> Option<Unconnected> {
+        let is_about_the_address = matches!(
+            attempt.failure?.cause,
+            Cause::ConnectRefused | Cause::ConnectTimeout | Cause::HostUnreachable
+        );
+        if !is_about_the_address {
+            return None;
+        }
+        let from = processes.party(attempt.proxy.tgid)?.netns;
+        let last = self.served.last(from, ends.asked);
+        let before = last.map(|(answered, by)| Before {
+            answered,
+            gone: by.and_then(|party| self.gone(party, answered, processes)),
+        });
+        Some(Unconnected {
+            around: self.listeners.around(ends.server, from, processes),
+            before,
+        })
+    }
+
+    /// A process that answered at `answered`, if it is there no more.
+    fn gone(&self, party: Party, answered: Nanos, processes: &Processes) -> Option<Gone> {
+        if processes.lives(party) {
+            return None;
+        }
+        let same = processes.party(party.tgid) == Some(party);
+        let identity = processes.known(party.tgid).filter(|_| same)?;
+        Some(Gone {
+            tgid: party.tgid,
+            program: Arc::clone(&identity.program),
+            container: identity.ids.container.clone(),
+            ended: self.served.end_of(party.tgid, answered),
+        })
     }
 
     /// Whether anybody could have answered: of Services whose connects fail and that are not known to

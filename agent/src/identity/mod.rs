@@ -9,11 +9,16 @@ mod bounded;
 pub mod cgroup;
 pub mod conntrack;
 pub mod kubernetes;
+pub mod listeners;
 pub mod locator;
 pub mod neighbours;
+pub mod served;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use self::listeners::{Around, Listener};
+use self::served::Before;
 
 /// Where a process is, or who is behind an address, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -49,6 +54,17 @@ pub struct Peer {
     /// Of an attempt that failed to connect to a Service's own address: how many of its endpoints
     /// were ready when it was told.
     pub ready_endpoints: Option<usize>,
+    /// Of an attempt that failed to connect: what this host tells of the address.
+    pub unconnected: Option<Arc<Unconnected>>,
+}
+
+/// What this host tells of an address that could not be connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unconnected {
+    /// Who listens on the same port here; `None` where the host's processes are not shown.
+    pub around: Option<Around>,
+    /// What is known of the address from before; `None` when it never answered.
+    pub before: Option<Before>,
 }
 
 impl Whereabouts {
@@ -64,8 +80,28 @@ impl Whereabouts {
         size_of::<Place>()
             + self.proxy.text_bytes()
             + peers
-                .map(|peer| size_of::<Peer>() + peer.place.text_bytes())
+                .map(|peer| {
+                    let more = peer.unconnected.as_deref().map_or(0, Unconnected::bytes);
+                    size_of::<Peer>() + peer.place.text_bytes() + more
+                })
                 .sum::<usize>()
+    }
+}
+
+impl Unconnected {
+    /// Memory it takes at most, bytes; strings as in [`Whereabouts::bytes`].
+    fn bytes(&self) -> usize {
+        let Self { around, before } = self;
+        let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+        let listeners = around.iter().flat_map(|around| &around.listeners);
+        let listeners = listeners.map(|listener| {
+            let owner = listener.owner.as_ref();
+            let texts = owner.map_or(0, |owner| owner.program.len() + text(&owner.container));
+            size_of::<Listener>() + texts
+        });
+        let gone = before.iter().filter_map(|before| before.gone.as_ref());
+        let gone = gone.map(|gone| gone.program.len() + text(&gone.container));
+        size_of::<Self>() + listeners.sum::<usize>() + gone.sum::<usize>()
     }
 }
 

@@ -304,6 +304,7 @@ mod tests {
                 place,
                 endpoint: Some("10.244.1.7:8080".parse().unwrap()),
                 ready_endpoints: None,
+                unconnected: None,
             }],
             ..Whereabouts::default()
         };

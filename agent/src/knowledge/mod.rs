@@ -16,9 +16,6 @@ use self::causes::{connect, request, response};
 /// How many causes there are. [`Cause::Unattributed`] is the last.
 const COUNT: usize = Cause::Unattributed as usize + 1;
 
-/// What to do where a connect to a Kubernetes Service failed and none of its endpoints was ready.
-pub const NO_READY_ENDPOINT: &str = "No endpoint of the Service is ready: see why its pods are not (`kubectl describe pod`: readiness probes, crashes, nodes), or whether its selector fits any.";
-
 /// All causes, in the order of the enum.
 pub const ENTRIES: [&Entry; COUNT] = [
     &connect::CONNECT_REFUSED,

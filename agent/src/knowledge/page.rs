@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use agent_core::cause::How;
+use agent_core::cause::{Cause, How};
 use agent_core::observation::Phase;
 
 use super::words::{Product, Saying};
 use super::{Check, ENTRIES, Entry};
+use crate::cases::{ALL, Kind, in_general};
 use crate::metrics::labels::Word;
 
 /// How the page starts.
@@ -122,6 +123,7 @@ fn section(page: &mut String, entry: &Entry) -> fmt::Result {
         }
     }
     writeln!(page, "\n**Fix.** {fix}")?;
+    cases_of(page, *cause)?;
     if !lookalikes.is_empty() {
         writeln!(page, "\n**Lookalikes.**\n")?;
         for lookalike in *lookalikes {
@@ -150,6 +152,33 @@ fn section(page: &mut String, entry: &Entry) -> fmt::Result {
                 said(saying)
             )?;
         }
+    }
+    Ok(())
+}
+
+/// What the evidence may separate.
+fn cases_of(page: &mut String, cause: Cause) -> fmt::Result {
+    let of_cause = || ALL.iter().filter(|kind| kind.causes.contains(&cause));
+    if of_cause().next().is_none() {
+        return Ok(());
+    }
+    page.push_str("\n**Cases.** Where the evidence separates it, `case` names one of these, and its fix is told:\n\n");
+    for kind in of_cause() {
+        let Kind {
+            name,
+            causes: _,
+            evidence,
+            meaning,
+            fix,
+            ..
+        } = kind;
+        writeln!(
+            page,
+            "- `{name}`: {}<br>Evidence: {}<br>Fix: {}",
+            in_general(meaning),
+            in_general(evidence),
+            in_general(fix)
+        )?;
     }
     Ok(())
 }

@@ -169,11 +169,15 @@ impl Daemon {
             return;
         }
         // A process that dies is known already, or no connection of its was ever seen.
-        if let Some(tgid) = observation.socket.tgid
-            && !matches!(observation.what, What::Death { .. })
-        {
-            self.identify(tgid, now);
-            self.locator.saw(&observation.socket, &self.processes);
+        match (observation.socket.tgid, &observation.what) {
+            (Some(tgid), What::Death { ended, .. }) => {
+                self.locator.saw_end(tgid, *ended, observation.socket.time);
+            }
+            (Some(tgid), _) => {
+                self.identify(tgid, now);
+                self.locator.saw(&observation.socket, &self.processes);
+            }
+            (None, _) => {}
         }
         self.locator
             .saw_opened(&observation.socket, &self.processes);

@@ -3,6 +3,8 @@
 //! In: a line of JSON. Out: a [`Line`]; fields that are not known here are kept out of the
 //! way, fields that are missing are an error, for they are promised.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -49,6 +51,12 @@ pub struct Request {
     pub phase: Option<String>,
     /// By what.
     pub how: Option<String>,
+    /// The fix.
+    #[serde(default)]
+    pub fix: Option<String>,
+    /// What the evidence says beyond the cause.
+    #[serde(default)]
+    pub case: Option<Case>,
     /// The upstream the error comes from.
     pub upstream: Option<String>,
     /// The health check that says why no upstream is left.
@@ -101,6 +109,20 @@ pub struct Peer {
     pub service: Option<String>,
 }
 
+/// The case of a failure.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// How sure it is.
+    pub certainty: String,
+    /// What it means.
+    pub meaning: String,
+    /// What it was found by.
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+}
+
 /// One try at one upstream.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Attempt {
@@ -114,9 +136,12 @@ pub struct Attempt {
     /// Of a Service that could not be connected to, the endpoints that are ready.
     #[serde(default)]
     pub ready_endpoints: Option<usize>,
-    /// The usual fix.
+    /// The fix.
     #[serde(default)]
     pub fix: Option<String>,
+    /// What the evidence says beyond the cause.
+    #[serde(default)]
+    pub case: Option<Case>,
     /// How it was joined to its request.
     pub join: Option<String>,
     /// How sure that is.

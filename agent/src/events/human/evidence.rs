@@ -15,6 +15,9 @@ const SHORT_ID: usize = 12;
 /// The cause whose gloss says that the request was read.
 const CLOSED: &str = "closed_before_response";
 
+/// The certainty of a case that is one possibility among others.
+pub(super) const GUESS: &str = "guess";
+
 /// Everything in one sentence.
 pub(super) fn sentence(attempt: &AttemptShape) -> String {
     let upstream = &named(attempt);
@@ -26,6 +29,10 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
     parts.extend(traffic(attempt));
     parts.push(ending(attempt));
     parts.extend(circumstances(attempt));
+    if let Some(case) = attempt.case.as_ref().filter(|case| case.certainty != GUESS) {
+        parts.push(case.meaning.clone());
+        return parts.join("; ");
+    }
     let mut gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
     if has_unread_data(attempt) && attempt.cause.as_deref() == Some(CLOSED) {
         gloss = "the app closed, and had not read all of the request";

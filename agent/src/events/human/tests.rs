@@ -227,6 +227,7 @@ fn an_upstream_is_told_with_where_it_was_translated_to() {
             place,
             endpoint: Some("10.244.1.7:8080".parse().unwrap()),
             ready_endpoints: Some(0),
+            unconnected: None,
         }],
         ..Whereabouts::default()
     };

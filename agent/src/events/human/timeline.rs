@@ -4,9 +4,10 @@ use std::fmt::{self, Write};
 
 use jiff::tz::TimeZone;
 
+use super::evidence::GUESS;
 use super::units::{date_and_time, duration, milliseconds_between, wrapped};
 use super::{WIDTH, because, evidence, known, verdict};
-use crate::events::shape::{AttemptShape, EvidenceShape, RequestShape};
+use crate::events::shape::{AttemptShape, CaseShape, EvidenceShape, RequestShape};
 use crate::knowledge;
 
 /// Columns of the names on the left.
@@ -63,8 +64,25 @@ fn write_all(out: &mut String, request: &RequestShape, zone: &TimeZone) -> fmt::
     let cause = told_cause(request);
     let entry = cause.and_then(known);
     out.push('\n');
-    if let Some(entry) = entry {
-        name(out, "meaning", entry.meaning);
+    let sure = request.case.as_ref().filter(|case| case.certainty != GUESS);
+    match (sure, entry) {
+        (Some(case), _) => name(out, "meaning", &case.meaning),
+        (None, Some(entry)) => name(out, "meaning", entry.meaning),
+        (None, None) => {}
+    }
+    if let Some(case) = &request.case {
+        let CaseShape {
+            name: case_name,
+            certainty,
+            meaning,
+            facts: _,
+        } = case;
+        let possibly = if sure.is_none() {
+            format!(": possibly, {meaning}")
+        } else {
+            String::new()
+        };
+        name(out, "case", &format!("{case_name} ({certainty}){possibly}"));
     }
     if let Some(origin) = &request.origin_cause {
         name(
@@ -214,6 +232,7 @@ fn numbers(attempt: &AttemptShape) -> String {
         exit_status,
         reset_reason,
         tls_alert,
+        opening,
     } = &attempt.evidence;
     let mut all = vec![
         format!("request_bytes {request_bytes}"),
@@ -245,6 +264,7 @@ fn numbers(attempt: &AttemptShape) -> String {
             .iter()
             .map(|reason| format!("reset_reason {reason}")),
     );
+    all.extend(opening.iter().map(|opening| format!("opening {opening}")));
     all.extend(
         [("phase", &attempt.phase), ("how", &attempt.how)]
             .into_iter()

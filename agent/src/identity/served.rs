@@ -1,0 +1,145 @@
+//! Which addresses answered whom, and who was there when they did.
+//!
+//! In: attempts that are over, and ends of processes. Out: what is known of an address from before. A
+//! server that was seen from both ends is known as a process; of others only that they answered.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent_core::network::canonical;
+use agent_core::observation::{Ended, Nanos};
+
+use super::bounded::Bounded;
+use super::neighbours::{Netns, Party};
+
+/// Addresses remembered; about 100 bytes each.
+const ADDRESSES: usize = 4096;
+
+/// Ends of processes remembered; about 50 bytes each.
+const ENDS: usize = 1024;
+
+/// What is remembered.
+#[derive(Debug, Default)]
+pub struct Served {
+    addresses: Bounded<(Option<Netns>, SocketAddr), Answered>,
+    ends: Bounded<u32, End>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    last: Nanos,
+    by: Option<Party>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    how: Ended,
+    at: Nanos,
+}
+
+/// What is known of an address from before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// When it answered last.
+    pub answered: Nanos,
+    /// The process that was there then, if it was on this host and has ended since.
+    pub gone: Option<Gone>,
+}
+
+/// A process that is there no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Thread group.
+    pub tgid: u32,
+    /// Its executable.
+    pub program: Arc<str>,
+    /// Id of its container.
+    pub container: Option<Arc<str>>,
+    /// How it ended and when, where that was seen: it had a connection open then.
+    pub ended: Option<(Ended, Nanos)>,
+}
+
+impl Served {
+    /// An address answered somebody of the network namespace `from`; `by`, where that is known.
+    pub fn answered(
+        &mut self,
+        from: Option<Netns>,
+        address: SocketAddr,
+        at: Nanos,
+        by: Option<Party>,
+    ) {
+        let key = (from, canonical(address));
+        let before = self.addresses.get(&key);
+        let by = by.or(before.and_then(|before| before.by));
+        let last = before.map_or(at, |before| before.last.max(at));
+        self.addresses.insert(key, Answered { last, by }, ADDRESSES);
+    }
+
+    /// A process ended, and closed a connection that it served.
+    pub fn ended(&mut self, tgid: u32, how: Ended, at: Nanos) {
+        // It closes several.
+        if self.ends.get(&tgid).is_none_or(|end| end.at < at) {
+            self.ends.insert(tgid, End { how, at }, ENDS);
+        }
+    }
+
+    /// When an address answered last and who was there; `None` when it never answered.
+    pub fn last(&self, from: Option<Netns>, address: SocketAddr) -> Option<(Nanos, Option<Party>)> {
+        let Answered { last, by } = self.addresses.get(&(from, canonical(address)))?;
+        Some((last, by))
+    }
+
+    /// How and when a process ended that answered at `since` still.
+    pub fn end_of(&self, tgid: u32, since: Nanos) -> Option<(Ended, Nanos)> {
+        let End { how, at } = self.ends.get(&tgid)?;
+        // Its id may have been another process' before.
+        (at >= since).then_some((how, at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_core::observation::Ended;
+
+    use super::{ADDRESSES, Served};
+    use crate::identity::neighbours::Party;
+
+    const ADDRESS: &str = "10.0.0.5:8080";
+
+    #[test]
+    fn an_address_is_known_by_who_asked_and_by_its_last_answer() {
+        let mut served = Served::default();
+        let address = ADDRESS.parse().unwrap();
+        let by = Party {
+            tgid: 7,
+            start: Some(1),
+            netns: Some(3),
+        };
+        served.answered(Some(2), address, 100, Some(by));
+        served.answered(Some(2), address, 200, None);
+
+        assert_eq!(served.last(Some(2), address), Some((200, Some(by))));
+        assert_eq!(served.last(Some(9), address), None);
+    }
+
+    #[test]
+    fn an_end_before_the_last_answer_was_another_process() {
+        let mut served = Served::default();
+        served.ended(7, Ended::Signal(9), 300);
+
+        assert_eq!(served.end_of(7, 200), Some((Ended::Signal(9), 300)));
+        assert_eq!(served.end_of(7, 400), None);
+        assert_eq!(served.end_of(8, 200), None);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut served = Served::default();
+        for number in 0..ADDRESSES + 10 {
+            let [.., high, low] = number.to_be_bytes();
+            served.answered(None, ([10, 1, high, low], 80).into(), 1, None);
+        }
+
+        assert_eq!(served.addresses.len(), ADDRESSES);
+    }
+}
