@@ -2,7 +2,7 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use agent_core::decode::{DecodeError, decode, head};
-use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Side, What};
+use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Opening, Side, What};
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
     ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, MessageHead,
@@ -105,6 +105,26 @@ fn a_response_record_is_read_from_its_final_head() {
     );
     let head = head.expect("a head");
     assert_eq!(head.status, 200);
+}
+
+#[test]
+fn what_is_no_http_says_what_it_starts_as() {
+    let opening = |text: &[u8]| {
+        let mut record = message(kind::RESPONSE, Exchange::default(), text, 0);
+        // The flags are the third and fourth byte of a record.
+        record[2..4].copy_from_slice(&flag::NOT_HTTP.to_ne_bytes());
+        let seen = decode(&record).expect("a record");
+        let What::Response { head, opening, .. } = seen.what else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(head, None);
+        opening
+    };
+
+    assert_eq!(opening(&[21, 3, 3, 0, 2, 2, 80]), Some(Opening::Tls));
+    assert_eq!(opening(&[21, 9, 3, 0, 2, 2, 80]), Some(Opening::Other));
+    assert_eq!(opening(b"SSH-2.0-OpenSSH_9.2\r\n"), Some(Opening::Other));
+    assert_eq!(opening(b""), None);
 }
 
 #[test]
@@ -223,8 +243,21 @@ fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
     };
     assert_eq!((handshake.hello, handshake.reply), (5, Some(7)));
     assert_eq!(handshake.reply_is_tls, Some(true));
+    assert_eq!(handshake.opening, Some(Opening::Tls));
     let alert = handshake.alert.expect("an alert passed");
     assert_eq!((alert.by_peer, alert.description), (true, 40));
+
+    let plain = Tls {
+        reply: b'H',
+        alert_by: 0,
+        ..record
+    };
+    let seen = decode(bytes_of(&plain)).expect("a record");
+    let What::Tls { handshake, .. } = seen.what else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(handshake.reply_is_tls, Some(false));
+    assert_eq!(handshake.opening, Some(Opening::Http));
 
     let open = Tls {
         outcome: end::OPEN,

@@ -23,7 +23,7 @@ use crate::identity::Peer;
 use crate::names;
 
 /// All cases, the most exact first.
-pub const ALL: [&Kind; 10] = [
+pub const ALL: [&Kind; 11] = [
     &service::NO_READY_ENDPOINT,
     &address::MOVED,
     &address::LOOPBACK_ONLY,
@@ -34,6 +34,7 @@ pub const ALL: [&Kind; 10] = [
     &address::ANSWERED_BEFORE,
     &protocol::TLS_TO_PLAIN_HTTP,
     &protocol::PLAIN_HTTP_TO_TLS,
+    &protocol::CLOSES_EACH_REQUEST,
 ];
 
 /// What is known of one case beforehand.

@@ -213,6 +213,7 @@ impl Teller {
             endpoint,
             ready_endpoints,
             unconnected: _,
+            known: _,
         } = peer;
         let FailureShape {
             cause,

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_core::observation::Nanos;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::neighbours::Netns;
 use crate::clock;
@@ -38,8 +38,9 @@ const MAX_ADDRESSES_BYTES: u64 = 1 << 20;
 /// Listeners told of one port.
 const TOLD: usize = 8;
 
-/// Open files of a process that are looked through for a listener.
-const MAX_FILES: usize = 65_536;
+/// Open files that are looked through for who holds a listener, at one look. Fewer: on a crowded host
+/// that is not found. More: records wait longer, 1 us each.
+const MAX_FILES: usize = 16_384;
 
 /// State LISTEN in `/proc/net/tcp` (include/net/tcp_states.h).
 const LISTEN: &str = "0A";
@@ -49,8 +50,10 @@ const LISTEN: &str = "0A";
 pub struct Listeners {
     looked: Option<Nanos>,
     networks: Vec<Network>,
-    /// Who holds a listener, by its inode.
+    /// Who holds a listener, by its inode; `None` where that was not found at this look.
     owners: FxHashMap<u64, Option<Owner>>,
+    /// Files that may be looked through until the next look.
+    files_left: usize,
 }
 
 /// A network namespace.
@@ -127,7 +130,7 @@ impl Listeners {
             .looked
             .is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY)
         {
-            self.look(proc);
+            self.look(proc, processes);
             // Before it began, so that what is told was so then or later.
             self.looked = Some(now);
         }
@@ -202,8 +205,11 @@ impl Listeners {
             return owner.clone();
         }
         let network = self.networks.iter().find(|one| one.netns == netns)?;
+        let files = &mut self.files_left;
         let mut members = network.members.iter();
-        let holder = members.find(|tgid| holds(proc, **tgid, inode)).copied();
+        let holder = members
+            .find(|tgid| holds(proc, **tgid, inode, files))
+            .copied();
         let owner = holder.and_then(|tgid| {
             let described = processes.identify(tgid);
             Some(Owner {
@@ -217,8 +223,11 @@ impl Listeners {
         owner
     }
 
-    fn look(&mut self, proc: &Path) {
-        self.owners.clear();
+    fn look(&mut self, proc: &Path, processes: &Processes) {
+        let lives = |owner: &Owner| processes.started(owner.tgid).is_some();
+        self.owners
+            .retain(|_, owner| owner.as_ref().is_some_and(lives));
+        self.files_left = MAX_FILES;
         self.networks.clear();
         let mut by_netns: FxHashMap<Netns, usize> = FxHashMap::default();
         let entries = fs::read_dir(proc).into_iter().flatten().flatten();
@@ -244,6 +253,9 @@ impl Listeners {
         for network in &mut self.networks {
             network.members.sort_unstable();
         }
+        let listeners = self.networks.iter().flat_map(|one| &one.listeners);
+        let inodes: FxHashSet<u64> = listeners.map(|(_, inode)| *inode).collect();
+        self.owners.retain(|inode, _| inodes.contains(inode));
     }
 }
 
@@ -257,12 +269,20 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// The process has this socket open.
-fn holds(proc: &Path, tgid: u32, inode: u64) -> bool {
+/// The process has this socket open; of `left` files more that may be looked at.
+fn holds(proc: &Path, tgid: u32, inode: u64, left: &mut usize) -> bool {
     let wanted = format!("socket:[{inode}]");
     let files = fs::read_dir(proc.join(tgid.to_string()).join("fd"));
-    let mut files = files.into_iter().flatten().flatten().take(MAX_FILES);
-    files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
+    for file in files.into_iter().flatten().flatten() {
+        let Some(fewer) = left.checked_sub(1) else {
+            return false;
+        };
+        *left = fewer;
+        if fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Listeners in the network of a process.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_core::cause::Cause;
-use agent_core::event::{Attempt, Request, Upstream};
+use agent_core::event::{Attempt, Request, TlsDone, Upstream};
 use agent_core::observation::{Ended, Nanos, Phase, Side, Socket};
 
 use super::bounded::Bounded;
@@ -15,7 +15,7 @@ use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
 use super::listeners::Listeners;
 use super::neighbours::{Neighbours, Party};
-use super::served::{Before, Gone, Served};
+use super::served::{Before, Gone, Known, Served};
 use super::{Peer, Place, Unconnected, Whereabouts};
 use crate::metrics::report::TranslationCounts;
 use crate::processes::{Identity, Processes};
@@ -128,10 +128,18 @@ impl Locator {
             (processes.party(attempt.proxy.tgid), self.ends(attempt))
         {
             let server = self.neighbours.meet(client, ends.client, ends.server);
-            if attempt.failure.is_none() || attempt.code.is_some() {
-                self.served
-                    .answered(client.netns, ends.asked, attempt.ended, server);
-            }
+            let learn = |known: &mut Known| learn(known, attempt, server);
+            self.served.learn(client.netns, ends.asked, learn);
+        }
+    }
+
+    /// Takes note of an upstream that speaks TLS.
+    pub fn saw_tls(&mut self, done: &TlsDone, processes: &Processes) {
+        if let (Some(client), Upstream::Inet(asked)) =
+            (processes.party(done.proxy.tgid), &done.upstream)
+        {
+            let learn = |known: &mut Known| known.spoke_tls = true;
+            self.served.learn(client.netns, *asked, learn);
         }
     }
 
@@ -184,6 +192,10 @@ impl Locator {
             endpoint: ends.is_translated.then_some(ends.server),
             ready_endpoints: self.ready_endpoints(attempt, ends),
             unconnected: self.unconnected(attempt, ends, processes).map(Arc::new),
+            known: processes
+                .party(attempt.proxy.tgid)
+                .and_then(|client| self.served.known(client.netns, ends.asked))
+                .unwrap_or_default(),
         }
     }
 
@@ -203,10 +215,12 @@ impl Locator {
             return None;
         }
         let from = processes.party(attempt.proxy.tgid)?.netns;
-        let last = self.served.last(from, ends.asked);
-        let before = last.map(|(answered, by)| Before {
+        let known = self.served.known(from, ends.asked).unwrap_or_default();
+        let before = known.answered.map(|answered| Before {
             answered,
-            gone: by.and_then(|party| self.gone(party, answered, processes)),
+            gone: known
+                .by
+                .and_then(|party| self.gone(party, answered, processes)),
         });
         Some(Unconnected {
             around: self.listeners.around(ends.server, from, processes),
@@ -317,5 +331,19 @@ impl Locator {
         }
         self.neighbours.forget(client, ends.server);
         None
+    }
+}
+
+/// What an attempt says of its upstream's address.
+fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
+    let answered = attempt.failure.is_none() || attempt.code.is_some();
+    if answered {
+        known.answered = known.answered.max(Some(attempt.ended));
+        known.by = server.or(known.by);
+        known.spoke_http |= attempt.head.is_some() && attempt.code.is_some();
+    }
+    let cause = attempt.failure.map(|failure| failure.cause);
+    if cause == Some(Cause::ClosedBeforeResponse) && attempt.reused == Some(false) {
+        known.closed = known.closed.saturating_add(1);
     }
 }

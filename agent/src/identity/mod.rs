@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use self::listeners::{Around, Listener};
-use self::served::Before;
+use self::served::{Before, Known};
 
 /// Where a process is, or who is behind an address, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -56,6 +56,8 @@ pub struct Peer {
     pub ready_endpoints: Option<usize>,
     /// Of an attempt that failed to connect: what this host tells of the address.
     pub unconnected: Option<Arc<Unconnected>>,
+    /// What is known of the address, this attempt included.
+    pub known: Known,
 }
 
 /// What this host tells of an address that could not be connected to.

@@ -21,14 +21,23 @@ const ENDS: usize = 1024;
 /// What is remembered.
 #[derive(Debug, Default)]
 pub struct Served {
-    addresses: Bounded<(Option<Netns>, SocketAddr), Answered>,
+    addresses: Bounded<(Option<Netns>, SocketAddr), Known>,
     ends: Bounded<u32, End>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Answered {
-    last: Nanos,
-    by: Option<Party>,
+/// What is remembered of an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// When it answered last.
+    pub answered: Option<Nanos>,
+    /// Who was there then, where that is known.
+    pub by: Option<Party>,
+    /// It answered plain HTTP.
+    pub spoke_http: bool,
+    /// It completed a TLS handshake.
+    pub spoke_tls: bool,
+    /// Fresh connections that it closed when it had a request, without a byte.
+    pub closed: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,19 +69,25 @@ pub struct Gone {
 }
 
 impl Served {
-    /// An address answered somebody of the network namespace `from`; `by`, where that is known.
-    pub fn answered(
+    /// Something more is known of an address, as seen from the network namespace `from`.
+    pub fn learn(
         &mut self,
         from: Option<Netns>,
         address: SocketAddr,
-        at: Nanos,
-        by: Option<Party>,
+        learn: impl FnOnce(&mut Known),
     ) {
         let key = (from, canonical(address));
         let before = self.addresses.get(&key);
-        let by = by.or(before.and_then(|before| before.by));
-        let last = before.map_or(at, |before| before.last.max(at));
-        self.addresses.insert(key, Answered { last, by }, ADDRESSES);
+        let mut known = before.unwrap_or_default();
+        learn(&mut known);
+        if before != Some(known) {
+            self.addresses.insert(key, known, ADDRESSES);
+        }
+    }
+
+    /// What is known of it; `None` when nobody tried it yet.
+    pub fn known(&self, from: Option<Netns>, address: SocketAddr) -> Option<Known> {
+        self.addresses.get(&(from, canonical(address)))
     }
 
     /// A process ended, and closed a connection that it served.
@@ -81,12 +96,6 @@ impl Served {
         if self.ends.get(&tgid).is_none_or(|end| end.at < at) {
             self.ends.insert(tgid, End { how, at }, ENDS);
         }
-    }
-
-    /// When an address answered last and who was there; `None` when it never answered.
-    pub fn last(&self, from: Option<Netns>, address: SocketAddr) -> Option<(Nanos, Option<Party>)> {
-        let Answered { last, by } = self.addresses.get(&(from, canonical(address)))?;
-        Some((last, by))
     }
 
     /// How and when a process ended that answered at `since` still.
@@ -115,11 +124,12 @@ mod tests {
             start: Some(1),
             netns: Some(3),
         };
-        served.answered(Some(2), address, 100, Some(by));
-        served.answered(Some(2), address, 200, None);
+        served.learn(Some(2), address, |known| known.by = Some(by));
+        served.learn(Some(2), address, |known| known.answered = Some(200));
 
-        assert_eq!(served.last(Some(2), address), Some((200, Some(by))));
-        assert_eq!(served.last(Some(9), address), None);
+        let known = served.known(Some(2), address).unwrap();
+        assert_eq!((known.answered, known.by), (Some(200), Some(by)));
+        assert_eq!(served.known(Some(9), address), None);
     }
 
     #[test]
@@ -137,7 +147,8 @@ mod tests {
         let mut served = Served::default();
         for number in 0..ADDRESSES + 10 {
             let [.., high, low] = number.to_be_bytes();
-            served.answered(None, ([10, 1, high, low], 80).into(), 1, None);
+            let address = ([10, 1, high, low], 80).into();
+            served.learn(None, address, |known| known.closed = 1);
         }
 
         assert_eq!(served.addresses.len(), ADDRESSES);

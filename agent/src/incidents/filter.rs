@@ -305,6 +305,7 @@ mod tests {
                 endpoint: Some("10.244.1.7:8080".parse().unwrap()),
                 ready_endpoints: None,
                 unconnected: None,
+                known: crate::identity::served::Known::default(),
             }],
             ..Whereabouts::default()
         };

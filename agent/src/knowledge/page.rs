@@ -40,6 +40,18 @@ either.
 | --- | --- | --- |
 ";
 
+/// What comes before the cases.
+const CASES: &str = "
+## Cases
+
+A cause has a usual fix. Where the evidence at hand separates one case of it from the others, the
+incident says which (`case` in the JSON, with the facts it was found by), and gives its meaning and its
+fix instead. A case that is a `guess` is one possibility: the usual meaning and fix stay, and it is
+named behind them. Words in capitals stand for facts of the incident. What is known of an address is
+known since the agent started, of listeners what this host shows: of a server on another host there
+is less to say.
+";
+
 /// The whole page.
 ///
 /// # Errors
@@ -58,6 +70,7 @@ pub fn markdown() -> Result<String, fmt::Error> {
     for entry in ENTRIES {
         section(&mut page, entry)?;
     }
+    cases(&mut page)?;
     Ok(page)
 }
 
@@ -156,26 +169,37 @@ fn section(page: &mut String, entry: &Entry) -> fmt::Result {
     Ok(())
 }
 
-/// What the evidence may separate.
+/// Which cases of it there are.
 fn cases_of(page: &mut String, cause: Cause) -> fmt::Result {
-    let of_cause = || ALL.iter().filter(|kind| kind.causes.contains(&cause));
-    if of_cause().next().is_none() {
+    let of_cause = ALL.iter().filter(|kind| kind.causes.contains(&cause));
+    let names: Vec<String> = of_cause.map(|kind| format!("`{}`", kind.name)).collect();
+    if names.is_empty() {
         return Ok(());
     }
-    page.push_str("\n**Cases.** Where the evidence separates it, `case` names one of these, and its fix is told:\n\n");
-    for kind in of_cause() {
+    writeln!(page, "\n**[Cases](#cases).** {}.", names.join(", "))
+}
+
+/// All cases.
+fn cases(page: &mut String) -> fmt::Result {
+    page.push_str(CASES);
+    for kind in ALL {
         let Kind {
             name,
-            causes: _,
+            causes,
             evidence,
             meaning,
             fix,
             ..
         } = kind;
+        let causes = causes.iter().map(|cause| {
+            let label = cause.label();
+            format!("[`{label}`](#{label})")
+        });
         writeln!(
             page,
-            "- `{name}`: {}<br>Evidence: {}<br>Fix: {}",
+            "\n### {name}\n\n{}\n\n**Of.** {}.\n\n**Evidence.** {}\n\n**Fix.** {}",
             in_general(meaning),
+            causes.collect::<Vec<_>>().join(", "),
             in_general(evidence),
             in_general(fix)
         )?;

@@ -329,11 +329,8 @@ impl Daemon {
             match event {
                 Event::Request(request) => coverage::count(coverage, request),
                 Event::Attempt(attempt) => locator.met(attempt, processes),
-                Event::Connect(_)
-                | Event::Reset(_)
-                | Event::Tls(_)
-                | Event::Tcp(_)
-                | Event::Check(_) => {}
+                Event::Tls(done) => locator.saw_tls(done, processes),
+                Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) | Event::Check(_) => {}
             }
         }
         let mut places = Places { locator, processes };

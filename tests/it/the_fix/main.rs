@@ -11,13 +11,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::agent::Agent;
-use e2e::agent::events::{Case, Request};
+use e2e::agent::events::{Case, Line, Request};
 use e2e::load::{Order, one_by_one};
 use e2e::netns::Netns;
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
 use e2e::process::need_root;
 use e2e::stage::plain;
+use e2e::wait::eventually;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -46,11 +47,22 @@ impl Scene {
         Self::watched(nginx, front)
     }
 
+    /// With these locations.
+    #[track_caller]
+    fn with(locations: &str) -> Self {
+        Self::inside(ports::free(LOCALHOST), locations, None)
+    }
+
     #[track_caller]
     fn of(front: SocketAddr, url: &str, netns: Option<&Netns>) -> Self {
+        Self::inside(front, &format!("location / {{ proxy_pass {url}; }}"), netns)
+    }
+
+    #[track_caller]
+    fn inside(front: SocketAddr, locations: &str, netns: Option<&Netns>) -> Self {
         let http = format!(
             "proxy_connect_timeout 2s; proxy_read_timeout 2s;
-             server {{ listen {front}; location / {{ proxy_pass {url}; }} }}"
+             server {{ listen {front}; {locations} }}"
         );
         Self::watched(Nginx::start(&Config::new(http), netns), front)
     }
@@ -84,10 +96,21 @@ impl Scene {
     /// What the agent tells of the request for `path`.
     #[track_caller]
     fn told(&self, path: &str) -> Request {
-        let told = self.events.of([path], TELL).remove(path);
-        #[expect(clippy::expect_used, reason = "a test may panic")]
-        let told = told.expect("the path was waited for");
-        println!("  nginx: {}", self.nginx.error_text().trim_end());
+        // Upstreams may be nginx as well, and are watched, too.
+        let is_it = |request: &Request| {
+            request.path.as_deref() == Some(path)
+                && self.nginx.workers().contains(&request.proxy.pid)
+        };
+        let told = eventually(TELL, "the request is told", || {
+            let lines = self.events.so_far().into_iter();
+            let mut requests = lines.filter_map(|line| match line {
+                Line::Request(request) => Some(*request),
+                _ => None,
+            });
+            requests.find(is_it).ok_or_else(|| path.to_owned())
+        });
+        let log = self.nginx.error_log();
+        println!("  nginx: {:?}", log.last());
         println!(
             "  agent: {:?} {:?} {:?} {:?}\n  fix: {:?}",
             told.code, told.cause, told.certainty, told.case, told.fix

@@ -228,6 +228,7 @@ fn an_upstream_is_told_with_where_it_was_translated_to() {
             endpoint: Some("10.244.1.7:8080".parse().unwrap()),
             ready_endpoints: Some(0),
             unconnected: None,
+            known: crate::identity::served::Known::default(),
         }],
         ..Whereabouts::default()
     };
