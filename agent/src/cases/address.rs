@@ -91,9 +91,7 @@ fn moved(scene: &Scene<'_>) -> Option<Found> {
     }
     let is_successor = |listener: &&Listener| {
         let owner = listener.owner.as_ref();
-        owner.is_some_and(|owner| {
-            owner.program == gone.program && owner.started > gone_after(before, gone)
-        })
+        owner.is_some_and(|owner| owner.program == gone.program && owner.started > before.answered)
     };
     let elsewhere = || around.of(Relation::OtherNetwork).filter(is_successor);
     let successor = elsewhere().next()?;
@@ -114,13 +112,6 @@ fn moved(scene: &Scene<'_>) -> Option<Found> {
             })
             .ended(scene, gone),
     )
-}
-
-/// No successor started before the last answer; a process' start is known to some ms.
-fn gone_after(before: &Before, gone: &Gone) -> Nanos {
-    gone.ended
-        .map_or(before.answered, |(_, at)| at)
-        .min(before.answered)
 }
 
 fn loopback_only(scene: &Scene<'_>) -> Option<Found> {
@@ -309,5 +300,168 @@ impl Found {
             .more("ended", Some(what), |what| {
                 format!("{who} {what} {ago} s before.")
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use agent_core::cause::{Cause, Certainty, How};
+    use agent_core::event::{Attempt, Failure};
+    use agent_core::observation::{Ended, Nanos, Phase};
+
+    use crate::cases::{Case, of};
+    use crate::identity::listeners::{Around, Listener, Owner, Relation};
+    use crate::identity::served::{Before, Gone};
+    use crate::identity::{Peer, Unconnected};
+    use crate::samples::{failed_attempt, upstream};
+
+    const SECOND: Nanos = 1_000_000_000;
+    const ENDED: Nanos = 1000 * SECOND;
+
+    fn refused(asked: &str) -> Attempt {
+        Attempt {
+            upstream: upstream(asked),
+            ended: ENDED,
+            failure: Some(Failure {
+                cause: Cause::ConnectRefused,
+                certainty: Certainty::Proof,
+                phase: Phase::Connect,
+                how: How::Rst,
+            }),
+            ..failed_attempt()
+        }
+    }
+
+    fn listener(address: &str, relation: Relation, tgid: u32, started: Nanos) -> Listener {
+        Listener {
+            address: address.parse().unwrap(),
+            relation,
+            reached_at: None,
+            owner: Some(Owner {
+                tgid,
+                program: Arc::from("node"),
+                started,
+                container: None,
+            }),
+        }
+    }
+
+    fn around(listeners: Vec<Listener>) -> Around {
+        Around {
+            looked: ENDED + 1,
+            is_here: true,
+            listeners,
+        }
+    }
+
+    /// The server at the address was killed 5 s before, and had answered 6 s before.
+    fn killed() -> Before {
+        Before {
+            answered: ENDED - 6 * SECOND,
+            gone: Some(Gone {
+                tgid: 7,
+                program: Arc::from("node"),
+                container: None,
+                ended: Some((Ended::Signal(9), ENDED - 5 * SECOND)),
+            }),
+        }
+    }
+
+    fn case(asked: &str, around: Around, before: Option<Before>) -> Option<Case> {
+        let unconnected = Unconnected {
+            around: Some(around),
+            before,
+        };
+        let peer = Peer {
+            unconnected: Some(Arc::new(unconnected)),
+            ..Peer::default()
+        };
+        of(&refused(asked), &peer)
+    }
+
+    fn name(case: Option<Case>) -> Option<&'static str> {
+        case.map(|case| case.name)
+    }
+
+    #[test]
+    fn a_listener_of_an_address_that_is_not_here_says_nothing() {
+        let elsewhere = listener("0.0.0.0:80", Relation::OtherNetwork, 9, 1);
+        let mut around = around(vec![elsewhere]);
+        around.is_here = false;
+
+        assert_eq!(case("10.0.0.5:80", around, None), None);
+    }
+
+    #[test]
+    fn who_answered_before_had_the_right_address() {
+        let elsewhere = || vec![listener("0.0.0.0:80", Relation::OtherNetwork, 9, 1)];
+
+        let never = case("127.0.0.1:80", around(elsewhere()), None);
+        let once = case("127.0.0.1:80", around(elsewhere()), Some(killed()));
+
+        assert_eq!(name(never), Some("listens_in_another_network"));
+        let once = once.unwrap();
+        assert_eq!(once.name, "server_ended");
+        assert_eq!(once.facts["ended"], "was killed by signal 9");
+        assert_eq!(once.facts["ended_before_seconds"], "5.0");
+        assert_eq!(once.facts["answered_before_seconds"], "6.0");
+    }
+
+    #[test]
+    fn two_networks_with_the_port_are_a_guess() {
+        let two = vec![
+            listener("0.0.0.0:80", Relation::OtherNetwork, 8, 1),
+            listener("0.0.0.0:80", Relation::OtherNetwork, 9, 1),
+        ];
+
+        let case = case("127.0.0.1:80", around(two), None).unwrap();
+
+        assert_eq!(case.certainty, Certainty::Guess);
+    }
+
+    #[test]
+    fn only_one_successor_that_started_since_is_where_the_server_went() {
+        let successor = |tgid, started| {
+            let address = format!("10.0.0.{tgid}:80");
+            listener(&address, Relation::OtherNetwork, tgid, started)
+        };
+        let find = |listeners| name(case("10.0.0.5:80", around(listeners), Some(killed())));
+        let since = ENDED - SECOND;
+
+        assert_eq!(find(vec![successor(8, since)]), Some("address_moved"));
+        // Both may be.
+        let both = vec![successor(8, since), successor(9, since)];
+        assert_eq!(find(both), Some("server_ended"));
+        // It ran beside the other.
+        assert_eq!(find(vec![successor(8, SECOND)]), Some("server_ended"));
+    }
+
+    #[test]
+    fn what_listens_there_by_now_must_have_been_seen_after_the_refusal() {
+        let there = |started| vec![listener("10.0.0.5:80", Relation::Covers, 9, started)];
+        let fresh = around(there(ENDED - SECOND));
+        let mut stale = fresh.clone();
+        stale.looked = ENDED - 1;
+        let old = around(there(SECOND));
+
+        assert_eq!(
+            name(case("10.0.0.5:80", fresh, None)),
+            Some("listens_by_now")
+        );
+        assert_eq!(case("10.0.0.5:80", stale, None), None);
+        // It was there all the time: who resets is not known.
+        assert_eq!(case("10.0.0.5:80", old, None), None);
+    }
+
+    #[test]
+    fn a_listener_beside_the_address_that_is_listened_on_says_nothing() {
+        let both = vec![
+            listener("10.0.0.5:80", Relation::Covers, 9, SECOND),
+            listener("127.0.0.1:80", Relation::SameNetwork, 8, SECOND),
+        ];
+
+        assert_eq!(case("10.0.0.5:80", around(both), None), None);
     }
 }
