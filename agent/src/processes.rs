@@ -259,7 +259,9 @@ impl Processes {
 
     /// Whether that process runs still. Asks `/proc`.
     pub fn lives(&self, party: Party) -> bool {
-        party.start.is_some() && start_ticks(self.proc.as_deref(), party.tgid) == party.start
+        party.start.is_some()
+            && start_ticks(self.proc.as_deref(), party.tgid) == party.start
+            && !is_zombie(self.proc.as_deref(), party.tgid)
     }
 
     /// When that process started; `None` when it has ended. Asks `/proc`.
@@ -384,6 +386,20 @@ fn cut(name: &str) -> &str {
 fn start_ticks(proc: Option<&Path>, tgid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
     after_name(&stat)?.nth(19)?.parse().ok()
+}
+
+/// The process has ended, and its parent has not asked for its status yet. A process whose first thread
+/// alone has ended is shown so as well, with its other threads counted.
+fn is_zombie(proc: Option<&Path>, tgid: u32) -> bool {
+    let fields = |stat: &str| -> Option<(bool, u32)> {
+        let mut fields = after_name(stat)?;
+        Some((fields.next()? == "Z", fields.nth(16)?.parse().ok()?))
+    };
+    let stat =
+        proc.and_then(|proc| fs::read_to_string(proc.join(tgid.to_string()).join("stat")).ok());
+    stat.as_deref()
+        .and_then(fields)
+        .is_some_and(|(dead, threads)| dead && threads <= 1)
 }
 
 fn parent(proc: Option<&Path>, tgid: u32) -> Option<u32> {
@@ -586,6 +602,10 @@ mod tests {
         let party = processes.party(10).unwrap();
 
         assert!(processes.lives(party));
+        let stat = proc.0.join("10/stat");
+        let alive = fs::read_to_string(&stat).unwrap();
+        fs::write(&stat, alive.replace(" S ", " Z ")).unwrap();
+        assert!(!processes.lives(party));
         proc.process(10, Some("/usr/bin/node"), "node", 200);
         assert!(!processes.lives(party));
         fs::remove_dir_all(proc.0.join("10")).unwrap();

@@ -224,7 +224,16 @@ fn since(scene: &Scene<'_>, time: Nanos) -> String {
 }
 
 fn seconds(nanos: Nanos) -> String {
-    format!("{:.1}", nanos as f64 / 1e9)
+    tenths(nanos as f64 / 1e9)
+}
+
+/// A zero has no sign.
+fn tenths(seconds: f64) -> String {
+    let text = format!("{seconds:.1}");
+    match text.as_str() {
+        "-0.0" => "0.0".to_owned(),
+        _ => text,
+    }
 }
 
 fn container(owner: &Owner) -> Option<&str> {
@@ -260,23 +269,20 @@ impl Found {
         self = self
             .fact("listener_program", program)
             .fact("listener_pid", tgid);
+        // Of a start only some ms are known: it is told to a tenth of a second.
         let ended = scene.attempt.ended;
-        let (name, text) = if *started <= ended {
-            let age = seconds(ended - started);
-            let text =
-                format!("{program} (pid {tgid}) listens there; it was started {age} s before.");
-            ("listener_started_before_seconds", (age, text))
-        } else {
-            let age = seconds(started - ended);
-            let text =
-                format!("{program} (pid {tgid}) listens there; it was started {age} s after.");
-            ("listener_started_after_seconds", (age, text))
+        let before = (i128::from(ended) - i128::from(*started)) as f64 / 1e9;
+        let when = match tenths(before.abs()).as_str() {
+            "0.0" => "at that moment".to_owned(),
+            away if before > 0.0 => format!("{away} s before"),
+            away => format!("{away} s after"),
         };
-        self.more(name, Some(text.0), |_| text.1).more(
-            "listener_container",
-            container(owner),
-            |id| format!("It is in container {id}."),
-        )
+        let text = format!("{program} (pid {tgid}) listens there; it was started {when}.");
+        let before = Some(tenths(before));
+        self.more("listener_started_before_seconds", before, |_| text)
+            .more("listener_container", container(owner), |id| {
+                format!("It is in container {id}.")
+            })
     }
 
     /// With how the process ended that was there before.
