@@ -109,3 +109,46 @@ fn a_server_that_fails_and_answered_before_expects_no_other_protocol() {
     assert_eq!(told.cause.as_deref(), Some("closed_before_response"));
     assert!(told.case.is_none(), "{:?}", told.case);
 }
+
+/// nginx answers plain HTTP on its TLS port by itself, and a PROXY header that it does not expect: the
+/// client gets its 400, and no error of a gateway is told.
+#[test]
+fn a_server_that_answers_400_by_itself_makes_no_gateway_error() {
+    let folder = tempfile::TempDir::with_prefix("e2e-fix-").expect("a folder can be made");
+    let certified = TlsServer::start(folder.path(), "upstream", &[]);
+    let (tls, plain, sender) = (
+        ports::free(LOCALHOST),
+        ports::free(LOCALHOST),
+        ports::free(LOCALHOST),
+    );
+    let certificate = certified.certificate.display();
+    let key = folder.path().join("upstream.key");
+    let servers = format!(
+        "server {{ listen {tls} ssl; ssl_certificate {certificate}; ssl_certificate_key {}; return 200; }}
+         server {{ listen {plain}; return 200; }}",
+        key.display()
+    );
+    let upstream = Nginx::start(&Config::new(servers), None);
+    let _haproxy = Haproxy::start(
+        &format!(
+            "frontend front\n    bind {sender}\n    default_backend back\nbackend back\n    server one {plain} send-proxy\n"
+        ),
+        None,
+    );
+    e2e::wait::eventually(super::TELL, "haproxy listens", || {
+        std::net::TcpStream::connect(sender).map_err(|error| error.to_string())
+    });
+    let scene = Scene::with(&format!(
+        "location /tls/ {{ proxy_pass http://{tls}; }}
+         location /header/ {{ proxy_pass http://{sender}; }}"
+    ));
+
+    for path in ["/tls/1", "/header/1"] {
+        let told = scene.ask(path);
+        assert_eq!((told.code, told.cause), (Some(400), None), "{path}");
+    }
+
+    println!("{}", upstream.error_text());
+    let said = upstream.error_text();
+    assert!(said.contains("plain HTTP request to HTTPS port"), "{said}");
+}

@@ -158,6 +158,7 @@ pub(in crate::knowledge) const TLS_FAILED: Entry = Entry {
     fix: "Match http and https to the port, send the right SNI, renew the certificate or trust its CA, share a TLS version and cipher.",
     lookalikes: &[
         "Apache httpd answers 500 for this, not 502.",
+        "Plain HTTP to a port for TLS is not this: nginx and Apache answer it with 400 by themselves, which the client gets and which is no gateway error; others close (`closed_before_response`) or send an alert (`invalid_response`).",
         "`response_timeout`: there the handshake was complete.",
     ],
 };

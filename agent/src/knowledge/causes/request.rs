@@ -27,6 +27,7 @@ pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     lookalikes: &[
         "`proxy_generated`: no attempt either, but nothing had failed before: a limit, a queue, a rule.",
         "nginx says `no live upstreams` also when max_conns is reached.",
+        "A health check that was answered 400 by a server that is well: it may be plain HTTP to a port for TLS, a PROXY header that is not expected (`send-proxy` without `accept-proxy`), or HTTP/1.1 without Host.",
     ],
 };
 
