@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::core::Asked;
-use crate::event::{Attempt, Evidence, Failure, Proxy, Upstream};
+use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
 use crate::join::Parent;
 use crate::observation::{
     ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase,
@@ -109,6 +109,10 @@ pub(crate) struct Trial {
     pub(crate) listener_silent: bool,
     /// How the upstream's process ended under this attempt.
     pub(crate) process_ended: Option<Ended>,
+    /// A process had read from the upstream's end of the connection when that was closed here.
+    pub(crate) read: Option<bool>,
+    /// The server that the ClientHello of a failed handshake named.
+    pub(crate) server_name: Option<Box<ServerName>>,
     /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
     pub(crate) reset_reason: Option<u16>,
     pub(crate) finish: Option<Finish>,
@@ -166,6 +170,8 @@ impl Trial {
             srtt_us: socket.srtt_us,
             listener_silent: false,
             process_ended: None,
+            read: None,
+            server_name: None,
             reset_reason: None,
             finish: Some(finish),
             tls: None,
@@ -279,6 +285,8 @@ impl Trial {
             exchange: Some(exchange),
             listener_silent: false,
             process_ended: None,
+            read: None,
+            server_name: None,
             reset_reason: None,
             finish: None,
             tls: None,
@@ -510,10 +518,15 @@ impl Trial {
             zero_window: self.flags.zero_window(),
             process_ended: self.process_ended,
             reset_reason: self.reset_reason.and_then(reset_reason::name),
-            tls_alert: self
-                .tls
+            tls_alert: self.tls.as_ref().and_then(|handshake| handshake.alert),
+            server_name: self.server_name.map(|name| *name),
+            request_length: self
+                .head
                 .as_ref()
-                .and_then(|handshake| Some(handshake.alert?.description)),
+                .zip(exchange)
+                .and_then(|(head, exchange)| request_length(head, exchange)),
+            carried: (self.flags.seen_open() && exchange.is_some()).then_some(self.key.index),
+            read: self.read,
             opening: match &self.tls {
                 Some(handshake) => handshake.opening.filter(|opening| *opening != Opening::Tls),
                 None => self.opening,
@@ -569,12 +582,14 @@ pub(crate) fn seconds(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
 }
 
+/// Bytes of the request, its head included; `None` when its length is not known.
+pub(crate) fn request_length(head: &RequestHead, exchange: &Exchange) -> Option<u64> {
+    let head_bytes = u64::from(exchange.request_head_bytes);
+    let known = head_bytes > 0 && !head.chunked;
+    known.then(|| head_bytes.saturating_add(head.content_length.unwrap_or(0)))
+}
+
 /// The request is here to its last byte; `None` when its length is not known.
 pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
-    if exchange.request_head_bytes == 0 || head.chunked {
-        return None;
-    }
-    let whole =
-        u64::from(exchange.request_head_bytes).saturating_add(head.content_length.unwrap_or(0));
-    Some(exchange.request_bytes >= whole)
+    request_length(head, exchange).map(|length| exchange.request_bytes >= length)
 }

@@ -58,6 +58,8 @@ pub struct Core {
     deaths: Deaths,
     /// Why servers on this host reset their connections.
     resets: ByEnds<u16>,
+    /// Whether a server on this host had read from a connection that was given up.
+    readers: ByEnds<bool>,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
     /// Attempts at Unix sockets are not seen.
@@ -121,6 +123,7 @@ impl Core {
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
+            readers: ByEnds::default(),
             unread: Unread::default(),
             connects_unseen: false,
             unjoined: Unjoined::new(limits.processes),
@@ -235,6 +238,7 @@ impl Core {
                 ("lookups", self.lookups.len()),
                 ("unjoined", self.unjoined.len()),
                 ("unread", self.unread.len()),
+                ("readers", self.readers.len()),
             ],
             forgotten: [
                 ("routes_forgotten", self.routes.routes_refused()),
@@ -246,6 +250,7 @@ impl Core {
                 ("lookups_forgotten", self.lookups.forgotten()),
                 ("unjoined_forgotten", self.unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
+                ("readers_forgotten", self.readers.forgotten()),
             ],
             request_ledger: requests,
             attempt_ledger: attempts,

@@ -9,9 +9,10 @@ pub mod head;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
-use agent_wire::limits::{HEAD_BYTES, UNIX_PATH_BYTES};
+use agent_wire::limits::{HEAD_BYTES, SERVER_NAME_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
 use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, phase, side};
+use smol_str::SmolStr;
 
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation,
@@ -109,6 +110,8 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::RESET => reset(bytes)?,
         kind::TLS => tls(bytes)?,
         kind::DNS => dns(bytes)?,
+        kind::HELLO => hello(bytes)?,
+        kind::LEFT => left(bytes)?,
         kind::TCP => What::Tcp,
         kind::IGNORED => What::Ignored,
         kind::UNREAD => {
@@ -280,6 +283,25 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
             acked: record.unacked == 0,
         },
         errand: errand(record.errand),
+    })
+}
+
+fn hello(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Hello = take(kind::HELLO, bytes)?;
+    let length = usize::from(record.name_len).min(SERVER_NAME_BYTES);
+    let name = String::from_utf8_lossy(&record.name[..length]);
+    let server_name = match record.named {
+        0 => None,
+        1 => Some(SmolStr::new(name)),
+        other => return Err(code(kind::HELLO, "named", other)),
+    };
+    Ok(What::Hello { server_name })
+}
+
+fn left(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Left = take(kind::LEFT, bytes)?;
+    Ok(What::Left {
+        network: (record.network != 0).then_some(u64::from(record.network)),
     })
 }
 

@@ -7,7 +7,9 @@ use smol_str::SmolStr;
 
 use crate::cause::{Cause, Certainty, How};
 pub use crate::join::Witnesses;
-use crate::observation::{Ended, Nanos, Opening, Phase, RequestHead, ResetDirection};
+use crate::observation::{
+    Ended, Nanos, Opening, Phase, RequestHead, ResetDirection, TlsAlert,
+};
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]
@@ -200,10 +202,28 @@ pub struct Evidence {
     /// Why the upstream sent RST, in the kernel's words (`enum sk_rst_reason`), where it runs on
     /// this host and the kernel says so (since 6.10).
     pub reset_reason: Option<&'static str>,
-    /// AlertDescription of the TLS alert that ended the handshake, where it passed in clear.
-    pub tls_alert: Option<u8>,
+    /// The TLS alert that ended the handshake, where it passed in clear.
+    pub tls_alert: Option<TlsAlert>,
     /// What the upstream's first bytes are, where they are not what the proxy asked for.
     pub opening: Option<Opening>,
+    /// The server that the ClientHello of a failed handshake named; `None` when that is not known.
+    pub server_name: Option<ServerName>,
+    /// Bytes that the request has by its head, that included; `None` where the head does not say.
+    pub request_length: Option<u64>,
+    /// Requests that the connection had carried before; `None` where it was not seen from its opening.
+    pub carried: Option<u32>,
+    /// A process of the upstream, where that is on this host, had read from the connection when the
+    /// proxy closed it; `None` when that is not known.
+    pub read: Option<bool>,
+}
+
+/// What a ClientHello says of the server's name (RFC 6066, 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// Nothing.
+    Absent,
+    /// It names this one.
+    Sent(SmolStr),
 }
 
 /// What one client asked, and what became of it.

@@ -82,6 +82,8 @@ impl Observation {
             | What::UnixConnect { .. }
             | What::Close { .. }
             | What::Tls { .. }
+            | What::Hello { .. }
+            | What::Left { .. }
             | What::Dns { .. }
             | What::Tcp
             | What::Ignored
@@ -179,6 +181,17 @@ pub enum What {
         handshake: TlsHandshake,
         /// The errand of the connecting thread.
         errand: Option<Errand>,
+    },
+    /// A ClientHello left for an upstream.
+    Hello {
+        /// The server that it names (RFC 6066, 3); `None` when it names none.
+        server_name: Option<SmolStr>,
+    },
+    /// A client closed before a byte answered the first request of its connection. `socket.tgid` is
+    /// who had read from that connection by then, `None` for nobody.
+    Left {
+        /// Network namespace of the connection.
+        network: Option<Network>,
     },
     /// A thread on a client's errand asked for a name, or got the answer.
     Dns {

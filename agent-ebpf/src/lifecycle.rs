@@ -6,7 +6,7 @@
 //! hook; `tcp_destroy_sock` always comes.
 
 use agent_wire::record::{
-    Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Connect, End, Exchange, Left, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
 use agent_wire::tally::Tally;
@@ -67,6 +67,9 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
         if number != 0 {
             flow.header.errno = number;
         }
+    }
+    if new == state::CLOSE_WAIT || new == state::CLOSE && flow.has(flag::PEER_RESET) {
+        client_left(flow, sk);
     }
     let sends_fin = new == state::FIN_WAIT1 || new == state::LAST_ACK;
     if sends_fin || new == state::CLOSE && is_own_doing(flow) {
@@ -155,6 +158,28 @@ fn peer_closed(flow: &mut Flow) {
     if !flow.is_client_side() {
         finish(flow, end::PEER_FIN, now);
     }
+}
+
+/// The peer closed: tells who had read from its connection by then, where that is one of a client
+/// whose first request no byte has answered. Of a later request that is not known: the one before had
+/// readers.
+#[inline(always)]
+fn client_left(flow: &Flow, sk: Sock) {
+    let is_first = flow.has(flag::SEEN_OPEN) && flow.exchange.index == 0;
+    let is_unanswered = flow.in_exchange() && flow.exchange.first_byte_ns == 0;
+    if !flow.is_client_side() || !is_first || !is_unanswered || flow.closed != 0 {
+        return;
+    }
+    let network = if kernel::by_cookie() {
+        flow.network
+    } else {
+        sk.network()
+    };
+    output::emit_with(kind::LEFT, kernel::now(), |record: &mut Left| {
+        kernel::assign(&mut record.header, &flow.header);
+        record.network = network;
+        record.reserved = 0;
+    });
 }
 
 /// This end closed or shut down.

@@ -3,9 +3,11 @@
 //! In: the bytes of an outgoing connection that begins with a ClientHello. Out: one TLS record:
 //! application data followed, or how the connection ended before that. In TLS 1.3 this end's
 //! Finished looks like application data, and a proxy may refuse the certificate after it. Only record headers and
-//! alerts in clear are read (RFC 8446, 5.1; RFC 5246, 6.2.1); what follows the handshake is not.
+//! alerts in clear are read (RFC 8446, 5.1; RFC 5246, 6.2.1), and of the ClientHello the name of the
+//! server, which has a record of its own; what follows the handshake is not.
 
-use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Tls, end, kind};
+use agent_wire::limits::SERVER_NAME_BYTES;
+use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Hello, Tls, end, kind};
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::flow::{Flow, phase};
@@ -33,6 +35,19 @@ const SEALED_ALERT_BYTES: u32 = 19;
 const SEALED_FINISHED_BYTES: u32 = 96;
 /// Records looked at in one segment. A flight has fewer; what is behind is not looked at.
 const RECORDS_A_SEGMENT: u32 = 6;
+
+/// Handshake type of a ClientHello (RFC 8446, 4).
+const CLIENT_HELLO: u8 = 1;
+/// Handshake type and length, version, random: what is before the session's id.
+const BEFORE_SESSION_ID: u32 = 1 + 3 + 2 + 32;
+/// Extensions of a ClientHello that are looked at. Too few: that none names the server is not known.
+/// Too many: the verifier's work. OpenSSL and BoringSSL send 14 at most.
+const EXTENSIONS: u32 = 18;
+/// Type and length of an extension.
+const EXTENSION_HEADER_BYTES: u32 = 4;
+/// Of the extension that names the server (RFC 6066, 3), before the name: its header, the length of
+/// the list, the type of the name, its length.
+const BEFORE_NAME: u32 = EXTENSION_HEADER_BYTES + 2 + 1 + 2;
 
 /// Record boundaries of one direction.
 #[repr(C)]
@@ -69,7 +84,77 @@ pub(crate) fn begin(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     flow.phase = phase::HANDSHAKE;
     flow.request_seq = payload.seq;
     flow.tls.hello_ns = kernel::now();
+    tell_name(ctx, flow, payload);
     bytes(ctx, flow, payload, true);
+}
+
+/// Tells which server the ClientHello names, or that it names none; nothing when not all of it is here.
+#[inline(always)]
+fn tell_name(ctx: &SkBuffContext, flow: &Flow, payload: Payload) {
+    let Some((mut at, end)) = extensions(ctx, payload) else {
+        return;
+    };
+    let mut named = false;
+    let mut round = 0;
+    while round < EXTENSIONS && at < end {
+        let mut header = [0u8; 4];
+        if !kernel::load(ctx, at, &mut header, EXTENSION_HEADER_BYTES) {
+            return;
+        }
+        if header[0] | header[1] == 0 {
+            named = true;
+            break;
+        }
+        at += EXTENSION_HEADER_BYTES + u32::from(u16::from_be_bytes([header[2], header[3]]));
+        round += 1;
+    }
+    if !named && at != end {
+        return;
+    }
+    let len = if named {
+        load_u16(ctx, at + BEFORE_NAME - 2).unwrap_or(0)
+    } else {
+        0
+    };
+    output::emit_with(kind::HELLO, flow.tls.hello_ns, |record: &mut Hello| {
+        kernel::assign(&mut record.header, &flow.header);
+        record.named = u8::from(named);
+        record.reserved = [0; 5];
+        let most = SERVER_NAME_BYTES as u32;
+        let told = if len < most { len } else { most };
+        let name = &mut record.name;
+        let is_there =
+            kernel::load_at::<SERVER_NAME_BYTES, _>(ctx, at + BEFORE_NAME, name, 0, told);
+        // What was not written is not read.
+        record.name_len = if is_there { len as u16 } else { 0 };
+    });
+}
+
+/// Where the extensions of a ClientHello begin and end; `None` when the segment is none.
+#[inline(always)]
+fn extensions(ctx: &SkBuffContext, payload: Payload) -> Option<(u32, u32)> {
+    let hello = payload.offset + RECORD_HEADER_BYTES;
+    if kernel::load_u8(ctx, hello)? != CLIENT_HELLO {
+        return None;
+    }
+    let mut at = hello + BEFORE_SESSION_ID;
+    at += 1 + u32::from(kernel::load_u8(ctx, at)?);
+    // Cipher suites, then compression methods.
+    at += 2 + load_u16(ctx, at)?;
+    at += 1 + u32::from(kernel::load_u8(ctx, at)?);
+    let len = load_u16(ctx, at)?;
+    at += 2;
+    Some((at, at + len))
+}
+
+#[inline(always)]
+fn load_u16(ctx: &SkBuffContext, offset: u32) -> Option<u32> {
+    let mut bytes = [0u8; 2];
+    if kernel::load(ctx, offset, &mut bytes, 2) {
+        Some(u32::from(u16::from_be_bytes(bytes)))
+    } else {
+        None
+    }
 }
 
 /// New bytes while the handshake is under way.

@@ -6,7 +6,7 @@
 
 use core::mem::size_of;
 
-use crate::limits::UNIX_PATH_BYTES;
+use crate::limits::{SERVER_NAME_BYTES, UNIX_PATH_BYTES};
 use crate::plain::Plain;
 
 /// What a record tells. Values are part of the layout.
@@ -41,8 +41,12 @@ pub mod kind {
     /// [`super::End`]: how a request fares on an outgoing connection whose talk is not read. With
     /// [`super::end::OPEN`] a kept connection is used for another; else the last use of it is over.
     pub const UNREAD: u8 = 14;
+    /// [`super::Hello`]: a ClientHello left for an upstream, and all of it could be read.
+    pub const HELLO: u8 = 15;
+    /// [`super::Left`]: a client closed before a byte answered the first request of its connection.
+    pub const LEFT: u8 = 16;
     /// One more than the largest kind.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 17;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -216,6 +220,8 @@ records!(
     End,
     Reset,
     Tls,
+    Hello,
+    Left,
     Dns,
     Death,
     UnixConnect
@@ -373,6 +379,46 @@ pub const ALERT_BY_PEER: u8 = 1;
 /// [`Tls::alert_by`]: this end.
 pub const ALERT_BY_US: u8 = 2;
 
+/// [`kind::HELLO`]: what a ClientHello says of the server's name (RFC 6066, 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hello {
+    /// Which socket.
+    pub header: Header,
+    /// 1 when it names the server, 0 when it does not.
+    pub named: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+    /// Bytes of the name: more than [`SERVER_NAME_BYTES`] when it is cut.
+    pub name_len: u16,
+    /// The name.
+    pub name: [u8; SERVER_NAME_BYTES],
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Self {
+            header: Header::default(),
+            named: 0,
+            reserved: [0; 5],
+            name_len: 0,
+            name: [0; SERVER_NAME_BYTES],
+        }
+    }
+}
+
+/// [`kind::LEFT`]: a client closed before a byte answered the first request of its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Left {
+    /// Which socket; `tgid` is who had read from it by then, 0 for nobody.
+    pub header: Header,
+    /// Network namespace of the socket, the inode of `/proc/PID/ns/net`; 0 when not known.
+    pub network: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// [`kind::DNS`]: a thread on a client's errand asked for a name (UDP port 53), or the answer
 /// to that came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -473,6 +519,8 @@ const _: () = {
     assert!(size_of::<End>() == size_of::<Header>() + size_of::<Exchange>());
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
     assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 4 * 8 + 8);
+    assert!(size_of::<Hello>() == size_of::<Header>() + 8 + SERVER_NAME_BYTES);
+    assert!(size_of::<Left>() == size_of::<Header>() + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
     assert!(size_of::<Death>() == size_of::<Header>() + 16);
     assert!(

@@ -83,6 +83,8 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::TCP => "tcp",
         kind::IGNORED => "ignored",
         kind::UNREAD => "unread",
+        kind::HELLO => "hello",
+        kind::LEFT => "left",
         _ => return None,
     })
 }

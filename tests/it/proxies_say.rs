@@ -1,8 +1,11 @@
-//! What each proxy itself says about each mode, without the agent: code given, code and words
-//! logged. What the agent is judged by, `expected.md`, is measured on the machine that judges.
+//! What each proxy itself says about each mode: code given, code and words logged. What the agent is
+//! judged by, `expected.md`, is measured on the machine that judges; and what the agent says that the
+//! proxy writes into its log has to be there.
 
+use e2e::agent::Agent;
 use e2e::faults::MODES;
 use e2e::faults::expected::Table;
+use e2e::faults::observed::Told;
 use e2e::faults::play::{lacks, play_all};
 use e2e::faults::stage::Stage;
 use e2e::load::{Outcome, runtime};
@@ -16,6 +19,8 @@ const WIDTH: usize = 150;
 fn says(kind: Kind) {
     need_root();
     let stage = Stage::build();
+    let agent = Agent::start_as(kind.name(), &[]);
+    let events = agent.events();
     let proxy = Proxy::start(kind, &stage.groups);
     let run = format!("{}", std::process::id());
 
@@ -23,6 +28,7 @@ fn says(kind: Kind) {
 
     let asked: Vec<&Outcome> = played.iter().flat_map(|played| &played.outcomes).collect();
     let said = proxy.said_of(asked.iter().map(|outcome| outcome.path.as_str()));
+    let told = Told::of(&events, &played);
     let table = Table::read();
     let mut wrong = Vec::new();
     println!("{kind}: mode, what the client got, what the log says");
@@ -35,17 +41,28 @@ fn says(kind: Kind) {
             }
             continue;
         };
+        // The words are those of a cause: whether that is right is asked elsewhere.
+        let observed = told.observe(kind, played);
+        let row = table.row(mode.name);
+        let is_right = row.wrong(kind, observed.code, &observed.found).is_none();
         for outcome in &played.outcomes {
             let said = said.get(&outcome.path).cloned().unwrap_or_default();
             let words: String = said.words.chars().take(WIDTH).collect();
             let status = said
                 .status
                 .map_or("-".to_owned(), |status| status.to_string());
+            let foretold = told.words(&outcome.path);
             println!(
-                "{:<22}{:<14}log {status:<5}{words}",
+                "{:<22}{:<14}log {status:<5}{words} | {} | {foretold:?}",
                 mode.name,
-                got(outcome)
+                got(outcome),
+                observed.found,
             );
+            for one in foretold.iter().filter(|_| is_right) {
+                if !said.words.contains(*one) {
+                    wrong.push(format!("{}: no `{one}` in its log", mode.name));
+                }
+            }
             if !table.row(mode.name).allows(kind, outcome.status) && mode.times == 1 {
                 wrong.push(format!("{}: {}", mode.name, got(outcome)));
             }
@@ -53,7 +70,7 @@ fn says(kind: Kind) {
     }
     assert!(
         wrong.is_empty(),
-        "{kind} does otherwise than expected.md says: {wrong:#?}"
+        "{kind} does otherwise than is said: {wrong:#?}"
     );
     let unseen = asked
         .iter()

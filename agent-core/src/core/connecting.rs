@@ -3,11 +3,12 @@
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHasher;
+use smol_str::SmolStr;
 
 use super::Core;
 use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
 use crate::connection::Use;
-use crate::event::{ConnectDone, ConnectResult, Event, TlsDone, Upstream};
+use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
 use crate::table::Key;
@@ -100,6 +101,15 @@ impl Core {
         }
     }
 
+    /// A ClientHello left.
+    pub(super) fn hello(&mut self, socket: &Socket, server_name: Option<SmolStr>) {
+        self.make_room();
+        if let Some(connection) = self.connections.touch(socket) {
+            let name = server_name.map_or(ServerName::Absent, ServerName::Sent);
+            connection.server_name = Some(Box::new(name));
+        }
+    }
+
     /// A TLS handshake was decided. One that failed is its connection's only attempt.
     pub(super) fn tls(
         &mut self,
@@ -113,6 +123,7 @@ impl Core {
         let Some(connection) = self.connections.touch(socket) else {
             return;
         };
+        let server_name = connection.server_name.take();
         // Finished and then idle: a connection that was opened ahead, and was not used.
         let unused = handshake
             .finished
@@ -139,6 +150,7 @@ impl Core {
         self.connections.end_use(socket.cookie, tgid);
         let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
         trial.tls = Some(Box::new(handshake));
+        trial.server_name = server_name;
         self.failed_connect(trial, out);
     }
 

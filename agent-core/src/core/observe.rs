@@ -86,6 +86,8 @@ impl Core {
             }
             What::Close { talked } => self.close(&socket, talked, out),
             What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
+            What::Hello { server_name } => self.hello(&socket, server_name),
+            What::Left { network } => self.client_left(&socket, network),
             What::Dns {
                 errand,
                 asked,
@@ -148,6 +150,15 @@ impl Core {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
             self.deaths.add(ends, socket.time, ended);
+        }
+    }
+
+    /// A client closed the connection before its first request was answered.
+    fn client_left(&mut self, socket: &Socket, network: Option<Network>) {
+        let network = network.or_else(|| self.processes.network(socket.tgid));
+        if let Some(ends) = network::ends(network, socket.local, socket.remote) {
+            self.readers
+                .insert(ends, socket.time, socket.tgid.is_some());
         }
     }
 

@@ -26,6 +26,11 @@ const PROMPT: Nanos = 100_000_000;
 /// A reset arrives within this time after it was sent on the same host, ns.
 const RESET_UNDER_WAY: Nanos = 1_000_000_000;
 
+/// Before and after a proxy gave a connection up, the upstream's end of it tells of that within this
+/// time, ns. Too short: on a busy machine it is not known. Too long: where ports are used again at
+/// once, it is told of the wrong connection.
+const LEAVING: Nanos = 1_000_000_000;
+
 pub(super) const UNATTRIBUTED: Failure = Failure {
     cause: Cause::Unattributed,
     certainty: Certainty::Guess,
@@ -311,6 +316,10 @@ impl Core {
                 .resets
                 .get(ends, at, RESET_UNDER_WAY)
                 .filter(|_| trial.flags.peer_reset());
+            trial.read = self
+                .readers
+                .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)
+                .filter(|_| trial.key.index == 0 && !trial.response_began());
         }
     }
 

@@ -9,7 +9,7 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, Upstream};
+use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, ServerName, Upstream};
 use agent_core::observation::{Ended, Nanos, Opening, RequestHead};
 
 /// What was told so far.
@@ -235,6 +235,10 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
         reset_reason,
         tls_alert,
         opening,
+        server_name,
+        request_length,
+        carried: _,
+        read,
     } = evidence;
     number(line, "errno", *errno);
     number(line, "syns", (*syns > 1).then_some(syns));
@@ -262,7 +266,18 @@ fn evidence_text(line: &mut String, evidence: &Evidence) {
         None => {}
     }
     number(line, "reset_reason", *reset_reason);
-    number(line, "tls_alert", *tls_alert);
+    number(line, "tls_alert", tls_alert.map(|alert| alert.description));
+    match server_name {
+        Some(ServerName::Sent(name)) => number(line, "server_name", Some(name)),
+        Some(ServerName::Absent) => push(line, format_args!(", no server_name")),
+        None => {}
+    }
+    number(
+        line,
+        "request_length",
+        request_length.filter(|length| length > request_bytes),
+    );
+    number(line, "read", *read);
     number(line, "opening", opening.map(Opening::label));
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use agent_core::event::{Attempt, Evidence, Failure, Request};
+use agent_core::event::{Attempt, Evidence, Failure, Request, ServerName};
 use agent_core::observation::{Ended, RequestHead};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use smol_str::SmolStr;
 use crate::cases::Case;
 use crate::clock::WallClock;
 use crate::identity::Place;
+use crate::knowledge::tls_alerts;
 use crate::metrics::labels::Word;
 use crate::metrics::traffic::is_failed_attempt;
 
@@ -310,6 +311,28 @@ pub struct EvidenceShape {
     /// What the upstream's first bytes are, where they are not what the proxy asked for.
     #[serde(default)]
     pub opening: Option<String>,
+    /// Its name.
+    #[serde(default)]
+    pub tls_alert_name: Option<String>,
+    /// Who sent it: `upstream` or `proxy`.
+    #[serde(default)]
+    pub tls_alert_by: Option<String>,
+    /// The server that the ClientHello of a failed handshake named.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// Whether it named one; null when that is not known.
+    #[serde(default)]
+    pub server_name_sent: Option<bool>,
+    /// Bytes that the request has by its head; null where the head does not say.
+    #[serde(default)]
+    pub request_length: Option<u64>,
+    /// Requests that the connection had carried before; null where it was not seen from its opening.
+    #[serde(default)]
+    pub carried_requests: Option<u32>,
+    /// A process of the upstream, where that is on this host, had read from the connection when the
+    /// proxy closed it; null when that is not known.
+    #[serde(default)]
+    pub read_by_upstream: Option<bool>,
 }
 
 impl Envelope {
@@ -397,6 +420,10 @@ impl EvidenceShape {
             reset_reason,
             tls_alert,
             opening,
+            server_name,
+            request_length,
+            carried,
+            read,
         } = evidence;
         let (killed_by, out_of_memory, exit_status) = match *process_ended {
             None => (None, false, None),
@@ -419,7 +446,24 @@ impl EvidenceShape {
             out_of_memory,
             exit_status,
             reset_reason: reset_reason.map(str::to_owned),
-            tls_alert: *tls_alert,
+            tls_alert: tls_alert.map(|alert| alert.description),
+            tls_alert_name: tls_alert
+                .and_then(|alert| tls_alerts::name(alert.description))
+                .map(str::to_owned),
+            tls_alert_by: tls_alert.map(|alert| {
+                let by = if alert.by_peer { "upstream" } else { "proxy" };
+                by.to_owned()
+            }),
+            server_name: match server_name {
+                Some(ServerName::Sent(name)) => Some(name.to_string()),
+                Some(ServerName::Absent) | None => None,
+            },
+            server_name_sent: server_name
+                .as_ref()
+                .map(|name| matches!(name, ServerName::Sent(_))),
+            request_length: *request_length,
+            carried_requests: *carried,
+            read_by_upstream: *read,
             opening: opening.map(|opening| opening.label().to_owned()),
         }
     }
@@ -573,7 +617,14 @@ mod tests {
             "exit_status": null,
             "reset_reason": null,
             "tls_alert": null,
-            "opening": null
+            "opening": null,
+            "tls_alert_name": null,
+            "tls_alert_by": null,
+            "server_name": null,
+            "server_name_sent": null,
+            "request_length": null,
+            "carried_requests": null,
+            "read_by_upstream": null
         }
     }]
 }"#;

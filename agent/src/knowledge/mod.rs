@@ -7,6 +7,7 @@
 
 mod causes;
 pub mod page;
+pub mod tls_alerts;
 pub mod words;
 
 use agent_core::cause::Cause;

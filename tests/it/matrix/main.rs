@@ -10,12 +10,11 @@ mod checks;
 mod coverage;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use e2e::agent::{Agent, Events};
+use e2e::agent::Agent;
 use e2e::faults::expected::{Table, code};
 use e2e::faults::observed::Told;
-use e2e::faults::play::{Played, lacks, play_these};
+use e2e::faults::play::{lacks, play_these};
 use e2e::faults::stage::Stage;
 use e2e::faults::{MODES, Mode};
 use e2e::load::runtime;
@@ -24,9 +23,6 @@ use e2e::proxies::{Group, Kind, Proxy};
 
 use coverage::{Verdict, Verdicts};
 
-/// How long the agent may take to tell the end of it.
-const TELL: Duration = Duration::from_secs(40);
-
 /// How often cells that became wrong are played again, those of a proxy by themselves, before they
 /// count: some depend on timing. Fewer: a busy machine fails. More: what goes wrong now and then passes.
 const AGAIN: usize = 2;
@@ -34,10 +30,6 @@ const AGAIN: usize = 2;
 /// Cells that may be played again. More: what goes wrong only beside others, as all do in the first run,
 /// is not seen.
 const UNSTEADY: usize = 4;
-
-/// No event for so long, and what was not told will not be. Too short: events that come with
-/// the end of a connection are missed, such as that of Varnish, which goes on sending for 11 s.
-const SILENCE: Duration = Duration::from_secs(12);
 
 /// Paths and Hosts reach the servers as they were asked for.
 const PASSED_ON: fn(Group) -> Group = |group| group;
@@ -174,7 +166,7 @@ fn judge(
 
     let played = play_these(&proxy, &stage, modes.iter().copied(), &run);
     let played = runtime().block_on(played);
-    let told = all_told(&events, &played);
+    let told = Told::of(&events, &played);
 
     for mode in modes {
         let lacks = lacks(&proxy, &stage, mode);
@@ -208,28 +200,5 @@ fn judge(
             }
         };
         verdicts.insert((kind, mode.name), verdict);
-    }
-}
-
-/// What was told once there is an event for each request, or nothing more comes.
-fn all_told(events: &Events, played: &[Played]) -> Told {
-    let paths: Vec<&str> = played
-        .iter()
-        .flat_map(|played| &played.outcomes)
-        .map(|outcome| outcome.path.as_str())
-        .collect();
-    let started = Instant::now();
-    let mut last = (0, Instant::now());
-    loop {
-        let told = Told::new(events.so_far());
-        let count = told.requests();
-        if count != last.0 {
-            last = (count, Instant::now());
-        }
-        let complete = paths.iter().all(|path| told.has(path));
-        if complete || last.1.elapsed() > SILENCE || started.elapsed() > TELL {
-            return told;
-        }
-        std::thread::sleep(Duration::from_millis(50));
     }
 }

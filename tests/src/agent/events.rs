@@ -57,6 +57,9 @@ pub struct Request {
     /// What the evidence says beyond the cause.
     #[serde(default)]
     pub case: Option<Case>,
+    /// What the proxy writes into its log about it.
+    #[serde(default)]
+    pub words: Option<String>,
     /// The upstream the error comes from.
     pub upstream: Option<String>,
     /// The health check that says why no upstream is left.
@@ -136,6 +139,9 @@ pub struct Attempt {
     /// Of a Service that could not be connected to, the endpoints that are ready.
     #[serde(default)]
     pub ready_endpoints: Option<usize>,
+    /// What the proxy writes into its log about it.
+    #[serde(default)]
+    pub words: Option<String>,
     /// The fix.
     #[serde(default)]
     pub fix: Option<String>,

@@ -4,12 +4,21 @@
 //! mode.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use super::expected::Found;
 use super::play::Played;
+use crate::agent::Events;
 use crate::agent::events::{Attempt, Line, LoneAttempt, Request};
 use crate::load::Outcome;
 use crate::proxies::Kind;
+
+/// How long the agent may take to tell the end of it.
+const TELL: Duration = Duration::from_secs(40);
+
+/// No event for so long, and what was not told will not be. Too short: events that come with
+/// the end of a connection are missed, such as that of Varnish, which goes on sending for 11 s.
+const SILENCE: Duration = Duration::from_secs(12);
 
 /// What came of a mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +39,29 @@ pub struct Told {
 }
 
 impl Told {
+    /// What was told once there is an event for each request, or nothing more comes.
+    pub fn of(events: &Events, played: &[Played]) -> Self {
+        let paths: Vec<&str> = played
+            .iter()
+            .flat_map(|played| &played.outcomes)
+            .map(|outcome| outcome.path.as_str())
+            .collect();
+        let started = Instant::now();
+        let mut last = (0, Instant::now());
+        loop {
+            let told = Self::new(events.so_far());
+            let count = told.requests();
+            if count != last.0 {
+                last = (count, Instant::now());
+            }
+            let complete = paths.iter().all(|path| told.has(path));
+            if complete || last.1.elapsed() > SILENCE || started.elapsed() > TELL {
+                return told;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Sorts the lines of an event stream.
     pub fn new(lines: Vec<Line>) -> Self {
         let mut told = Self::default();
@@ -53,6 +85,20 @@ impl Told {
         self.requests
             .iter()
             .any(|request| request.path.as_deref() == Some(path))
+    }
+
+    /// What the agent says that the proxy writes into its log about the request of this path.
+    pub fn words(&self, path: &str) -> Vec<&str> {
+        let of_path = |request: &&Request| request.path.as_deref() == Some(path);
+        let requests = self.requests.iter().filter(of_path);
+        requests
+            .flat_map(|request| {
+                let of_attempts = request.attempts.iter().map(|attempt| &attempt.words);
+                of_attempts.chain([&request.words])
+            })
+            .flatten()
+            .map(String::as_str)
+            .collect()
     }
 
     /// How many errors `proxy` gave to clients, by code, cause and certainty.

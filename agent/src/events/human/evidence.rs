@@ -93,14 +93,24 @@ pub(super) fn connection(attempt: &AttemptShape) -> String {
         attempt.idle_seconds,
         attempt.connect_seconds,
     ) {
-        (Some(true), Some(idle), _) => format!("reused connection, idle {}", duration(idle)),
-        (Some(true), None, _) => "reused connection".to_owned(),
+        (Some(true), Some(idle), _) => {
+            format!("reused connection, idle {}{}", duration(idle), carried(attempt))
+        }
+        (Some(true), None, _) => format!("reused connection{}", carried(attempt)),
         (Some(false), _, Some(connect)) => {
             format!("fresh connection ({} to connect)", duration(connect))
         }
         (Some(false), _, None) => "fresh connection".to_owned(),
         (None, _, _) => "connection from before the agent".to_owned(),
     }
+}
+
+/// How many requests the connection had carried; nothing where that is not known.
+fn carried(attempt: &AttemptShape) -> String {
+    let count = attempt.evidence.carried_requests.map(u64::from);
+    count.map_or_else(String::new, |count| {
+        format!(" after {}", counted(count, "request"))
+    })
 }
 
 /// What went which way; nothing when no request left.
@@ -111,12 +121,18 @@ pub(super) fn traffic(attempt: &AttemptShape) -> Option<String> {
         request_acked,
         response_bytes,
         content_length,
+        request_length,
         ..
     } = &attempt.evidence;
     if *request_bytes == 0 {
         return None;
     }
-    let sent = counted(*request_bytes, "byte");
+    let sent = match request_length {
+        Some(length) if length > request_bytes => {
+            format!("{request_bytes} of {}", counted(*length, "byte"))
+        }
+        _ => counted(*request_bytes, "byte"),
+    };
     let delivered = if request_acked >= request_bytes {
         format!("{sent} sent and acknowledged")
     } else if *request_acked == 0 {
@@ -148,6 +164,11 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
         exit_status,
         reset_reason,
         tls_alert,
+        tls_alert_name,
+        tls_alert_by,
+        server_name,
+        server_name_sent,
+        read_by_upstream,
         ..
     } = &attempt.evidence;
     let mut all = Vec::new();
@@ -167,7 +188,29 @@ pub(super) fn circumstances(attempt: &AttemptShape) -> Option<String> {
         let meaning = reset_meaning(reason).map(|meaning| format!(" ({meaning})"));
         format!("its kernel gave {reason}{}", meaning.unwrap_or_default())
     }));
-    all.extend(tls_alert.map(|alert| format!("TLS alert {alert}")));
+    all.extend(tls_alert.map(|alert| {
+        let alert = match tls_alert_name {
+            Some(name) => format!("TLS alert {name} ({alert})"),
+            None => format!("TLS alert {alert}"),
+        };
+        match tls_alert_by {
+            Some(by) => format!("{alert} from the {by}"),
+            None => alert,
+        }
+    }));
+    all.extend(match (server_name, server_name_sent) {
+        (Some(name), _) => Some(format!("the proxy asked for server name {name}")),
+        (None, Some(false)) => Some("the proxy sent no server name (SNI)".to_owned()),
+        (None, _) => None,
+    });
+    all.extend(read_by_upstream.map(|read| {
+        let text = if read {
+            "a process of the upstream had read from the connection"
+        } else {
+            "no process of the upstream had read anything of it"
+        };
+        text.to_owned()
+    }));
     all.extend(attempt.ready_endpoints.map(|ready| match ready {
         0 => "no endpoint of its Service is ready".to_owned(),
         1 => "one endpoint of its Service is ready".to_owned(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty, How};
-use agent_core::event::{Evidence, Failure, Request};
-use agent_core::observation::{Ended, Phase};
+use agent_core::event::{Evidence, Failure, Request, ServerName};
+use agent_core::observation::{Ended, Phase, TlsAlert};
 use jiff::tz::TimeZone;
 
 use super::{WIDTH, in_full, lines, list};
@@ -153,7 +153,14 @@ fn each_way_to_fail_to_connect_has_its_words() {
 fn what_few_attempts_have_is_told_where_it_was_seen() {
     let mut attempt = failed_attempt();
     attempt.evidence.process_ended = Some(Ended::OutOfMemory);
-    attempt.evidence.tls_alert = Some(40);
+    attempt.evidence.tls_alert = Some(TlsAlert {
+        by_peer: true,
+        description: 40,
+    });
+    attempt.evidence.server_name = Some(ServerName::Sent("shop.internal".into()));
+    attempt.evidence.read = Some(false);
+    attempt.evidence.carried = Some(100);
+    attempt.evidence.request_length = Some(9000);
     attempt.evidence.zero_window = true;
     let request = request(Some(502), vec![attempt]);
 
@@ -166,7 +173,11 @@ fn what_few_attempts_have_is_told_where_it_was_seen() {
     for words in [
         "the upstream offered no window",
         "killed by signal 9",
-        "TLS alert 40",
+        "TLS alert handshake_failure (40) from the upstream",
+        "the proxy asked for server name shop.internal",
+        "no process of the upstream had read anything of it",
+        "after 100 requests",
+        "412 of 9000 bytes sent",
     ] {
         assert!(list.contains(words), "{list}");
         assert!(full.contains(words), "{full}");

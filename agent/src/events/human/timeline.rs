@@ -233,6 +233,13 @@ fn numbers(attempt: &AttemptShape) -> String {
         reset_reason,
         tls_alert,
         opening,
+        tls_alert_name,
+        tls_alert_by,
+        server_name,
+        server_name_sent,
+        request_length,
+        carried_requests,
+        read_by_upstream,
     } = &attempt.evidence;
     let mut all = vec![
         format!("request_bytes {request_bytes}"),
@@ -248,6 +255,8 @@ fn numbers(attempt: &AttemptShape) -> String {
         ("killed_by", killed_by.map(u64::from)),
         ("exit_status", exit_status.map(u64::from)),
         ("tls_alert", tls_alert.map(u64::from)),
+        ("request_length", *request_length),
+        ("carried_requests", carried_requests.map(u64::from)),
     ];
     for (name, value) in optional {
         all.extend(value.map(|value| format!("{name} {value}")));
@@ -259,12 +268,23 @@ fn numbers(attempt: &AttemptShape) -> String {
         all.push("out_of_memory true".to_owned());
     }
     all.extend(reset_had_ack.map(|had| format!("reset_had_ack {had}")));
-    all.extend(
-        reset_reason
-            .iter()
-            .map(|reason| format!("reset_reason {reason}")),
-    );
-    all.extend(opening.iter().map(|opening| format!("opening {opening}")));
+    let words = [
+        ("reset_reason", reset_reason),
+        ("opening", opening),
+        ("tls_alert_name", tls_alert_name),
+        ("tls_alert_by", tls_alert_by),
+        ("server_name", server_name),
+    ];
+    let flags = [
+        ("server_name_sent", server_name_sent),
+        ("read_by_upstream", read_by_upstream),
+    ];
+    for (name, value) in words {
+        all.extend(value.iter().map(|value| format!("{name} {value}")));
+    }
+    for (name, value) in flags {
+        all.extend(value.map(|value| format!("{name} {value}")));
+    }
     all.extend(
         [("phase", &attempt.phase), ("how", &attempt.how)]
             .into_iter()
