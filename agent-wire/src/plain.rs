@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::record::{Connect, Death, Dns, End, Header, MessageHead, Reset, Tls, UnixConnect};
+use crate::record::{Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect};
 
 /// A type of plain integers: any bytes are a valid value, and there is no padding.
 ///
@@ -25,6 +25,10 @@ unsafe impl Plain for Reset {}
 unsafe impl Plain for UnixConnect {}
 // SAFETY: as above.
 unsafe impl Plain for Tls {}
+// SAFETY: as above.
+unsafe impl Plain for Hello {}
+// SAFETY: as above.
+unsafe impl Plain for Left {}
 // SAFETY: as above.
 unsafe impl Plain for Dns {}
 // SAFETY: as above.
