@@ -7,9 +7,7 @@ use smol_str::SmolStr;
 
 use crate::cause::{Cause, Certainty, How};
 pub use crate::join::Witnesses;
-use crate::observation::{
-    Ended, Nanos, Opening, Phase, RequestHead, ResetDirection, TlsAlert,
-};
+use crate::observation::{Ended, Nanos, Opening, Phase, RequestHead, ResetDirection, TlsAlert};
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]

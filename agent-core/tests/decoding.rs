@@ -3,10 +3,11 @@
 
 use agent_core::decode::{DecodeError, decode, head};
 use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Opening, Side, What};
+use agent_wire::limits::SERVER_NAME_BYTES;
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
-    ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, MessageHead,
-    Path, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
+    ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, Hello,
+    MessageHead, Path, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
 };
 
 fn header(kind: u8) -> Header {
@@ -264,6 +265,33 @@ fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
         ..record
     };
     assert!(decode(bytes_of(&open)).is_err(), "it is not decided");
+}
+
+#[test]
+fn a_client_hello_names_a_server_or_none() {
+    let named = |name: &str, length: usize| {
+        let mut record = Hello {
+            header: header(kind::HELLO),
+            named: 1,
+            name_len: length as u16,
+            ..Hello::default()
+        };
+        record.name[..name.len()].copy_from_slice(name.as_bytes());
+        record
+    };
+    let server_name = |record: &Hello| match decode(bytes_of(record)).expect("a record").what {
+        What::Hello { server_name } => server_name,
+        other => panic!("{other:?}"),
+    };
+
+    let whole = named("shop.internal", 13);
+    assert_eq!(server_name(&whole).as_deref(), Some("shop.internal"));
+    let long = "a".repeat(SERVER_NAME_BYTES);
+    assert_eq!(server_name(&named(&long, 250)).as_deref(), Some(&*long));
+    let none = Hello { named: 0, ..whole };
+    assert_eq!(server_name(&none), None);
+    let wrong = Hello { named: 2, ..whole };
+    assert!(decode(bytes_of(&wrong)).is_err());
 }
 
 #[test]

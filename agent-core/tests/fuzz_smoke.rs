@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
-    Connect, Death, Dns, End, Errand, Exchange, Header, MessageHead, Path as UnixPath, Reset, Tls,
-    UnixConnect, end, flag, framing, kind, phase, side,
+    Connect, Death, Dns, End, Errand, Exchange, Header, Hello, Left, MessageHead, Path as UnixPath,
+    Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
 };
 use effort::Effort;
 use random::Random;
@@ -181,6 +181,16 @@ fn records() -> Vec<Vec<u8>> {
             header: header(kind::DEATH, side::UNKNOWN, 0, 5900),
             signal: 9,
             ..Death::default()
+        }),
+        bytes(Hello {
+            header: header(kind::HELLO, side::UNKNOWN, 4, 5660),
+            named: 1,
+            name_len: 4,
+            ..Hello::default()
+        }),
+        bytes(Left {
+            header: header(kind::LEFT, side::CLIENT, 5, 5940),
+            ..Left::default()
         }),
         bytes(header(kind::IGNORED, side::CLIENT, 5, 5950)),
         bytes(End {

@@ -5,7 +5,7 @@
 mod support;
 
 use agent_core::cause::{Cause, Certainty, How};
-use agent_core::event::Upstream;
+use agent_core::event::{ServerName, Upstream};
 use agent_core::observation::{
     ConnectOutcome, End, Ended, Framing, Observation, Phase, TlsAlert, TlsHandshake,
 };
@@ -420,4 +420,47 @@ fn a_body_that_was_never_chunked_is_invalid_even_when_the_peer_closes() {
             How::Fin
         )
     );
+}
+
+#[test]
+fn a_handshake_that_failed_is_told_with_the_server_that_it_named() {
+    for (name, expected) in [
+        (
+            Some("shop.internal"),
+            ServerName::Sent("shop.internal".into()),
+        ),
+        (None, ServerName::Absent),
+    ] {
+        let u = upstream(2).opened(1.2);
+        let refused = TlsHandshake {
+            end: End::PeerFin,
+            ..hello()
+        };
+        let seen = vec![
+            u.connect(1.4, ConnectOutcome::Established, errand(1)),
+            u.hello(1.5, name),
+            u.tls(1.8, refused, 1),
+        ];
+
+        let told = exchange_of(seen, 502, 2.0);
+
+        assert_eq!(told.attempt().evidence.server_name, Some(expected));
+    }
+}
+
+#[test]
+fn a_timeout_tells_whether_anybody_at_the_upstream_had_read_the_request() {
+    let (u, x) = fresh();
+    let x = x.acked(412).ended(End::LocalClose);
+    for (reader, expected) in [(Some(77), Some(true)), (None, Some(false))] {
+        let mut seen = attempt_of(&u, &x, 1002.0);
+        seen.push(other_end(&u, reader).left(1002.1));
+
+        let told = exchange_of(seen, 504, 1002.2);
+
+        assert_eq!(error(&told).0, Cause::ResponseTimeout);
+        assert_eq!(told.attempt().evidence.read, expected);
+    }
+    let told = exchange_of(attempt_of(&u, &x, 1002.0), 504, 1002.2);
+    assert_eq!(told.attempt().evidence.read, None, "nobody told");
 }

@@ -12,9 +12,9 @@ pub const HEAD_SLACK_BYTES: usize = 64;
 /// Bytes of a Unix socket path, as `sun_path` in `sockaddr_un` (unix(7)).
 pub const UNIX_PATH_BYTES: usize = 108;
 
-/// Bytes of a TLS server name that are told at most; a multiple of eight. Too small: long names of
+/// Bytes of a TLS server name that are told at most; a power of two. Too small: long names of
 /// load balancers are cut. Too large: each handshake with an upstream takes more of the ring.
-pub const SERVER_NAME_BYTES: usize = 104;
+pub const SERVER_NAME_BYTES: usize = 128;
 
 /// Ring buffer size when the operator says nothing, bytes. A power of two and a multiple
 /// of the page size. Too small: bursts are lost (and counted). Too large: locked memory.

@@ -2,7 +2,9 @@
 
 use core::mem::size_of;
 
-use crate::record::{Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect};
+use crate::record::{
+    Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect,
+};
 
 /// A type of plain integers: any bytes are a valid value, and there is no padding.
 ///

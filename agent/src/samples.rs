@@ -57,7 +57,7 @@ pub(crate) fn failed_attempt() -> Attempt {
         started: 2_000_000_000,
         ended: 2_041_000_000,
         reused: Some(true),
-        idle_seconds: Some(5.002),
+        idle_seconds: Some(7.002),
         connect_seconds: None,
         first_byte_seconds: None,
         header_seconds: None,

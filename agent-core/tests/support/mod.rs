@@ -237,6 +237,20 @@ impl Sock {
         seen
     }
 
+    /// A ClientHello left that names this server, or none.
+    pub(crate) fn hello(&self, at: f64, server_name: Option<&str>) -> Observation {
+        let server_name = server_name.map(Into::into);
+        let mut seen = self.what(at, What::Hello { server_name });
+        seen.socket.side = Side::Unknown;
+        seen
+    }
+
+    /// The client closed before its first request was answered; the socket's process has read it, if
+    /// it has one.
+    pub(crate) fn left(&self, at: f64) -> Observation {
+        self.what(at, What::Left { network: None })
+    }
+
     /// The process of this socket ends, and closes it.
     pub(crate) fn ends(&self, at: f64, ended: Ended) -> Observation {
         self.what(

@@ -11,8 +11,12 @@
 //! this host does.
 
 mod address;
+mod handshake;
+mod idle;
 mod protocol;
 mod service;
+mod upload;
+mod worker;
 
 use std::collections::BTreeMap;
 
@@ -23,7 +27,7 @@ use crate::identity::Peer;
 use crate::names;
 
 /// All cases, the most exact first.
-pub const ALL: [&Kind; 11] = [
+pub const ALL: [&Kind; 24] = [
     &service::NO_READY_ENDPOINT,
     &address::MOVED,
     &address::LOOPBACK_ONLY,
@@ -35,6 +39,19 @@ pub const ALL: [&Kind; 11] = [
     &protocol::TLS_TO_PLAIN_HTTP,
     &protocol::PLAIN_HTTP_TO_TLS,
     &protocol::CLOSES_EACH_REQUEST,
+    &handshake::SERVER_NAME_UNKNOWN,
+    &handshake::NO_SERVER_NAME,
+    &handshake::NO_COMMON_TLS_VERSION,
+    &handshake::REFUSED_BY_UPSTREAM,
+    &handshake::CERTIFICATE_NOT_TRUSTED,
+    &handshake::CERTIFICATE_EXPIRED,
+    &handshake::CERTIFICATE_REFUSED,
+    &upload::ANSWERED_EARLY,
+    &upload::CLOSED_DURING_UPLOAD,
+    &idle::CLOSED_SOON_AFTER_USE,
+    &idle::IDLE_TIMEOUT,
+    &worker::NEVER_READ,
+    &worker::READ_AND_SLOW,
 ];
 
 /// What is known of one case beforehand.

@@ -583,7 +583,7 @@ mod tests {
         "join_certainty": "proof",
         "join_evidence": ["errand", "request_line"],
         "reused": true,
-        "idle_seconds": 5.002,
+        "idle_seconds": 7.002,
         "cause": "keepalive_race",
         "certainty": "proof",
         "phase": "request",

@@ -1,5 +1,13 @@
 //! What TLS alerts are called (RFC 8446, 6; RFC 5246, 7.2 for those of TLS 1.2 alone).
 
+/// `unrecognized_name (112)`; the number alone of one that no document names.
+pub fn in_words(description: u8) -> String {
+    match name(description) {
+        Some(name) => format!("{name} ({description})"),
+        None => description.to_string(),
+    }
+}
+
 /// The name of an alert by its description; `None` for one that no document names.
 pub fn name(description: u8) -> Option<&'static str> {
     Some(match description {

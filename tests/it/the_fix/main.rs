@@ -2,10 +2,15 @@
 //! beyond its cause, with real servers on both sides.
 //!
 //! A file for each kind of evidence: [`protocols`], who speaks what;
-//! [`addresses`], who listens where.
+//! [`addresses`], who listens where; [`handshakes`], what TLS did not agree on; [`uploads`], how much of
+//! a request was sent; [`idle`], how long a connection was kept; [`workers`], whether anybody took it.
 
 mod addresses;
+mod handshakes;
+mod idle;
 mod protocols;
+mod uploads;
+mod workers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -67,6 +72,17 @@ impl Scene {
         Self::watched(Nginx::start(&Config::new(http), netns), front)
     }
 
+    /// With these directives instead of a URL.
+    #[track_caller]
+    fn with(directives: &str) -> Self {
+        let front = ports::free(LOCALHOST);
+        let http = format!(
+            "proxy_read_timeout 2s;
+             server {{ listen {front}; location / {{ {directives} }} }}"
+        );
+        Self::watched(Nginx::start(&Config::new(http), None), front)
+    }
+
     #[track_caller]
     fn watched(nginx: Nginx, front: SocketAddr) -> Self {
         need_root();
@@ -85,6 +101,15 @@ impl Scene {
     fn ask(&self, path: &str) -> Request {
         self.ask_only(path);
         self.told(path)
+    }
+
+    /// What the agent tells of this request.
+    #[track_caller]
+    fn ask_with(&self, order: Order) -> Request {
+        let path = order.path.clone();
+        let asked = one_by_one(self.front, vec![order]);
+        println!("{path}: client got {asked:?}");
+        self.told(&path)
     }
 
     /// Asks for `path`, and leaves to later what is told of it.

@@ -26,6 +26,15 @@ pub(super) fn lacks(_: &Group) -> Option<&'static str> {
 }
 
 pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
+    launch_with(launch, groups, &BTreeMap::new())
+}
+
+/// With other fields in the action of the route to a group.
+pub(super) fn launch_with(
+    launch: Launch,
+    groups: &[&Group],
+    actions: &BTreeMap<&str, Value>,
+) -> Launched {
     let config = json!({
         "static_resources": {
             "listeners": [{
@@ -33,7 +42,7 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
                 "address": socket(launch.address),
                 "filter_chains": [{ "filters": [{
                     "name": "http",
-                    "typed_config": manager(launch.file("access.log"), groups),
+                    "typed_config": manager(launch.file("access.log"), groups, actions),
                 }]}],
             }],
             "clusters": groups.iter().copied().filter_map(cluster).collect::<Vec<_>>(),
@@ -53,7 +62,7 @@ pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
     launch.done(vec![envoy])
 }
 
-fn manager(log: PathBuf, groups: &[&Group]) -> Value {
+fn manager(log: PathBuf, groups: &[&Group], actions: &BTreeMap<&str, Value>) -> Value {
     json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "front",
@@ -75,12 +84,12 @@ fn manager(log: PathBuf, groups: &[&Group]) -> Value {
         "route_config": { "virtual_hosts": [{
             "name": "all",
             "domains": ["*"],
-            "routes": groups.iter().copied().map(route).collect::<Vec<_>>(),
+            "routes": groups.iter().map(|group| route(group, actions.get(group.name))).collect::<Vec<_>>(),
         }]},
     })
 }
 
-fn route(group: &Group) -> Value {
+fn route(group: &Group, fields: Option<&Value>) -> Value {
     let Group {
         name,
         target,
@@ -114,6 +123,9 @@ fn route(group: &Group) -> Value {
                 "host_selection_retry_max_attempts": 5,
             }),
         );
+    }
+    for (key, value) in fields.and_then(Value::as_object).into_iter().flatten() {
+        set(&mut action, key, value.clone());
     }
     json!({ "match": prefix, "route": action })
 }

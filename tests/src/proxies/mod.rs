@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 pub use group::{Checked, Group, Judged, Name, Target, Tls};
 use launch::{Launch, Launched, Release};
@@ -169,6 +170,25 @@ impl Proxy {
         launched.wait_until_it_listens(address);
         Self {
             kind,
+            address,
+            launched,
+        }
+    }
+
+    /// An Envoy whose routes to these groups have these fields besides their cluster.
+    #[track_caller]
+    pub fn envoy(routes: &[(Group, Value)]) -> Self {
+        let launch = Launch::new(Kind::Envoy.name());
+        let groups: Vec<&Group> = routes.iter().map(|(group, _)| group).collect();
+        let actions = routes
+            .iter()
+            .map(|(group, action)| (group.name, action.clone()))
+            .collect();
+        let address = launch.address;
+        let mut launched = envoy::launch_with(launch, &groups, &actions);
+        launched.wait_until_it_listens(address);
+        Self {
+            kind: Kind::Envoy,
             address,
             launched,
         }

@@ -94,7 +94,11 @@ pub(super) fn connection(attempt: &AttemptShape) -> String {
         attempt.connect_seconds,
     ) {
         (Some(true), Some(idle), _) => {
-            format!("reused connection, idle {}{}", duration(idle), carried(attempt))
+            format!(
+                "reused connection, idle {}{}",
+                duration(idle),
+                carried(attempt)
+            )
         }
         (Some(true), None, _) => format!("reused connection{}", carried(attempt)),
         (Some(false), _, Some(connect)) => {

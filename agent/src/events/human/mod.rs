@@ -12,12 +12,13 @@ use std::fmt::{self, Write};
 
 use jiff::tz::TimeZone;
 
-use self::units::{cut, duration, time_of_day, wrapped};
+use self::units::{cut, time_of_day, wrapped};
 use super::shape::{AttemptShape, CheckShape, Envelope, Line, LoneAttemptShape, RequestShape};
 use crate::knowledge;
 use crate::metrics::traffic::is_failed_attempt;
 
 pub use self::timeline::in_full;
+pub use self::units::duration;
 
 /// Columns of a line. Wider: it wraps in a terminal of two panes. Narrower: evidence takes
 /// three lines.

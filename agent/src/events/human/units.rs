@@ -23,7 +23,7 @@ fn in_zone(time: &str, zone: &TimeZone, format: &str) -> String {
 }
 
 /// Microseconds below a millisecond, milliseconds below a second, else seconds.
-pub(super) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     if seconds < 0.001 {
         format!("{:.0} µs", seconds * 1e6)
     } else if seconds < 1.0 {

@@ -3,7 +3,9 @@
 use std::mem::size_of;
 use std::process::Command;
 
-use agent_wire::record::{Connect, Death, Dns, End, Header, MessageHead, Reset, Tls, UnixConnect};
+use agent_wire::record::{
+    Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect,
+};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{MapData, MapType};
 use aya::programs::ProgramError;
@@ -210,6 +212,8 @@ fn records() -> Vec<(&'static str, usize)> {
         ("Tls", size_of::<Tls>()),
         ("Dns", size_of::<Dns>()),
         ("Death", size_of::<Death>()),
+        ("Hello", size_of::<Hello>()),
+        ("Left", size_of::<Left>()),
         ("Header (TCP)", size_of::<Header>()),
     ]
 }

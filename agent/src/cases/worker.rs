@@ -1,0 +1,74 @@
+//! Whether anybody at the upstream took a request that was never answered.
+
+use agent_core::cause::{Cause, Certainty};
+
+use super::{Found, Kind, Scene};
+use crate::events::human::duration;
+
+pub(super) const NEVER_READ: Kind = Kind {
+    name: "never_read",
+    causes: &[Cause::ResponseTimeout],
+    evidence: "The upstream is on this host, and its end of the connection tells that no process had read a byte from it when the proxy gave up.",
+    meaning: "The request waited {waited} at {asked} and no process read it: it sat in the accept queue, or its worker did not come to it.",
+    fix: "All workers are busy or stuck: find what holds them (`ss -ltn` shows the queue as Recv-Q), add workers (pm.max_children, gunicorn -w, threads), or take in fewer requests.",
+    find: never_read,
+};
+
+pub(super) const READ_AND_SLOW: Kind = Kind {
+    name: "read_and_not_answered",
+    causes: &[Cause::ResponseTimeout],
+    evidence: "The upstream is on this host, and a process had read from its end of the connection before the proxy gave up.",
+    meaning: "A process of the upstream at {asked} read the request and did not answer within {waited}: a worker was free, the work itself is slow or stuck.",
+    fix: "Find the slow query, lock or downstream call of this request; more workers would not have helped it. Raise the timeout only if the work is meant to take that long.",
+    find: read_and_slow,
+};
+
+fn never_read(scene: &Scene<'_>) -> Option<Found> {
+    read(scene, false)
+}
+
+fn read_and_slow(scene: &Scene<'_>) -> Option<Found> {
+    read(scene, true)
+}
+
+fn read(scene: &Scene<'_>, read: bool) -> Option<Found> {
+    let is_it = scene.attempt.evidence.read == Some(read);
+    is_it.then(|| {
+        Found::new(Certainty::Strong)
+            .fact("asked", scene.asked())
+            .fact("waited", duration(scene.attempt.response_seconds))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_core::cause::{Cause, Certainty, How};
+    use agent_core::event::Failure;
+    use agent_core::observation::Phase;
+
+    use crate::cases;
+    use crate::identity::Peer;
+    use crate::samples::failed_attempt;
+
+    #[test]
+    fn whether_the_request_was_read_separates_busy_workers_from_slow_work() {
+        for (read, expected) in [
+            (None, None),
+            (Some(false), Some("never_read")),
+            (Some(true), Some("read_and_not_answered")),
+        ] {
+            let mut attempt = failed_attempt();
+            attempt.failure = Some(Failure {
+                cause: Cause::ResponseTimeout,
+                certainty: Certainty::Proof,
+                phase: Phase::Request,
+                how: How::Timeout,
+            });
+            attempt.evidence.read = read;
+
+            let case = cases::of(&attempt, &Peer::default());
+
+            assert_eq!(case.map(|case| case.name), expected, "{read:?}");
+        }
+    }
+}
