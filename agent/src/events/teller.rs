@@ -266,6 +266,10 @@ impl Teller {
             failure: as_read(failure, evidence),
             errno: evidence.and_then(|evidence| evidence.errno),
             answered,
+            sending: evidence.is_some_and(|evidence| {
+                let length = evidence.request_length;
+                length.is_some_and(|length| evidence.request_bytes < length)
+            }),
             masked,
         };
         self.products.of(proxy)?.words(&question).map(str::to_owned)

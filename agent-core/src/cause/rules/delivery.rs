@@ -1,6 +1,6 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
-use super::{Case, SILENCE, failure};
+use super::{ABORT_WINDOW, Case, SILENCE, failure};
 use crate::attempt::{EndedBy, Finish, errno};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
@@ -13,11 +13,17 @@ pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
         return None;
     }
     let gone = case.client_gone()?;
+    // It went on waiting for its upstream until its own timer ended that, and logs a timeout.
+    let how = if case.trial.ended - gone > ABORT_WINDOW && case.silence() >= SILENCE {
+        How::Timeout
+    } else {
+        How::None
+    };
     failure(
         Cause::ClientAbort,
         case.abort_certainty(gone),
         case.phase(),
-        How::None,
+        how,
     )
 }
 

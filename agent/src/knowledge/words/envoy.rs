@@ -5,6 +5,9 @@ use agent_core::observation::Phase;
 
 use super::{Saying, says, silent};
 
+/// Of whichever timer it was: the evidence does not tell.
+const TIMER: &str = "_timeout";
+const TIMERS: &str = "`response_timeout` (UT) is the route's, `upstream_per_try_timeout` and `upstream_per_try_idle_timeout` (UT) are those of one try, `stream_idle_timeout` (SI), `max_duration_timeout` (UMSDR)";
 const CONNECT_TIMEOUT: &str = "upstream_reset_before_response_started{connection_timeout}";
 const TERMINATED: &str = "upstream_reset_before_response_started{connection_termination}";
 const PROTOCOL: &str = "upstream_reset_before_response_started{protocol_error}";
@@ -35,9 +38,9 @@ pub(super) static SAYINGS: [Saying; 31] = [
     says(Cause::InvalidResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::InvalidResponse, "502 UPE", PROTOCOL),
     silent(Cause::HeaderTooBig, "not known", "takes heads of 60 KiB and more"),
-    says(Cause::ResponseTimeout, "504 UT, or 200, cut", "response_timeout").note("`upstream_per_try_timeout` for the timer of one try"),
+    says(Cause::ResponseTimeout, "504, or 200, cut", TIMER).note(TIMERS),
     silent(Cause::RequestStalled, "nothing", "no timer ends it: the route's starts after the request"),
-    says(Cause::PathLost, "504 UT", "response_timeout"),
+    says(Cause::PathLost, "504", TIMER).note(TIMERS),
     says(Cause::UpstreamStatus, "the upstream's", "via_upstream"),
     says(Cause::NoLiveUpstream, "503 UH", "no_healthy_upstream"),
     says(Cause::DnsFailure, "503 UH", "no_healthy_upstream").note("flag UH, or DF"),

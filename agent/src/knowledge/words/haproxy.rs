@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const SILENT_CLOSE: &str = "closes its client without a line in the log";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 36] = [
+pub(super) static SAYINGS: [Saying; 39] = [
     says(Cause::ConnectRefused, "503, after 4 tries in 3 s", "SC--"),
     says(Cause::ConnectTimeout, "503", "SC--").how(How::Errno),
     says(Cause::ConnectTimeout, "503, after 4 tries", "sC--"),
@@ -24,6 +24,7 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::TlsFailed, "503, after 4 tries", "SC--"),
     silent(Cause::KeepaliveRace, "nothing", SILENT_CLOSE).unanswered(),
     says(Cause::KeepaliveRace, "502", "SH--"),
+    says(Cause::ClosedBeforeResponse, "nothing", "SD--").sending().unanswered().note("status -1 in the log"),
     silent(Cause::ClosedBeforeResponse, "nothing", SILENT_CLOSE).unanswered(),
     says(Cause::ClosedBeforeResponse, "502", "SH--"),
     silent(Cause::UpstreamCrashed, "nothing", SILENT_CLOSE).unanswered(),
@@ -42,7 +43,9 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::NoLiveUpstream, "503", "<NOSRV>").note("with `SC--`; with `LR--` a rule answered"),
     silent(Cause::DnsFailure, "503", "not known"),
     silent(Cause::ProxyGenerated, "503 and others", "`sQ--` queue, `PR--` refused or `LR--` answered by a rule, `PC--`/`RC--` out of resources"),
+    says(Cause::ClientAbort, "nothing", "sD--").phase(Phase::Body).how(How::Timeout),
+    says(Cause::ClientAbort, "nothing", "sH--").how(How::Timeout).note("2.6 without `option abortonclose` waits on for the upstream"),
     says(Cause::ClientAbort, "nothing", "CC--").phase(Phase::Connect),
     says(Cause::ClientAbort, "nothing", "CD--").phase(Phase::Body),
-    says(Cause::ClientAbort, "nothing", "CH--").note("2.6 without `option abortonclose` writes `sH--` later"),
+    says(Cause::ClientAbort, "nothing", "CH--"),
 ];

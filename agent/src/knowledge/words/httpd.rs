@@ -9,7 +9,7 @@ const NO_STATUS_LINE: &str = "AH01102: error reading status line from remote ser
 const OWN_TIMER_CONNECTING: &str = "(70007)The timeout specified has expired: AH00957";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 30] = [
+pub(super) static SAYINGS: [Saying; 33] = [
     says(Cause::ConnectRefused, "503", "(2)No such file or directory: AH02454").errno(2),
     says(Cause::ConnectRefused, "503", "(111)Connection refused: AH").note("AH00957, or AH02454 for a Unix socket"),
     says(Cause::ConnectTimeout, "503", "(110)Connection timed out: AH00957").how(How::Errno),
@@ -23,6 +23,7 @@ pub(super) static SAYINGS: [Saying; 30] = [
     says(Cause::ConnectLocalError, "503", "AH00957"),
     says(Cause::TlsFailed, "500", "AH02003").note("and AH00898 `Error during SSL Handshake with remote server`"),
     says(Cause::KeepaliveRace, "502 or nothing", NO_STATUS_LINE).note("the client's connection is closed silently when it was used before; the access log says 502"),
+    says(Cause::ClosedBeforeResponse, "502", "AH01084").sending().note("(104) or (32) in the same line"),
     says(Cause::ClosedBeforeResponse, "502 or nothing", NO_STATUS_LINE).note("(104) in the same line is a RST, (20014) a FIN"),
     says(Cause::UpstreamCrashed, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "502", NO_STATUS_LINE),
@@ -39,5 +40,7 @@ pub(super) static SAYINGS: [Saying; 30] = [
     says(Cause::NoLiveUpstream, "503", "AH01170").note("balancers only; AH00940 for a single member"),
     says(Cause::DnsFailure, "500", "DNS lookup failure for"),
     silent(Cause::ProxyGenerated, "503", "AH00941 when `max=` is reached"),
-    silent(Cause::ClientAbort, "nothing", "keeps waiting, and may log 502 later"),
+    says(Cause::ClientAbort, "nothing", "AH01110").phase(Phase::Body).how(How::Timeout),
+    says(Cause::ClientAbort, "nothing", NO_STATUS_LINE).how(How::Timeout).note("(70007) in the same line: it waits on for the upstream"),
+    silent(Cause::ClientAbort, "nothing", "not known, where the upstream answered or closed in time"),
 ];

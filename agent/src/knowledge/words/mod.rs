@@ -53,6 +53,8 @@ pub struct Saying {
     pub errno: Option<u16>,
     /// Whether the client got an answer.
     pub answered: Option<bool>,
+    /// Only where part of the request was not sent yet.
+    pub sending: bool,
     /// The phrase; `None` where there is none to grep for.
     pub words: Option<&'static str>,
     /// What the client gets.
@@ -70,6 +72,8 @@ pub struct Question {
     pub errno: Option<u16>,
     /// Whether the client got an answer; `None` when not known.
     pub answered: Option<bool>,
+    /// Part of the request was not sent yet, as far as is known.
+    pub sending: bool,
     /// The request succeeded all the same.
     pub masked: bool,
 }
@@ -197,6 +201,7 @@ impl Saying {
             how,
             errno,
             answered,
+            sending,
             words: _,
             client: _,
             note: _,
@@ -207,6 +212,7 @@ impl Saying {
             && how.is_none_or(|how| how == failure.how)
             && (errno.is_none() || errno == question.errno)
             && (answered.is_none() || answered == question.answered)
+            && (!sending || question.sending)
     }
 
     const fn phase(mut self, phase: Phase) -> Self {
@@ -230,6 +236,12 @@ impl Saying {
         self
     }
 
+    /// Only where part of the request was not sent yet.
+    const fn sending(mut self) -> Self {
+        self.sending = true;
+        self
+    }
+
     const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
         self
@@ -243,6 +255,7 @@ const fn says(cause: Cause, client: &'static str, words: &'static str) -> Saying
         how: None,
         errno: None,
         answered: None,
+        sending: false,
         words: Some(words),
         client,
         note: "",
@@ -277,6 +290,7 @@ mod tests {
             },
             errno: None,
             answered: Some(true),
+            sending: false,
             masked: false,
         }
     }
@@ -330,6 +344,40 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_that_waits_on_when_its_client_left_writes_of_a_timeout() {
+        let said = |how| {
+            let left = question(Cause::ClientAbort, Phase::Request, how);
+            [Product::Haproxy, Product::Httpd, Product::Varnish].map(|one| one.words(&left))
+        };
+
+        assert_eq!(said(How::None), [Some("CH--"), None, None]);
+        assert_eq!(
+            said(How::Timeout),
+            [
+                Some("sH--"),
+                Some("AH01102: error reading status line from remote server"),
+                Some("first byte timeout"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_close_while_the_request_is_sent_has_words_of_its_own() {
+        let closed = question(Cause::ClosedBeforeResponse, Phase::Request, How::Rst);
+        let sending = Question {
+            sending: true,
+            ..closed
+        };
+
+        assert_eq!(
+            Product::Nginx.words(&sending),
+            Some("while sending request to upstream")
+        );
+        assert_eq!(Product::Httpd.words(&sending), Some("AH01084"));
+        assert_ne!(Product::Httpd.words(&closed), Some("AH01084"));
+    }
+
+    #[test]
     fn a_masked_failure_is_only_in_the_log_of_who_logs_attempts() {
         let masked = Question {
             masked: true,
@@ -379,7 +427,8 @@ mod tests {
                 let general = saying.phase.is_none()
                     && saying.how.is_none()
                     && saying.errno.is_none()
-                    && saying.answered.is_none();
+                    && saying.answered.is_none()
+                    && !saying.sending;
                 let later = product.sayings()[at + 1..]
                     .iter()
                     .any(|later| later.cause == saying.cause);

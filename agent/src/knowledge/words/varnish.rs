@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const NOBODY: &str = "`unhealthy` of a backend, `returned no backend` of a director; a repeated errno, or `errno 0 (Success)`, is a hold-down";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 34] = [
+pub(super) static SAYINGS: [Saying; 35] = [
     says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
     says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
     says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
@@ -42,5 +42,6 @@ pub(super) static SAYINGS: [Saying; 34] = [
     silent(Cause::NoLiveUpstream, "503", NOBODY),
     silent(Cause::DnsFailure, "none", "names are resolved when the VCL loads"),
     silent(Cause::ProxyGenerated, "503", "`busy` when max_connections is reached"),
+    says(Cause::ClientAbort, "nothing", "first byte timeout").how(How::Timeout).note("it waits on for the upstream"),
     silent(Cause::ClientAbort, "nothing", "keeps fetching, and may log a failure later"),
 ];
