@@ -16,7 +16,7 @@ use crate::observation::{
     ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase,
     RequestHead, ResponseHead, Side, Socket, TlsHandshake,
 };
-use crate::request::Outcome;
+use crate::request::{Outcome, request_length, request_whole};
 use crate::table::Key;
 use agent_wire::reset_reason;
 
@@ -72,6 +72,14 @@ pub(crate) enum EndedBy {
     Nobody,
 }
 
+/// A TLS handshake that failed.
+#[derive(Debug)]
+pub(crate) struct FailedHandshake {
+    pub(crate) handshake: TlsHandshake,
+    /// What its ClientHello says of the server's name, where that is known.
+    pub(crate) server_name: Option<ServerName>,
+}
+
 /// One try.
 #[derive(Debug)]
 pub(crate) struct Trial {
@@ -111,13 +119,11 @@ pub(crate) struct Trial {
     pub(crate) process_ended: Option<Ended>,
     /// A process had read from the upstream's end of the connection when that was closed here.
     pub(crate) read: Option<bool>,
-    /// The server that the ClientHello of a failed handshake named.
-    pub(crate) server_name: Option<Box<ServerName>>,
     /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
     pub(crate) reset_reason: Option<u16>,
     pub(crate) finish: Option<Finish>,
     /// The TLS handshake that failed.
-    pub(crate) tls: Option<Box<TlsHandshake>>,
+    pub(crate) tls: Option<Box<FailedHandshake>>,
     /// What became of its request, when that was told first.
     pub(crate) outcome: Option<Box<Outcome>>,
     /// It waits for a lost end already.
@@ -171,7 +177,6 @@ impl Trial {
             listener_silent: false,
             process_ended: None,
             read: None,
-            server_name: None,
             reset_reason: None,
             finish: Some(finish),
             tls: None,
@@ -286,7 +291,6 @@ impl Trial {
             listener_silent: false,
             process_ended: None,
             read: None,
-            server_name: None,
             reset_reason: None,
             finish: None,
             tls: None,
@@ -420,7 +424,7 @@ impl Trial {
     pub(crate) fn ended_by(&self) -> EndedBy {
         let end = match (self.finish, &self.tls) {
             (Some(Finish::Exchange(end)), _) => end,
-            (_, Some(handshake)) => handshake.end,
+            (_, Some(tls)) => tls.handshake.end,
             _ => return EndedBy::Nobody,
         };
         match end {
@@ -459,7 +463,7 @@ impl Trial {
 
     fn peer_fin(&self) -> Option<Nanos> {
         match &self.tls {
-            Some(handshake) => handshake.peer_fin,
+            Some(tls) => tls.handshake.peer_fin,
             None => self.exchange.as_ref()?.peer_fin.get(),
         }
     }
@@ -518,8 +522,8 @@ impl Trial {
             zero_window: self.flags.zero_window(),
             process_ended: self.process_ended,
             reset_reason: self.reset_reason.and_then(reset_reason::name),
-            tls_alert: self.tls.as_ref().and_then(|handshake| handshake.alert),
-            server_name: self.server_name.map(|name| *name),
+            tls_alert: self.tls.as_ref().and_then(|tls| tls.handshake.alert),
+            server_name: self.tls.as_ref().and_then(|tls| tls.server_name.clone()),
             request_length: self
                 .head
                 .as_ref()
@@ -528,7 +532,10 @@ impl Trial {
             carried: (self.flags.seen_open() && exchange.is_some()).then_some(self.key.index),
             read: self.read,
             opening: match &self.tls {
-                Some(handshake) => handshake.opening.filter(|opening| *opening != Opening::Tls),
+                Some(tls) => tls
+                    .handshake
+                    .opening
+                    .filter(|opening| *opening != Opening::Tls),
                 None => self.opening,
             },
         };
@@ -580,16 +587,4 @@ pub(crate) fn errand_at_start(errand: Errand, started: Nanos, outcome: Nanos) ->
 /// From one time to a later one, seconds; 0 when the clock seems to run backwards.
 pub(crate) fn seconds(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
-}
-
-/// Bytes of the request, its head included; `None` when its length is not known.
-pub(crate) fn request_length(head: &RequestHead, exchange: &Exchange) -> Option<u64> {
-    let head_bytes = u64::from(exchange.request_head_bytes);
-    let known = head_bytes > 0 && !head.chunked;
-    known.then(|| head_bytes.saturating_add(head.content_length.unwrap_or(0)))
-}
-
-/// The request is here to its last byte; `None` when its length is not known.
-pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
-    request_length(head, exchange).map(|length| exchange.request_bytes >= length)
 }

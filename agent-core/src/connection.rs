@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use crate::address::Address;
-use crate::event::{ServerName, Upstream};
+use crate::event::Upstream;
 use crate::limits::SECOND;
 use crate::observation::{Errand, Nanos, Seen, Side, Socket};
 use crate::table::{Ended, Key, Table};
@@ -51,8 +51,6 @@ pub(crate) struct Connection {
     pub(crate) established: Seen,
     /// The errand of the thread that connected.
     pub(crate) connect_errand: Option<Errand>,
-    /// What the ClientHello of the handshake under way says of the server's name.
-    pub(crate) server_name: Option<Box<ServerName>>,
     /// Retransmitted segments at the last record, `None` before the first.
     pub(crate) retransmits: Option<u32>,
     /// The socket is gone; kept only until its last exchange is.
@@ -192,7 +190,6 @@ impl Connections {
                 connect_told: memory.is_some_and(|memory| memory.connect_told),
                 established: Seen::default(),
                 connect_errand: None,
-                server_name: None,
                 // A connection seen from its first packet had none before.
                 retransmits: (socket.flags.seen_open() && memory.is_none()).then_some(0),
                 closed: memory.is_some_and(|memory| memory.closed),

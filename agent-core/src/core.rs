@@ -25,12 +25,13 @@ use crate::by_ends::ByEnds;
 use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
-use crate::event::{Event, Proxy, Upstream};
+use crate::event::{Event, Proxy, ServerName, Upstream};
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
 use crate::observation::{Nanos, Observation, Side};
 use crate::orphans::Orphans;
 use crate::process::{ProcessInfo, Processes};
+use crate::recent::Recent;
 use crate::requests::Requests;
 use crate::routes::Routes;
 use crate::table::{Deadlines, Key, Table};
@@ -58,6 +59,8 @@ pub struct Core {
     deaths: Deaths,
     /// Why servers on this host reset their connections.
     resets: ByEnds<u16>,
+    /// The servers that ClientHellos named, by the cookie of the socket that they left on.
+    hellos: Recent<u64, ServerName>,
     /// Whether a server on this host had read from a connection that was given up.
     readers: ByEnds<bool>,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
@@ -78,6 +81,9 @@ pub struct Core {
     bystanders: Vec<u32>,
     counts: Counts,
 }
+
+/// TLS handshakes under way whose server name is remembered.
+const HELLOS: usize = 4096;
 
 /// The counters of [`Stats`] that no table keeps.
 #[derive(Debug, Default)]
@@ -123,6 +129,7 @@ impl Core {
             lookups: Lookups::default(),
             deaths: Deaths::default(),
             resets: ByEnds::default(),
+            hellos: Recent::new(HELLOS),
             readers: ByEnds::default(),
             unread: Unread::default(),
             connects_unseen: false,
@@ -239,6 +246,7 @@ impl Core {
                 ("unjoined", self.unjoined.len()),
                 ("unread", self.unread.len()),
                 ("readers", self.readers.len()),
+                ("hellos", self.hellos.len()),
             ],
             forgotten: [
                 ("routes_forgotten", self.routes.routes_refused()),
@@ -251,6 +259,7 @@ impl Core {
                 ("unjoined_forgotten", self.unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
                 ("readers_forgotten", self.readers.forgotten()),
+                ("hellos_forgotten", self.hellos.forgotten()),
             ],
             request_ledger: requests,
             attempt_ledger: attempts,

@@ -38,11 +38,17 @@ impl<K: Copy + Eq + Hash, V> Recent<K, V> {
         }
         self.order.push_back(key);
         while self.order.len() > self.limit {
-            if let Some(oldest) = self.order.pop_front() {
-                self.entries.remove(&oldest);
+            if let Some(oldest) = self.order.pop_front()
+                && self.entries.remove(&oldest).is_some()
+            {
                 self.forgotten += 1;
             }
         }
+    }
+
+    /// Takes an entry out. Its place among the last is taken until the others have moved on.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        self.entries.remove(key)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::address::Address;
-use crate::attempt::{Trial, request_whole};
+use crate::attempt::Trial;
 use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
 use crate::requests::{Hashes, Place};
 use crate::table::Key;
@@ -228,4 +228,16 @@ impl OpenRequest {
             None => false,
         }
     }
+}
+
+/// Bytes of the request, its head included; `None` when its length is not known.
+pub(crate) fn request_length(head: &RequestHead, exchange: &Exchange) -> Option<u64> {
+    let head_bytes = u64::from(exchange.request_head_bytes);
+    let known = head_bytes > 0 && !head.chunked;
+    known.then(|| head_bytes.saturating_add(head.content_length.unwrap_or(0)))
+}
+
+/// The request is here to its last byte; `None` when its length is not known.
+pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
+    request_length(head, exchange).map(|length| exchange.request_bytes >= length)
 }

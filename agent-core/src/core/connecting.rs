@@ -6,7 +6,7 @@ use rustc_hash::FxHasher;
 use smol_str::SmolStr;
 
 use super::Core;
-use crate::attempt::{Finish, Trial, errand_at_start, errno, seconds};
+use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, errno, seconds};
 use crate::connection::Use;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
 use crate::limits::SECOND;
@@ -103,11 +103,8 @@ impl Core {
 
     /// A ClientHello left.
     pub(super) fn hello(&mut self, socket: &Socket, server_name: Option<SmolStr>) {
-        self.make_room();
-        if let Some(connection) = self.connections.touch(socket) {
-            let name = server_name.map_or(ServerName::Absent, ServerName::Sent);
-            connection.server_name = Some(Box::new(name));
-        }
+        let name = server_name.map_or(ServerName::Absent, ServerName::Sent);
+        self.hellos.insert(socket.cookie, name);
     }
 
     /// A TLS handshake was decided. One that failed is its connection's only attempt.
@@ -119,11 +116,11 @@ impl Core {
         out: &mut Vec<Event>,
     ) {
         let upstream = Upstream::Inet(socket.remote);
+        let server_name = self.hellos.remove(&socket.cookie);
         self.make_room();
         let Some(connection) = self.connections.touch(socket) else {
             return;
         };
-        let server_name = connection.server_name.take();
         // Finished and then idle: a connection that was opened ahead, and was not used.
         let unused = handshake
             .finished
@@ -149,8 +146,10 @@ impl Core {
         let tgid = connection.tgid;
         self.connections.end_use(socket.cookie, tgid);
         let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
-        trial.tls = Some(Box::new(handshake));
-        trial.server_name = server_name;
+        trial.tls = Some(Box::new(FailedHandshake {
+            handshake,
+            server_name,
+        }));
         self.failed_connect(trial, out);
     }
 

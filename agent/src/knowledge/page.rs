@@ -214,6 +214,7 @@ fn when(saying: &Saying) -> String {
         how,
         errno,
         answered,
+        sending,
         ..
     } = saying;
     let phase = phase.map(|phase: Phase| Word::from(phase).as_str().to_owned());
@@ -226,7 +227,8 @@ fn when(saying: &Saying) -> String {
             "no answer to the client".to_owned()
         }
     });
-    let parts: Vec<String> = [phase, how, errno, answered]
+    let sending = sending.then(|| "part of the request not sent".to_owned());
+    let parts: Vec<String> = [phase, how, errno, answered, sending]
         .into_iter()
         .flatten()
         .collect();

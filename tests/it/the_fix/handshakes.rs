@@ -23,7 +23,7 @@ fn refusing() -> (Nginx, SocketAddr) {
 
 /// Sends everything to `app` by TLS.
 fn scene(app: SocketAddr, rest: &str) -> Scene {
-    Scene::with(&format!("proxy_pass https://{app}; {rest}"))
+    Scene::directed(&format!("proxy_pass https://{app}; {rest}"))
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Scene {
 
     /// With these directives instead of a URL.
     #[track_caller]
-    fn with(directives: &str) -> Self {
+    fn directed(directives: &str) -> Self {
         let front = ports::free(LOCALHOST);
         let http = format!(
             "proxy_read_timeout 2s;

@@ -24,7 +24,7 @@ fn upstream(rest: &str) -> (Nginx, SocketAddr) {
 #[test]
 fn an_upload_that_is_answered_413_and_lost_by_the_proxy_is_told_as_that() {
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
-    let scene = Scene::with("return 200;");
+    let scene = Scene::directed("return 200;");
     let group = Group::new("app", Target::Servers(upstreams.addresses.clone()));
     let proxy = Proxy::start(Kind::ApacheEvent, &[group]);
     let path = "/app/upload/early,status=413";
@@ -52,7 +52,7 @@ fn an_upload_that_is_answered_413_and_lost_by_the_proxy_is_told_as_that() {
 #[test]
 fn an_upload_that_is_cut_off_without_an_answer_tells_how_far_it_came() {
     let (_upstream, app) = upstream("return 444;");
-    let scene = Scene::with(&format!(
+    let scene = Scene::directed(&format!(
         "client_max_body_size 0; proxy_request_buffering off; proxy_pass http://{app};"
     ));
 

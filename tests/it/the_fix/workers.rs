@@ -63,7 +63,7 @@ impl Uwsgi {
 #[test]
 fn a_request_that_no_worker_took_is_told_apart_from_one_that_is_slow() {
     let uwsgi = Uwsgi::start();
-    let scene = Scene::with(&format!("proxy_pass http://{};", uwsgi.address));
+    let scene = Scene::directed(&format!("proxy_pass http://{};", uwsgi.address));
 
     let slow = scene.ask("/slow/1");
     let behind = scene.ask("/quick/2");

@@ -31,7 +31,7 @@ defaults
     retries 0
 frontend front
     bind {address}
-    log-format \"{MARK}\\t%HPO\\t%ST\\t%tsc\\t%b/%s\"
+    log-format \"{MARK}\\t%HPO\\t%ST\\t%tsc\\t%b/%s\\t%B\"
 "
     );
     let mut resolvers = String::new();

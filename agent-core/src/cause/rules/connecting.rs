@@ -159,7 +159,7 @@ pub(super) fn connect_timeout(case: &Case<'_>) -> Option<Failure> {
 /// The TLS handshake ended before application data: the peer closed, an alert passed, the reply
 /// was no TLS, or none came. Where the proxy gave up, its client must still have been there.
 pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
-    let handshake = case.trial.tls.as_deref()?;
+    let handshake = &case.trial.tls.as_ref()?.handshake;
     let fail = |sure, how| failure(Cause::TlsFailed, sure, Phase::Tls, how);
     match case.trial.ended_by() {
         EndedBy::PeerFin => return fail(Certainty::Proof, How::Fin),

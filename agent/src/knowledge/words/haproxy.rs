@@ -8,15 +8,16 @@ use super::{Saying, says, silent};
 const SILENT_CLOSE: &str = "closes its client without a line in the log";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 39] = [
+pub(super) static SAYINGS: [Saying; 40] = [
+    says(Cause::ConnectRefused, "503", "sC--").how(How::Icmp),
     says(Cause::ConnectRefused, "503, after 4 tries in 3 s", "SC--"),
     says(Cause::ConnectTimeout, "503", "SC--").how(How::Errno),
     says(Cause::ConnectTimeout, "503, after 4 tries", "sC--"),
     says(Cause::AcceptQueueFull, "503", "SC--").errno(11).note("and `check backlog size on the server` to syslog"),
     says(Cause::AcceptQueueFull, "503", "sC--"),
+    says(Cause::HostUnreachable, "503", "sC--").how(How::Icmp).note("its own timer is sooner than the kernel"),
     says(Cause::HostUnreachable, "503", "SC--").errno(101),
     says(Cause::HostUnreachable, "503", "SC--").errno(113),
-    says(Cause::HostUnreachable, "503", "sC--").how(How::Icmp),
     says(Cause::HostUnreachable, "503", "SC--"),
     says(Cause::ConnectLocalError, "503", "no free ports").errno(99),
     says(Cause::ConnectLocalError, "503", "SC--"),
