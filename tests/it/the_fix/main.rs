@@ -72,15 +72,10 @@ impl Scene {
         Self::watched(Nginx::start(&Config::new(http), netns), front)
     }
 
-    /// With these directives instead of a URL.
+    /// With these directives for every path.
     #[track_caller]
     fn directed(directives: &str) -> Self {
-        let front = ports::free(LOCALHOST);
-        let http = format!(
-            "proxy_read_timeout 2s;
-             server {{ listen {front}; location / {{ {directives} }} }}"
-        );
-        Self::watched(Nginx::start(&Config::new(http), None), front)
+        Self::with(&format!("location / {{ {directives} }}"))
     }
 
     #[track_caller]
