@@ -1,7 +1,5 @@
 //! A TLS handshake that one side refuses: the alert by its name, and the server name that was sent.
 
-#![expect(clippy::expect_used, reason = "a test may panic")]
-
 use std::net::SocketAddr;
 
 use e2e::agent::events::{Line, Request};
@@ -101,10 +99,10 @@ fn the_server_name_is_read_of_every_proxy_that_speaks_tls() {
         let told = eventually(TELL, "the request is told", || {
             let lines = scene.events.so_far().into_iter();
             let mut requests = lines.filter_map(|line| match line {
-                Line::Request(request) => Some(request),
+                Line::Request(request) => Some(*request),
                 _ => None,
             });
-            let of_path = |request: &Box<Request>| request.path.as_ref() == Some(&path);
+            let of_path = |request: &Request| request.path.as_ref() == Some(&path);
             requests.find(of_path).ok_or(format!("{path} is not told"))
         });
         let evidence = &told.attempts.last().expect("an attempt").evidence;

@@ -1,5 +1,4 @@
 //! Why an upstream closed a connection that was kept: it was reloaded, or its keep-alive timeout ended.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,5 +1,4 @@
 //! Uploads that the upstream does not want to the end.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::net::SocketAddr;
 
