@@ -68,7 +68,7 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
             flow.header.errno = number;
         }
     }
-    if new == state::CLOSE_WAIT || new == state::CLOSE && flow.has(flag::PEER_RESET) {
+    if new == state::CLOSE_WAIT || new == state::CLOSE && flow.flags.has::<{ flag::PEER_RESET }>() {
         client_left(flow, sk);
     }
     let sends_fin = new == state::FIN_WAIT1 || new == state::LAST_ACK;
@@ -165,7 +165,7 @@ fn peer_closed(flow: &mut Flow) {
 /// readers.
 #[inline(always)]
 fn client_left(flow: &Flow, sk: Sock) {
-    let is_first = flow.has(flag::SEEN_OPEN) && flow.exchange.index == 0;
+    let is_first = flow.flags.has::<{ flag::SEEN_OPEN }>() && flow.exchange.index == 0;
     let is_unanswered = flow.in_exchange() && flow.exchange.first_byte_ns == 0;
     if !flow.is_client_side() || !is_first || !is_unanswered || flow.closed != 0 {
         return;
@@ -176,7 +176,7 @@ fn client_left(flow: &Flow, sk: Sock) {
         sk.network()
     };
     output::emit_with(kind::LEFT, kernel::now(), |record: &mut Left| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         record.network = network;
         record.reserved = 0;
     });

@@ -117,7 +117,7 @@ fn tell_name(ctx: &SkBuffContext, flow: &Flow, payload: Payload) {
         0
     };
     output::emit_with(kind::HELLO, flow.tls.hello_ns, |record: &mut Hello| {
-        kernel::assign(&mut record.header, &flow.header);
+        flow.head(&mut record.header);
         record.named = u8::from(named);
         record.reserved = [0; 5];
         let most = SERVER_NAME_BYTES as u32;
