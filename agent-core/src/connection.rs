@@ -262,6 +262,15 @@ impl Connections {
         }
     }
 
+    /// The exchange was seen, and is over.
+    pub(crate) fn has_ended(&self, key: Key) -> bool {
+        let ended = match self.get(key.cookie) {
+            Some(connection) => Some(connection.ended),
+            None => self.memories.get(&key.cookie).map(|one| one.ended),
+        };
+        ended.is_some_and(|ended| ended.contains(key.index))
+    }
+
     /// The exchange is over: it must not be told again. A closed connection goes with its
     /// last exchange.
     pub(crate) fn mark_ended(&mut self, key: Key) {

@@ -8,7 +8,7 @@ use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Check, Event};
 use agent_core::observation::{ConnectOutcome, End, Framing, Observation};
 use agent_core::{Core, ProcessKind};
-use support::{PROXY, Told, client, core, know, sent, told, upstream};
+use support::{Ex, PROXY, Told, client, core, know, sent, told, upstream};
 
 const APP: &str = "10.0.3.17:8080";
 
@@ -155,6 +155,48 @@ fn an_attempt_of_a_go_program_is_a_check_from_the_third_in_even_intervals_on() {
     let told = told(&mut core_of("caddy"), seen);
     assert_eq!(checks(&told).len(), 3, "{:#?}", told.events);
     assert_eq!(told.attempts().len(), 2);
+}
+
+/// The first connect that is refused has no request line by which it would be known.
+#[test]
+fn a_check_that_is_refused_is_known_by_the_time_at_which_it_is_due() {
+    let mut seen: Vec<Observation> = (0..4)
+        .flat_map(|number| answered(number, 2000.0 * number as f64, 200))
+        .collect();
+    seen.extend([refused(4, 8000.0), refused(5, 10_000.0)]);
+    let told = told(&mut core_of("caddy"), seen);
+    let failed = checks(&told)
+        .into_iter()
+        .filter(|check| check.failure == Some(Cause::ConnectRefused));
+    assert_eq!(failed.count(), 2, "{:#?}", told.events);
+}
+
+/// What a thread read last is the end of a connection whose client was read.
+#[test]
+fn a_check_by_a_thread_that_read_the_end_of_a_connection_is_one() {
+    let passed = |number: u64, own: Ex| {
+        let at = 2000.0 * number as f64;
+        let u = upstream(100 + number).to(APP).opened(at);
+        let x = own.answered(200, at + 1.0);
+        [
+            u.connect(at + 0.05, ConnectOutcome::Established, None),
+            u.request(&x, "GET", "/healthz"),
+            u.response(&x),
+        ]
+    };
+    let at = |number: u64| 2000.0 * number as f64 + 0.1;
+    let mut seen: Vec<Observation> = (0..4)
+        .flat_map(|number| passed(number, sent(0, at(number))))
+        .collect();
+    let (a, x) = (client(1), sent(0, 7990.0).answered(503, 7991.0));
+    seen.extend([
+        a.request(&x, "GET", "/shop/a"),
+        a.response(&x),
+        a.close(7992.0),
+    ]);
+    seen.extend(passed(4, sent(0, at(4)).errand(1, 1, 100)));
+    let told = told(&mut core_of("caddy"), seen);
+    assert_eq!(checks(&told).len(), 3, "{:#?}", told.events);
 }
 
 #[test]

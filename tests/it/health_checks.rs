@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::agent::Agent;
@@ -102,6 +102,8 @@ fn healthy_checks_whose_answer_is_not_read_to_its_end_are_no_failures() {
 struct Patient {
     address: SocketAddr,
     health: Arc<AtomicU16>,
+    /// How often it was asked for it.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Patient {
@@ -109,18 +111,36 @@ impl Patient {
         let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let health = Arc::new(AtomicU16::new(200));
-        let own = Arc::clone(&health);
+        let asked = Arc::new(AtomicUsize::new(0));
+        let own = (Arc::clone(&health), Arc::clone(&asked));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 // Whoever left before its answer needs none.
-                let _gone = answer(stream, own.load(Ordering::Relaxed));
+                let _gone = answer(stream, own.0.load(Ordering::Relaxed), &own.1);
             }
         });
-        Self { address, health }
+        Self {
+            address,
+            health,
+            asked,
+        }
+    }
+
+    /// Waits until it was asked so often again. The agent is not asked meanwhile: that is a request
+    /// whose process is not known at first, and a check at that moment may be made for it.
+    #[track_caller]
+    fn asked_again(&self, times: usize) {
+        let before = self.asked.load(Ordering::Relaxed);
+        eventually(TELL, "a server is asked for its health", || {
+            match self.asked.load(Ordering::Relaxed) - before {
+                asked if asked >= times => Ok(()),
+                asked => Err(format!("{asked} of {times} times")),
+            }
+        });
     }
 }
 
-fn answer(mut stream: TcpStream, health: u16) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, health: u16, asked: &AtomicUsize) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -128,6 +148,7 @@ fn answer(mut stream: TcpStream, health: u16) -> std::io::Result<()> {
         head.push(byte[0]);
     }
     let status = if head.starts_with(b"GET /healthz") {
+        asked.fetch_add(1, Ordering::Relaxed);
         health
     } else {
         200
@@ -198,11 +219,13 @@ fn checks_tell_why_none_is_left(kind: Kind) {
         (paths, status)
     };
     let checked = |result, code, count| checked(&agent, kind, result, code, count);
+    well.asked_again(6);
     checked("passed", "200", 6.0);
     assert_eq!(ask(1).1, [Some(200); 3], "{kind}");
 
     sick.health.store(404, Ordering::Relaxed);
     upstreams.kill();
+    sick.asked_again(6);
     checked("upstream_status", "404", 4.0);
     checked("connect_refused", "none", 4.0);
     let ([of_sick, of_dead, _], status) = ask(2);

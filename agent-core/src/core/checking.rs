@@ -40,13 +40,13 @@ impl Core {
             return Asked::Perhaps;
         };
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
-        let is_read = |key| self.requests.contains(key);
         // Of a client that is not read no request is known.
         let unread = young.is_some_and(|errand| {
-            !is_read(Key {
+            let key = Key {
                 cookie: errand.cookie.get(),
                 index: errand.index,
-            })
+            };
+            !self.requests.contains(key) && !self.has_not_asked(key)
         });
         if unread {
             return Asked::Perhaps;
@@ -69,6 +69,15 @@ impl Core {
         } else {
             Asked::Unlikely
         }
+    }
+
+    /// Its client is read, and has not asked again since the request before this one: what a thread
+    /// reads then is the end of the connection. Go's threads keep that in mind while they run checks.
+    fn has_not_asked(&self, key: Key) -> bool {
+        let before = key.index.checked_sub(1).map(|index| Key { index, ..key });
+        before.is_some_and(|before| {
+            self.requests.contains(before) || self.connections.has_ended(before)
+        }) && !self.connections.has_ended(key)
     }
 
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.

@@ -350,6 +350,9 @@ impl Events {
             for line in self.so_far() {
                 if let Line::Request(request) = line {
                     let path = request.path.clone().unwrap_or_default();
+                    if !paths.clone().into_iter().any(|wanted| wanted == path) {
+                        continue;
+                    }
                     if let Some(earlier) = told.insert(path, *request) {
                         panic!("told twice: {earlier:?}");
                     }
