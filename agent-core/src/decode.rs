@@ -109,6 +109,7 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::DNS => dns(bytes)?,
         kind::TCP => What::Tcp,
         kind::IGNORED => What::Ignored,
+        kind::CLIENT_LEFT => What::ClientLeft,
         kind::UNREAD => {
             let record: record::End = take(header.kind, bytes)?;
             What::Unread {

@@ -85,6 +85,7 @@ impl Observation {
             | What::Dns { .. }
             | What::Tcp
             | What::Ignored
+            | What::ClientLeft
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
@@ -187,6 +188,8 @@ pub enum What {
     Tcp,
     /// Its process is to be left alone: nothing more comes of the connection.
     Ignored,
+    /// The client of a connection whose talk is not read has left: its FIN or RST came first.
+    ClientLeft,
     /// An outgoing connection whose talk is not read is used for another request, or its last use is over.
     Unread {
         /// What TCP tells of that use: of heads and framing nothing is known.

@@ -183,6 +183,7 @@ fn records() -> Vec<Vec<u8>> {
             ..Death::default()
         }),
         bytes(header(kind::IGNORED, side::CLIENT, 5, 5950)),
+        bytes(header(kind::CLIENT_LEFT, side::UNKNOWN, 7, 5955)),
         bytes(End {
             header: header(kind::UNREAD, side::UNKNOWN, 6, 5960),
             exchange: Exchange {

@@ -154,6 +154,17 @@ fn peer_closed(flow: &mut Flow) {
     // A client may shut down its sending side and still read: only noted.
     if !flow.is_client_side() {
         finish(flow, end::PEER_FIN, now);
+        client_left(flow, now);
+    }
+}
+
+/// The peer of a connection that is not read closed first. Where a thread has read from it, that may be
+/// the client of an attempt that is under way: its proxy will close that, and nothing else says why.
+#[inline(always)]
+fn client_left(flow: &mut Flow, now: u64) {
+    let accepted = flow.phase == phase::OPAQUE && !flow.flags.has::<{ flag::ACTIVE_OPEN }>();
+    if accepted && flow.task != 0 && flow.ignored == 0 && !attention::is_withdrawn(flow) {
+        output::header(flow, kind::CLIENT_LEFT, now);
     }
 }
 
@@ -280,6 +291,11 @@ pub(crate) fn ignore(flow: &mut Flow) {
 pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
     flow.flags.set::<{ flag::PEER_RESET }>();
+    let closing =
+        flow.flags.has::<{ flag::PEER_FIN }>() || flow.flags.has::<{ flag::LOCAL_FIN }>();
+    if !closing {
+        client_left(flow, kernel::now());
+    }
 }
 
 /// The reset that was noted; why, no old kernel tells.

@@ -41,8 +41,11 @@ pub mod kind {
     /// [`super::End`]: how a request fares on an outgoing connection whose talk is not read. With
     /// [`super::end::OPEN`] a kept connection is used for another; else the last use of it is over.
     pub const UNREAD: u8 = 14;
+    /// [`super::Header`] alone: the peer of a connection that this host accepted and whose talk is not
+    /// read has closed or reset it, before this end did.
+    pub const CLIENT_LEFT: u8 = 15;
     /// One more than the largest kind.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 }
 
 /// Which end of an HTTP connection this socket is.

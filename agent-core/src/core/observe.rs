@@ -88,6 +88,9 @@ impl Core {
                 answer,
             } => self.dns(&socket, errand, asked, answer),
             What::Ignored => self.left_alone(&socket, out),
+            What::ClientLeft => self
+                .departures
+                .left(socket.cookie, socket.tgid, socket.time),
             What::Unread { exchange } => self.unread(&socket, exchange, out),
             What::Tcp => {
                 self.make_room();

@@ -339,6 +339,13 @@ impl Sock {
         self.what(at, What::Ignored)
     }
 
+    /// The client of a connection that is not read leaves.
+    pub(crate) fn left(&self, at: f64) -> Observation {
+        let mut seen = self.what(at, What::ClientLeft);
+        seen.socket.side = Side::Unknown;
+        seen
+    }
+
     pub(crate) fn close(&self, at: f64) -> Observation {
         self.what(at, What::Close { talked: true })
     }
