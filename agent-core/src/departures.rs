@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::join::SLACK;
 use crate::observation::Nanos;
 use crate::recent::Recent;
 
@@ -54,13 +55,16 @@ impl Departures {
         self.by_cookie.get(&cookie).copied()
     }
 
-    /// When the last client of the process left that did so just before `at`.
+    /// When the last client of the process left that did so just before `at`, or as it says goodbye, in
+    /// TLS: its proxy may close before its FIN is there.
     pub(crate) fn just_before(&self, tgid: u32, at: Nanos) -> Option<Nanos> {
-        let before = self.latest.iter().rev().filter(|(left, _)| *left <= at);
-        let soon = before.take_while(|(left, _)| at - left <= SOON);
+        let before = self.latest.iter().rev();
+        let before = before.filter(|(left, _)| *left <= at.saturating_add(SLACK));
+        let soon = before.take_while(|(left, _)| at.saturating_sub(*left) <= SOON);
         let mut of_process = soon.filter(|(_, of)| *of == tgid);
         let (left, _) = of_process.next()?;
-        (at - left <= AT_ONCE || of_process.next().is_none()).then_some(*left)
+        let at_once = at.saturating_sub(*left) <= AT_ONCE;
+        (at_once || of_process.next().is_none()).then_some(*left)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -114,14 +114,14 @@ impl Core {
         let left = young.and_then(|errand| self.departures.of(errand.cookie.get()));
         let before = self.departures.just_before(tgid, trial.ended);
         let habits = self.processes.habits(Some(tgid));
-        match left.filter(|left| *left <= trial.ended) {
+        let left = left.filter(|left| *left <= trial.ended.saturating_add(SLACK));
+        let sure = match left {
             // It closed on that account, or its threads do one thing after the other.
-            Some(left) if before == Some(left) || habits.sends_at_once => {
-                Some((left, Certainty::Strong))
-            }
-            Some(left) => Some((left, Certainty::Guess)),
-            None => before.map(|left| (left, Certainty::Guess)),
-        }
+            Some(_) if before == left || habits.sends_at_once => Certainty::Strong,
+            _ => Certainty::Guess,
+        };
+        let at = left.or(before)?;
+        Some((at.min(trial.ended), sure))
     }
 
     /// Remembers how long the attempt waited for an answer.

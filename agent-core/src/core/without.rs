@@ -19,6 +19,9 @@ use crate::routes::{Fare, Moment};
 use crate::table::Key;
 use crate::unread::Used;
 
+/// The status that Go's proxies write, to nobody, for a client that left.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// What is known of a request's error for which no attempt is known.
 enum Without {
     /// Why, for which failure its upstreams had been given up before, and by which check that was seen.
@@ -48,15 +51,17 @@ impl Core {
         outcome: &Outcome,
         proxy: &Proxy,
     ) -> Option<Arc<Attempt>> {
+        let client_left = Failure {
+            cause: Cause::ClientAbort,
+            ..UNATTRIBUTED
+        };
         let failure = match outcome.code {
             Some(..500) if misses_attempt(request, outcome) => Failure {
                 phase: Phase::Body,
                 ..UNATTRIBUTED
             },
-            None if outcome.client_gone.is_some() && request.was_asked() => Failure {
-                cause: Cause::ClientAbort,
-                ..UNATTRIBUTED
-            },
+            None if outcome.client_gone.is_some() && request.was_asked() => client_left,
+            Some(CLIENT_CLOSED_REQUEST) if outcome.client_fin.is_some() => client_left,
             _ => return None,
         };
         let Used::Only(upstream) = self.used_meanwhile(proxy.tgid, request, outcome) else {
