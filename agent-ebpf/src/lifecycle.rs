@@ -291,8 +291,7 @@ pub(crate) fn ignore(flow: &mut Flow) {
 pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
     flow.flags.set::<{ flag::PEER_RESET }>();
-    let closing =
-        flow.flags.has::<{ flag::PEER_FIN }>() || flow.flags.has::<{ flag::LOCAL_FIN }>();
+    let closing = flow.flags.has::<{ flag::PEER_FIN }>() || flow.flags.has::<{ flag::LOCAL_FIN }>();
     if !closing {
         client_left(flow, kernel::now());
     }
