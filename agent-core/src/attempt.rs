@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::connection::Connection;
-use crate::core::Asked;
+use crate::core::{Around, Asked};
 use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
 use crate::join::Parent;
 use crate::observation::{
-    ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase,
-    RequestHead, ResponseHead, Side, Socket, TlsHandshake,
+    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase, RequestHead,
+    ResponseHead, Side, Socket, TlsHandshake,
 };
 use crate::request::{Outcome, request_length, request_whole};
 use crate::table::Key;
@@ -115,12 +115,8 @@ pub(crate) struct Trial {
     pub(crate) srtt_us: Option<u32>,
     /// A listener on this host got the SYN and did not answer.
     pub(crate) listener_silent: bool,
-    /// How the upstream's process ended under this attempt.
-    pub(crate) process_ended: Option<Ended>,
-    /// A process had read from the upstream's end of the connection when that was closed here.
-    pub(crate) read: Option<bool>,
-    /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
-    pub(crate) reset_reason: Option<u16>,
+    /// What is known of its end from elsewhere.
+    pub(crate) around: Option<Box<Around>>,
     pub(crate) finish: Option<Finish>,
     /// The TLS handshake that failed.
     pub(crate) tls: Option<Box<FailedHandshake>>,
@@ -175,9 +171,7 @@ impl Trial {
             retransmits: 0,
             srtt_us: socket.srtt_us,
             listener_silent: false,
-            process_ended: None,
-            read: None,
-            reset_reason: None,
+            around: None,
             finish: Some(finish),
             tls: None,
             outcome: None,
@@ -289,9 +283,7 @@ impl Trial {
             srtt_us: socket.srtt_us,
             exchange: Some(exchange),
             listener_silent: false,
-            process_ended: None,
-            read: None,
-            reset_reason: None,
+            around: None,
             finish: None,
             tls: None,
             outcome: None,
@@ -468,6 +460,32 @@ impl Trial {
         }
     }
 
+    /// What is known of its end from elsewhere, as far as it was looked for.
+    pub(crate) fn around(&self) -> Around {
+        self.around.as_deref().copied().unwrap_or_default()
+    }
+
+    /// From the last byte of the request to the end: what a timer of the proxy measures.
+    pub(crate) fn waited(&self) -> Nanos {
+        let exchange = self.exchange.as_ref();
+        let sent = exchange.and_then(|exchange| exchange.request_last.max(exchange.request).get());
+        self.ended.saturating_sub(sent.unwrap_or(self.started))
+    }
+
+    /// From the last byte of the request to the first of the answer.
+    pub(crate) fn waited_before_answer(&self) -> Option<Nanos> {
+        let exchange = self.exchange.as_ref()?;
+        let sent = exchange.request_last.max(exchange.request).get()?;
+        Some(exchange.first_byte.get()?.saturating_sub(sent))
+    }
+
+    /// How long nothing came back for the whole request, where this end closed then.
+    pub(crate) fn waited_in_vain(&self) -> Option<Nanos> {
+        let in_vain =
+            self.ended_by() == EndedBy::Local && !self.response_began() && self.all_acked();
+        in_vain.then(|| self.waited())
+    }
+
     /// Every byte sent was acknowledged, and there was at least one.
     pub(crate) fn all_acked(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| {
@@ -505,6 +523,12 @@ impl Trial {
         });
         let header =
             exchange.and_then(|exchange| Some(seconds(self.started, exchange.head.get()?)));
+        let Around {
+            process_ended,
+            reset_reason,
+            read,
+            ..
+        } = self.around();
         let reset = self.flags.peer_reset() || self.ended_by() == EndedBy::PeerReset;
         let evidence = Evidence {
             errno: self.errno,
@@ -520,8 +544,8 @@ impl Trial {
             reset_had_ack: reset.then(|| self.flags.reset_had_ack()),
             srtt_us: self.srtt_us,
             zero_window: self.flags.zero_window(),
-            process_ended: self.process_ended,
-            reset_reason: self.reset_reason.and_then(reset_reason::name),
+            process_ended,
+            reset_reason: reset_reason.and_then(reset_reason::name),
             tls_alert: self.tls.as_ref().and_then(|tls| tls.handshake.alert),
             server_name: self.tls.as_ref().and_then(|tls| tls.server_name.clone()),
             request_length: self
@@ -530,7 +554,7 @@ impl Trial {
                 .zip(exchange)
                 .and_then(|(head, exchange)| request_length(head, exchange)),
             carried: (self.flags.seen_open() && exchange.is_some()).then_some(self.key.index),
-            read: self.read,
+            read,
             opening: match &self.tls {
                 Some(tls) => tls
                     .handshake

@@ -40,7 +40,7 @@ pub enum Cause {
     PathLost,
     /// The upstream itself answered so.
     UpstreamStatus,
-    /// No attempt: the proxy holds every upstream of the group to be down.
+    /// The proxy holds every upstream of the group to be down: no attempt, or one that it ended for that.
     NoLiveUpstream,
     /// No attempt: the upstream's name did not resolve.
     DnsFailure,

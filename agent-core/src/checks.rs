@@ -5,10 +5,11 @@
 //! clients that cannot be read does not.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use rustc_hash::FxHasher;
 
-use crate::event::Upstream;
+use crate::event::{Check, Upstream};
 use crate::observation::{Nanos, RequestHead};
 use crate::recent::Recent;
 use crate::routes::Instance;
@@ -26,6 +27,9 @@ const APART: Nanos = 50_000_000;
 /// Even intervals in a row that make a check, so three attempts. With one, two requests of a client
 /// that cannot be read would do.
 const EVEN: u32 = 2;
+
+/// Failed checks of an upstream that are remembered: an attempt is judged a while after its end.
+const FAILED: usize = 4;
 
 /// The name of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +77,8 @@ pub(crate) struct Checks {
     series: Recent<Name, Series>,
     /// Of checks that ask something, the latest by the name of their connect.
     asking: Recent<Name, Series>,
+    /// The last ones that failed, by upstream.
+    failed: Recent<Name, Vec<Arc<Check>>>,
 }
 
 impl Default for Checks {
@@ -80,6 +86,7 @@ impl Default for Checks {
         Self {
             series: Recent::new(REMEMBERED),
             asking: Recent::new(REMEMBERED),
+            failed: Recent::new(REMEMBERED),
         }
     }
 }
@@ -132,6 +139,26 @@ impl Checks {
         self.series
             .get(&name)
             .is_some_and(|one| one.is_check && at.saturating_sub(one.last) <= AGAIN_WITHIN)
+    }
+
+    /// A check of the instance failed.
+    pub(crate) fn failed(&mut self, instance: Instance, check: &Arc<Check>) {
+        let name = Name::of(instance, &check.upstream, None);
+        match self.failed.get_mut(&name) {
+            Some(failed) => {
+                if failed.len() >= FAILED {
+                    failed.remove(0);
+                }
+                failed.push(Arc::clone(check));
+            }
+            None => self.failed.insert(name, vec![Arc::clone(check)]),
+        }
+    }
+
+    /// The checks of `upstream` that failed last, in order.
+    pub(crate) fn last_failed(&self, instance: Instance, upstream: &Upstream) -> &[Arc<Check>] {
+        let failed = self.failed.get(&Name::of(instance, upstream, None));
+        failed.map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -3,10 +3,11 @@
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
 //! is in `observe`, how attempts come to their requests in `joining`, those whose talk is not
-//! read in `unread`, how both come to their verdict in `verdict`, `answered` and `without`, and
+//! read in `unread`, what else is known of their end in `around`, how both come to their verdict in `verdict`, `answered` and `without`, and
 //! what happens by the mere passing of time in `time`.
 
 mod answered;
+mod around;
 mod checking;
 mod connecting;
 mod joining;
@@ -16,6 +17,7 @@ mod unread;
 mod verdict;
 mod without;
 
+pub(crate) use around::Around;
 pub(crate) use checking::Asked;
 
 use rustc_hash::FxHashMap;
@@ -25,11 +27,13 @@ use crate::by_ends::ByEnds;
 use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
+use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
 use crate::observation::{Nanos, Observation, Side};
 use crate::orphans::Orphans;
+use crate::patience::Patience;
 use crate::process::{ProcessInfo, Processes};
 use crate::recent::Recent;
 use crate::requests::Requests;
@@ -47,6 +51,8 @@ pub struct Core {
     next_sweep: Nanos,
     /// When connections may make room for new ones again.
     next_squeeze: Nanos,
+    /// When attempts are looked through next for those that still wait.
+    next_look: Nanos,
     /// When records were last known to be missing.
     lost_at: Option<Nanos>,
     processes: Processes,
@@ -63,6 +69,8 @@ pub struct Core {
     hellos: Recent<u64, ServerName>,
     /// Whether a server on this host had read from a connection that was given up.
     readers: ByEnds<bool>,
+    departures: Departures,
+    patience: Patience,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
     /// Attempts at Unix sockets are not seen.
@@ -119,6 +127,7 @@ impl Core {
             clock: 0,
             next_sweep: 0,
             next_squeeze: 0,
+            next_look: 0,
             lost_at: None,
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
@@ -131,6 +140,8 @@ impl Core {
             resets: ByEnds::default(),
             hellos: Recent::new(HELLOS),
             readers: ByEnds::default(),
+            departures: Departures::default(),
+            patience: Patience::default(),
             unread: Unread::default(),
             connects_unseen: false,
             unjoined: Unjoined::new(limits.processes),
@@ -197,6 +208,9 @@ impl Core {
         // When the loss was is not known, only that it was before now.
         self.lost_at = self.lost_at.map(|lost| lost.min(self.clock));
         self.expire(self.clock, out);
+        if self.clock >= self.next_look {
+            self.look_who_waits();
+        }
         if self.clock >= self.next_sweep {
             self.sweep(out);
         }
@@ -247,6 +261,8 @@ impl Core {
                 ("unread", self.unread.len()),
                 ("readers", self.readers.len()),
                 ("hellos", self.hellos.len()),
+                ("departures", self.departures.len()),
+                ("patience", self.patience.len()),
             ],
             forgotten: [
                 ("routes_forgotten", self.routes.routes_refused()),
@@ -260,6 +276,8 @@ impl Core {
                 ("unread_forgotten", self.unread.forgotten()),
                 ("readers_forgotten", self.readers.forgotten()),
                 ("hellos_forgotten", self.hellos.forgotten()),
+                ("departures_forgotten", self.departures.forgotten()),
+                ("patience_forgotten", self.patience.forgotten()),
             ],
             request_ledger: requests,
             attempt_ledger: attempts,

@@ -111,9 +111,10 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         kind::TLS => tls(bytes)?,
         kind::DNS => dns(bytes)?,
         kind::HELLO => hello(bytes)?,
-        kind::LEFT => left(bytes)?,
+        kind::ABANDONED => abandoned(bytes)?,
         kind::TCP => What::Tcp,
         kind::IGNORED => What::Ignored,
+        kind::CLIENT_LEFT => What::ClientLeft,
         kind::UNREAD => {
             let record: record::End = take(header.kind, bytes)?;
             What::Unread {
@@ -298,9 +299,9 @@ fn hello(bytes: &[u8]) -> Result<What, DecodeError> {
     Ok(What::Hello { server_name })
 }
 
-fn left(bytes: &[u8]) -> Result<What, DecodeError> {
-    let record: record::Left = take(kind::LEFT, bytes)?;
-    Ok(What::Left {
+fn abandoned(bytes: &[u8]) -> Result<What, DecodeError> {
+    let record: record::Abandoned = take(kind::ABANDONED, bytes)?;
+    Ok(What::Abandoned {
         network: (record.network != 0).then_some(u64::from(record.network)),
     })
 }

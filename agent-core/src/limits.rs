@@ -90,9 +90,9 @@ pub struct Stats {
     /// Requests that were looked at to find those of attempts: what joins cost.
     pub requests_looked_at: u64,
     /// Gauges: entries of the tables of evidence, by name.
-    pub evidence: [(&'static str, usize); 11],
+    pub evidence: [(&'static str, usize); 13],
     /// Entries of these that made room for newer ones, or found none.
-    pub forgotten: [(&'static str, u64); 11],
+    pub forgotten: [(&'static str, u64); 13],
     /// What became of client requests.
     pub request_ledger: Ledger,
     /// What became of attempts.

@@ -86,10 +86,11 @@ impl Observation {
             | What::Close { .. }
             | What::Tls { .. }
             | What::Hello { .. }
-            | What::Left { .. }
+            | What::Abandoned { .. }
             | What::Dns { .. }
             | What::Tcp
             | What::Ignored
+            | What::ClientLeft
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
@@ -192,7 +193,7 @@ pub enum What {
     },
     /// A client closed before a byte answered the first request of its connection. `socket.tgid` is
     /// who had read from that connection by then, `None` for nobody.
-    Left {
+    Abandoned {
         /// Network namespace of the connection.
         network: Option<Network>,
     },
@@ -209,6 +210,8 @@ pub enum What {
     Tcp,
     /// Its process is to be left alone: nothing more comes of the connection.
     Ignored,
+    /// The client of a connection whose talk is not read has left: its FIN or RST came first.
+    ClientLeft,
     /// An outgoing connection whose talk is not read is used for another request, or its last use is over.
     Unread {
         /// What TCP tells of that use: of heads and framing nothing is known.

@@ -12,6 +12,8 @@ pub(crate) struct Habits {
     pub(crate) fail_window: Nanos,
     /// The status it gives when it holds every upstream to be down.
     pub(crate) none_left_code: Option<u16>,
+    /// The status it gives when it has waited too long for an answer.
+    pub(crate) timeout_code: Option<u16>,
     /// It goes on trying the only upstream of a group, whatever it did (nginx:
     /// `ngx_http_upstream_get_round_robin_peer`, `peers->single`).
     pub(crate) keeps_last: bool,
@@ -37,16 +39,17 @@ const KNOWN: [(&str, Habits); 10] = [
     ("openresty", NGINX),
     ("angie", NGINX),
     ("tengine", NGINX),
-    ("httpd", checking(at_once(60))),
+    ("httpd", waiting(502, checking(at_once(60)))),
     ("envoy", checking(connects_at_once(30))),
     ("haproxy", checking(later(30))),
     ("caddy", later(30)),
     ("traefik", later(30)),
-    ("varnish", later(10)),
+    ("varnish", waiting(503, later(10))),
 ];
 
 const UNKNOWN: Habits = Habits {
     none_left_code: None,
+    timeout_code: None,
     ..later(10)
 };
 
@@ -60,6 +63,7 @@ const fn at_once(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
         none_left_code: Some(503),
+        timeout_code: Some(504),
         keeps_last: false,
         checks_by_timer: false,
         connects_at_once: true,
@@ -85,6 +89,13 @@ const fn later(seconds: u64) -> Habits {
 const fn checking(habits: Habits) -> Habits {
     Habits {
         checks_by_timer: true,
+        ..habits
+    }
+}
+
+const fn waiting(timeout_code: u16, habits: Habits) -> Habits {
+    Habits {
+        timeout_code: Some(timeout_code),
         ..habits
     }
 }

@@ -383,6 +383,16 @@ impl Routes {
         self.name(&(instance, self.of(head)))
     }
 
+    /// Name of what an instance sends to one upstream for the route of `head`.
+    pub(crate) fn of_upstream(
+        &self,
+        instance: Instance,
+        upstream: &Upstream,
+        head: Option<&RequestHead>,
+    ) -> u64 {
+        self.name(&(instance, upstream, head.map(|head| self.of(head))))
+    }
+
     /// By which it is known: never told, and never in an order.
     fn name<T: Hash>(&self, what: &T) -> u64 {
         self.seed.hash_one(what)

@@ -356,7 +356,11 @@ fn a_use_of_a_connection_whose_talk_is_not_read_begins_or_ends() {
 
 #[test]
 fn some_records_are_a_header_alone() {
-    for (kind, what) in [(kind::TCP, What::Tcp), (kind::IGNORED, What::Ignored)] {
+    for (kind, what) in [
+        (kind::TCP, What::Tcp),
+        (kind::IGNORED, What::Ignored),
+        (kind::CLIENT_LEFT, What::ClientLeft),
+    ] {
         let seen = decode(bytes_of(&header(kind))).expect("a record");
         assert_eq!(seen.what, what);
     }

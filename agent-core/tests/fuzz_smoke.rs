@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
-    Connect, Death, Dns, End, Errand, Exchange, Header, Hello, Left, MessageHead, Path as UnixPath,
-    Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
+    Abandoned, Connect, Death, Dns, End, Errand, Exchange, Header, Hello, MessageHead,
+    Path as UnixPath, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
 };
 use effort::Effort;
 use random::Random;
@@ -188,11 +188,12 @@ fn records() -> Vec<Vec<u8>> {
             name_len: 4,
             ..Hello::default()
         }),
-        bytes(Left {
-            header: header(kind::LEFT, side::CLIENT, 5, 5940),
-            ..Left::default()
+        bytes(Abandoned {
+            header: header(kind::ABANDONED, side::CLIENT, 5, 5940),
+            ..Abandoned::default()
         }),
         bytes(header(kind::IGNORED, side::CLIENT, 5, 5950)),
+        bytes(header(kind::CLIENT_LEFT, side::UNKNOWN, 7, 5955)),
         bytes(End {
             header: header(kind::UNREAD, side::UNKNOWN, 6, 5960),
             exchange: Exchange {

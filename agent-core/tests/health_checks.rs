@@ -1,4 +1,5 @@
 //! Health checks: attempts that a proxy makes by itself.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 
@@ -246,4 +247,40 @@ fn a_check_that_only_connects_is_known_when_it_comes_again() {
             .iter()
             .all(|check| check.failure.is_none() && check.path.is_none())
     );
+}
+
+/// What HAProxy does with `on-marked-down shutdown-sessions`: a request that is under way ends when the
+/// third check has failed, at `closed` ms, with `code`.
+fn ends_after_checks(closed: f64, code: u16) -> (Cause, Certainty, Option<Cause>) {
+    let (c, asked) = (client(1), sent(0, 4500.0));
+    let u = upstream(10).to(APP).opened(4500.1);
+    let x = sent(0, 4500.2).errand(1, 0, 100);
+    let mut seen: Vec<Observation> = (0..3)
+        .flat_map(|n| answered(n, 2000.0 * n as f64, 200))
+        .collect();
+    seen.push(c.request(&asked, "GET", "/shop/a"));
+    seen.push(u.request(&x, "GET", "/shop/a"));
+    seen.extend(answered(3, 6000.0, 503));
+    seen.push(c.response(&asked.answered(code, closed)));
+    seen.push(u.end(closed + 0.1, &x.ended(End::LocalClose)));
+    let told = told(&mut core_of("haproxy"), seen);
+    let requests = told.requests();
+    let request = requests.last().expect("it is told");
+    let error = request.error.expect("it got an error");
+    let check = request.origin_check.as_ref();
+    assert_eq!(request.origin.is_some(), check.is_some());
+    (error.cause, error.certainty, request.origin)
+}
+
+#[test]
+fn a_request_that_ends_with_its_servers_health_check_ran_into_no_timer() {
+    let status = Some(Cause::UpstreamStatus);
+    assert_eq!(
+        ends_after_checks(6001.0, 503),
+        (Cause::NoLiveUpstream, Certainty::Strong, status)
+    );
+    let (cause, _, origin) = ends_after_checks(6001.0, 504);
+    assert_eq!((cause, origin), (Cause::ResponseTimeout, None));
+    let (cause, _, origin) = ends_after_checks(6500.0, 503);
+    assert_eq!((cause, origin), (Cause::Unattributed, None));
 }

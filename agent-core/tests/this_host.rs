@@ -454,7 +454,7 @@ fn a_timeout_tells_whether_anybody_at_the_upstream_had_read_the_request() {
     let x = x.acked(412).ended(End::LocalClose);
     for (reader, expected) in [(Some(77), Some(true)), (None, Some(false))] {
         let mut seen = attempt_of(&u, &x, 1002.0);
-        seen.push(other_end(&u, reader).left(1002.1));
+        seen.push(other_end(&u, reader).abandoned(1002.1));
 
         let told = exchange_of(seen, 504, 1002.2);
 

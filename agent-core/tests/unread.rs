@@ -310,3 +310,26 @@ fn a_cut_answer_behind_the_only_upstream_that_was_used_names_it() {
     assert_eq!(cause, Some(Cause::Unattributed));
     assert_eq!(attempt.masked, Some(false));
 }
+
+/// Traefik writes 499 to a client that has left, and goes on with the handshake.
+#[test]
+fn a_client_that_left_names_the_only_upstream_that_was_used_meanwhile() {
+    for (code, expected) in [(499, Some(Cause::ClientAbort)), (200, None)] {
+        let mut core = core();
+        know(&mut core, PROXY, "traefik", ProcessKind::Known);
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let u = fpm(50, 1.1);
+        let left = asked.clone().peer_fin(6000.0).answered(code, 6000.5);
+        let seen = vec![
+            c.request(&asked, "GET", "/app/a"),
+            u.connect(1.2, ConnectOutcome::Established, None),
+            c.response(&left),
+        ];
+        let told = told(&mut core, seen);
+        let request = request(&told, "/app/a");
+        let attempt = request.attempts.first();
+        let failure = attempt.and_then(|attempt| attempt.failure);
+        assert_eq!(failure.map(|one| one.cause), expected, "{code}");
+        assert_eq!(request.error, None);
+    }
+}

@@ -6,7 +6,7 @@
 //! hook; `tcp_destroy_sock` always comes.
 
 use agent_wire::record::{
-    Connect, End, Exchange, Left, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Abandoned, Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
     phase as told_phase,
 };
 use agent_wire::tally::Tally;
@@ -69,7 +69,7 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
         }
     }
     if new == state::CLOSE_WAIT || new == state::CLOSE && flow.flags.has::<{ flag::PEER_RESET }>() {
-        client_left(flow, sk);
+        abandoned(flow, sk);
     }
     let sends_fin = new == state::FIN_WAIT1 || new == state::LAST_ACK;
     if sends_fin || new == state::CLOSE && is_own_doing(flow) {
@@ -157,6 +157,17 @@ fn peer_closed(flow: &mut Flow) {
     // A client may shut down its sending side and still read: only noted.
     if !flow.is_client_side() {
         finish(flow, end::PEER_FIN, now);
+        client_left(flow, now);
+    }
+}
+
+/// The peer of a connection that is not read closed first. Where a thread has read from it, that may be
+/// the client of an attempt that is under way: its proxy will close that, and nothing else says why.
+#[inline(always)]
+fn client_left(flow: &mut Flow, now: u64) {
+    let accepted = flow.phase == phase::OPAQUE && !flow.flags.has::<{ flag::ACTIVE_OPEN }>();
+    if accepted && flow.task != 0 && flow.ignored == 0 && !attention::is_withdrawn(flow) {
+        output::header(flow, kind::CLIENT_LEFT, now);
     }
 }
 
@@ -164,7 +175,7 @@ fn peer_closed(flow: &mut Flow) {
 /// whose first request no byte has answered. Of a later request that is not known: the one before had
 /// readers.
 #[inline(always)]
-fn client_left(flow: &Flow, sk: Sock) {
+fn abandoned(flow: &Flow, sk: Sock) {
     let is_first = flow.flags.has::<{ flag::SEEN_OPEN }>() && flow.exchange.index == 0;
     let is_unanswered = flow.in_exchange() && flow.exchange.first_byte_ns == 0;
     if !flow.is_client_side() || !is_first || !is_unanswered || flow.closed != 0 {
@@ -175,7 +186,7 @@ fn client_left(flow: &Flow, sk: Sock) {
     } else {
         sk.network()
     };
-    output::emit_with(kind::LEFT, kernel::now(), |record: &mut Left| {
+    output::emit_with(kind::ABANDONED, kernel::now(), |record: &mut Abandoned| {
         flow.head(&mut record.header);
         record.network = network;
         record.reserved = 0;
@@ -305,6 +316,10 @@ pub(crate) fn ignore(flow: &mut Flow) {
 pub(crate) fn reset_received(flow: &mut Flow) {
     reset(flow, RESET_RECEIVED, 0);
     flow.flags.set::<{ flag::PEER_RESET }>();
+    let closing = flow.flags.has::<{ flag::PEER_FIN }>() || flow.flags.has::<{ flag::LOCAL_FIN }>();
+    if !closing {
+        client_left(flow, kernel::now());
+    }
 }
 
 /// The reset that was noted; why, no old kernel tells.

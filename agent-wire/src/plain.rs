@@ -3,7 +3,7 @@
 use core::mem::size_of;
 
 use crate::record::{
-    Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect,
+    Abandoned, Connect, Death, Dns, End, Header, Hello, MessageHead, Reset, Tls, UnixConnect,
 };
 
 /// A type of plain integers: any bytes are a valid value, and there is no padding.
@@ -30,7 +30,7 @@ unsafe impl Plain for Tls {}
 // SAFETY: as above.
 unsafe impl Plain for Hello {}
 // SAFETY: as above.
-unsafe impl Plain for Left {}
+unsafe impl Plain for Abandoned {}
 // SAFETY: as above.
 unsafe impl Plain for Dns {}
 // SAFETY: as above.

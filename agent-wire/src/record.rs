@@ -43,10 +43,13 @@ pub mod kind {
     pub const UNREAD: u8 = 14;
     /// [`super::Hello`]: a ClientHello left for an upstream, and all of it could be read.
     pub const HELLO: u8 = 15;
-    /// [`super::Left`]: a client closed before a byte answered the first request of its connection.
-    pub const LEFT: u8 = 16;
+    /// [`super::Abandoned`]: a client closed before a byte answered the first request of its connection.
+    pub const ABANDONED: u8 = 16;
+    /// [`super::Header`] alone: the peer of a connection that this host accepted and whose talk is not
+    /// read has closed or reset it, before this end did.
+    pub const CLIENT_LEFT: u8 = 17;
     /// One more than the largest kind.
-    pub const COUNT: usize = 17;
+    pub const COUNT: usize = 18;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -221,7 +224,7 @@ records!(
     Reset,
     Tls,
     Hello,
-    Left,
+    Abandoned,
     Dns,
     Death,
     UnixConnect
@@ -407,10 +410,10 @@ impl Default for Hello {
     }
 }
 
-/// [`kind::LEFT`]: a client closed before a byte answered the first request of its connection.
+/// [`kind::ABANDONED`]: a client closed before a byte answered the first request of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Left {
+pub struct Abandoned {
     /// Which socket; `tgid` is who had read from it by then, 0 for nobody.
     pub header: Header,
     /// Network namespace of the socket, the inode of `/proc/PID/ns/net`; 0 when not known.
@@ -520,7 +523,7 @@ const _: () = {
     assert!(size_of::<Reset>() == size_of::<Header>() + 8);
     assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 4 * 8 + 8);
     assert!(size_of::<Hello>() == size_of::<Header>() + 8 + SERVER_NAME_BYTES);
-    assert!(size_of::<Left>() == size_of::<Header>() + 8);
+    assert!(size_of::<Abandoned>() == size_of::<Header>() + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
     assert!(size_of::<Death>() == size_of::<Header>() + 16);
     assert!(

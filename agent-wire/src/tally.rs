@@ -84,7 +84,8 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::IGNORED => "ignored",
         kind::UNREAD => "unread",
         kind::HELLO => "hello",
-        kind::LEFT => "left",
+        kind::ABANDONED => "abandoned",
+        kind::CLIENT_LEFT => "client_left",
         _ => return None,
     })
 }

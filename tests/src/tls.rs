@@ -19,23 +19,44 @@ pub struct TlsServer {
     pub certificate: PathBuf,
 }
 
-impl TlsServer {
-    /// Starts one that keeps its files in `folder` by `name`; `words` are more arguments for
-    /// `openssl s_server`.
+/// A certificate for 127.0.0.1 that signs itself, in PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes one, in files of `folder` by `name`.
     #[track_caller]
-    pub fn start(folder: &Path, name: &str, words: &[&str]) -> Self {
+    pub fn make(folder: &Path, name: &str) -> Self {
         let file = |end: &str| folder.join(format!("{name}.{end}"));
-        let certificate = file("pem");
+        let made = Self {
+            certificate: file("pem"),
+            key: file("key"),
+        };
         output_of(
             Command::new("openssl")
                 .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
                 .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
                 .args(["-subj", "/CN=127.0.0.1", "-addext"])
                 .args(["subjectAltName=IP:127.0.0.1", "-keyout"])
-                .arg(file("key"))
+                .arg(&made.key)
                 .arg("-out")
-                .arg(&certificate),
+                .arg(&made.certificate),
         );
+        made
+    }
+}
+
+impl TlsServer {
+    /// Starts one that keeps its files in `folder` by `name`; `words` are more arguments for
+    /// `openssl s_server`.
+    #[track_caller]
+    pub fn start(folder: &Path, name: &str, words: &[&str]) -> Self {
+        let Certificate { certificate, key } = Certificate::make(folder, name);
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut server = command("openssl", None);
         server
@@ -44,7 +65,7 @@ impl TlsServer {
             .arg("-cert")
             .arg(&certificate)
             .arg("-key")
-            .arg(file("key"))
+            .arg(key)
             .args(words)
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -3,12 +3,13 @@
 //!
 //! In: an attempt that is over and, when it is known, what became of its request. Out: why
 //! it failed, or nothing for success. A cause is added by a function in [`connecting`],
-//! [`delivery`] or [`answering`] and a line in the table. Requests without any attempt are judged
+//! [`delivery`], [`answering`] or [`giving_up`] and a line in the table. Requests without any attempt are judged
 //! where that is known, in `core::verdict`.
 
 mod answering;
 mod connecting;
 mod delivery;
+mod giving_up;
 mod unread;
 
 use crate::attempt::{EndedBy, Finish, Trial};
@@ -19,14 +20,14 @@ use crate::request::Outcome;
 
 use answering::{
     answered_early, closed_before_response, header_too_big, invalid_response, keepalive_race,
-    refused_at_once, response_timeout, truncated_response, upstream_crashed, upstream_status,
-    upstream_status_passed_on,
+    truncated_response, upstream_crashed, upstream_status, upstream_status_passed_on,
 };
 use connecting::{
     accept_queue_full, client_abort_in_connect, connect_local_error, connect_refused,
     connect_timeout, host_unreachable, tls_failed,
 };
 use delivery::{client_abort, path_lost, request_stalled};
+use giving_up::{refused_at_once, response_timeout, taken_out_of_service};
 
 /// A proxy that closes after at least this long without a byte has waited; one that closes
 /// sooner may have had another reason.
@@ -36,6 +37,13 @@ const SILENCE: Nanos = 100_000_000;
 /// reason: nginx, Envoy and Caddy take less than 1 ms.
 const ABORT_WINDOW: Nanos = 50_000_000;
 
+/// An error that is given within this time was given for the attempt that ended then, ns. Too small: a
+/// busy proxy seems to say nothing. Too large: what it says of a later attempt is taken for this one.
+const GIVEN_WITHIN: Nanos = 500_000_000;
+
+/// "504 Gateway Timeout" (RFC 9110, 15.6.5).
+const GATEWAY_TIMEOUT: u16 = 504;
+
 /// An attempt to be judged.
 pub(crate) struct Case<'a> {
     /// The attempt, over.
@@ -44,11 +52,24 @@ pub(crate) struct Case<'a> {
     pub(crate) request: Option<&'a Outcome>,
 }
 
+/// What a proxy says of a timer by the status that it gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// That it was one (RFC 9110, 15.6.5).
+    Timeout,
+    /// What it says of timers, and of other things.
+    Usual,
+    /// What it does not say of timers, unless it is configured to.
+    Other,
+    /// Nothing that is known.
+    None,
+}
+
 type Rule = fn(&Case<'_>) -> Option<Failure>;
 
 /// The order of decision: connect, then TLS, then whether the client left, then whether the
 /// request arrived, then who closed first: the peer, or the proxy.
-const RULES: [Rule; 21] = [
+const RULES: [Rule; 22] = [
     connect_local_error,
     host_unreachable,
     connect_refused,
@@ -65,6 +86,7 @@ const RULES: [Rule; 21] = [
     upstream_crashed,
     closed_before_response,
     truncated_response,
+    taken_out_of_service,
     header_too_big,
     refused_at_once,
     response_timeout,
@@ -147,7 +169,9 @@ impl Case<'_> {
 
     /// The client had left when the attempt ended: since when.
     fn client_gone(&self) -> Option<Nanos> {
-        let request = self.request?;
+        let Some(request) = self.request else {
+            return self.trial.around().client_left.map(|(at, _)| at);
+        };
         let ended = self.trial.ended;
         let gone = request.client_gone.filter(|gone| *gone <= ended);
         // The proxy let go of the upstream at once when its client's FIN came.
@@ -163,6 +187,24 @@ impl Case<'_> {
         Some(request.code)
     }
 
+    /// The error that the client was given when the attempt ended: another may be of a later one.
+    fn given_at_once(&self) -> Option<u16> {
+        let request = self.request?;
+        let began = request.answer_began?;
+        let at_once = began.abs_diff(self.trial.ended) <= GIVEN_WITHIN;
+        request.code.filter(|code| at_once && is_5xx(*code))
+    }
+
+    /// What the answer to the client says of a timer.
+    fn words(&self) -> Words {
+        match (self.given_at_once(), self.trial.around().timeout_code) {
+            (Some(GATEWAY_TIMEOUT), _) => Words::Timeout,
+            (Some(code), Some(usual)) if code == usual => Words::Usual,
+            (Some(_), Some(_)) => Words::Other,
+            (Some(_) | None, _) => Words::None,
+        }
+    }
+
     /// The client was given an error that is not the upstream's.
     fn is_refused(&self) -> bool {
         self.given()
@@ -170,6 +212,9 @@ impl Case<'_> {
     }
 
     fn abort_certainty(&self, gone: Nanos) -> Certainty {
+        if let (None, Some((_, sure))) = (self.request, self.trial.around().client_left) {
+            return sure;
+        }
         let sure = self.sure(self.trial.ended - gone <= ABORT_WINDOW);
         // An answer that was given nevertheless: the client may only have shut down its
         // sending side.
@@ -177,15 +222,6 @@ impl Case<'_> {
             Some(_) => sure.max(Certainty::Strong),
             None => sure,
         }
-    }
-
-    /// From the last byte of the request to the end: what a timer of the proxy measures.
-    fn waited(&self) -> Nanos {
-        let exchange = self.trial.exchange.as_ref();
-        let sent = exchange.and_then(|exchange| exchange.request_last.max(exchange.request).get());
-        self.trial
-            .ended
-            .saturating_sub(sent.unwrap_or(self.trial.started))
     }
 
     /// From the last byte either way to the end.

@@ -176,6 +176,10 @@ impl Core {
     fn take_check(&mut self, check: Check, out: &mut Vec<Event>) {
         let check = Arc::new(check);
         let tgid = check.proxy.tgid;
+        if check.failure.is_some() {
+            let instance = self.processes.instance(tgid);
+            self.checks.failed(instance, &check);
+        }
         let outcome = routes::Outcome {
             used: None,
             ended: check.ended,

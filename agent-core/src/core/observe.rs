@@ -87,13 +87,16 @@ impl Core {
             What::Close { talked } => self.close(&socket, talked, out),
             What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
             What::Hello { server_name } => self.hello(&socket, server_name),
-            What::Left { network } => self.client_left(&socket, network),
+            What::Abandoned { network } => self.abandoned(&socket, network),
             What::Dns {
                 errand,
                 asked,
                 answer,
             } => self.dns(&socket, errand, asked, answer),
             What::Ignored => self.left_alone(&socket, out),
+            What::ClientLeft => self
+                .departures
+                .left(socket.cookie, socket.tgid, socket.time),
             What::Unread { exchange } => self.unread(&socket, exchange, out),
             What::Tcp => {
                 self.make_room();
@@ -154,7 +157,7 @@ impl Core {
     }
 
     /// A client closed the connection before its first request was answered.
-    fn client_left(&mut self, socket: &Socket, network: Option<Network>) {
+    fn abandoned(&mut self, socket: &Socket, network: Option<Network>) {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
             self.readers

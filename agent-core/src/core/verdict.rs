@@ -11,9 +11,8 @@ use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
-use crate::event::{Attempt, Event, Failure, Join, Request, Upstream};
-use crate::join::{self, SLACK};
-use crate::network;
+use crate::event::{Attempt, Event, Failure, Join, Request};
+use crate::join;
 use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::request::{OpenRequest, Outcome};
 use crate::routes;
@@ -22,14 +21,6 @@ use crate::table::Key;
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
-
-/// A reset arrives within this time after it was sent on the same host, ns.
-const RESET_UNDER_WAY: Nanos = 1_000_000_000;
-
-/// Before and after a proxy gave a connection up, the upstream's end of it tells of that within this
-/// time, ns. Too short: on a busy machine it is not known. Too long: where ports are used again at
-/// once, it is told of the wrong connection.
-const LEAVING: Nanos = 1_000_000_000;
 
 pub(super) const UNATTRIBUTED: Failure = Failure {
     cause: Cause::Unattributed,
@@ -168,7 +159,7 @@ impl Core {
         }
         self.take_unread(key, &request, &outcome, &mut tries);
         for trial in &mut tries {
-            self.ask_peer(trial);
+            self.look_around(trial);
         }
         self.held -= tries.len();
         let seen_end = request.end.and_then(|(end, _)| end);
@@ -200,6 +191,7 @@ impl Core {
             .enumerate()
             .map(|(at, trial)| {
                 let failure = self.failure_of(&trial, Some(&outcome));
+                self.keep_patience(&trial, failure);
                 // What an application says through it is not read: it may be its own error.
                 let unclear = failure.is_some_and(|one| one.cause == Cause::Unattributed);
                 tells_health.push(!(trial.unread && unclear));
@@ -231,8 +223,16 @@ impl Core {
                 (Some(found.failure), found.origin, found.check)
             }
             None if attempts.is_empty() && request.open.is_empty() => {
-                attempts.extend(self.behind_cut(key, &request, &outcome, &proxy));
+                attempts.extend(self.behind(key, &request, &outcome, &proxy));
                 (None, None, None)
+            }
+            Some(failure) if failure.cause == Cause::NoLiveUpstream => {
+                // What was under way ended with the server.
+                let attempt = error_attempt.and_then(|at| attempts.get(at));
+                let check = attempt
+                    .and_then(|one| self.failed_before(proxy.tgid, &one.upstream, one.ended));
+                let origin = check.as_ref().and_then(|check| check.failure);
+                (error, origin, check)
             }
             error => (error, None, None),
         };
@@ -301,28 +301,6 @@ impl Core {
         }
     }
 
-    /// What the upstream's own socket told, where that is on this host: whether its process was
-    /// killed under the attempt, and why it sent a reset.
-    fn ask_peer(&self, trial: &mut Trial) {
-        if let Upstream::Inet(remote) = trial.upstream
-            && let network = self.processes.network(trial.tgid)
-            && let Some(ends) = network::ends(network, remote, trial.local())
-        {
-            let at = trial.ended;
-            trial.process_ended = self.deaths.of_server(ends, at);
-            // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
-            let at = at.saturating_add(SLACK);
-            trial.reset_reason = self
-                .resets
-                .get(ends, at, RESET_UNDER_WAY)
-                .filter(|_| trial.flags.peer_reset());
-            trial.read = self
-                .readers
-                .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)
-                .filter(|_| trial.key.index == 0 && !trial.response_began());
-        }
-    }
-
     /// Why the attempt failed, if it did. Among what is missing may be what tells it from a
     /// lookalike, such as the death of the upstream's process from its own close.
     fn failure_of(&self, trial: &Trial, request: Option<&Outcome>) -> Option<Failure> {
@@ -377,9 +355,10 @@ impl Core {
             }
             return;
         };
-        self.ask_peer(&mut trial);
+        self.look_around(&mut trial);
         let outcome = trial.outcome.take();
         let failure = self.failure_of(&trial, outcome.as_deref());
+        self.keep_patience(&trial, failure);
         if self.is_health_check(&trial) {
             self.tell_check(proxy, &trial, failure, out);
             return;

@@ -19,6 +19,9 @@ use crate::routes::{Fare, Moment};
 use crate::table::Key;
 use crate::unread::Used;
 
+/// The status that Go's proxies write, to nobody, for a client that left.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// What is known of a request's error for which no attempt is known.
 enum Without {
     /// Why, for which failure its upstreams had been given up before, and by which check that was seen.
@@ -39,25 +42,30 @@ pub(super) struct Unanswered {
 }
 
 impl Core {
-    /// The attempt behind an answer that was cut, where no attempt is known and only one upstream was
-    /// used meanwhile.
-    pub(super) fn behind_cut(
+    /// The attempt behind an answer that was cut, or that its client did not wait for, where no attempt
+    /// is known and only one upstream was used meanwhile.
+    pub(super) fn behind(
         &mut self,
         key: Key,
         request: &OpenRequest,
         outcome: &Outcome,
         proxy: &Proxy,
     ) -> Option<Arc<Attempt>> {
-        let answered = outcome.code.is_some_and(|code| code < 500);
-        if !answered || !misses_attempt(request, outcome) {
-            return None;
-        }
+        let client_left = Failure {
+            cause: Cause::ClientAbort,
+            ..UNATTRIBUTED
+        };
+        let failure = match outcome.code {
+            Some(..500) if misses_attempt(request, outcome) => Failure {
+                phase: Phase::Body,
+                ..UNATTRIBUTED
+            },
+            None if outcome.client_gone.is_some() && request.was_asked() => client_left,
+            Some(CLIENT_CLOSED_REQUEST) if outcome.client_fin.is_some() => client_left,
+            _ => return None,
+        };
         let Used::Only(upstream) = self.used_meanwhile(proxy.tgid, request, outcome) else {
             return None;
-        };
-        let failure = Failure {
-            phase: Phase::Body,
-            ..UNATTRIBUTED
         };
         Some(self.guessed(key, request, outcome, proxy, upstream, failure))
     }
@@ -120,6 +128,7 @@ impl Core {
             connects_at_once: acts_at_once,
             sends_at_once: _,
             none_left_code,
+            timeout_code: _,
             keeps_last,
             checks_by_timer: _,
         } = self.processes.habits(Some(tgid));

@@ -247,8 +247,8 @@ impl Sock {
 
     /// The client closed before its first request was answered; the socket's process has read it, if
     /// it has one.
-    pub(crate) fn left(&self, at: f64) -> Observation {
-        self.what(at, What::Left { network: None })
+    pub(crate) fn abandoned(&self, at: f64) -> Observation {
+        self.what(at, What::Abandoned { network: None })
     }
 
     /// The process of this socket ends, and closes it.
@@ -355,6 +355,13 @@ impl Sock {
 
     pub(crate) fn ignored(&self, at: f64) -> Observation {
         self.what(at, What::Ignored)
+    }
+
+    /// The client of a connection that is not read leaves.
+    pub(crate) fn left(&self, at: f64) -> Observation {
+        let mut seen = self.what(at, What::ClientLeft);
+        seen.socket.side = Side::Unknown;
+        seen
     }
 
     pub(crate) fn close(&self, at: f64) -> Observation {

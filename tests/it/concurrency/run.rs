@@ -1,7 +1,7 @@
 //! One proxy under many clients at a time, with everything that was said and done.
 //!
 //! In: a proxy, and orders. Out: for each order its outcome, what arrived at the servers on its
-//! account, and what the agent told of it.
+//! account, and what the agent told of it. A request that nobody read is no order that was played.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -72,6 +72,8 @@ pub(crate) struct Played {
 /// All orders of a run.
 pub(crate) struct Run {
     pub(crate) played: Vec<Played>,
+    /// Requests that the proxy closed on before it read them.
+    pub(crate) unread: Vec<String>,
     /// Attempts that were told without a request, by cause.
     pub(crate) lone: BTreeMap<String, usize>,
     pub(crate) took: Duration,
@@ -161,10 +163,12 @@ impl Stage {
             let name = one.words.as_ref().unwrap_or(&one.target);
             served.entry(name.clone()).or_default().push(one);
         }
+        let unread = self.unread(&planned, &outcomes, &served);
         let mut told = Told::new(lines, self.proxy.kind());
         let by_name = by_name(&planned);
         let played = outcomes
             .into_iter()
+            .filter(|outcome| !unread.contains(&outcome.path))
             .map(|outcome| {
                 let name = outcome.words.as_ref().unwrap_or(&outcome.path);
                 let Some(planned) = by_name.get(name.as_str()) else {
@@ -182,10 +186,45 @@ impl Stage {
             .collect();
         Run {
             played,
+            unread,
             lone: told.lone,
             took,
             losses: metrics.by("why502_agent_losses_total", &[], &["stage", "what"]),
         }
+    }
+}
+
+impl Stage {
+    /// Good requests that got nothing because the proxy closed the connection as they were sent, when it
+    /// had been idle for long: they reached no server, and the proxy's log does not know them. (RFC
+    /// 9112, 9.3.1: a client has to expect that.)
+    fn unread(
+        &self,
+        planned: &[Planned],
+        outcomes: &[Outcome],
+        served: &BTreeMap<String, Vec<Served>>,
+    ) -> Vec<String> {
+        let good = by_name(planned);
+        let is_good = |path: &String| {
+            let planned = good.get(path.as_str());
+            planned.is_some_and(|planned| planned.case.causes.is_empty())
+        };
+        let closed = outcomes.iter().filter(|one| {
+            one.status.is_none() && !one.aborted && one.words.is_none() && one.body == 0
+        });
+        let nowhere = closed
+            .map(|one| one.path.clone())
+            .filter(|path| is_good(path) && !served.contains_key(self.paths.passed_on(path)));
+        let suspects: Vec<String> = nowhere.collect();
+        if suspects.is_empty() {
+            return suspects;
+        }
+        let logged = self.proxy.said_of(suspects.iter().map(String::as_str));
+        let known = |path: &str| logged.contains_key(path);
+        let unread = suspects
+            .into_iter()
+            .filter(|path| !known(path) && !known(self.paths.passed_on(path)));
+        unread.collect()
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) struct Ports {
 #[derive(Debug, Default)]
 pub(crate) struct Score {
     requests: usize,
+    unread: Vec<String>,
     seconds: f64,
     /// Requests whose client got 5xx, no answer, or half of one.
     pub(crate) errors: usize,
@@ -63,6 +64,7 @@ impl Score {
     pub(crate) fn of(run: &Run, ports: Ports) -> Self {
         let mut score = Self {
             requests: run.played.len(),
+            unread: run.unread.clone(),
             seconds: run.took.as_secs_f64(),
             lone: run.lone.clone(),
             losses: run.losses.clone(),
@@ -277,6 +279,9 @@ impl fmt::Display for Score {
             self.masked_told,
             self.masked_wrong,
         )?;
+        if !self.unread.is_empty() {
+            writeln!(f, "  closed on before they were read: {:?}", self.unread)?;
+        }
         if !self.lone.is_empty() {
             writeln!(f, "  failed attempts without a request: {:?}", self.lone)?;
         }

@@ -297,7 +297,8 @@ fn parse_head(bytes: &[u8], method: &str) -> Result<Option<Head>> {
         Body::Chunked
     } else {
         match header("content-length") {
-            Some(length) => Body::Length(length.parse()?),
+            // What is no length never comes to its end.
+            Some(length) => Body::Length(length.parse().unwrap_or(u64::MAX)),
             None => Body::Close,
         }
     };

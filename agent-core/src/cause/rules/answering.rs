@@ -7,6 +7,7 @@ use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Ended, Framing, Nanos, Phase};
+use crate::request::Outcome;
 
 /// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
@@ -116,30 +117,6 @@ pub(super) fn header_too_big(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::HeaderTooBig, sure, Phase::Head, How::None)
 }
 
-/// The proxy closed at once after the response had begun, and told its client 502 or cut its
-/// answer short: it did not like what it read. After silence it is a timer, and Apache's word for
-/// that is 502 as well.
-pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
-    let trial = case.trial;
-    let at_once = trial.ended_by() == EndedBy::Local && case.silence() < SILENCE;
-    if !at_once || !trial.response_began() || trial.is_complete() {
-        return None;
-    }
-    let request = case
-        .request
-        .filter(|request| request.client_gone.is_none())?;
-    let cut_short = trial.head_complete() && request.code == trial.code() && !request.complete;
-    if request.code != Some(502) && !cut_short {
-        return None;
-    }
-    let sure = if case.is_firm() {
-        Certainty::Strong
-    } else {
-        Certainty::Guess
-    };
-    failure(Cause::InvalidResponse, sure, case.phase(), How::None)
-}
-
 /// The peer closed because the process that served the connection was killed by a signal, or exited
 /// with a status that is not 0. One that exits with 0 may do so in the middle of a request as well:
 /// that it closed the connection says it better.
@@ -153,7 +130,10 @@ pub(super) fn upstream_crashed(case: &Case<'_>) -> Option<Failure> {
 
 /// The process that served the connection crashed under the attempt.
 fn crashed(case: &Case<'_>) -> bool {
-    case.trial.process_ended.is_some_and(Ended::is_crash)
+    case.trial
+        .around()
+        .process_ended
+        .is_some_and(Ended::is_crash)
 }
 
 /// The peer closed and no byte of a response had come; not a race.
@@ -178,7 +158,7 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
 fn was_left_unread(case: &Case<'_>) -> bool {
     let trial = case.trial;
     let sent = trial.exchange.as_ref().map(|one| one.request_bytes);
-    trial.reset_reason.and_then(reset_reason::name) == Some(UNREAD)
+    trial.around().reset_reason.and_then(reset_reason::name) == Some(UNREAD)
         && sent.is_some_and(|sent| sent <= ONE_READ)
 }
 
@@ -203,8 +183,10 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     if !trial.response_began() || trial.is_complete() {
         return None;
     }
-    // Its framing can be read in more than one way, and what the client got was whole in one.
-    if trial.malformed && case.request.is_none_or(|request| request.complete) {
+    // Its framing can be read in more than one way, and what the client got was whole in one, as far as
+    // is known: it was the client that left.
+    let enough = |request: &Outcome| request.complete || request.client_gone.is_some();
+    if trial.malformed && case.request.is_none_or(enough) {
         return None;
     }
     let sure = match trial.exchange.as_ref()?.framing {
@@ -219,60 +201,6 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
         _ => Certainty::Proof,
     };
     failure(Cause::TruncatedResponse, sure, case.phase(), how)
-}
-
-/// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
-/// rejects is called a slow application. Longer: so is not what a very short timer ends.
-const EARLIEST_TIMER: Nanos = 50_000_000;
-
-/// The proxy closed after silence: it gave up waiting. Proof needs the whole request
-/// acknowledged, a firm join, an error given to a client that was still there, and a
-/// silence that was long enough to be one. A guess if the request is not known.
-pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
-    let trial = case.trial;
-    if trial.ended_by() != EndedBy::Local || trial.is_complete() {
-        return None;
-    }
-    // The client got its whole answer: the proxy had what it needed (X-Accel-Redirect,
-    // ranges, a body it does not want).
-    let satisfied = case
-        .request
-        .is_some_and(|request| request.complete && request.code.is_some_and(|code| !is_5xx(code)));
-    // Of a head that was not read whole the end is not known, on the client's side neither.
-    let passed_on = trial.flags.head_cut() && trial.code().is_some_and(|code| !is_5xx(code));
-    let passed_on = passed_on && case.given() == Some(trial.code());
-    let at_once = case.silence() < SILENCE;
-    if passed_on || satisfied && at_once && (trial.head_complete() || trial.code().is_some()) {
-        return None;
-    }
-    if trial.request_whole() == Some(false) {
-        let phase = case.phase();
-        return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
-    }
-    // Sooner than any timer: the proxy does not want the answer (an interim head that it cannot take),
-    // or not any more.
-    let too_early = case.waited() < EARLIEST_TIMER && trial.all_acked();
-    if too_early || case.proxy_left() {
-        return failure(
-            Cause::Unattributed,
-            Certainty::Guess,
-            case.phase(),
-            How::None,
-        );
-    }
-    let waited = case.silence() >= SILENCE;
-    let sure = match case.request {
-        _ if !trial.all_acked() => Certainty::Guess,
-        Some(request) => {
-            let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
-            let whole = trial.request_whole() == Some(true);
-            let whole = whole && !satisfied;
-            case.sure(unanswered && whole && waited && request.client_gone.is_none())
-        }
-        // Its client may have left: of one that speaks TLS that is not seen.
-        None => Certainty::Guess,
-    };
-    failure(Cause::ResponseTimeout, sure, case.phase(), How::Timeout)
 }
 
 /// The upstream answered before it had the whole request and the proxy, still sending, lost that

@@ -4,7 +4,7 @@
 //! it was whole, it does not: an error that an application answered itself looks like a success. So
 //! nothing here is proof, and what TCP does not decide is unattributed.
 
-use super::{Case, SILENCE, delivery, failure};
+use super::{Case, SILENCE, delivery, failure, giving_up};
 use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
@@ -48,7 +48,7 @@ fn by_tcp(case: &Case<'_>) -> Option<Failure> {
 /// The upstream closed first.
 fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
     let trial = case.trial;
-    if trial.process_ended.is_some_and(Ended::is_crash) {
+    if trial.around().process_ended.is_some_and(Ended::is_crash) {
         return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {
@@ -78,7 +78,7 @@ fn gave_up(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let silence = case.silence();
     let waited = trial.ended_by() == EndedBy::Local && silence >= SILENCE && trial.all_acked();
-    if !waited || trial.response_began() || case.proxy_left() {
+    if !waited || trial.response_began() || case.proxy_left() || giving_up::is_no_timer(case) {
         return None;
     }
     let sure = match case.request {

@@ -6,9 +6,9 @@ use crate::knowledge::{Entry, check};
 
 pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     cause: Cause::NoLiveUpstream,
-    meaning: "The proxy tried nobody: it holds every upstream of the group to be down after earlier failures.",
+    meaning: "The proxy holds every upstream of the group to be down: it tried nobody, or ended what was under way at a server that it took out of service.",
     gloss: "the proxy holds all of them to be down",
-    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at proxies that go upstream as soon as they have read a request (nginx, Apache httpd, Envoy), where the same process saw them fail and has not tried again within that time; else `guess`, as with max_fails above 1.",
+    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at proxies that go upstream as soon as they have read a request (nginx, Apache httpd, Envoy), where the same process saw them fail and has not tried again within that time; else `guess`, as with max_fails above 1. Or an attempt that the proxy closed right after a health check of its upstream had failed, with another answer than after a timer (HAProxy `on-marked-down shutdown-sessions`).",
     check: &[
         check(
             "What failed first? That is the cause.",
@@ -81,7 +81,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
     cause: Cause::ClientAbort,
     meaning: "The client left before it had its answer; nothing failed at the upstream.",
     gloss: "the client left first",
-    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody.",
+    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody. Of clients that speak TLS only that they left is seen: `strong` where the thread that made the attempt served that client, else `guess`.",
     check: &[
         check(
             "How long had they waited? A cluster at a round number is the client's own timeout.",

@@ -1,0 +1,77 @@
+//! Clients whose talk is not read, TLS most often, that left before their proxy closed.
+//!
+//! In: when each left. Out: whether the client of an attempt was gone when its proxy gave it up. The
+//! thread that made the attempt had read from one client last; where that says nothing, only the time
+//! is left: a proxy that lets go of an upstream right after a client left did it for that one.
+
+use std::collections::VecDeque;
+
+use crate::join::SLACK;
+use crate::observation::Nanos;
+use crate::recent::Recent;
+
+/// Clients that are remembered, and the last of them in their order.
+const REMEMBERED: usize = 16_384;
+const LATEST: usize = 256;
+
+/// A proxy lets go within this time, ns: nginx, Envoy, Caddy and Traefik take less than 1 ms. Too small: a
+/// busy proxy is not believed. Too large: clients leave all the time.
+const AT_ONCE: Nanos = 5_000_000;
+
+/// The same where only one client left in that time, ns.
+const SOON: Nanos = 50_000_000;
+
+/// Who left, and when.
+#[derive(Debug)]
+pub(crate) struct Departures {
+    by_cookie: Recent<u64, Nanos>,
+    /// The latest, with the process that served them.
+    latest: VecDeque<(Nanos, u32)>,
+}
+
+impl Default for Departures {
+    fn default() -> Self {
+        Self {
+            by_cookie: Recent::new(REMEMBERED),
+            latest: VecDeque::new(),
+        }
+    }
+}
+
+impl Departures {
+    /// The client of the connection `cookie` left.
+    pub(crate) fn left(&mut self, cookie: u64, tgid: Option<u32>, at: Nanos) {
+        self.by_cookie.insert(cookie, at);
+        if let Some(tgid) = tgid {
+            if self.latest.len() >= LATEST {
+                self.latest.pop_front();
+            }
+            self.latest.push_back((at, tgid));
+        }
+    }
+
+    /// When the client of this connection left.
+    pub(crate) fn of(&self, cookie: u64) -> Option<Nanos> {
+        self.by_cookie.get(&cookie).copied()
+    }
+
+    /// When the last client of the process left that did so just before `at`, or as it says goodbye, in
+    /// TLS: its proxy may close before its FIN is there.
+    pub(crate) fn just_before(&self, tgid: u32, at: Nanos) -> Option<Nanos> {
+        let before = self.latest.iter().rev();
+        let before = before.filter(|(left, _)| *left <= at.saturating_add(SLACK));
+        let soon = before.take_while(|(left, _)| at.saturating_sub(*left) <= SOON);
+        let mut of_process = soon.filter(|(_, of)| *of == tgid);
+        let (left, _) = of_process.next()?;
+        let at_once = at.saturating_sub(*left) <= AT_ONCE;
+        (at_once || of_process.next().is_none()).then_some(*left)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_cookie.len()
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.by_cookie.forgotten()
+    }
+}
