@@ -247,6 +247,7 @@ impl Core {
                 ("unjoined_forgotten", self.unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
             ],
+            unread_clients: self.processes.unread_clients(),
             request_ledger: requests,
             attempt_ledger: attempts,
         }

@@ -41,8 +41,10 @@ pub mod kind {
     /// [`super::End`]: how a request fares on an outgoing connection whose talk is not read. With
     /// [`super::end::OPEN`] a kept connection is used for another; else the last use of it is over.
     pub const UNREAD: u8 = 14;
+    /// [`super::UnreadClient`]: a process read from a connection that is not read here.
+    pub const UNREAD_CLIENT: u8 = 15;
     /// One more than the largest kind.
-    pub const COUNT: usize = 15;
+    pub const COUNT: usize = 16;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -218,7 +220,8 @@ records!(
     Tls,
     Dns,
     Death,
-    UnixConnect
+    UnixConnect,
+    UnreadClient
 );
 
 /// The errand a thread is on: the client request it touched last.
@@ -428,6 +431,35 @@ pub struct Death {
     pub reserved_2: u32,
 }
 
+/// What a client speaks on a connection that is not read, by its first bytes.
+pub mod talk {
+    /// Not known.
+    pub const UNKNOWN: u8 = 0;
+    /// TLS.
+    pub const TLS: u8 = 1;
+    /// HTTP/2 in clear text, with prior knowledge (RFC 9113, 3.3).
+    pub const HTTP2: u8 = 2;
+    /// Something else than HTTP.
+    pub const OTHER: u8 = 3;
+    /// Its beginning was before the agent's, and it is not known either who opened it.
+    pub const BEFORE_AGENT: u8 = 4;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 5;
+}
+
+/// [`kind::UNREAD_CLIENT`]: a process read from a connection that a client opened, and nothing of it
+/// is read here. Once for each connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct UnreadClient {
+    /// Which socket, and the process that read (`tgid`).
+    pub header: Header,
+    /// One of [`talk`], not [`talk::UNKNOWN`].
+    pub talk: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
 /// [`kind::UNIX_CONNECT`]: `connect(2)` on a Unix stream socket returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -475,6 +507,7 @@ const _: () = {
     assert!(size_of::<Tls>() == size_of::<Header>() + size_of::<Errand>() + 4 * 8 + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
     assert!(size_of::<Death>() == size_of::<Header>() + 16);
+    assert!(size_of::<UnreadClient>() == size_of::<Header>() + 8);
     assert!(
         size_of::<UnixConnect>()
             == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4

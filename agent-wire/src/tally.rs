@@ -83,6 +83,7 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::TCP => "tcp",
         kind::IGNORED => "ignored",
         kind::UNREAD => "unread",
+        kind::UNREAD_CLIENT => "unread_client",
         _ => return None,
     })
 }

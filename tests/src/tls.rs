@@ -1,4 +1,4 @@
-//! Servers that speak TLS, by `openssl s_server`.
+//! Certificates, and servers that speak TLS, by `openssl`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -19,23 +19,44 @@ pub struct TlsServer {
     pub certificate: PathBuf,
 }
 
-impl TlsServer {
-    /// Starts one that keeps its files in `folder` by `name`; `words` are more arguments for
-    /// `openssl s_server`.
+/// A key and its certificate, which is for 127.0.0.1, in PEM.
+#[derive(Debug)]
+pub struct Pair {
+    /// The key.
+    pub key: PathBuf,
+    /// The certificate, signed by itself.
+    pub certificate: PathBuf,
+}
+
+impl Pair {
+    /// Makes one whose files are in `folder` by `name`.
     #[track_caller]
-    pub fn start(folder: &Path, name: &str, words: &[&str]) -> Self {
+    pub fn new(folder: &Path, name: &str) -> Self {
         let file = |end: &str| folder.join(format!("{name}.{end}"));
-        let certificate = file("pem");
+        let pair = Self {
+            key: file("key"),
+            certificate: file("pem"),
+        };
         output_of(
             Command::new("openssl")
                 .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
                 .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
                 .args(["-subj", "/CN=127.0.0.1", "-addext"])
                 .args(["subjectAltName=IP:127.0.0.1", "-keyout"])
-                .arg(file("key"))
+                .arg(&pair.key)
                 .arg("-out")
-                .arg(&certificate),
+                .arg(&pair.certificate),
         );
+        pair
+    }
+}
+
+impl TlsServer {
+    /// Starts one that keeps its files in `folder` by `name`; `words` are more arguments for
+    /// `openssl s_server`.
+    #[track_caller]
+    pub fn start(folder: &Path, name: &str, words: &[&str]) -> Self {
+        let Pair { key, certificate } = Pair::new(folder, name);
         let address = ports::free(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let mut server = command("openssl", None);
         server
@@ -44,7 +65,7 @@ impl TlsServer {
             .arg("-cert")
             .arg(&certificate)
             .arg("-key")
-            .arg(file("key"))
+            .arg(&key)
             .args(words)
             .stdout(Stdio::null())
             .stderr(Stdio::null());

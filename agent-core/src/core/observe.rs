@@ -89,6 +89,7 @@ impl Core {
             } => self.dns(&socket, errand, asked, answer),
             What::Ignored => self.left_alone(&socket, out),
             What::Unread { exchange } => self.unread(&socket, exchange, out),
+            What::UnreadClient { talk } => self.processes.saw_unread_client(socket.tgid, talk),
             What::Tcp => {
                 self.make_room();
                 self.connections.touch(&socket);
