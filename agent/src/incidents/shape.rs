@@ -159,6 +159,7 @@ impl io::Write for Size {
 
 #[cfg(test)]
 mod tests {
+    use agent_core::UnreadClients;
     use std::sync::Arc;
 
     use serde_json::Value;
@@ -178,7 +179,8 @@ mod tests {
         let store = Incidents::new(&Settings::default());
         let request = Arc::new(request(Some(502), vec![failed_attempt()]));
         store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
-        let listing = Listing::new(store.find(&Filter::default())).unwrap();
+        let listing =
+            Listing::new(store.find(&Filter::default()), UnreadClients::default()).unwrap();
 
         let mut left = vec![serde_json::to_value(listing).unwrap()];
         while let Some(value) = left.pop() {
@@ -205,10 +207,15 @@ mod tests {
             let request = Arc::new(request(Some(502), vec![failed_attempt()]));
             store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
         }
-        let whole = Listing::new(store.find(&Filter::default())).unwrap();
+        let whole = Listing::new(store.find(&Filter::default()), UnreadClients::default()).unwrap();
         let one = serde_json::to_vec(&whole.incidents[0]).unwrap().len();
 
-        let cut = Listing::within(store.find(&Filter::default()), 3 * one).unwrap();
+        let cut = Listing::within(
+            store.find(&Filter::default()),
+            UnreadClients::default(),
+            3 * one,
+        )
+        .unwrap();
 
         assert!(!whole.truncated);
         assert_eq!(whole.incidents.len(), 5);
