@@ -110,9 +110,15 @@ pub(crate) struct Route {
 }
 
 impl Kind {
-    /// Begin of the paths of a fault.
+    /// Begin of the paths of a fault: a route of their own, as nothing else of it is to be answered
+    /// where none of its servers is live.
     pub(crate) fn prefix(&self, route: &Route) -> String {
-        format!("/{}/order-{}.", self.name, route.fault.name)
+        format!("/{}/", self.group(route))
+    }
+
+    /// A path of a fault, which tells the server what to do.
+    pub(crate) fn path(&self, route: &Route, end: &str) -> String {
+        format!("{}order-{}.{end}", self.prefix(route), route.fault.name)
     }
 
     /// A name for a group of servers.

@@ -58,10 +58,13 @@ fn said(request: &Request, fault: &Fault) -> (Cell, String) {
 
 /// Has the proxy give up the servers of this route.
 fn give_up(proxy: &Proxy, kind: &Kind, route: &Route) {
-    let prefix = kind.prefix(route);
     if proxy.name == "haproxy" {
         eventually(TELL, "HAProxy gives the servers up", || {
-            match http::get(proxy.front, &format!("{IS_DOWN}{prefix}x"), "*/*") {
+            match http::get(
+                proxy.front,
+                &format!("{IS_DOWN}{}", kind.prefix(route)),
+                "*/*",
+            ) {
                 Ok(answer) if answer.status == 204 => Ok(()),
                 other => Err(format!("{other:?}")),
             }
@@ -69,7 +72,8 @@ fn give_up(proxy: &Proxy, kind: &Kind, route: &Route) {
         return;
     }
     for number in 0..GIVES_UP_AFTER {
-        http::get(proxy.front, &format!("{prefix}{number}"), "*/*").expect("the proxy answers");
+        http::get(proxy.front, &kind.path(route, &number.to_string()), "*/*")
+            .expect("the proxy answers");
     }
 }
 
@@ -112,7 +116,7 @@ fn play(proxy: &Proxy, extra: &[&str]) -> BTreeMap<String, Request> {
             if route.fault.name == NONE_LIVE {
                 give_up(proxy, kind, route);
             }
-            let path = format!("{}x", kind.prefix(route));
+            let path = kind.path(route, "x");
             // Its answer may be cut: what the agent says is what counts.
             let _answered = http::get(proxy.front, &path, "*/*");
             paths.push((kind, route, path));

@@ -134,6 +134,10 @@ pub(crate) fn nginx(stage: &mut Stage) -> Proxy {
     }
 }
 
+fn folder_of(file: &str) -> &str {
+    file.rsplit_once('/').map_or("/", |(folder, _)| folder)
+}
+
 pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
     let kinds = kinds::start(
@@ -152,8 +156,9 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
     for kind in &kinds {
         if let Some(script) = &kind.script {
             apps.push_str(&format!(
-                "fcgi-app {}\n  docroot /\n  set-param SCRIPT_FILENAME str({script})\n",
-                kind.name
+                "fcgi-app {}\n  docroot {}\n",
+                kind.name,
+                folder_of(script)
             ));
         }
     }
@@ -168,6 +173,10 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
             ("fastcgi", script) => {
                 let app = script.as_ref().map_or("plain", |_| kind.name);
                 backends.push_str(&format!("  use-fcgi-app {app}\n"));
+                if script.is_some() {
+                    // The script is found by the path; it looks for its order in the whole URI.
+                    backends.push_str("  http-request set-uri /app.php?%[path]\n");
+                }
                 "proto fcgi"
             }
             ("https", _) => "ssl verify none",
@@ -289,7 +298,7 @@ pub(crate) fn apache(stage: &mut Stage) -> Proxy {
 
 pub(crate) fn caddy(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
-    let kinds = kinds::start(
+    let mut kinds = kinds::start(
         stage,
         &[
             "fastcgi-tcp",
@@ -301,6 +310,10 @@ pub(crate) fn caddy(stage: &mut Stage) -> Proxy {
             "grpc-tcp",
         ],
     );
+    // To HTTP/2 it has no timeout for the head of the answer.
+    for kind in kinds.iter_mut().filter(|kind| kind.protocol == "grpc") {
+        kind.routes.retain(|route| route.fault.name != "hang");
+    }
     let mut text = format!(
         "{{\n admin off\n auto_https off\n}}\nhttp://:{} {{\n bind {}\n",
         front.port(),
