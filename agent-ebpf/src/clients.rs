@@ -41,7 +41,10 @@ pub(crate) fn not_http(flow: &mut Flow, spoken: u8) {
 /// The process of `flow` read from it.
 #[inline(always)]
 pub(crate) fn data_read(flow: &mut Flow) {
-    if flow.talk == TOLD || flow.header.side != side::UNKNOWN || flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
+    if flow.talk == TOLD
+        || flow.header.side != side::UNKNOWN
+        || flow.flags.has::<{ flag::ACTIVE_OPEN }>()
+    {
         return;
     }
     let spoken = if flow.header.opened_ns == 0 {

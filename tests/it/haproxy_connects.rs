@@ -1,7 +1,6 @@
 //! Connects of HAProxy that `timeout connect` ends, or the network: it gives each up with SO_LINGER 0,
 //! which leaves ECONNRESET at the socket. And health checks of another backend beside them, which are
 //! no attempts of any request.
-#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
