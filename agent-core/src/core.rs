@@ -279,6 +279,7 @@ impl Core {
                 ("departures_forgotten", self.departures.forgotten()),
                 ("patience_forgotten", self.patience.forgotten()),
             ],
+            unread_clients: self.processes.unread_clients(),
             request_ledger: requests,
             attempt_ledger: attempts,
         }

@@ -11,12 +11,12 @@ use std::num::NonZero;
 
 use agent_wire::limits::{HEAD_BYTES, SERVER_NAME_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
-use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, phase, side};
+use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, phase, side, talk};
 use smol_str::SmolStr;
 
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation,
-    Opening, Phase, ResetDirection, Seen, Side, Socket, TlsAlert, TlsHandshake, What,
+    Opening, Phase, ResetDirection, Seen, Side, Socket, Talk, TlsAlert, TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -120,6 +120,17 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
             What::Unread {
                 exchange: exchange(header.kind, &record.exchange)?,
             }
+        }
+        kind::UNREAD_CLIENT => {
+            let record: record::UnreadClient = take(header.kind, bytes)?;
+            let talk = match record.talk {
+                talk::TLS => Talk::Tls,
+                talk::HTTP2 => Talk::Http2,
+                talk::OTHER => Talk::Other,
+                talk::BEFORE_AGENT => Talk::BeforeAgent,
+                other => return Err(code(header.kind, "talk", other)),
+            };
+            What::UnreadClient { talk }
         }
         kind::DEATH => {
             let record: record::Death = take(header.kind, bytes)?;

@@ -41,4 +41,4 @@ pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, decode};
 pub use crate::input::Input;
 pub use crate::limits::{Ledger, Limits, Stats};
-pub use crate::process::{ProcessInfo, ProcessKind};
+pub use crate::process::{ProcessInfo, ProcessKind, UnreadClients};

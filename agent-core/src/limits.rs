@@ -1,6 +1,7 @@
 //! Bounds and time limits of the core, and the counters that tell when one was met.
 
 use crate::observation::Nanos;
+use crate::process::UnreadClients;
 
 /// One second.
 pub(crate) const SECOND: Nanos = 1_000_000_000;
@@ -93,6 +94,8 @@ pub struct Stats {
     pub evidence: [(&'static str, usize); 13],
     /// Entries of these that made room for newer ones, or found none.
     pub forgotten: [(&'static str, u64); 13],
+    /// Connections of proxies' clients that are not read.
+    pub unread_clients: UnreadClients,
     /// What became of client requests.
     pub request_ledger: Ledger,
     /// What became of attempts.

@@ -91,6 +91,7 @@ impl Observation {
             | What::Tcp
             | What::Ignored
             | What::ClientLeft
+            | What::UnreadClient { .. }
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
@@ -216,6 +217,11 @@ pub enum What {
     Unread {
         /// What TCP tells of that use: of heads and framing nothing is known.
         exchange: Exchange,
+    },
+    /// A process read from a connection that a client opened, and nothing of it is read here.
+    UnreadClient {
+        /// What is spoken on it.
+        talk: Talk,
     },
     /// A process (`socket.tgid`) ends, and closes the connection it served.
     Death {
@@ -379,6 +385,24 @@ pub enum ConnectOutcome {
     ClosedByUs,
     /// The kernel gave up; `Socket::errno` says why (110, 113, 101, 111 by ICMP ...).
     KernelError,
+}
+
+/// What is spoken on a connection that is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+pub enum Talk {
+    /// TLS.
+    Tls,
+    /// HTTP/2 in clear text.
+    Http2,
+    /// Something else than HTTP.
+    Other,
+    /// Its beginning was before the agent's, and it is not known either who opened it.
+    BeforeAgent,
 }
 
 /// What a name server said.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::event::Proxy;
 use crate::network::Network;
-use crate::observation::Nanos;
+use crate::observation::{Nanos, Talk};
 use crate::proxies::Habits;
 use crate::routes::Instance;
 use crate::table::Table;
@@ -56,20 +56,43 @@ struct Process {
     acts_as_proxy: bool,
     /// Exchanges told of it while it was no proxy.
     foreign: u32,
+    /// Connections of its clients that were not read, while it was no proxy.
+    unread_clients: UnreadClients,
     last_used: Nanos,
+}
+
+/// Connections that clients opened and that are not read, by what is spoken on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnreadClients {
+    /// TLS.
+    pub tls: u64,
+    /// HTTP/2 in clear text.
+    pub http2: u64,
+    /// Something else than HTTP.
+    pub other: u64,
+    /// Those that began before the agent, of which it is not known who opened them.
+    pub before_agent: u64,
 }
 
 /// Every process the core was told of.
 #[derive(Debug)]
 pub(crate) struct Processes {
     table: Table<u32, Process>,
+    /// Those of proxies.
+    unread_clients: UnreadClients,
 }
 
 impl Processes {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             table: Table::new(limit),
+            unread_clients: UnreadClients::default(),
         }
+    }
+
+    /// Connections of clients of proxies that are not read.
+    pub(crate) fn unread_clients(&self) -> UnreadClients {
+        self.unread_clients
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -81,10 +104,9 @@ impl Processes {
     }
 
     pub(crate) fn know(&mut self, tgid: u32, info: ProcessInfo, now: Nanos) {
-        let acts_as_proxy = self
-            .table
-            .get(tgid)
-            .is_some_and(|process| process.acts_as_proxy);
+        let before = self.table.get(tgid);
+        let acts_as_proxy = before.is_some_and(|process| process.acts_as_proxy);
+        let unread_clients = before.map_or_else(UnreadClients::default, |one| one.unread_clients);
         self.table.insert(
             tgid,
             Process {
@@ -92,9 +114,11 @@ impl Processes {
                 info,
                 acts_as_proxy,
                 foreign: 0,
+                unread_clients,
                 last_used: now,
             },
         );
+        self.count_unread_clients(tgid);
     }
 
     pub(crate) fn forget(&mut self, tgid: u32) {
@@ -118,6 +142,26 @@ impl Processes {
     pub(crate) fn saw_forwarding(&mut self, tgid: u32) {
         if let Some(process) = self.table.get_mut(tgid) {
             process.acts_as_proxy = true;
+        }
+        self.count_unread_clients(tgid);
+    }
+
+    /// The process read from a connection that a client opened, and that is not read here.
+    pub(crate) fn saw_unread_client(&mut self, tgid: Option<u32>, talk: Talk) {
+        let Some(tgid) = tgid else { return };
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.unread_clients.add(talk);
+        }
+        self.count_unread_clients(tgid);
+    }
+
+    /// What is known of a proxy counts; a process that may become one keeps it until then.
+    fn count_unread_clients(&mut self, tgid: u32) {
+        if let Some(process) = self.table.get_mut(tgid)
+            && process.is_proxy()
+        {
+            let more = std::mem::take(&mut process.unread_clients);
+            self.unread_clients = self.unread_clients.with(more);
         }
     }
 
@@ -185,6 +229,38 @@ impl Processes {
         let full = self.table.is_full();
         self.table
             .retain(|_, process| (process.is_proxy() && !full) || process.last_used >= oldest);
+    }
+}
+
+impl UnreadClients {
+    /// All of them.
+    pub fn sum(self) -> u64 {
+        let Self {
+            tls,
+            http2,
+            other,
+            before_agent,
+        } = self;
+        tls + http2 + other + before_agent
+    }
+
+    fn add(&mut self, talk: Talk) {
+        let count = match talk {
+            Talk::Tls => &mut self.tls,
+            Talk::Http2 => &mut self.http2,
+            Talk::Other => &mut self.other,
+            Talk::BeforeAgent => &mut self.before_agent,
+        };
+        *count += 1;
+    }
+
+    fn with(self, more: Self) -> Self {
+        Self {
+            tls: self.tls + more.tls,
+            http2: self.http2 + more.http2,
+            other: self.other + more.other,
+            before_agent: self.before_agent + more.before_agent,
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use agent_core::decode::{DecodeError, decode, head};
-use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Opening, Side, What};
+use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Opening, Side, Talk, What};
 use agent_wire::limits::SERVER_NAME_BYTES;
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
     ALERT_BY_PEER, Connect, Death, Dns, End as EndRecord, Errand, Exchange, Header, Hello,
-    MessageHead, Path, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
+    MessageHead, Path, Reset, Tls, UnixConnect, UnreadClient, end, flag, framing, kind, phase,
+    side, talk,
 };
 
 fn header(kind: u8) -> Header {
@@ -351,6 +352,20 @@ fn a_use_of_a_connection_whose_talk_is_not_read_begins_or_ends() {
             panic!("{seen:?}");
         };
         assert_eq!((exchange.end, exchange.index), (expected, 3));
+    }
+}
+
+#[test]
+fn of_a_client_that_is_not_read_it_is_known_what_it_speaks() {
+    let record = UnreadClient {
+        header: header(kind::UNREAD_CLIENT),
+        talk: talk::TLS,
+        reserved: [0; 7],
+    };
+    let seen = decode(bytes_of(&record)).expect("a record");
+    assert_eq!(seen.what, What::UnreadClient { talk: Talk::Tls });
+    for code in [talk::UNKNOWN, talk::COUNT] {
+        decode(&with(record, |record| record.talk = code)).expect_err("no such talk");
     }
 }
 

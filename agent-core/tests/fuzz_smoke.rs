@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
     Abandoned, Connect, Death, Dns, End, Errand, Exchange, Header, Hello, MessageHead,
-    Path as UnixPath, Reset, Tls, UnixConnect, end, flag, framing, kind, phase, side,
+    Path as UnixPath, Reset, Tls, UnixConnect, UnreadClient, end, flag, framing, kind, phase, side,
+    talk,
 };
 use effort::Effort;
 use random::Random;
@@ -201,6 +202,11 @@ fn records() -> Vec<Vec<u8>> {
                 request_ns: 5955,
                 ..Exchange::default()
             },
+        }),
+        bytes(UnreadClient {
+            header: header(kind::UNREAD_CLIENT, side::UNKNOWN, 7, 5970),
+            talk: talk::TLS,
+            reserved: [0; 7],
         }),
         message(
             header(kind::RESPONSE, side::CLIENT, 1, 6000),

@@ -12,13 +12,14 @@
 //! is kept; and only a socket with the same ports may take it.
 
 use agent_wire::limits::HEAD_BYTES;
-use agent_wire::record::{flag, side};
+use agent_wire::record::{flag, side, talk};
 use agent_wire::tally::Tally;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::flow::{Flow, phase};
+use crate::clients;
+use crate::flow::Flow;
 use crate::head;
 use crate::http1;
 use crate::kernel::{self, Sock};
@@ -115,9 +116,9 @@ pub(crate) fn take(flow: &mut Flow, sk: Sock) {
     let start = kernel::word(&early.bytes, 0);
     if !request_line::is_request(start, early.len) {
         // What it is instead shows with the next packet, if that can be told at all.
-        if start & 0xffff == 0x0316 {
-            flow.phase = phase::OPAQUE;
-            tallies::count(Tally::NOT_HTTP);
+        let spoken = clients::talk_of(start);
+        if spoken != talk::UNKNOWN {
+            clients::not_http(flow, spoken);
         }
         return;
     }

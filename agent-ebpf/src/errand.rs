@@ -20,6 +20,7 @@ use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 
 use crate::attention;
+use crate::clients;
 use crate::flow::{Flow, phase};
 use crate::kernel;
 use crate::lifecycle;
@@ -120,6 +121,7 @@ pub(crate) fn data_read(flow: &mut Flow) {
         }
     }
     touched(flow);
+    clients::data_read(flow);
 }
 
 /// The running thread, which is the one that `flow` is known to belong to, acted on it: it is on

@@ -134,7 +134,9 @@ pub(crate) struct Flow {
     pub(crate) fares_ns: u64,
     /// Something was sent.
     pub(crate) talked: u8,
-    reserved: u8,
+    /// What is spoken where it is not HTTP, one of [`agent_wire::record::talk`]; see
+    /// [`crate::clients`].
+    pub(crate) talk: u8,
     /// What an ICMP said that did not end the connection, errno.
     pub(crate) soft_error: u16,
     /// Network namespace of the thread that last read this socket, its inode; 0 where the socket's own

@@ -6,13 +6,14 @@
 //!
 //! Framing is RFC 9112, section 6.3.
 
-use agent_wire::record::{Exchange, UNFOLLOWED, end, flag, framing, side};
+use agent_wire::record::{Exchange, UNFOLLOWED, end, flag, framing, side, talk};
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::attention;
 use crate::body::{is_complete, keep_tail};
 use crate::chunks;
+use crate::clients;
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::head;
@@ -79,8 +80,8 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         }
         return true;
     }
-    let is_tls = start & 0xffff == 0x0316;
-    if is_tls && sent && flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
+    let spoken = clients::talk_of(start);
+    if spoken == talk::TLS && sent && flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
         tls::begin(ctx, flow, payload);
         return false;
     }
@@ -89,9 +90,8 @@ fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool)
         flow.spoke_first = 1;
         flow.flags.set::<{ flag::NOT_HTTP }>();
     }
-    if is_tls || flow.tries <= 1 {
-        flow.phase = phase::OPAQUE;
-        tallies::count(Tally::NOT_HTTP);
+    if spoken != talk::UNKNOWN || flow.tries <= 1 {
+        clients::not_http(flow, spoken);
     } else {
         flow.tries -= 1;
     }

@@ -19,6 +19,7 @@ mod attention;
 mod body;
 mod by_cookie;
 mod chunks;
+mod clients;
 mod connecting;
 mod death;
 mod deferred;

@@ -4,6 +4,7 @@ use core::mem::size_of;
 
 use crate::record::{
     Abandoned, Connect, Death, Dns, End, Header, Hello, MessageHead, Reset, Tls, UnixConnect,
+    UnreadClient,
 };
 
 /// A type of plain integers: any bytes are a valid value, and there is no padding.
@@ -35,6 +36,8 @@ unsafe impl Plain for Abandoned {}
 unsafe impl Plain for Dns {}
 // SAFETY: as above.
 unsafe impl Plain for Death {}
+// SAFETY: as above.
+unsafe impl Plain for UnreadClient {}
 
 /// Reads a `T` from the front of `bytes`; `None` when they are too short.
 pub fn read<T: Plain>(bytes: &[u8]) -> Option<T> {

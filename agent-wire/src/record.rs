@@ -48,8 +48,10 @@ pub mod kind {
     /// [`super::Header`] alone: the peer of a connection that this host accepted and whose talk is not
     /// read has closed or reset it, before this end did.
     pub const CLIENT_LEFT: u8 = 17;
+    /// [`super::UnreadClient`]: a process read from a connection that is not read here.
+    pub const UNREAD_CLIENT: u8 = 18;
     /// One more than the largest kind.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 19;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -227,7 +229,8 @@ records!(
     Abandoned,
     Dns,
     Death,
-    UnixConnect
+    UnixConnect,
+    UnreadClient
 );
 
 /// The errand a thread is on: the client request it touched last.
@@ -477,6 +480,35 @@ pub struct Death {
     pub reserved_2: u32,
 }
 
+/// What a client speaks on a connection that is not read, by its first bytes.
+pub mod talk {
+    /// Not known.
+    pub const UNKNOWN: u8 = 0;
+    /// TLS.
+    pub const TLS: u8 = 1;
+    /// HTTP/2 in clear text, with prior knowledge (RFC 9113, 3.3).
+    pub const HTTP2: u8 = 2;
+    /// Something else than HTTP.
+    pub const OTHER: u8 = 3;
+    /// Its beginning was before the agent's, and it is not known either who opened it.
+    pub const BEFORE_AGENT: u8 = 4;
+    /// One more than the largest value.
+    pub const COUNT: u8 = 5;
+}
+
+/// [`kind::UNREAD_CLIENT`]: a process read from a connection that a client opened, and nothing of it
+/// is read here. Once for each connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct UnreadClient {
+    /// Which socket, and the process that read (`tgid`).
+    pub header: Header,
+    /// One of [`talk`], not [`talk::UNKNOWN`].
+    pub talk: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
 /// [`kind::UNIX_CONNECT`]: `connect(2)` on a Unix stream socket returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -526,6 +558,7 @@ const _: () = {
     assert!(size_of::<Abandoned>() == size_of::<Header>() + 8);
     assert!(size_of::<Dns>() == size_of::<Header>() + size_of::<Errand>() + 8 + 8);
     assert!(size_of::<Death>() == size_of::<Header>() + 16);
+    assert!(size_of::<UnreadClient>() == size_of::<Header>() + 8);
     assert!(
         size_of::<UnixConnect>()
             == size_of::<Header>() + size_of::<Errand>() + 8 + UNIX_PATH_BYTES + 4

@@ -86,6 +86,7 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::HELLO => "hello",
         kind::ABANDONED => "abandoned",
         kind::CLIENT_LEFT => "client_left",
+        kind::UNREAD_CLIENT => "unread_client",
         _ => return None,
     })
 }

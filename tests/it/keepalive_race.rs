@@ -397,6 +397,20 @@ fn at(kind: Kind) {
     }
 }
 
+/// Apache httpd does not close what idles, and its pool gives the connection to whoever comes next: with
+/// another path, nothing but the thread says whose the attempt is.
+#[test]
+fn a_race_behind_another_path_is_of_its_request() {
+    let scene = Scene::build();
+    for kind in [Kind::ApacheEvent, Kind::ApachePrefork] {
+        let agent = Agent::start_as(&format!("race-rewritten-{kind}"), &[]);
+        let events = agent.events();
+        let groups: Vec<Group> = scene.groups().into_iter().map(Group::rewritten).collect();
+        let proxy = Proxy::start(kind, &groups);
+        assert_races(kind, &races(&proxy, &events));
+    }
+}
+
 #[test]
 fn a_race_is_proven_and_a_crash_at_the_same_moment_is_not() {
     let one = std::env::var("WHY502_PROXY").ok();

@@ -1,4 +1,4 @@
-//! Servers that speak TLS, by `openssl s_server`.
+//! Certificates, and servers that speak TLS, by `openssl`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

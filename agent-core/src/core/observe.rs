@@ -98,6 +98,7 @@ impl Core {
                 .departures
                 .left(socket.cookie, socket.tgid, socket.time),
             What::Unread { exchange } => self.unread(&socket, exchange, out),
+            What::UnreadClient { talk } => self.processes.saw_unread_client(socket.tgid, talk),
             What::Tcp => {
                 self.make_room();
                 self.connections.touch(&socket);

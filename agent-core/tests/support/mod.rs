@@ -12,7 +12,7 @@ use agent_core::cause::{Cause, Certainty, How};
 use agent_core::event::{Attempt, Event, Failure, Request};
 use agent_core::observation::{
     ConnectOutcome, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation, Phase,
-    RequestHead, ResponseHead, Seen, Side, Socket, TlsHandshake, What,
+    RequestHead, ResponseHead, Seen, Side, Socket, Talk, TlsHandshake, What,
 };
 use agent_core::{Core, Limits, ProcessInfo, ProcessKind};
 use agent_wire::record::flag;
@@ -362,6 +362,10 @@ impl Sock {
         let mut seen = self.what(at, What::ClientLeft);
         seen.socket.side = Side::Unknown;
         seen
+    }
+
+    pub(crate) fn unread_client(&self, at: f64, talk: Talk) -> Observation {
+        self.what(at, What::UnreadClient { talk })
     }
 
     pub(crate) fn close(&self, at: f64) -> Observation {

@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use super::client::{self, Whom};
 use crate::events::human;
 use crate::incidents::filter::{MAX_LIMIT, encoded};
-use crate::incidents::shape::{Listing, Refusal, Single};
+use crate::incidents::shape::{Listing, Refusal, Single, UnreadClientsShape};
 
 /// What `--help` says first.
 pub(super) const LONG_ABOUT: &str = "\
@@ -164,21 +164,28 @@ impl Arguments {
             kept,
             stored,
             evicted,
+            unread_clients,
             incidents,
         } = listing;
         let agent = self.whom.agent;
+        let unread = unread(unread_clients);
         if incidents.is_empty() {
-            return if *stored == 0 {
-                format!(
+            let nothing = match (*stored, &unread) {
+                (0, None) => format!(
                     "Nothing to explain: the agent at {agent} has seen no gateway error since it started.\n"
-                )
-            } else {
-                let gone = match evicted {
-                    0 => String::new(),
-                    gone => format!("; {gone} older ones are gone"),
-                };
-                format!("Nothing matches: the agent at {agent} keeps {kept} incidents{gone}.\n")
+                ),
+                (0, Some(_)) => format!(
+                    "No incident: the agent at {agent} has seen no gateway error where it can read.\n"
+                ),
+                _ => {
+                    let gone = match evicted {
+                        0 => String::new(),
+                        gone => format!("; {gone} older ones are gone"),
+                    };
+                    format!("Nothing matches: the agent at {agent} keeps {kept} incidents{gone}.\n")
+                }
             };
+            return nothing + &unread.unwrap_or_default();
         }
         let mut text = human::list(incidents, zone);
         if *truncated {
@@ -192,8 +199,46 @@ impl Arguments {
                 "\nThe newest {shown} of {matched} that match; {more}.\n"
             ));
         }
+        if let Some(unread) = unread {
+            text.push('\n');
+            text.push_str(&unread);
+        }
         text
     }
+}
+
+/// How many connections of clients were not read, and why; `None` when all were.
+fn unread(clients: &UnreadClientsShape) -> Option<String> {
+    let UnreadClientsShape {
+        tls,
+        http2,
+        other,
+        before_agent,
+    } = *clients;
+    let kinds = [
+        (tls, "TLS"),
+        (http2, "HTTP/2 in clear text"),
+        (other, "not HTTP"),
+        (
+            before_agent,
+            "open before the agent started (from clients or to upstreams)",
+        ),
+    ];
+    let sum: u64 = kinds.iter().map(|(count, _)| count).sum();
+    let connections = match sum {
+        0 => return None,
+        1 => "1 connection of a proxy's clients was".to_owned(),
+        sum => format!("{sum} connections of proxies' clients were"),
+    };
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, kind)| format!("{count} {kind}"))
+        .collect();
+    Some(format!(
+        "{connections} not read, and errors on them are not known: {}.\n",
+        kinds.join(", ")
+    ))
 }
 
 fn last(text: &str) -> Result<usize, String> {
@@ -211,7 +256,7 @@ mod tests {
     use super::{Arguments, EXAMPLES};
     use crate::events::teller::Teller;
     use crate::identity::Whereabouts;
-    use crate::incidents::shape::Listing;
+    use crate::incidents::shape::{Listing, UnreadClientsShape};
     use crate::knowledge;
     use crate::samples::{failed_attempt, request};
 
@@ -234,6 +279,7 @@ mod tests {
             kept: count,
             stored: count,
             evicted: 0,
+            unread_clients: UnreadClientsShape::default(),
             incidents: (1..=count)
                 .rev()
                 .map(|id| {
@@ -286,6 +332,30 @@ mod tests {
             filtered.contains("keeps 1000 incidents; 200 older ones are gone"),
             "{filtered}"
         );
+    }
+
+    #[test]
+    fn where_clients_were_not_read_it_never_says_that_there_was_no_error() {
+        let unread_clients = UnreadClientsShape {
+            tls: 12,
+            http2: 3,
+            other: 0,
+            before_agent: 1,
+        };
+        let words = "16 connections of proxies' clients were not read, and errors on them are not known: \
+             12 TLS, 3 HTTP/2 in clear text, 1 open before the agent started (from clients or to \
+             upstreams).\n";
+        let mut nothing_matches = listing(0);
+        nothing_matches.stored = 5;
+        for found in [listing(0), nothing_matches, listing(2)] {
+            let found = Listing {
+                unread_clients,
+                ..found
+            };
+            let text = arguments(&[]).listed(&found, &TimeZone::UTC);
+            assert!(text.ends_with(words), "{text}");
+            assert!(!text.contains("Nothing to explain"), "{text}");
+        }
     }
 
     #[test]

@@ -257,6 +257,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     let address = listener.local_addr().unwrap_or(settings.listen);
     let service = Service {
         registry,
+        report: report.clone(),
         stream: stream.clone(),
         incidents: incidents.clone(),
         refresh,

@@ -1,6 +1,7 @@
 //! `GET /api/v1/incidents` and `GET /api/v1/incidents/{id}`: questions about the store,
 //! answered in JSON; `docs/api.md` describes them.
 
+use agent_core::UnreadClients;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use jiff::Timestamp;
@@ -19,7 +20,10 @@ pub(super) async fn answer(rest: &str, query: &str, service: &Service) -> Answer
     let incidents = service.incidents.clone();
     match rest.strip_prefix('/') {
         None => match Filter::parse(query, Timestamp::now()) {
-            Ok(filter) => list(incidents, filter).await,
+            Ok(filter) => {
+                let unread = service.report.get().coverage.unread_clients;
+                list(incidents, filter, unread).await
+            }
             Err(error) => refused(StatusCode::BAD_REQUEST, error.to_string()),
         },
         Some(id) => match id.parse() {
@@ -33,9 +37,9 @@ pub(super) async fn answer(rest: &str, query: &str, service: &Service) -> Answer
 }
 
 /// Off the pipeline's thread: it can be a thousand incidents.
-async fn list(incidents: Incidents, filter: Filter) -> Answer {
+async fn list(incidents: Incidents, filter: Filter, unread: UnreadClients) -> Answer {
     let made = spawn_blocking(move || -> anyhow::Result<Vec<u8>> {
-        Ok(to_json(&Listing::new(incidents.find(&filter))?)?)
+        Ok(to_json(&Listing::new(incidents.find(&filter), unread)?)?)
     });
     match made.await {
         Ok(Ok(body)) => json(StatusCode::OK, body),

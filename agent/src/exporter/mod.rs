@@ -37,6 +37,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::ApiAccess;
 use crate::events::EventStream;
 use crate::incidents::Incidents;
+use crate::metrics::report::Report;
 use crate::pipeline::Refresh;
 use places::{Place, Places};
 use routes::Answer;
@@ -65,6 +66,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Service {
     /// What `/metrics` shows.
     pub registry: Arc<Registry>,
+    /// What the agent knows of itself.
+    pub report: Report,
     /// What `/api/v1/events` sends.
     pub stream: EventStream,
     /// What `/api/v1/incidents` shows.
@@ -287,8 +290,12 @@ mod tests {
         let turned_away = Arc::new(AtomicU64::new(0));
         // Without a pipeline behind it a refresh returns at once.
         let (refresh, _) = refresh();
+        let Metrics {
+            registry, report, ..
+        } = Metrics::new(&Settings::default());
         let service = Service {
-            registry: Metrics::new(&Settings::default()).registry,
+            registry,
+            report,
             stream: stream.clone(),
             incidents: incidents.clone(),
             refresh,

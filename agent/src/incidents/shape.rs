@@ -3,6 +3,7 @@
 
 use std::io;
 
+use agent_core::UnreadClients;
 use serde::{Deserialize, Serialize};
 
 use super::{Found, Kept};
@@ -28,8 +29,41 @@ pub struct Listing {
     pub stored: u64,
     /// Of these, pushed out by newer ones.
     pub evicted: u64,
+    /// What is not known.
+    #[serde(default)]
+    pub unread_clients: UnreadClientsShape,
     /// Newest first.
     pub incidents: Vec<RequestShape>,
+}
+
+/// Clients' connections that are not read: what was answered on them is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadClientsShape {
+    /// TLS.
+    pub tls: u64,
+    /// HTTP/2 in clear text.
+    pub http2: u64,
+    /// Something else than HTTP.
+    pub other: u64,
+    /// They were open before the agent started, opened by the proxy or by a client.
+    pub before_agent: u64,
+}
+
+impl From<UnreadClients> for UnreadClientsShape {
+    fn from(clients: UnreadClients) -> Self {
+        let UnreadClients {
+            tls,
+            http2,
+            other,
+            before_agent,
+        } = clients;
+        Self {
+            tls,
+            http2,
+            other,
+            before_agent,
+        }
+    }
 }
 
 /// One incident.
@@ -55,11 +89,15 @@ impl Listing {
     ///
     /// # Errors
     /// None in practice: every shape has a JSON form.
-    pub fn new(found: Found) -> Result<Self, serde_json::Error> {
-        Self::within(found, MAX_BYTES)
+    pub fn new(found: Found, unread: UnreadClients) -> Result<Self, serde_json::Error> {
+        Self::within(found, unread, MAX_BYTES)
     }
 
-    fn within(found: Found, max_bytes: usize) -> Result<Self, serde_json::Error> {
+    fn within(
+        found: Found,
+        unread: UnreadClients,
+        max_bytes: usize,
+    ) -> Result<Self, serde_json::Error> {
         let Found {
             incidents: kept,
             matched,
@@ -82,6 +120,7 @@ impl Listing {
             kept: counts.kept,
             stored: counts.stored,
             evicted: counts.evicted,
+            unread_clients: unread.into(),
             incidents,
         })
     }
@@ -120,6 +159,7 @@ impl io::Write for Size {
 
 #[cfg(test)]
 mod tests {
+    use agent_core::UnreadClients;
     use std::sync::Arc;
 
     use serde_json::Value;
@@ -139,7 +179,8 @@ mod tests {
         let store = Incidents::new(&Settings::default());
         let request = Arc::new(request(Some(502), vec![failed_attempt()]));
         store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
-        let listing = Listing::new(store.find(&Filter::default())).unwrap();
+        let listing =
+            Listing::new(store.find(&Filter::default()), UnreadClients::default()).unwrap();
 
         let mut left = vec![serde_json::to_value(listing).unwrap()];
         while let Some(value) = left.pop() {
@@ -166,10 +207,15 @@ mod tests {
             let request = Arc::new(request(Some(502), vec![failed_attempt()]));
             store.keep(&request, Whereabouts::default(), &Teller::fixed(0));
         }
-        let whole = Listing::new(store.find(&Filter::default())).unwrap();
+        let whole = Listing::new(store.find(&Filter::default()), UnreadClients::default()).unwrap();
         let one = serde_json::to_vec(&whole.incidents[0]).unwrap().len();
 
-        let cut = Listing::within(store.find(&Filter::default()), 3 * one).unwrap();
+        let cut = Listing::within(
+            store.find(&Filter::default()),
+            UnreadClients::default(),
+            3 * one,
+        )
+        .unwrap();
 
         assert!(!whole.truncated);
         assert_eq!(whole.incidents.len(), 5);

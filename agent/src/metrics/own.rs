@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use agent_core::UnreadClients;
 use agent_wire::record::kind;
 use agent_wire::tally;
 use prometheus_client::collector::Collector;
@@ -86,13 +87,19 @@ const COVERAGE: Computed = Computed {
     name: "why502_agent_coverage",
     kind: Kind::Gauge,
     labels: &[],
-    help: "Share of the 5xx answers given to clients that were explained, 0 to 1, 1 before the first: `explained` by `seen` of why502_agent_explanations_total",
+    help: "Share of the 5xx answers given to clients that were explained, 0 to 1, 1 before the first: `explained` of why502_agent_explanations_total by the sum of its `seen` and of why502_agent_unread_clients_total, each of which may have carried an error",
 };
 const EXPLANATIONS: Computed = Computed {
     name: "why502_agent_explanations",
     kind: Kind::Counter,
     labels: &["fate"],
     help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`, which includes `proxy_generated` as a guess",
+};
+const UNREAD_CLIENTS: Computed = Computed {
+    name: "why502_agent_unread_clients",
+    kind: Kind::Counter,
+    labels: &["talk"],
+    help: "Connections from clients to proxies that are not read, so that nobody knows what was answered on them, by what is spoken: `tls`, `http2` (in clear text), `other`; `before_agent`: open before the agent was, by whom is not known, and not read from their beginning",
 };
 const MAP_MAX_ENTRIES: Computed = Computed {
     name: "why502_agent_map_max_entries",
@@ -145,7 +152,7 @@ const INCIDENT_BYTES: Computed = Computed {
 };
 
 /// The families of this file.
-pub(super) const COMPUTED: [Computed; 18] = [
+pub(super) const COMPUTED: [Computed; 19] = [
     BUILD_INFO,
     CAPABILITY,
     RECORDS,
@@ -156,6 +163,7 @@ pub(super) const COMPUTED: [Computed; 18] = [
     EXCHANGES,
     COVERAGE,
     EXPLANATIONS,
+    UNREAD_CLIENTS,
     MAP_MAX_ENTRIES,
     MAP_BYTES,
     PROGRAM_RUNS,
@@ -258,6 +266,20 @@ impl Collector for Report {
             &EXPLANATIONS,
             explanations.map(|(fate, count)| series([fate], count)),
         )?;
+        let UnreadClients {
+            tls,
+            http2,
+            other,
+            before_agent,
+        } = coverage.unread_clients;
+        let talks = [
+            ("tls", tls),
+            ("http2", http2),
+            ("other", other),
+            ("before_agent", before_agent),
+        ];
+        let talks = talks.map(|(talk, count)| series([talk], count));
+        write(out, &UNREAD_CLIENTS, talks)?;
         write_maps(out, &maps)?;
         write_programs(out, &programs)?;
         let fates = [("stored", incidents.stored), ("evicted", incidents.evicted)];

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agent_core::UnreadClients;
 use agent_wire::record::kind;
 
 /// The state of the agent at one moment.
@@ -61,7 +62,8 @@ pub struct CoreCounts {
 /// How many of the exchanges of one side begun had which fate.
 pub type Fates = [(&'static str, u64); 6];
 
-/// 5xx answers given to clients: `seen` is `explained` plus `unattributed`.
+/// 5xx answers given to clients: `seen` is `explained` plus `unattributed`. What clients were given
+/// on connections that are not read is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Given.
@@ -70,6 +72,8 @@ pub struct Coverage {
     pub explained: u64,
     /// Of these, told without.
     pub unattributed: u64,
+    /// Clients' connections that are not read.
+    pub unread_clients: UnreadClients,
 }
 
 /// The store of incidents: `stored` is `kept` plus `evicted`.
@@ -164,16 +168,18 @@ impl Report {
 }
 
 impl Coverage {
-    /// Share that was explained, 0 to 1. Before the first error nothing is unexplained.
+    /// Share that was explained, 0 to 1. A connection that is not read counts as an error that was
+    /// not, for it may have carried one. Without either nothing is unexplained.
     #[expect(
         clippy::cast_precision_loss,
         reason = "a sample is a float; counts stay far below 2^53"
     )]
     pub fn share(self) -> f64 {
-        if self.seen == 0 {
+        let all = self.seen + self.unread_clients.sum();
+        if all == 0 {
             return 1.0;
         }
-        self.explained as f64 / self.seen as f64
+        self.explained as f64 / all as f64
     }
 }
 

@@ -256,7 +256,10 @@ impl Daemon {
 
     /// Errors seen and explained so far.
     pub(super) fn coverage(&self) -> Coverage {
-        self.coverage
+        Coverage {
+            unread_clients: self.core.stats().unread_clients,
+            ..self.coverage
+        }
     }
 
     /// The event stream.
@@ -444,6 +447,7 @@ fn core_counts(stats: Stats) -> CoreCounts {
         requests_looked_at: _,
         evidence,
         forgotten,
+        unread_clients: _,
         request_ledger,
         attempt_ledger,
     } = stats;

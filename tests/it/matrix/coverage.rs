@@ -51,7 +51,8 @@ pub(crate) fn page(table: &Table, verdicts: &Verdicts) -> String {
          cause of the row with at least that certainty (at HAProxy, Caddy, Varnish and Traefik, where it is less\n\
          plain what an attempt was made for, at most one step less), unless the cell says WRONG and what\n\
          the agent said instead. What is expected, and why a proxy differs, is in\n\
-         [`tests/src/faults/expected.md`](../tests/src/faults/expected.md).\n\n",
+         [`tests/src/faults/expected.md`](../tests/src/faults/expected.md). Upstreams that speak FastCGI, uwsgi,\n\
+         HTTPS, gRPC, or HTTP over a Unix socket are on [a page of their own](coverage-unread.md).\n\n",
         MODES.len(),
         Kind::ALL.len()
     );

@@ -25,6 +25,11 @@ def answer(protocol, code, body, cut=None):
     if protocol == "uwsgi":
         head = "HTTP/1.0 %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
         return head.encode() + sent
+    if protocol == "h2":
+        # The field :status, by name from the static table (RFC 7541, 6.2.2).
+        head = b"\x08\x03%d" % code
+        whole = cut is None
+        return frame(1, 4, 1, head) + frame(0, 1 if whole else 0, 1, sent)
     head = "Status: %d Told\r\nContent-Length: %d\r\n\r\n" % (code, len(body))
     content = head.encode() + sent
     # FCGI_STDOUT (6), then FCGI_END_REQUEST (3).
@@ -32,6 +37,29 @@ def answer(protocol, code, body, cut=None):
     if cut is None:
         out += struct.pack(">BBHHBx", 1, 3, 1, 8, 0) + bytes(8)
     return out
+
+
+def frame(kind, flags, number, payload=b""):
+    """A frame of HTTP/2 (RFC 9113, 4.1)."""
+    return struct.pack(">BHBBI", 0, len(payload), kind, flags, number) + payload
+
+
+def request_of_h2(stream):
+    """Reads until the HEADERS of the first request, beginning with SETTINGS (RFC 9113, 3.4)."""
+    stream.sendall(frame(4, 0, 0))
+    seen, at = b"", len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    while True:
+        while len(seen) < at + 9 or len(seen) < at + 9 + int.from_bytes(seen[at:at + 3], "big"):
+            some = stream.recv(65536)
+            if not some:
+                raise OSError("nothing was asked")
+            seen += some
+        kind, flags = seen[at + 3], seen[at + 4]
+        at += 9 + int.from_bytes(seen[at:at + 3], "big")
+        if kind == 4 and not flags & 1:
+            stream.sendall(frame(4, 1, 0))
+        if kind == 1:
+            return
 
 
 def order_of(asked):
@@ -51,9 +79,8 @@ def serve(protocol, stream, more):
         context.load_cert_chain(more)
         stream = context.wrap_socket(stream, server_side=True)
     if protocol == "h2":
-        # Its own SETTINGS (RFC 9113, 3.4); what is asked is compressed.
-        stream.sendall(struct.pack(">BHBBI", 0, 0, 4, 0, 0))
-        stream.recv(65536)
+        # What is asked is compressed.
+        request_of_h2(stream)
         asked = ("/order-%s." % more).encode()
     else:
         asked = b""

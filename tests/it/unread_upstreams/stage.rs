@@ -4,11 +4,12 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::ports::{self, Refusing};
-use e2e::process::{Running, command, output_of};
+use e2e::process::{Running, command};
+use e2e::tls::Certificate;
 use e2e::wait::eventually;
 use tempfile::TempDir;
 
@@ -120,16 +121,7 @@ impl Stage {
 
     /// A key and its certificate in one file.
     fn certificate(&self) -> String {
-        let (key, certificate) = (self.path("key.pem"), self.path("certificate.pem"));
-        output_of(
-            Command::new("openssl")
-                .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
-                .args(["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-                .args(["-subj", "/CN=127.0.0.1", "-keyout"])
-                .arg(&key)
-                .arg("-out")
-                .arg(&certificate),
-        );
+        let Certificate { certificate, key } = Certificate::make(self.folder.path(), "server");
         let read = |path: &Path| fs::read_to_string(path).expect("openssl wrote it");
         let both = read(&key) + &read(&certificate);
         let path = self.path("both.pem");
@@ -156,7 +148,8 @@ impl Stage {
         let app =
             "<?php $order = preg_replace('/.*order-(\\w+).*/', '$1', $_SERVER['REQUEST_URI']);
 if ($order == 'hang') { sleep(60); }
-if ($order == 'kill') { exec('kill -9 ' . getmypid()); sleep(5); }
+if ($order == 'cutkill') { header('Content-Length: 20000'); echo str_repeat('x', 9000); flush(); usleep(100000); }
+if ($order == 'kill' || $order == 'cutkill') { exec('kill -9 ' . getmypid()); sleep(5); }
 if (substr($order, 0, 3) == 'own') { http_response_code((int) substr($order, 3)); }
 echo 'fine';
 ";
@@ -177,12 +170,19 @@ echo 'fine';
         let (tcp, unix) = (ports::free(LOCALHOST).to_string(), self.socket());
         let script = self.path("app.py");
         let app = "import os, re, time
+def cut(start):
+    start('200 Told', [('Content-Length', '20000')])
+    yield b'x' * 9000
+    time.sleep(0.1)
+    os.kill(os.getpid(), 9)
 def application(environ, start):
     order = re.search(r'order-(\\w+)', environ['PATH_INFO']).group(1)
     if order == 'hang':
         time.sleep(60)
     if order == 'kill':
         os.kill(os.getpid(), 9)
+    if order == 'cutkill':
+        return cut(start)
     code = order[3:] if order.startswith('own') else '200'
     start(code + ' Told', [('Content-Length', '4')])
     return [b'fine']

@@ -244,7 +244,7 @@ impl Stage {
 /// Connections that wait in the accept queue of a listener that never accepts, so that there
 /// is no room for another.
 #[track_caller]
-fn fill(deaf: SocketAddr) -> Vec<Socket> {
+pub fn fill(deaf: SocketAddr) -> Vec<Socket> {
     let mut queued = Vec::new();
     // A connection that is not established soon was not let in: the queue is full.
     loop {

@@ -76,7 +76,7 @@ fn sight() -> Row {
         Panel::lines(
             "Coverage by agent",
             "percentunit",
-            "Since each agent's start. A slow fall is a kind of traffic that it cannot read.",
+            "Since each agent's start; a connection that is not read counts as an error that is not explained. A slow fall is a kind of traffic that it cannot read.",
         )
         .query(gauge("instance", "why502_agent_coverage"), "{{instance}}"),
         Panel::stack(
@@ -91,6 +91,15 @@ fn sight() -> Row {
                 r#"cluster=~"$cluster", instance=~"$instance", fate!="seen""#,
             ),
             "{{fate}}",
+        ),
+        Panel::stack(
+            "Connections that are not read",
+            "ops",
+            "From clients to proxies: TLS, HTTP/2, what is no HTTP, what began before the agent. Errors on them are not known.",
+        )
+        .query(
+            rate("talk", "why502_agent_unread_clients_total", HOSTS),
+            "{{talk}}",
         ),
         Panel::table(
             "Abilities",

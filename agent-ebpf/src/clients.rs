@@ -1,0 +1,70 @@
+//! Clients whose connections are not read: TLS, HTTP/2, what is no HTTP, what began before the agent.
+//!
+//! In: the first bytes of such a connection, and that a process read from it. Out: one UNREAD_CLIENT
+//! record for each, so that nobody takes silence for the absence of errors.
+
+use agent_wire::record::{UnreadClient, flag, kind, side, talk};
+use agent_wire::tally::Tally;
+
+use crate::flow::{Flow, phase};
+use crate::kernel;
+use crate::output;
+use crate::tallies;
+
+/// [`Flow::talk`]: the record is out.
+const TOLD: u8 = u8::MAX;
+
+/// How HTTP/2 begins in clear text (RFC 9113, 3.4).
+const PREFACE: u64 = u64::from_le_bytes(*b"PRI * HT");
+
+/// What the first bytes are: [`talk::TLS`] of a ClientHello, [`talk::HTTP2`], else
+/// [`talk::UNKNOWN`].
+#[inline(always)]
+pub(crate) fn talk_of(start: u64) -> u8 {
+    if start & 0xffff == 0x0316 {
+        talk::TLS
+    } else if start == PREFACE {
+        talk::HTTP2
+    } else {
+        talk::UNKNOWN
+    }
+}
+
+/// The connection is not HTTP/1: nothing more of it is looked at.
+#[inline(always)]
+pub(crate) fn not_http(flow: &mut Flow, spoken: u8) {
+    flow.phase = phase::OPAQUE;
+    flow.talk = spoken;
+    tallies::count(Tally::NOT_HTTP);
+}
+
+/// The process of `flow` read from it.
+#[inline(always)]
+pub(crate) fn data_read(flow: &mut Flow) {
+    if flow.talk == TOLD
+        || flow.header.side != side::UNKNOWN
+        || flow.flags.has::<{ flag::ACTIVE_OPEN }>()
+    {
+        return;
+    }
+    let spoken = if flow.header.opened_ns == 0 {
+        talk::BEFORE_AGENT
+    } else if flow.phase != phase::OPAQUE {
+        // It may turn out to be HTTP.
+        return;
+    } else if flow.talk == talk::UNKNOWN {
+        talk::OTHER
+    } else {
+        flow.talk
+    };
+    flow.talk = TOLD;
+    output::emit_with(
+        kind::UNREAD_CLIENT,
+        kernel::now(),
+        |record: &mut UnreadClient| {
+            flow.head(&mut record.header);
+            record.talk = spoken;
+            record.reserved = [0; 7];
+        },
+    );
+}
