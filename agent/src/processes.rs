@@ -5,6 +5,8 @@
 //! namespace. Identities are kept, bounded, and
 //! checked again by the start time of the process, because ids are used again.
 
+mod stat;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 use agent_core::observation::Nanos;
 use rustc_hash::FxHashMap;
 
+use self::stat::{has_ended, parent, start_ticks};
 use crate::clock;
 use crate::config::Settings;
 use crate::identity::cgroup::{self, Ids};
@@ -261,7 +264,7 @@ impl Processes {
     pub fn lives(&self, party: Party) -> bool {
         party.start.is_some()
             && start_ticks(self.proc.as_deref(), party.tgid) == party.start
-            && !is_zombie(self.proc.as_deref(), party.tgid)
+            && !has_ended(self.proc.as_deref(), party.tgid)
     }
 
     /// When that process started; `None` when it has ended. Asks `/proc`.
@@ -380,38 +383,6 @@ impl Rules {
 
 fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(MAX_LABEL_BYTES)]
-}
-
-/// Start time of a process; `None` when it has ended.
-fn start_ticks(proc: Option<&Path>, tgid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
-    after_name(&stat)?.nth(19)?.parse().ok()
-}
-
-/// The process has ended, and its parent has not asked for its status yet. A process whose first thread
-/// alone has ended is shown so as well, with its other threads counted.
-fn is_zombie(proc: Option<&Path>, tgid: u32) -> bool {
-    let fields = |stat: &str| -> Option<(bool, u32)> {
-        let mut fields = after_name(stat)?;
-        Some((fields.next()? == "Z", fields.nth(16)?.parse().ok()?))
-    };
-    let stat =
-        proc.and_then(|proc| fs::read_to_string(proc.join(tgid.to_string()).join("stat")).ok());
-    stat.as_deref()
-        .and_then(fields)
-        .is_some_and(|(dead, threads)| dead && threads <= 1)
-}
-
-fn parent(proc: Option<&Path>, tgid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(proc?.join(tgid.to_string()).join("stat")).ok()?;
-    after_name(&stat)?.nth(1)?.parse().ok()
-}
-
-/// The fields of proc_pid_stat(5) from the third on.
-fn after_name(stat: &str) -> Option<impl Iterator<Item = &str>> {
-    // The second field is the name in parentheses and may hold anything, a ')' included.
-    let rest = stat.get(stat.rfind(')')? + 2..)?;
-    Some(rest.split_ascii_whitespace())
 }
 
 #[cfg(test)]
