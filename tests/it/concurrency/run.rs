@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     upstreams: Upstreams,
     paths: Paths,
     ports: Ports,
-    _refusing: Refusing,
+    _refusing: [Refusing; 2],
     told: usize,
     served: usize,
 }
@@ -86,7 +86,7 @@ impl Stage {
         let [six @ .., good, resetting] = upstreams.addresses.as_slice() else {
             panic!("each server that was ordered has an address");
         };
-        let refusing = Refusing::new(LOCALHOST);
+        let [refusing, one_of_two] = [(); 2].map(|()| Refusing::new(LOCALHOST));
         let six = six.to_vec();
         let mut five_and_dead = six.clone();
         five_and_dead.truncate(5);
@@ -98,7 +98,7 @@ impl Stage {
             Group::new("retry", Target::Servers(vec![*good, *resetting])).retried(),
             Group::new(
                 "retry_refused",
-                Target::Servers(vec![*good, refusing.address]),
+                Target::Servers(vec![*good, one_of_two.address]),
             )
             .retried(),
             Group::new("same", Target::Servers(five_and_dead.clone())),
@@ -114,13 +114,14 @@ impl Stage {
             ports: Ports {
                 resetting: resetting.port(),
                 dead: refusing.address.port(),
+                dead_of_two: one_of_two.address.port(),
             },
             proxy: Proxy::start(kind, &groups),
             agent,
             events,
             upstreams,
             paths,
-            _refusing: refusing,
+            _refusing: [refusing, one_of_two],
             told: 0,
             served: 0,
         }
