@@ -154,17 +154,8 @@ impl Core {
         let (Some(failed), None) = (followed.next(), followed.next()) else {
             return;
         };
-        let goes_elsewhere = request
-            .head
-            .as_ref()
-            .zip(failed.tgid)
-            .is_some_and(|(head, tgid)| {
-                let instance = self.processes.instance(tgid);
-                self.routes.goes_elsewhere(instance, head, &failed.upstream)
-            });
         // Another that waited for an attempt may have made this one, and got its error.
         if self.is_checked(failed)
-            || goes_elsewhere
             || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
         {
             return;

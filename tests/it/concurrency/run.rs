@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     upstreams: Upstreams,
     paths: Paths,
     ports: Ports,
-    _refusing: [Refusing; 2],
+    _refusing: Refusing,
     told: usize,
     served: usize,
 }
@@ -86,7 +86,7 @@ impl Stage {
         let [six @ .., good, resetting] = upstreams.addresses.as_slice() else {
             panic!("each server that was ordered has an address");
         };
-        let [refusing, one_of_two] = [(); 2].map(|()| Refusing::new(LOCALHOST));
+        let refusing = Refusing::new(LOCALHOST);
         let six = six.to_vec();
         let mut five_and_dead = six.clone();
         five_and_dead.truncate(5);
@@ -96,11 +96,6 @@ impl Stage {
             Group::new("kept", Target::Servers(six)).kept(),
             Group::new("refused", Target::Servers(vec![refusing.address])),
             Group::new("retry", Target::Servers(vec![*good, *resetting])).retried(),
-            Group::new(
-                "retry_refused",
-                Target::Servers(vec![*good, one_of_two.address]),
-            )
-            .retried(),
             Group::new("same", Target::Servers(five_and_dead.clone())),
             Group::new("same_kept", Target::Servers(five_and_dead)).kept(),
         ];
@@ -114,14 +109,13 @@ impl Stage {
             ports: Ports {
                 resetting: resetting.port(),
                 dead: refusing.address.port(),
-                dead_of_two: one_of_two.address.port(),
             },
             proxy: Proxy::start(kind, &groups),
             agent,
             events,
             upstreams,
             paths,
-            _refusing: [refusing, one_of_two],
+            _refusing: refusing,
             told: 0,
             served: 0,
         }

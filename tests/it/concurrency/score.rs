@@ -7,7 +7,7 @@ use std::fmt;
 
 use e2e::agent::events::{Attempt, Request};
 
-use crate::cases::{Planned, REFUSED, RETRY_REFUSED};
+use crate::cases::{Planned, REFUSED};
 use crate::run::{Played, Run};
 
 /// Examples kept of each kind of mistake.
@@ -20,8 +20,6 @@ pub(crate) struct Ports {
     pub(crate) resetting: u16,
     /// Nobody listens.
     pub(crate) dead: u16,
-    /// The same, of the two servers of [`RETRY_REFUSED`].
-    pub(crate) dead_of_two: u16,
 }
 
 /// Counts of one run.
@@ -120,8 +118,7 @@ impl Score {
             )
         };
         let causes = causes(played, ports);
-        let dead = dead_server(planned, ports);
-        match found(request, dead) {
+        match found(request, has_dead_server(planned).then_some(ports.dead)) {
             None if error => {
                 self.silent += 1;
                 self.example(format!("error without a cause: {name}"), what());
@@ -150,11 +147,12 @@ impl Score {
         }
         // Of those that arrived, the last one gave the answer. What did not arrive was refused, and
         // how often that was the servers cannot know.
+        let maybe_dead = has_dead_server(planned);
         let masked = served.len().saturating_sub(1);
         let masked_told = match request.attempts.split_last() {
             Some((_, earlier)) => earlier
                 .iter()
-                .filter(|one| one.cause.is_some() && !dead.is_some_and(|dead| is_at(one, dead)))
+                .filter(|one| one.cause.is_some() && !(maybe_dead && is_at(one, ports.dead)))
                 .count(),
             None => 0,
         };
@@ -230,12 +228,9 @@ fn found(request: &Request, dead: Option<u16>) -> Option<Found> {
     })
 }
 
-/// The server of its group that refuses, if others do not.
-fn dead_server(planned: &Planned, ports: Ports) -> Option<u16> {
-    if planned.case.name == RETRY_REFUSED {
-        return Some(ports.dead_of_two);
-    }
-    planned.order.words.is_some().then_some(ports.dead)
+/// Whether one of the servers of its group refuses.
+fn has_dead_server(planned: &Planned) -> bool {
+    planned.order.words.is_some()
 }
 
 fn is_at(attempt: &Attempt, port: u16) -> bool {
