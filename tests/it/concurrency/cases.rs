@@ -42,8 +42,6 @@ pub(crate) const CLOSED: &[&str] = &["closed_before_response"];
 /// It was reset soon after the request on a connection that was used before: an application that
 /// closes with the request unread does the same, which is a race.
 const RESET_SOON: &[&str] = &["closed_before_response", "keepalive_race"];
-/// A group of which one server refuses.
-pub(crate) const RETRY_REFUSED: &str = "retry_refused";
 /// Too short: a busy proxy has not read the request. Too long: its answer comes first.
 const LEAVES_AFTER: Duration = Duration::from_millis(200);
 /// Nobody listened.
@@ -127,8 +125,11 @@ pub(crate) static BY_PATH: &[Case] = &[
     }),
     // One of two servers resets whatever it is asked; most proxies turn to the other one.
     fault("retry", 20, CLOSED, |_| get("retry", "any")),
-    // One of two servers refuses.
-    fault(RETRY_REFUSED, 20, REFUSED, |_| get("retry_refused", "ok")),
+];
+
+/// Requests whose proxy asks again by itself, and clients that leave: at the proxies that these were
+/// measured at.
+pub(crate) static ASKED_AGAIN: &[Case] = &[
     // nginx, Go's client and Varnish ask again; what is asked on a new connection is answered.
     fault("reset_reused", 12, RESET_SOON, |rng| {
         get("kept", format!("wait={},if_reused,reset", rng.u32(1..6)))
@@ -174,11 +175,11 @@ pub(crate) static BY_HEADER: &[Case] = &[
 ];
 
 /// So many requests with paths of their own.
-pub(crate) fn by_path(seed: u64, requests: usize) -> Vec<Planned> {
+pub(crate) fn by_path(seed: u64, requests: usize, cases: &[&'static Case]) -> Vec<Planned> {
     let mut rng = Rng::with_seed(seed);
     (0..requests)
         .map(|number| {
-            let case = drawn(&mut rng, BY_PATH);
+            let case = drawn(&mut rng, cases);
             let Shape {
                 group,
                 body,
@@ -203,9 +204,10 @@ pub(crate) fn by_path(seed: u64, requests: usize) -> Vec<Planned> {
 /// before the words tells them apart.
 pub(crate) fn by_header(seed: u64, requests: usize, group: &str, kept: bool) -> Vec<Planned> {
     let mut rng = Rng::with_seed(seed);
+    let cases: Vec<&Case> = BY_HEADER.iter().collect();
     (0..requests)
         .map(|number| {
-            let case = drawn(&mut rng, BY_HEADER);
+            let case = drawn(&mut rng, &cases);
             let Shape { words, .. } = (case.make)(&mut rng);
             let path = format!("/{group}/{seed:x}/any");
             let order = if kept {
@@ -234,7 +236,7 @@ impl Planned {
     }
 }
 
-fn drawn(rng: &mut Rng, cases: &'static [Case]) -> &'static Case {
+fn drawn(rng: &mut Rng, cases: &[&'static Case]) -> &'static Case {
     let all: u32 = cases.iter().map(|case| case.weight).sum();
     let mut at = rng.u32(0..all);
     let found = cases.iter().find(|case| {

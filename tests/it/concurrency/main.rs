@@ -15,7 +15,7 @@ use e2e::load::mix::seed;
 use e2e::process::need_root;
 use e2e::proxies::Kind;
 
-use cases::{by_header, by_path};
+use cases::{ASKED_AGAIN, BY_PATH, Case, by_header, by_path};
 use run::{Paths, Stage};
 use score::Score;
 
@@ -67,7 +67,7 @@ fn each_error_of_many_clients_at_a_time_is_told_once_with_its_own_cause() {
     let mut mistakes = Vec::new();
     for kind in proxies() {
         let mut stage = Stage::build(kind, Paths::Kept);
-        let run = stage.play(by_path(seed, REQUESTS), CLIENTS);
+        let run = stage.play(by_path(seed, REQUESTS, &cases(kind)), CLIENTS);
         let score = Score::of(&run, stage.ports());
         println!("{kind}: {score}");
         mistakes.extend(mistakes_of(&score).map(|mistake| format!("{kind}: {mistake}")));
@@ -83,7 +83,7 @@ fn errors_are_told_with_their_causes_where_the_proxy_rewrites_path_and_host() {
     for kind in only(&REWRITING) {
         let mut stage = Stage::build(kind, Paths::Rewritten);
         for (requests, clients) in REWRITTEN {
-            let planned = by_path(seed.wrapping_add(clients as u64), requests);
+            let planned = by_path(seed.wrapping_add(clients as u64), requests, &cases(kind));
             let run = stage.play(planned, clients);
             let score = Score::of(&run, stage.ports());
             println!("{kind} {clients} at a time: {score}");
@@ -124,6 +124,15 @@ fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
         }
     }
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+/// What is asked of a proxy.
+fn cases(kind: Kind) -> Vec<&'static Case> {
+    let also: &[Case] = match kind {
+        Kind::NginxCurrent | Kind::CaddyCurrent | Kind::Traefik => ASKED_AGAIN,
+        _ => &[],
+    };
+    BY_PATH.iter().chain(also).collect()
 }
 
 fn proxies() -> impl Iterator<Item = Kind> {

@@ -98,11 +98,6 @@ impl Stage {
             Group::new("kept", Target::Servers(six)).kept(),
             Group::new("refused", Target::Servers(vec![refusing.address])),
             Group::new("retry", Target::Servers(vec![*good, *resetting])).retried(),
-            Group::new(
-                "retry_refused",
-                Target::Servers(vec![*good, refusing.address]),
-            )
-            .retried(),
             Group::new("same", Target::Servers(five_and_dead.clone())),
             Group::new("same_kept", Target::Servers(five_and_dead)).kept(),
         ];

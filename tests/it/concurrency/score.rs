@@ -7,7 +7,7 @@ use std::fmt;
 
 use e2e::agent::events::{Attempt, Request};
 
-use crate::cases::{Planned, REFUSED, RETRY_REFUSED};
+use crate::cases::{Planned, REFUSED};
 use crate::run::{Played, Run};
 
 /// Examples kept of each kind of mistake.
@@ -232,7 +232,7 @@ fn found(request: &Request, dead: Option<u16>) -> Option<Found> {
 
 /// Whether one of the servers of its group refuses.
 fn has_dead_server(planned: &Planned) -> bool {
-    planned.order.words.is_some() || planned.case.name == RETRY_REFUSED
+    planned.order.words.is_some()
 }
 
 fn is_at(attempt: &Attempt, port: u16) -> bool {
