@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const SILENT_CLOSE: &str = "closes its client without a line in the log";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 40] = [
+pub(super) static SAYINGS: [Saying; 41] = [
     says(Cause::ConnectRefused, "503", "sC--").how(How::Icmp),
     says(Cause::ConnectRefused, "503, after 4 tries in 3 s", "SC--"),
     says(Cause::ConnectTimeout, "503", "SC--").how(How::Errno),
@@ -41,6 +41,7 @@ pub(super) static SAYINGS: [Saying; 40] = [
     says(Cause::PathLost, "502", "SH--").how(How::Errno),
     says(Cause::PathLost, "504", "sH--"),
     silent(Cause::UpstreamStatus, "the upstream's", "`----`, as for success"),
+    says(Cause::NoLiveUpstream, "502", "DH--").phase(Phase::Request).note("with `on-marked-down shutdown-sessions`"),
     says(Cause::NoLiveUpstream, "503", "<NOSRV>").note("with `SC--`; with `LR--` a rule answered"),
     silent(Cause::DnsFailure, "503", "not known"),
     silent(Cause::ProxyGenerated, "503 and others", "`sQ--` queue, `PR--` refused or `LR--` answered by a rule, `PC--`/`RC--` out of resources"),
