@@ -17,6 +17,7 @@ pub mod core;
 mod deaths;
 pub mod decode;
 mod departures;
+mod errno;
 pub mod event;
 pub mod input;
 mod join;

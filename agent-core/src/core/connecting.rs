@@ -6,8 +6,9 @@ use rustc_hash::FxHasher;
 use smol_str::SmolStr;
 
 use super::Core;
-use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, errno, seconds};
+use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, seconds};
 use crate::connection::Use;
+use crate::errno;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};

@@ -1,8 +1,9 @@
 //! No connection to the upstream, or none that both ends agree on.
 
 use super::{ABORT_WINDOW, Case, SILENCE, failure};
-use crate::attempt::{EndedBy, Finish, errno};
+use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
+use crate::errno;
 use crate::event::Failure;
 use crate::observation::{ConnectOutcome, Nanos, Phase};
 

@@ -1,8 +1,9 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
 use super::{ABORT_WINDOW, Case, SILENCE, failure};
-use crate::attempt::{EndedBy, Finish, errno};
+use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
+use crate::errno;
 use crate::event::Failure;
 use crate::observation::Phase;
 

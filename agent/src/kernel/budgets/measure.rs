@@ -4,7 +4,8 @@ use std::mem::size_of;
 use std::process::Command;
 
 use agent_wire::record::{
-    Connect, Death, Dns, End, Header, Hello, Left, MessageHead, Reset, Tls, UnixConnect,
+    Abandoned, Connect, Death, Dns, End, Header, Hello, MessageHead, Reset, Tls, UnixConnect,
+    UnreadClient,
 };
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::maps::{MapData, MapType};
@@ -213,7 +214,8 @@ fn records() -> Vec<(&'static str, usize)> {
         ("Dns", size_of::<Dns>()),
         ("Death", size_of::<Death>()),
         ("Hello", size_of::<Hello>()),
-        ("Left", size_of::<Left>()),
+        ("Abandoned", size_of::<Abandoned>()),
+        ("UnreadClient", size_of::<UnreadClient>()),
         ("Header (TCP)", size_of::<Header>()),
     ]
 }
