@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::observation::Nanos;
 use crate::proxies::Habits;
 use crate::routes::Instance;
-use crate::table::Table;
+use crate::table::{Key, Table};
 
 /// What the daemon found out about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ struct Process {
     acts_as_proxy: bool,
     /// Exchanges told of it while it was no proxy.
     foreign: u32,
+    /// Its latest attempt whose request is known: when it began, and the request.
+    latest_attempt: Option<(Nanos, Key)>,
     last_used: Nanos,
 }
 
@@ -92,6 +94,7 @@ impl Processes {
                 info,
                 acts_as_proxy,
                 foreign: 0,
+                latest_attempt: None,
                 last_used: now,
             },
         );
@@ -119,6 +122,20 @@ impl Processes {
         if let Some(process) = self.table.get_mut(tgid) {
             process.acts_as_proxy = true;
         }
+    }
+
+    /// An attempt of the process for the request `key` began at `at`.
+    pub(crate) fn saw_attempt(&mut self, tgid: u32, key: Key, at: Nanos) {
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.latest_attempt = Some((at, key));
+        }
+    }
+
+    /// Whether its latest attempt began after `since` and was for another request than `key`.
+    pub(crate) fn tried_another(&self, tgid: u32, key: Key, since: Nanos) -> bool {
+        let process = self.table.get(tgid);
+        let latest = process.and_then(|process| process.latest_attempt);
+        latest.is_some_and(|(at, of)| at >= since && of != key)
     }
 
     /// An exchange was told of a process that is no proxy; `true` when it is the one that makes it a
