@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::observation::{Nanos, Talk};
 use crate::proxies::Habits;
 use crate::routes::Instance;
-use crate::table::Table;
+use crate::table::{Key, Table};
 
 /// What the daemon found out about a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ struct Process {
     foreign: u32,
     /// Connections of its clients that were not read, while it was no proxy.
     unread_clients: UnreadClients,
+    /// Its latest attempt whose request is known: when it began, and the request.
+    latest_attempt: Option<(Nanos, Key)>,
     last_used: Nanos,
 }
 
@@ -115,6 +117,7 @@ impl Processes {
                 acts_as_proxy,
                 foreign: 0,
                 unread_clients,
+                latest_attempt: None,
                 last_used: now,
             },
         );
@@ -163,6 +166,20 @@ impl Processes {
             let more = std::mem::take(&mut process.unread_clients);
             self.unread_clients = self.unread_clients.with(more);
         }
+    }
+
+    /// An attempt of the process for the request `key` began at `at`.
+    pub(crate) fn saw_attempt(&mut self, tgid: u32, key: Key, at: Nanos) {
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.latest_attempt = Some((at, key));
+        }
+    }
+
+    /// Whether its latest attempt began after `since` and was for another request than `key`.
+    pub(crate) fn tried_another(&self, tgid: u32, key: Key, since: Nanos) -> bool {
+        let process = self.table.get(tgid);
+        let latest = process.and_then(|process| process.latest_attempt);
+        latest.is_some_and(|(at, of)| at >= since && of != key)
     }
 
     /// An exchange was told of a process that is no proxy; `true` when it is the one that makes it a

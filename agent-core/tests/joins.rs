@@ -393,6 +393,38 @@ fn a_refused_connect_of_an_unknown_process_is_no_earlier_try_of_another_unknown_
     }
 }
 
+/// Records of two CPUs: that of the attempt that followed a refused connect may come before that of the
+/// connect, and that of another request after it.
+#[test]
+fn a_refused_connect_is_no_earlier_try_if_another_request_made_an_attempt_since() {
+    for (other_began, attempts) in [(1.25, 2), (1.35, 1)] {
+        let mut core = core();
+        know(&mut core, 300, "caddy", ProcessKind::Known);
+        let [a, b] = [1, 2].map(|cookie| client(cookie).of(Some(300)));
+        let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+        let [u, v] = [(11, other_began), (12, 1.45)]
+            .map(|(cookie, at)| upstream(cookie).of(Some(300)).opened(at));
+        let xu = sent(0, other_began).errand(1, 0, 100).answered(200, 3.0);
+        let xv = sent(0, 1.5).errand(2, 0, 100).answered(200, 4.0);
+        let seen = vec![
+            a.request(&xa, "GET", "/a"),
+            u.request(&xu, "GET", "/a"),
+            refused(1.3),
+            b.request(&xb, "GET", "/b"),
+            v.request(&xv, "GET", "/b"),
+            u.response(&xu),
+            v.response(&xv),
+            a.response(&xa.answered(200, 3.1)),
+            b.response(&xb.answered(200, 4.1)),
+        ];
+        let told = told(&mut core, seen);
+        let requests = told.requests();
+        let of_b = requests.iter().find(|request| request.cookie == 2);
+        let found = of_b.map(|request| request.attempts.len());
+        assert_eq!(found, Some(attempts), "{other_began}");
+    }
+}
+
 #[test]
 fn a_connect_by_timer_belongs_to_who_was_answered_for_it_and_not_to_who_was_read_last() {
     let (a, b) = (client(1), client(2));

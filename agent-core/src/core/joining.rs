@@ -154,8 +154,14 @@ impl Core {
         let (Some(failed), None) = (followed.next(), followed.next()) else {
             return;
         };
-        // Another that waited for an attempt may have made this one, and got its error.
+        // Another that waited for an attempt may have made this one, and got its error; or its next
+        // attempt, of which the record came before that of this one.
+        let tried_another = |tgid| {
+            self.processes
+                .tried_another(tgid, parent.key, failed.started)
+        };
         if self.is_checked(failed)
+            || failed.tgid.is_some_and(tried_another)
             || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
         {
             return;

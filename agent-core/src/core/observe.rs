@@ -361,9 +361,11 @@ impl Core {
             trial.asked = self.who_asked(&trial, !late);
         }
         self.claim_earlier_try(&trial, out);
-        if trial.parent.is_some()
+        if let Some(parent) = &trial.parent
             && let Some(proxy) = self.processes.proxy(trial.tgid)
         {
+            self.processes
+                .saw_attempt(proxy.tgid, parent.key, trial.started);
             let instance = self.processes.instance(proxy.tgid);
             self.routes
                 .saw_use(instance, &trial.upstream, trial.started);
