@@ -52,7 +52,8 @@ fn says(kind: Kind) {
         // The words are those of a cause: whether that is right is asked elsewhere.
         let observed = told.observe(kind, played);
         let row = table.row(mode.name);
-        let is_right = row.wrong(kind, observed.code, &observed.found).is_none();
+        let sure = observed.found.certainty.as_deref() != Some("guess");
+        let is_right = sure && row.wrong(kind, observed.code, &observed.found).is_none();
         for outcome in &played.outcomes {
             let said = said.get(&outcome.path).cloned().unwrap_or_default();
             let words: String = said.words.chars().take(WIDTH).collect();

@@ -33,6 +33,8 @@ pub struct Teller {
 struct Outcome {
     /// The client got an answer; `None` when its request is not known.
     answered: Option<bool>,
+    /// The client got a whole answer, as far as is known.
+    complete: bool,
     /// The request succeeded all the same.
     masked: bool,
 }
@@ -86,6 +88,7 @@ impl Teller {
         let masked = is_masked(request);
         let outcome = Outcome {
             answered: Some(code.is_some()),
+            complete: *complete,
             masked,
         };
         // What went wrong: the error, else the last attempt that failed.
@@ -170,6 +173,7 @@ impl Teller {
         } = HeadShape::new(attempt.head.as_ref());
         let outcome = Outcome {
             answered: None,
+            complete: false,
             masked: attempt.masked == Some(true),
         };
         LoneAttemptShape {
@@ -261,7 +265,11 @@ impl Teller {
         evidence: Option<&Evidence>,
         outcome: Outcome,
     ) -> Option<String> {
-        let Outcome { answered, masked } = outcome;
+        let Outcome {
+            answered,
+            complete,
+            masked,
+        } = outcome;
         let question = Question {
             failure: as_read(failure, evidence),
             errno: evidence.and_then(|evidence| evidence.errno),
@@ -270,6 +278,7 @@ impl Teller {
                 let length = evidence.request_length;
                 length.is_some_and(|length| evidence.request_bytes < length)
             }),
+            complete,
             masked,
         };
         self.products.of(proxy)?.words(&question).map(str::to_owned)

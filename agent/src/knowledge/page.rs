@@ -215,6 +215,7 @@ fn when(saying: &Saying) -> String {
         errno,
         answered,
         sending,
+        complete,
         ..
     } = saying;
     let phase = phase.map(|phase: Phase| Word::from(phase).as_str().to_owned());
@@ -228,7 +229,8 @@ fn when(saying: &Saying) -> String {
         }
     });
     let sending = sending.then(|| "part of the request not sent".to_owned());
-    let parts: Vec<String> = [phase, how, errno, answered, sending]
+    let complete = complete.then(|| "client got it whole".to_owned());
+    let parts: Vec<String> = [phase, how, errno, answered, sending, complete]
         .into_iter()
         .flatten()
         .collect();

@@ -14,7 +14,7 @@ const PROTOCOL: &str = "upstream_reset_before_response_started{protocol_error}";
 const PROTOCOL_LATER: &str = "upstream_reset_after_response_started{protocol_error}";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 31] = [
+pub(super) static SAYINGS: [Saying; 33] = [
     says(Cause::ConnectRefused, "503 UF", "No_such_file_or_directory").errno(2),
     says(Cause::ConnectRefused, "503 UF", "connect_error:_Connection_refused").note("older: `{connection_failure}`"),
     silent(Cause::ConnectTimeout, "503 UF", "its own timer is always sooner (5 s)").how(How::Errno),
@@ -30,10 +30,12 @@ pub(super) static SAYINGS: [Saying; 31] = [
     says(Cause::TlsFailed, "503 UF", "remote_connection_failure").how(How::Fin),
     says(Cause::TlsFailed, "503 UF", "TLS_error"),
     says(Cause::KeepaliveRace, "503 UC", TERMINATED),
+    says(Cause::ClosedBeforeResponse, "503 UC or UF", "upstream_reset_before_response_started{").how(How::Rst).note("`connection_termination`, or `delayed_connect_error:_Connection_reset_by_peer` where the RST came before the request left"),
     says(Cause::ClosedBeforeResponse, "503 UC", TERMINATED),
     says(Cause::UpstreamCrashed, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::UpstreamCrashed, "503 UC", TERMINATED),
-    says(Cause::TruncatedResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body).note("a body until close looks complete: `via_upstream`"),
+    says(Cause::TruncatedResponse, "200", "via_upstream").phase(Phase::Body).complete().note("a body until close"),
+    says(Cause::TruncatedResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::TruncatedResponse, "502 UPE", PROTOCOL),
     says(Cause::InvalidResponse, "200, cut, UPE", PROTOCOL_LATER).phase(Phase::Body),
     says(Cause::InvalidResponse, "502 UPE", PROTOCOL),

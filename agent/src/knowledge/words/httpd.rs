@@ -9,7 +9,7 @@ const NO_STATUS_LINE: &str = "AH01102: error reading status line from remote ser
 const OWN_TIMER_CONNECTING: &str = "(70007)The timeout specified has expired: AH00957";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 33] = [
+pub(super) static SAYINGS: [Saying; 34] = [
     says(Cause::ConnectRefused, "503", "(2)No such file or directory: AH02454").errno(2),
     says(Cause::ConnectRefused, "503", "(111)Connection refused: AH").note("AH00957, or AH02454 for a Unix socket"),
     says(Cause::ConnectTimeout, "503", "(110)Connection timed out: AH00957").how(How::Errno),
@@ -21,7 +21,7 @@ pub(super) static SAYINGS: [Saying; 33] = [
     says(Cause::ConnectLocalError, "503", "(99)Cannot assign requested address: AH00957").errno(99),
     says(Cause::ConnectLocalError, "503", "(13)Permission denied: AH").errno(13),
     says(Cause::ConnectLocalError, "503", "AH00957"),
-    says(Cause::TlsFailed, "500", "AH02003").note("and AH00898 `Error during SSL Handshake with remote server`"),
+    says(Cause::TlsFailed, "500", "AH00898: Error during SSL Handshake with remote server").note("and AH02003 or AH02276 without the request's id"),
     says(Cause::KeepaliveRace, "502 or nothing", NO_STATUS_LINE).note("the client's connection is closed silently when it was used before; the access log says 502"),
     says(Cause::ClosedBeforeResponse, "502", "AH01084").sending().note("(104) or (32) in the same line"),
     says(Cause::ClosedBeforeResponse, "502 or nothing", NO_STATUS_LINE).note("(104) in the same line is a RST, (20014) a FIN"),
@@ -30,9 +30,10 @@ pub(super) static SAYINGS: [Saying; 33] = [
     says(Cause::TruncatedResponse, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::TruncatedResponse, "502", "AH10404").note("or AH01102 (70014) when not even the status line was whole"),
     says(Cause::InvalidResponse, "200, cut", "AH01110").phase(Phase::Body),
-    says(Cause::InvalidResponse, "502", "AH01106").note("what is not HTTP at all may pass as 200"),
+    silent(Cause::InvalidResponse, "502 or 500", "AH01106 for a header, AH01102 for the status line, AH01110 for framing, AH02429 or AH02430 for a character; what is not HTTP at all may pass as 200"),
     says(Cause::HeaderTooBig, "502", "AH10124"),
     says(Cause::ResponseTimeout, "200, cut", "AH01110").phase(Phase::Body),
+    says(Cause::ResponseTimeout, "502", "AH10404").phase(Phase::Head).note("or AH01102 where not even the status line was whole"),
     says(Cause::ResponseTimeout, "502", NO_STATUS_LINE).note("(70007) in the same line"),
     says(Cause::RequestStalled, "504", "AH01084").note("(70007) in the same line"),
     says(Cause::PathLost, "502", NO_STATUS_LINE),

@@ -55,6 +55,8 @@ pub struct Saying {
     pub answered: Option<bool>,
     /// Only where part of the request was not sent yet.
     pub sending: bool,
+    /// Only where the client got a whole answer.
+    pub complete: bool,
     /// The phrase; `None` where there is none to grep for.
     pub words: Option<&'static str>,
     /// What the client gets.
@@ -74,6 +76,8 @@ pub struct Question {
     pub answered: Option<bool>,
     /// Part of the request was not sent yet, as far as is known.
     pub sending: bool,
+    /// The client got a whole answer, as far as is known.
+    pub complete: bool,
     /// The request succeeded all the same.
     pub masked: bool,
 }
@@ -202,6 +206,7 @@ impl Saying {
             errno,
             answered,
             sending,
+            complete,
             words: _,
             client: _,
             note: _,
@@ -213,6 +218,7 @@ impl Saying {
             && (errno.is_none() || errno == question.errno)
             && (answered.is_none() || answered == question.answered)
             && (!sending || question.sending)
+            && (!complete || question.complete)
     }
 
     const fn phase(mut self, phase: Phase) -> Self {
@@ -242,6 +248,12 @@ impl Saying {
         self
     }
 
+    /// Only where the client got a whole answer.
+    const fn complete(mut self) -> Self {
+        self.complete = true;
+        self
+    }
+
     const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
         self
@@ -256,6 +268,7 @@ const fn says(cause: Cause, client: &'static str, words: &'static str) -> Saying
         errno: None,
         answered: None,
         sending: false,
+        complete: false,
         words: Some(words),
         client,
         note: "",
@@ -291,6 +304,7 @@ mod tests {
             errno: None,
             answered: Some(true),
             sending: false,
+            complete: false,
             masked: false,
         }
     }
@@ -371,7 +385,7 @@ mod tests {
 
         assert_eq!(
             Product::Nginx.words(&sending),
-            Some("while sending request to upstream")
+            Some("failed (104: Connection reset by peer) while")
         );
         assert_eq!(Product::Httpd.words(&sending), Some("AH01084"));
         assert_ne!(Product::Httpd.words(&closed), Some("AH01084"));
@@ -428,7 +442,8 @@ mod tests {
                     && saying.how.is_none()
                     && saying.errno.is_none()
                     && saying.answered.is_none()
-                    && !saying.sending;
+                    && !saying.sending
+                    && !saying.complete;
                 let later = product.sayings()[at + 1..]
                     .iter()
                     .any(|later| later.cause == saying.cause);

@@ -10,7 +10,7 @@ const RESET_IN_HEAD: &str =
     "recv() failed (104: Connection reset by peer) while reading response header";
 const CLOSED_IN_BODY: &str = "upstream prematurely closed connection while reading upstream";
 const RESET_IN_BODY: &str = "failed (104: Connection reset by peer) while reading upstream";
-const SENDING: &str = "while sending request to upstream";
+const SENDING: &str = "failed (104: Connection reset by peer) while";
 const BROKEN_PIPE: &str = "failed (32: Broken pipe) while sending request to upstream";
 const TIMED_OUT_CONNECTING: &str =
     "upstream timed out (110: Connection timed out) while connecting to upstream";
@@ -39,8 +39,8 @@ pub(super) static SAYINGS: [Saying; 47] = [
     says(Cause::KeepaliveRace, "502, or 200 after a retry", BROKEN_PIPE).errno(32),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET_IN_HEAD).how(How::Rst),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", CLOSED_IN_HEAD),
-    says(Cause::ClosedBeforeResponse, "502", SENDING).sending().note("`writev() failed (104` or `(32` before it"),
     says(Cause::ClosedBeforeResponse, "502", BROKEN_PIPE).errno(32),
+    says(Cause::ClosedBeforeResponse, "502", SENDING).sending().note("`sending request to upstream` or `reading response header`, whichever came first"),
     says(Cause::ClosedBeforeResponse, "502", RESET_IN_HEAD).how(How::Rst),
     says(Cause::ClosedBeforeResponse, "502", CLOSED_IN_HEAD),
     says(Cause::UpstreamCrashed, "200, cut", RESET_IN_BODY).phase(Phase::Body).how(How::Rst),

@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const NOBODY: &str = "`unhealthy` of a backend, `returned no backend` of a director; a repeated errno, or `errno 0 (Success)`, is a hold-down";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 35] = [
+pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
     says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
     says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
@@ -23,7 +23,8 @@ pub(super) static SAYINGS: [Saying; 35] = [
     says(Cause::ConnectLocalError, "503", "fail errno"),
     silent(Cause::TlsFailed, "none", "speaks no TLS to backends"),
     says(Cause::KeepaliveRace, "503, or 200 after a retry", "HTC eof (-1)"),
-    says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)").note("`req.body read error` while it sent the request"),
+    says(Cause::ClosedBeforeResponse, "503", "req.body read error").sending(),
+    says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)"),
     silent(Cause::UpstreamCrashed, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "503", "HTC eof (-1)"),
     says(Cause::TruncatedResponse, "200, cut", "Connection reset by peer").phase(Phase::Body).how(How::Rst),
