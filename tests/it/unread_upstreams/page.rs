@@ -23,7 +23,7 @@ cause of the error, or of the attempt behind a cut answer, and how sure it is. T
 cause is not one that may be said of the fault, when another upstream is named, or when it is more sure
 than TCP allows. `unattributed` names the upstream where only one was in use. At HAProxy and Caddy, whose
 threads do not say for whom they act, a cell may be `unattributed` in another run. `-`: the server or the
-proxy cannot have it.
+proxy cannot have it. `ok`: the proxy hid from its client that the answer was cut.
 ";
 
 /// What became of one fault at one kind of upstream.
@@ -33,6 +33,9 @@ pub(crate) struct Cell {
     pub(crate) cause: String,
     pub(crate) certainty: String,
 }
+
+/// A cause that is none: the client got a whole answer.
+pub(crate) const OK: &str = "ok";
 
 /// By kind and fault.
 pub(crate) type Cells = BTreeMap<(&'static str, &'static str), Cell>;
@@ -49,6 +52,7 @@ impl fmt::Display for Cell {
             None => out.write_str("none")?,
         }
         match (cause.as_str(), certainty.as_str()) {
+            (OK, _) => out.write_str(" ok"),
             ("" | "unattributed", _) => out.write_str(" unattributed"),
             (cause, certainty) => write!(out, " {cause} {certainty}"),
         }

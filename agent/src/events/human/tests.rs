@@ -150,6 +150,27 @@ fn each_way_to_fail_to_connect_has_its_words() {
 }
 
 #[test]
+fn a_request_that_was_left_unread_is_not_said_to_have_been_in_hand() {
+    let race = failed_attempt().failure;
+    for (cause, says) in [
+        (Cause::KeepaliveRace, "the close crossed the request"),
+        (
+            Cause::ClosedBeforeResponse,
+            "had not read all of the request",
+        ),
+    ] {
+        let mut attempt = failed_attempt();
+        attempt.failure = race.map(|race| Failure { cause, ..race });
+        attempt.evidence.request_acked = attempt.evidence.request_bytes;
+        attempt.evidence.reset_reason = Some("tcp_abort_on_close");
+        let words = told(&request(Some(502), vec![attempt])).replace("\n              ", " ");
+        assert!(words.contains("it closed with data unread"), "{words}");
+        assert!(words.contains(says), "{words}");
+        assert!(!words.contains("in hand"), "{words}");
+    }
+}
+
+#[test]
 fn what_few_attempts_have_is_told_where_it_was_seen() {
     let mut attempt = failed_attempt();
     attempt.evidence.process_ended = Some(Ended::OutOfMemory);
