@@ -1,6 +1,6 @@
 //! Who listens where on this host, in all its network namespaces.
 //!
-//! In: `/proc`, looked at when somebody asks, at most once in [`LOOK_EVERY`]. Out: listeners on a
+//! In: `/proc`, looked at when somebody asks, at most once in `LOOK_EVERY`. Out: listeners on a
 //! port, seen from an address that was asked for. Nothing is connected to, and no namespace entered:
 //! `/proc/PID/net` shows the one of its process.
 
