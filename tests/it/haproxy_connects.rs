@@ -86,7 +86,13 @@ frontend front
     let agent = Agent::start(&[]);
     let events = agent.events();
     let orders: Vec<Order> = (0..EACH)
-        .flat_map(|number| BACKENDS.map(|(name, ..)| Order::get(format!("/{name}/{number}/ok"))))
+        .flat_map(|number| {
+            // On a connection that was used before HAProxy closes without a word.
+            BACKENDS.map(|(name, ..)| Order {
+                last: true,
+                ..Order::get(format!("/{name}/{number}/ok"))
+            })
+        })
         .collect();
 
     let asked = near.run(move || one_by_one(front, orders));
