@@ -10,7 +10,7 @@ const RESET_IN_HEAD: &str =
     "recv() failed (104: Connection reset by peer) while reading response header";
 const CLOSED_IN_BODY: &str = "upstream prematurely closed connection while reading upstream";
 const RESET_IN_BODY: &str = "failed (104: Connection reset by peer) while reading upstream";
-const SENDING: &str = "failed (104: Connection reset by peer) while";
+const RESET: &str = "failed (104: Connection reset by peer) while";
 const BROKEN_PIPE: &str = "failed (32: Broken pipe) while sending request to upstream";
 const TIMED_OUT_CONNECTING: &str =
     "upstream timed out (110: Connection timed out) while connecting to upstream";
@@ -18,7 +18,7 @@ const TIMED_OUT_IN_HEAD: &str =
     "upstream timed out (110: Connection timed out) while reading response header";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 47] = [
+pub(super) static SAYINGS: [Saying; 46] = [
     says(Cause::ConnectRefused, "502", "failed (2: No such file or directory) while connecting to upstream").errno(2),
     says(Cause::ConnectRefused, "502", "failed (111: Connection refused) while connecting to upstream"),
     says(Cause::ConnectTimeout, "502", "failed (110: Connection timed out) while connecting to upstream").how(How::Errno),
@@ -36,12 +36,11 @@ pub(super) static SAYINGS: [Saying; 47] = [
     says(Cause::ConnectLocalError, "502", "while connecting to upstream"),
     says(Cause::TlsFailed, "504", "upstream timed out (110: Connection timed out) while SSL handshaking to upstream").how(How::Timeout),
     says(Cause::TlsFailed, "502", "while SSL handshaking to upstream").note("with `SSL_do_handshake() failed`, `peer closed connection in SSL handshake` or `upstream SSL certificate verify error`"),
-    says(Cause::KeepaliveRace, "502, or 200 after a retry", BROKEN_PIPE).errno(32),
+    says(Cause::KeepaliveRace, "502, or 200 after a retry", CLOSED_IN_HEAD).errno(32),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET_IN_HEAD).how(How::Rst),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", CLOSED_IN_HEAD),
     says(Cause::ClosedBeforeResponse, "502", BROKEN_PIPE).errno(32),
-    says(Cause::ClosedBeforeResponse, "502", SENDING).sending().note("`sending request to upstream` or `reading response header`, whichever came first"),
-    says(Cause::ClosedBeforeResponse, "502", RESET_IN_HEAD).how(How::Rst),
+    says(Cause::ClosedBeforeResponse, "502", RESET).how(How::Rst).note("`reading response header`, `sending request to upstream` or `connecting to upstream`, whichever came first"),
     says(Cause::ClosedBeforeResponse, "502", CLOSED_IN_HEAD),
     says(Cause::UpstreamCrashed, "200, cut", RESET_IN_BODY).phase(Phase::Body).how(How::Rst),
     says(Cause::UpstreamCrashed, "200, cut", CLOSED_IN_BODY).phase(Phase::Body),
