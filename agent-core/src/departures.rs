@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use crate::join::SLACK;
 use crate::observation::Nanos;
 use crate::recent::Recent;
 
@@ -55,11 +54,11 @@ impl Departures {
         self.by_cookie.get(&cookie).copied()
     }
 
-    /// When the last client of the process left that did so just before `at`, or as it says goodbye, in
-    /// TLS: its proxy may close before its FIN is there.
+    /// When the last client of the process left that did so just before `at`. One that leaves
+    /// afterwards may have had its answer.
     pub(crate) fn just_before(&self, tgid: u32, at: Nanos) -> Option<Nanos> {
         let before = self.latest.iter().rev();
-        let before = before.filter(|(left, _)| *left <= at.saturating_add(SLACK));
+        let before = before.filter(|(left, _)| *left <= at);
         let soon = before.take_while(|(left, _)| at.saturating_sub(*left) <= SOON);
         let mut of_process = soon.filter(|(_, of)| *of == tgid);
         let (left, _) = of_process.next()?;

@@ -125,10 +125,10 @@ impl Core {
         let left = young.and_then(|errand| self.departures.of(errand.cookie.get()));
         let before = self.departures.just_before(tgid, trial.ended);
         let habits = self.processes.habits(Some(tgid));
-        let left = left.filter(|left| *left <= trial.ended.saturating_add(SLACK));
+        let left = left.filter(|left| *left <= trial.ended);
         let sure = match left {
-            // It closed on that account, or its threads do one thing after the other.
-            Some(_) if before == left || habits.sends_at_once => Certainty::Strong,
+            // It closes upstream before it answers. HAProxy answers first, and its client may leave then.
+            Some(_) if habits.sends_at_once => Certainty::Strong,
             _ => Certainty::Guess,
         };
         let at = left.or(before)?;
