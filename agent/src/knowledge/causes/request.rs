@@ -81,7 +81,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
     cause: Cause::ClientAbort,
     meaning: "The client left before it had its answer; nothing failed at the upstream.",
     gloss: "the client left first",
-    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody. Of clients that speak TLS only that they left is seen: `strong` where the thread that made the attempt served that client, else `guess`.",
+    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody. Of clients that speak TLS only that they left is seen: `strong` at proxies that close upstream before they answer (nginx, Apache httpd), where the thread that made the attempt served that client; else `guess`, for who has an answer leaves too.",
     check: &[
         check(
             "How long had they waited? A cluster at a round number is the client's own timeout.",
