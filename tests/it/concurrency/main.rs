@@ -15,7 +15,7 @@ use e2e::load::mix::seed;
 use e2e::process::need_root;
 use e2e::proxies::Kind;
 
-use cases::{ASKED_AGAIN, BY_PATH, Case, by_header, by_path};
+use cases::{ASKED_AGAIN, BY_PATH, Case, LEAVING, by_header, by_path};
 use run::{Paths, Stage};
 use score::Score;
 
@@ -128,11 +128,13 @@ fn where_all_paths_are_one_nothing_wrong_is_called_proven() {
 
 /// What is asked of a proxy.
 fn cases(kind: Kind) -> Vec<&'static Case> {
-    let also: &[Case] = match kind {
-        Kind::NginxCurrent | Kind::CaddyCurrent | Kind::Traefik => ASKED_AGAIN,
-        _ => &[],
+    // Where they were measured.
+    let (again, leaving): (&[Case], &[Case]) = match kind {
+        Kind::NginxCurrent => (ASKED_AGAIN, LEAVING),
+        Kind::CaddyCurrent | Kind::Traefik => (&[], LEAVING),
+        _ => (&[], &[]),
     };
-    BY_PATH.iter().chain(also).collect()
+    BY_PATH.iter().chain(again).chain(leaving).collect()
 }
 
 fn proxies() -> impl Iterator<Item = Kind> {
