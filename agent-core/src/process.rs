@@ -106,21 +106,26 @@ impl Processes {
     }
 
     pub(crate) fn know(&mut self, tgid: u32, info: ProcessInfo, now: Nanos) {
-        let before = self.table.get(tgid);
-        let acts_as_proxy = before.is_some_and(|process| process.acts_as_proxy);
-        let unread_clients = before.map_or_else(UnreadClients::default, |one| one.unread_clients);
-        self.table.insert(
-            tgid,
-            Process {
-                habits: Habits::of(&info.program),
-                info,
-                acts_as_proxy,
-                foreign: 0,
-                unread_clients,
-                latest_attempt: None,
-                last_used: now,
-            },
-        );
+        let habits = Habits::of(&info.program);
+        if let Some(process) = self.table.get_mut(tgid) {
+            // Looked at again: what it was seen to do holds on.
+            process.habits = habits;
+            process.info = info;
+            process.last_used = now;
+        } else {
+            self.table.insert(
+                tgid,
+                Process {
+                    habits,
+                    info,
+                    acts_as_proxy: false,
+                    foreign: 0,
+                    unread_clients: UnreadClients::default(),
+                    latest_attempt: None,
+                    last_used: now,
+                },
+            );
+        }
         self.count_unread_clients(tgid);
     }
 

@@ -96,6 +96,21 @@ fn a_bystander_that_is_looked_at_again_is_none_until_it_shows_it_again() {
 }
 
 #[test]
+fn a_process_shows_that_it_is_a_bystander_however_often_it_is_asked_who_it_is() {
+    let mut core = Core::new(Limits {
+        bystander_exchanges: 3,
+        ..Limits::default()
+    });
+    for cookie in 1..=3 {
+        know(&mut core, PROXY, "app", ProcessKind::Unknown);
+        let (c, x) = (client(cookie), sent(0, 1.0));
+        let seen = [c.request(&x, "GET", "/"), c.response(&x.answered(200, 2.0))];
+        told(&mut core, seen);
+    }
+    assert_eq!(core.take_bystanders(), [PROXY]);
+}
+
+#[test]
 fn every_record_may_come_twice() {
     let mut core = core();
     let doubled = refused().into_iter().flat_map(|seen| [seen.clone(), seen]);
