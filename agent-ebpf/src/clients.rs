@@ -30,6 +30,24 @@ pub(crate) fn talk_of(start: u64) -> u8 {
     }
 }
 
+/// The process of `flow` sends on it: a client that leaves after that may have had its answer.
+#[inline(always)]
+pub(crate) fn sent(flow: &mut Flow) {
+    if flow.phase == phase::OPAQUE {
+        flow.exchange.request_ns = 0;
+    }
+}
+
+/// The client of a connection that is not read waits: it was read from, and nothing was sent since.
+/// [`Flow::exchange`] says so, which HTTP does not use there.
+#[inline(always)]
+pub(crate) fn waits(flow: &Flow) -> bool {
+    flow.phase == phase::OPAQUE
+        && !flow.flags.has::<{ flag::ACTIVE_OPEN }>()
+        && flow.ignored == 0
+        && flow.exchange.request_ns != 0
+}
+
 /// The connection is not HTTP/1: nothing more of it is looked at.
 #[inline(always)]
 pub(crate) fn not_http(flow: &mut Flow, spoken: u8) {
@@ -41,10 +59,11 @@ pub(crate) fn not_http(flow: &mut Flow, spoken: u8) {
 /// The process of `flow` read from it.
 #[inline(always)]
 pub(crate) fn data_read(flow: &mut Flow) {
-    if flow.talk == TOLD
-        || flow.header.side != side::UNKNOWN
-        || flow.flags.has::<{ flag::ACTIVE_OPEN }>()
-    {
+    if flow.header.side != side::UNKNOWN || flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
+        return;
+    }
+    flow.exchange.request_ns = kernel::now();
+    if flow.talk == TOLD {
         return;
     }
     let spoken = if flow.header.opened_ns == 0 {

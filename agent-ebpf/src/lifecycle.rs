@@ -12,6 +12,7 @@ use agent_wire::record::{
 use agent_wire::tally::Tally;
 
 use crate::attention;
+use crate::clients;
 use crate::connecting;
 use crate::death;
 use crate::deferred;
@@ -161,12 +162,11 @@ fn peer_closed(flow: &mut Flow) {
     }
 }
 
-/// The peer of a connection that is not read closed first. Where a thread has read from it, that may be
-/// the client of an attempt that is under way: its proxy will close that, and nothing else says why.
+/// The peer of a connection that is not read closed while it waited. It may be the client of an attempt
+/// that is under way: its proxy will close that, and nothing else says why.
 #[inline(always)]
 fn client_left(flow: &mut Flow, now: u64) {
-    let accepted = flow.phase == phase::OPAQUE && !flow.flags.has::<{ flag::ACTIVE_OPEN }>();
-    if accepted && flow.task != 0 && flow.ignored == 0 && !attention::is_withdrawn(flow) {
+    if clients::waits(flow) && !attention::is_withdrawn(flow) {
         output::header(flow, kind::CLIENT_LEFT, now);
     }
 }

@@ -9,6 +9,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::by_cookie;
 use crate::chunks;
+use crate::clients;
 use crate::deferred;
 use crate::dns;
 use crate::flow::{Flow, phase};
@@ -73,8 +74,12 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
         packet::addresses(ctx, &segment, &mut header.local, &mut header.remote);
     }
     let unread = unread::follows(flow);
-    if unread && segment.len > 0 {
-        unread::sent(flow, &segment);
+    if segment.len > 0 {
+        if unread {
+            unread::sent(flow, &segment);
+        } else {
+            clients::sent(flow);
+        }
     }
     if flow.phase >= phase::TUNNEL {
         return;

@@ -45,8 +45,8 @@ pub mod kind {
     pub const HELLO: u8 = 15;
     /// [`super::Abandoned`]: a client closed before a byte answered the first request of its connection.
     pub const ABANDONED: u8 = 16;
-    /// [`super::Header`] alone: the peer of a connection that this host accepted and whose talk is not
-    /// read has closed or reset it, before this end did.
+    /// [`super::Header`] alone: the client of a connection whose talk is not read has closed or reset it
+    /// while it waited: a process has read from it and sent nothing since.
     pub const CLIENT_LEFT: u8 = 17;
     /// [`super::UnreadClient`]: a process read from a connection that is not read here.
     pub const UNREAD_CLIENT: u8 = 18;

@@ -127,10 +127,8 @@ fn play(name: &str, front: &Front, sure: &[&str], least: usize) {
         println!("{name} {path}: {cause} ({certainty})");
         let seen_to_leave = path.starts_with("/left") && cause == "client_abort";
         seen += usize::from(seen_to_leave);
-        let right = if cause == "client_abort" {
-            // Who had an answer leaves as well, perhaps before its proxy has closed.
-            let had_answer = path.starts_with("/stayed");
-            sure.contains(&certainty.as_str()) && !(had_answer && certainty != "guess")
+        let right = if seen_to_leave {
+            sure.contains(&certainty.as_str())
         } else {
             cause == "response_timeout" && certainty == "guess"
         };
