@@ -23,6 +23,9 @@ const SERVERS: usize = 4;
 /// Requests after which it is looked what was seen of them.
 const BATCH: usize = 100;
 
+/// How long it may take until both are looked at no more. Each look at the counters takes seconds.
+const PARK: Duration = Duration::from_secs(90);
+
 /// How long the agent may take to tell the end of it.
 const TELL: Duration = Duration::from_secs(20);
 
@@ -50,7 +53,7 @@ fn a_bystander_is_not_read_and_its_death_is_told_all_the_same() {
             .map(|what| metrics.sum(EXCHANGES, &[("fate", "foreign"), ("what", what)]) as usize)
     };
     let mut before = [0; 2];
-    let foreign = eventually(TELL, "application and client are looked at no more", || {
+    let foreign = eventually(PARK, "application and client are looked at no more", || {
         let now = ask(BATCH);
         if std::mem::replace(&mut before, now) == now {
             Ok(now)
