@@ -26,7 +26,17 @@ const APART: Nanos = 50_000_000;
 
 /// Even intervals in a row that make a check, so three attempts. With one, two requests of a client
 /// that cannot be read would do.
-const EVEN: u32 = 2;
+pub(crate) const UNASKED: u32 = 2;
+
+/// The same where requests waited for an upstream meanwhile, which may have asked for an attempt and
+/// for its repetitions. Too small: a proxy that tries three times counts as one that checks.
+pub(crate) const BESIDE_REQUESTS: u32 = 4;
+
+/// An attempt that can be nothing but a check.
+pub(crate) const SURE: u32 = 0;
+
+/// A timer that is not disturbed fires within this part of its interval, and within this time, ns.
+const PRECISION: (Nanos, Nanos) = (32, 5_000_000);
 
 /// Failed checks of an upstream that are remembered: an attempt is judged a while after its end.
 const FAILED: usize = 4;
@@ -92,10 +102,11 @@ impl Default for Checks {
 }
 
 impl Checks {
-    /// An attempt of that name began at `at`, and nobody asked for it; `sure` if it can be nothing but
-    /// a check. Returns whether it is one.
-    pub(crate) fn saw(&mut self, name: Name, at: Nanos, sure: bool) -> bool {
-        let sure = sure || self.is_due(name, at);
+    /// An attempt of that name began at `at`, and nobody is known to have asked for it; so many even
+    /// intervals are enough for a check. Returns whether it is one.
+    pub(crate) fn saw(&mut self, name: Name, at: Nanos, enough: u32) -> bool {
+        let sure = enough == SURE || self.is_due(name, at);
+        let is_next = self.is_next(name, at);
         let Some(series) = self.series.get_mut(&name) else {
             let series = Series {
                 last: at,
@@ -119,12 +130,22 @@ impl Checks {
         };
         series.last = series.last.max(at);
         series.interval = interval;
-        series.is_check |= sure || series.even >= EVEN;
+        let makes_one = sure || series.even >= enough;
+        series.is_check |= makes_one;
         let series = *series;
         if series.is_check && name.line.is_some() {
             self.asking.insert(name.connect(), series);
         }
-        series.is_check
+        series.is_check && (enough < BESIDE_REQUESTS || makes_one || is_next)
+    }
+
+    /// Attempts of that name are checks, and the next one is to come just then.
+    pub(crate) fn is_next(&self, name: Name, at: Nanos) -> bool {
+        let (part, slack) = PRECISION;
+        self.series.get(&name).is_some_and(|series| {
+            let late = at.saturating_sub(series.last).abs_diff(series.interval);
+            series.is_check && series.interval > 0 && late <= series.interval / part + slack
+        })
     }
 
     /// A server that was asked in a series of checks, and lets the next one not in: that comes when it
@@ -188,7 +209,7 @@ mod tests {
     #[test]
     fn what_comes_again_in_even_intervals_is_a_check() {
         let mut checks = Checks::default();
-        let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(name(1), at * SECOND / 1000, false));
+        let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED));
         assert_eq!(seen, [false, false, true, true]);
         assert!(checks.is_known(name(1), 100 * SECOND));
         assert!(!checks.is_known(name(1), 1000 * SECOND));
@@ -206,10 +227,11 @@ mod tests {
         let asked = Name::of(Instance::Process(1), &upstream, Some(&head));
         for (at, is_check) in [(8010, true), (6900, false), (13_000, false)] {
             let mut checks = Checks::default();
-            let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(asked, at * SECOND / 1000, false));
+            let seen =
+                [0, 2000, 4001, 5990].map(|at| checks.saw(asked, at * SECOND / 1000, UNASKED));
             assert_eq!(seen, [false, false, true, true]);
             assert!(!checks.is_known(name(80), 6 * SECOND));
-            assert_eq!(checks.saw(name(80), at * SECOND / 1000, false), is_check);
+            assert_eq!(checks.saw(name(80), at * SECOND / 1000, UNASKED), is_check);
         }
     }
 
@@ -217,7 +239,7 @@ mod tests {
     fn what_comes_as_clients_do_is_none() {
         let mut checks = Checks::default();
         let at = [0, 10, 700, 1000, 5000, 5100, 9000, 9010, 20_000];
-        let seen = at.map(|at| checks.saw(name(1), at * SECOND / 1000, false));
+        let seen = at.map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED));
         assert_eq!(seen, [false; 9]);
     }
 }

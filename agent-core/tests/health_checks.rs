@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::event::{Check, Event};
+use agent_core::event::{Check, Event, Upstream};
 use agent_core::observation::{ConnectOutcome, End, Framing, Observation};
 use agent_core::{Core, ProcessKind};
 use support::{Ex, PROXY, Told, client, core, know, sent, told, upstream};
@@ -247,6 +247,51 @@ fn a_check_that_only_connects_is_known_when_it_comes_again() {
             .iter()
             .all(|check| check.failure.is_none() && check.path.is_none())
     );
+}
+
+/// Requests wait all the time, each for a server that does not answer its SYN. Some of the checks of
+/// another backend's dead server end just before an answer.
+#[test]
+fn checks_beside_requests_are_known_by_their_rhythm_and_belong_to_none() {
+    let dark = "10.0.9.9:9001";
+    let mut seen: Vec<(f64, Observation)> = (0..30)
+        .map(|number| {
+            let at = 190.0 + 200.0 * number as f64;
+            (at + 0.1, refused(number, at))
+        })
+        .collect();
+    for number in 0..6_u64 {
+        let at = 1001.0 * number as f64;
+        let (c, x) = (client(1 + number), sent(0, at));
+        let u = upstream(50 + number).to(dark).opened(at + 0.1);
+        let path = format!("/dark/{number}");
+        seen.push((at, c.request(&x, "GET", &path)));
+        let given_up = u.connect(at + 1000.0, ConnectOutcome::ClosedByUs, None);
+        seen.push((at + 1000.0, given_up));
+        seen.push((at + 1000.1, c.response(&x.answered(503, at + 1000.1))));
+    }
+    seen.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+    let mut core = core_of("haproxy");
+    let mut events = Vec::new();
+    for (at, observation) in seen {
+        core.advance(support::ms(at), &mut events);
+        core.observe(observation, &mut events);
+    }
+    core.finish(&mut events);
+    let told = Told { events };
+
+    let requests = told.requests();
+    assert_eq!(requests.len(), 6);
+    // Nothing is known yet while the first ones wait.
+    for request in &requests[2..] {
+        let error = request.error.expect("it got 503");
+        assert_eq!(error.cause, Cause::ConnectTimeout, "{request:#?}");
+        let upstreams = request.attempts.iter().map(|one| one.upstream.clone());
+        let own = Upstream::Inet(dark.parse().expect("an address"));
+        assert_eq!(upstreams.collect::<Vec<_>>(), [own]);
+    }
+    let checks = checks(&told).len();
+    assert!(checks >= 20, "{checks}");
 }
 
 /// What HAProxy does with `on-marked-down shutdown-sessions`: a request that is under way ends when the

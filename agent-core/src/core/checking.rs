@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::Cause;
-use crate::checks::Name;
+use crate::checks::{self, Name};
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
 use crate::join::YOUNG_US;
 use crate::limits::SECOND;
@@ -26,6 +26,8 @@ pub(crate) enum Asked {
     /// A client may have asked for it.
     #[default]
     Perhaps,
+    /// A request waited for an upstream when it began, of which nothing else speaks for it.
+    Beside,
     /// No request waited for an upstream when it began.
     Unlikely,
     /// Nor has its thread read from a client then, or in the time before.
@@ -51,6 +53,7 @@ impl Core {
         if unread {
             return Asked::Perhaps;
         }
+        let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
         if self.has_waiting(Some(tgid), trial.started, None) {
             // A request with the line of a check would have been joined by that.
             let name = trial.head.as_ref();
@@ -58,12 +61,13 @@ impl Core {
             let is_known = name.is_some_and(|name| self.checks.is_known(name, trial.started));
             return if is_known {
                 Asked::Unlikely
+            } else if by_timer && trial.head.is_none() && young.is_none() {
+                Asked::Beside
             } else {
                 Asked::Perhaps
             };
         }
         let may_be_retry = self.may_be_retry(tgid, trial.started);
-        let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
         if began_now && by_timer && young.is_none() && !may_be_retry {
             Asked::No
         } else {
@@ -94,21 +98,27 @@ impl Core {
         let (Some(tgid), None) = (trial.tgid, trial.parent) else {
             return false;
         };
-        if trial.asked == Asked::Perhaps {
-            return false;
-        }
+        let enough = match trial.asked {
+            Asked::Perhaps => return false,
+            Asked::Beside => checks::BESIDE_REQUESTS,
+            Asked::Unlikely => checks::UNASKED,
+            Asked::No => checks::SURE,
+        };
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-        let sure = trial.asked == Asked::No;
-        self.checks.saw(name, trial.started, sure)
+        self.checks.saw(name, trial.started, enough)
     }
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.
     pub(super) fn is_known_check(&self, trial: &Trial) -> bool {
-        trial.asked != Asked::Perhaps
-            && trial.tgid.is_some_and(|tgid| {
-                let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-                self.checks.is_known(name, trial.started)
-            })
+        let Some(tgid) = trial.tgid else {
+            return false;
+        };
+        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
+        match trial.asked {
+            Asked::Perhaps => false,
+            Asked::Beside => self.checks.is_next(name, trial.started),
+            Asked::Unlikely | Asked::No => self.checks.is_known(name, trial.started),
+        }
     }
 
     /// A check is over. It passed with a status below 400, whether or not the proxy read the rest of
@@ -156,7 +166,7 @@ impl Core {
             return;
         };
         let name = self.name_of(tgid, &upstream, None);
-        if self.checks.saw(name, started, false) {
+        if self.checks.saw(name, started, checks::UNASKED) {
             let check = Check {
                 proxy,
                 upstream,

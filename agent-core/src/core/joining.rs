@@ -105,7 +105,9 @@ impl Core {
         let began = trial.began_to_answer().unwrap_or(trial.ended);
         let since = began.min(trial.ended).saturating_sub(join::SLACK);
         let until = trial.ended.saturating_add(2 * join::AT_ONCE);
-        let Some(tgid) = trial.tgid else { return };
+        let Some(tgid) = trial.tgid.filter(|_| !self.is_known_check(trial)) else {
+            return;
+        };
         let unexplained = self.requests.failed(tgid, since..=until);
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
