@@ -189,10 +189,11 @@ fn connections_without_end_leave_nothing_behind() {
             "no connect is under way"
         );
     }
-    // The first round fills tables and buffers to their usual size.
-    if let [_, second, third] = *resident.as_slice() {
+    // The first rounds fill tables and buffers to their usual size. Pages that the kernel took back in
+    // one of them come again in the next.
+    if let [first, second, third] = *resident.as_slice() {
         assert!(
-            third as f64 <= second as f64 + GROWTH,
+            third as f64 <= first.max(second) as f64 + GROWTH,
             "memory grows: {resident:?}"
         );
     }
