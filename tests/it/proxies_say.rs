@@ -67,7 +67,8 @@ fn says(kind: Kind) {
                 got(outcome),
                 observed.found,
             );
-            for one in foretold.iter().filter(|_| is_right && ties_lines(kind)) {
+            let has_words = is_right && ties_lines(kind) && !takes_for_an_end(kind, mode.name);
+            for one in foretold.iter().filter(|_| has_words) {
                 if !without_texts(&said.words).contains(&without_texts(one)) {
                     wrong.push(format!("{}: no `{one}` in its log", mode.name));
                 }
@@ -85,6 +86,12 @@ fn says(kind: Kind) {
         .iter()
         .filter(|outcome| outcome.status.is_none() && !outcome.aborted && outcome.error.is_none());
     assert_eq!(unseen.count(), 0, "each request has an outcome");
+}
+
+/// A reset behind a body without a length: HAProxy may take it for the end of that, depending on whether
+/// it reads the body before the reset comes.
+fn takes_for_an_end(kind: Kind, mode: &str) -> bool {
+    kind == Kind::HaProxy && mode == "close-cut-rst"
 }
 
 /// Each line of its log is of one request, and its words are settled. Of the others lines stand apart
