@@ -52,20 +52,24 @@ fn a_bystander_is_not_read_and_its_death_is_told_all_the_same() {
         ["request", "attempt"]
             .map(|what| metrics.sum(EXCHANGES, &[("fate", "foreign"), ("what", what)]) as usize)
     };
+    // Others on this host may serve and ask as well, but not at this pace.
+    let few = |asked: usize, before: [usize; 2], now: [usize; 2]| {
+        let more = before.iter().zip(now).map(|(before, now)| now - before);
+        more.max().is_some_and(|most| most < asked / 4)
+    };
     let mut before = [0; 2];
     let foreign = eventually(PARK, "application and client are looked at no more", || {
         let now = ask(BATCH);
-        if std::mem::replace(&mut before, now) == now {
-            Ok(now)
-        } else {
-            Err(format!("{now:?}"))
-        }
+        let said = format!("{before:?}, then {now:?}");
+        let parked = few(BATCH, std::mem::replace(&mut before, now), now);
+        parked.then_some(now).ok_or(said)
     });
     assert!(
         foreign.into_iter().all(|count| count >= ENOUGH),
         "{foreign:?}"
     );
-    assert_eq!(ask(REQUESTS), foreign);
+    let after = ask(REQUESTS);
+    assert!(few(REQUESTS, foreign, after), "{foreign:?}, then {after:?}");
     let killed = "/one/0/last/head_cut=0,by=kill";
     runtime.block_on(client.ask(&Order::post(killed, 10)));
 
