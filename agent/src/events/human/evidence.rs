@@ -18,7 +18,7 @@ const CLOSED: &str = "closed_before_response";
 /// The certainty of a case that is one possibility among others.
 pub(super) const GUESS: &str = "guess";
 
-/// Everything in one sentence.
+/// Everything in one sentence, and what the case means behind it.
 pub(super) fn sentence(attempt: &AttemptShape) -> String {
     let upstream = &named(attempt);
     let mut parts = vec![match attempt.phase.as_deref() {
@@ -30,8 +30,8 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
     parts.push(ending(attempt));
     parts.extend(circumstances(attempt));
     if let Some(case) = attempt.case.as_ref().filter(|case| case.certainty != GUESS) {
-        parts.push(case.meaning.clone());
-        return parts.join("; ");
+        // It is sentences of its own.
+        return format!("{}. {}", parts.join("; "), case.meaning);
     }
     let mut gloss = attempt.cause.as_deref().map(gloss).unwrap_or_default();
     if has_unread_data(attempt) && attempt.cause.as_deref() == Some(CLOSED) {
