@@ -59,7 +59,7 @@ pub(crate) enum EndedBy {
 #[derive(Debug)]
 pub(crate) struct FailedHandshake {
     pub(crate) handshake: TlsHandshake,
-    /// What its ClientHello says of the server's name, where that is known.
+    /// What its ClientHello says of the server's name, if known.
     pub(crate) server_name: Option<ServerName>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Trial {
     connect_seconds: Option<f64>,
     pub(crate) exchange: Option<Exchange>,
     code: Option<u16>,
-    /// What the response starts as, where that is not HTTP.
+    /// What the response starts as, if not HTTP.
     opening: Option<Opening>,
     /// The response head breaks the grammar.
     pub(crate) malformed: bool,

@@ -1,7 +1,7 @@
 //! Upstream processes that ended, by the connections they left behind.
 //!
 //! In: connections whose server's process ends. Out: how the server of a broken connection ended.
-//! Only upstreams on this host, seen at the same addresses, can be told.
+//! It is known only of upstreams on this host that are seen at the same addresses.
 
 use crate::by_ends::ByEnds;
 use crate::limits::SECOND;

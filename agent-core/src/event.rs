@@ -210,7 +210,7 @@ pub struct Evidence {
     pub request_length: Option<u64>,
     /// Requests that the connection had carried before; `None` where it was not seen from its opening.
     pub carried: Option<u32>,
-    /// A process of the upstream, where that is on this host, had read from the connection when the
+    /// A process of the upstream, if it is on this host, had read from the connection when the
     /// proxy closed it; `None` when that is not known.
     pub read: Option<bool>,
 }

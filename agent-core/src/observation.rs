@@ -163,7 +163,7 @@ pub enum What {
         exchange: Exchange,
         /// The response head as far as it parses.
         head: Option<ResponseHead>,
-        /// What it starts as, where that is not HTTP.
+        /// What it starts as, if not HTTP.
         #[cfg_attr(
             feature = "serde",
             serde(default, skip_serializing_if = "Option::is_none")

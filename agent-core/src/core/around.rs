@@ -1,6 +1,6 @@
 //! What is known of the end of an attempt from elsewhere than its own connection.
 //!
-//! In: the upstream's end of the connection, where that is on this host; other attempts that waited;
+//! In: the upstream's end of the connection, if it is on this host; other attempts that waited;
 //! health checks; clients whose talk is not read. Out: [`Around`], which the rules look at.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const RESET_UNDER_WAY: Nanos = SECOND;
 
 /// Before and after a proxy gave a connection up, the upstream's end of it tells of that within this
 /// time, ns. Too short: on a busy machine it is not known. Too long: where ports are used again at
-/// once, it is told of the wrong connection.
+/// once, it is taken for that of another connection.
 const LEAVING: Nanos = SECOND;
 
 /// A proxy that closes on account of a health check does so within this time after it failed, ns.
@@ -92,7 +92,7 @@ impl Core {
         just_before.map(Arc::clone)
     }
 
-    /// What the upstream's own socket told, where that is on this host: whether its process was
+    /// What the upstream's own socket showed, if it is on this host: whether its process was
     /// killed under the attempt, and why it sent a reset.
     fn ask_peer(&self, trial: &Trial, around: &mut Around) {
         if let Upstream::Inet(remote) = trial.upstream

@@ -110,14 +110,14 @@ impl Core {
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.
     pub(super) fn is_known_check(&self, trial: &Trial) -> bool {
-        let Some(tgid) = trial.tgid else {
+        let Some(tgid) = trial.tgid.filter(|_| trial.asked != Asked::Perhaps) else {
             return false;
         };
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-        match trial.asked {
-            Asked::Perhaps => false,
-            Asked::Beside => self.checks.is_next(name, trial.started),
-            Asked::Unlikely | Asked::No => self.checks.is_known(name, trial.started),
+        if trial.asked == Asked::Beside {
+            self.checks.is_next(name, trial.started)
+        } else {
+            self.checks.is_known(name, trial.started)
         }
     }
 

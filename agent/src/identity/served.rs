@@ -30,7 +30,7 @@ pub struct Served {
 pub struct Known {
     /// When it answered last.
     pub answered: Option<Nanos>,
-    /// Who was there then, where that is known.
+    /// Who was there then, if known.
     pub by: Option<Party>,
     /// It answered plain HTTP.
     pub spoke_http: bool,

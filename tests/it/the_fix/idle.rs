@@ -93,17 +93,18 @@ fn lost(agent: &Agent, path: impl Fn(usize) -> String, play: impl Fn(&str)) -> A
     panic!("no race in {ROUNDS} rounds")
 }
 
+/// An nginx that keeps its connections to `app`.
+fn keeping(app: SocketAddr) -> Proxy {
+    let group = Group::new("app", Target::Servers(vec![app]));
+    Proxy::start(Kind::Nginx, &[group.kept().rewritten()])
+}
+
 #[test]
 fn a_connection_that_a_reload_closed_was_not_closed_for_idleness() {
     e2e::process::need_root();
     let agent = Agent::start(&[]);
     let (upstream, app) = upstream("keepalive_timeout 75s;");
-    let proxy = Proxy::start(
-        Kind::Nginx,
-        &[Group::new("app", Target::Servers(vec![app]))
-            .kept()
-            .rewritten()],
-    );
+    let proxy = keeping(app);
 
     let attempt = lost(
         &agent,
@@ -129,12 +130,7 @@ fn a_connection_that_was_idle_for_the_upstreams_timeout_is_told_with_it() {
     let agent = Agent::start(&[]);
     let seconds = TIMEOUT.as_secs();
     let (_upstream, app) = upstream(&format!("keepalive_timeout {seconds}s;"));
-    let proxy = Proxy::start(
-        Kind::Nginx,
-        &[Group::new("app", Target::Servers(vec![app]))
-            .kept()
-            .rewritten()],
-    );
+    let proxy = keeping(app);
 
     let attempt = lost(
         &agent,

@@ -52,6 +52,21 @@ fn started(
     }
 }
 
+/// What nginx and Apache httpd can speak.
+const ALL: [&str; 11] = [
+    "fastcgi-tcp",
+    "fastcgi-unix",
+    "php-fpm-tcp",
+    "php-fpm-unix",
+    "uwsgi-tcp",
+    "uwsgi-unix",
+    "uwsgi-real-tcp",
+    "uwsgi-real-unix",
+    "http-unix",
+    "https-tcp",
+    "grpc-tcp",
+];
+
 /// Each fault of each kind.
 fn routes(kinds: &[Kind]) -> impl Iterator<Item = (&Kind, &Route)> {
     kinds
@@ -61,22 +76,7 @@ fn routes(kinds: &[Kind]) -> impl Iterator<Item = (&Kind, &Route)> {
 
 pub(crate) fn nginx(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
-    let kinds = kinds::start(
-        stage,
-        &[
-            "fastcgi-tcp",
-            "fastcgi-unix",
-            "php-fpm-tcp",
-            "php-fpm-unix",
-            "uwsgi-tcp",
-            "uwsgi-unix",
-            "uwsgi-real-tcp",
-            "uwsgi-real-unix",
-            "http-unix",
-            "https-tcp",
-            "grpc-tcp",
-        ],
-    );
+    let kinds = kinds::start(stage, &ALL);
     let (mut groups, mut locations) = (String::new(), String::new());
     for (kind, route) in routes(&kinds) {
         let group = kind.group(route);
@@ -202,22 +202,7 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
 
 pub(crate) fn apache(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
-    let kinds = kinds::start(
-        stage,
-        &[
-            "fastcgi-tcp",
-            "fastcgi-unix",
-            "php-fpm-tcp",
-            "php-fpm-unix",
-            "uwsgi-tcp",
-            "uwsgi-unix",
-            "uwsgi-real-tcp",
-            "uwsgi-real-unix",
-            "http-unix",
-            "https-tcp",
-            "grpc-tcp",
-        ],
-    );
+    let kinds = kinds::start(stage, &ALL);
     let folder = stage.file("apache");
     fs::create_dir(&folder).expect("a folder is made");
     let shown = folder.display();

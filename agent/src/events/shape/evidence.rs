@@ -65,7 +65,7 @@ pub struct EvidenceShape {
     /// Requests that the connection had carried before; null where it was not seen from its opening.
     #[serde(default)]
     pub carried_requests: Option<u32>,
-    /// A process of the upstream, where that is on this host, had read from the connection when the
+    /// A process of the upstream, if it is on this host, had read from the connection when the
     /// proxy closed it; null when that is not known.
     #[serde(default)]
     pub read_by_upstream: Option<bool>,
