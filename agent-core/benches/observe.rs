@@ -124,7 +124,7 @@ fn record(header: Header, exchange: Exchange, text: &[u8]) -> Vec<u8> {
 fn decoded(records: &[Vec<u8>]) -> Vec<Observation> {
     records
         .iter()
-        .filter_map(|record| decode(record).ok())
+        .filter_map(|record| decode(record).ok()?.observation())
         .collect()
 }
 
@@ -186,8 +186,8 @@ fn benches(criterion: &mut Criterion) {
             || traffic.batch(),
             |batch| {
                 for record in &batch {
-                    if let Ok(seen) = decode(record) {
-                        one.observe(seen, &mut out);
+                    if let Ok(record) = decode(record) {
+                        one.feed(record.into(), &mut out);
                     }
                 }
                 out.clear();

@@ -75,9 +75,9 @@ pub(crate) fn core(bytes: &[u8]) {
             _ => {
                 let (record, behind) = rest.split_at(length.min(rest.len()));
                 rest = behind;
-                if let Ok(seen) = agent_core::decode(record) {
-                    now = now.max(seen.socket.time);
-                    core.observe(seen, &mut events);
+                if let Ok(record) = agent_core::decode(record) {
+                    now = now.max(record.time());
+                    core.feed(record.into(), &mut events);
                 }
             }
         }

@@ -31,7 +31,7 @@ use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
-use crate::observation::{Nanos, Observation, Side};
+use crate::observation::{Lookup, Nanos, Observation, Side};
 use crate::orphans::Orphans;
 use crate::patience::Patience;
 use crate::process::{ProcessInfo, Processes};
@@ -199,6 +199,12 @@ impl Core {
     pub fn observe(&mut self, observation: Observation, out: &mut Vec<Event>) {
         self.counts.observations += 1;
         self.take_in(observation, out);
+    }
+
+    /// Takes the lookup of a name in: a request without an attempt may have failed by it.
+    pub fn look_up(&mut self, lookup: Lookup) {
+        self.counts.observations += 1;
+        self.take_lookup(lookup);
     }
 
     /// Time went on to `now` (`CLOCK_MONOTONIC`, ns): what waited long enough is told. To be

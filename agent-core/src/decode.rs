@@ -15,8 +15,9 @@ use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, p
 use smol_str::SmolStr;
 
 use crate::observation::{
-    ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Nanos, Observation,
-    Opening, Phase, ResetDirection, Seen, Side, Socket, Talk, TlsAlert, TlsHandshake, What,
+    ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Lookup, Nanos,
+    Observation, Opening, Phase, ResetDirection, Seen, Side, Socket, Talk, TlsAlert, TlsHandshake,
+    What,
 };
 
 /// Why bytes are not a record.
@@ -48,17 +49,58 @@ pub enum DecodeError {
     /// A record about a socket without its cookie.
     #[error("record of kind {0} names no socket")]
     NoCookie(u8),
+    /// A record about a process without its number.
+    #[error("record of kind {0} names no process")]
+    NoProcess(u8),
     /// A record without a time.
     #[error("record of kind {0} has no time")]
     NoTime(u8),
+}
+
+/// What a record is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all records are observations, and none is kept"
+)]
+pub enum Record {
+    /// A socket.
+    Observation(Observation),
+    /// A process that looks up a name.
+    Lookup(Lookup),
+}
+
+impl Record {
+    /// When that was.
+    pub fn time(&self) -> Nanos {
+        match self {
+            Self::Observation(observation) => observation.socket.time,
+            Self::Lookup(lookup) => lookup.time,
+        }
+    }
+
+    /// What it says, where it is about a socket.
+    pub fn observation(self) -> Option<Observation> {
+        match self {
+            Self::Observation(observation) => Some(observation),
+            Self::Lookup(_) => None,
+        }
+    }
 }
 
 /// Checks one record and types it.
 ///
 /// # Errors
 /// [`DecodeError`] when the bytes are too short for their kind or a code is out of range.
-pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let header: Header = take(0, bytes)?;
+    Ok(match header.kind {
+        kind::DNS => Record::Lookup(lookup(&header, bytes)?),
+        _ => Record::Observation(observation(&header, bytes)?),
+    })
+}
+
+fn observation(header: &Header, bytes: &[u8]) -> Result<Observation, DecodeError> {
     let what = match header.kind {
         kind::CONNECT => connect(bytes)?,
         kind::CONNECT_ERRNO => {
@@ -109,7 +151,6 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         }
         kind::RESET => reset(bytes)?,
         kind::TLS => tls(bytes)?,
-        kind::DNS => dns(bytes)?,
         kind::HELLO => hello(bytes)?,
         kind::ABANDONED => abandoned(bytes)?,
         kind::TCP => What::Tcp,
@@ -147,7 +188,7 @@ pub fn decode(bytes: &[u8]) -> Result<Observation, DecodeError> {
         other => return Err(DecodeError::Kind(other)),
     };
     Ok(Observation {
-        socket: socket(&header)?,
+        socket: socket(header)?,
         what,
     })
 }
@@ -178,11 +219,8 @@ fn socket(header: &Header) -> Result<Socket, DecodeError> {
         retransmits,
         srtt_us,
     } = *header;
-    let socketless = matches!(
-        record_kind,
-        kind::CONNECT_ERRNO | kind::UNIX_CONNECT | kind::DNS
-    );
-    if cookie == 0 && !socketless {
+    let fails_before_socket = matches!(record_kind, kind::CONNECT_ERRNO | kind::UNIX_CONNECT);
+    if cookie == 0 && !fails_before_socket {
         return Err(DecodeError::NoCookie(record_kind));
     }
     Ok(Socket {
@@ -317,9 +355,14 @@ fn abandoned(bytes: &[u8]) -> Result<What, DecodeError> {
     })
 }
 
-fn dns(bytes: &[u8]) -> Result<What, DecodeError> {
+fn lookup(header: &Header, bytes: &[u8]) -> Result<Lookup, DecodeError> {
     let record: record::Dns = take(kind::DNS, bytes)?;
-    Ok(What::Dns {
+    if header.tgid == 0 {
+        return Err(DecodeError::NoProcess(kind::DNS));
+    }
+    Ok(Lookup {
+        time: seen(header.time_ns).ok_or(DecodeError::NoTime(kind::DNS))?,
+        tgid: header.tgid,
         errand: errand(record.errand),
         asked: seen(record.asked_ns).ok_or(DecodeError::NoTime(kind::DNS))?,
         answer: (record.answered != 0).then_some(DnsAnswer {

@@ -6,8 +6,9 @@
 //! may know and no more: typed observations, never the bytes they were made of.
 
 use crate::core::Core;
+use crate::decode::Record;
 use crate::event::Event;
-use crate::observation::{Nanos, Observation};
+use crate::observation::{Lookup, Nanos, Observation};
 use crate::process::ProcessInfo;
 
 /// One thing the core is told.
@@ -24,6 +25,8 @@ use crate::process::ProcessInfo;
 pub enum Input {
     /// [`Core::observe`].
     Observe(Observation),
+    /// [`Core::look_up`].
+    LookUp(Lookup),
     /// [`Core::know_process`].
     KnowProcess {
         /// Thread group.
@@ -54,11 +57,21 @@ pub enum Input {
     Finish,
 }
 
+impl From<Record> for Input {
+    fn from(record: Record) -> Self {
+        match record {
+            Record::Observation(observation) => Self::Observe(observation),
+            Record::Lookup(lookup) => Self::LookUp(lookup),
+        }
+    }
+}
+
 impl Core {
     /// Does what the input says.
     pub fn feed(&mut self, input: Input, out: &mut Vec<Event>) {
         match input {
             Input::Observe(observation) => self.observe(observation, out),
+            Input::LookUp(lookup) => self.look_up(lookup),
             Input::KnowProcess { tgid, info } => self.know_process(tgid, info),
             Input::ForgetProcess { tgid } => self.forget_process(tgid),
             Input::LookAgain { tgid } => self.look_again(tgid),

@@ -39,7 +39,7 @@ mod unjoined;
 mod unread;
 
 pub use crate::core::{Core, Outstanding};
-pub use crate::decode::{DecodeError, decode};
+pub use crate::decode::{DecodeError, Record, decode};
 pub use crate::input::Input;
 pub use crate::limits::{Ledger, Limits, Stats};
 pub use crate::process::{ProcessInfo, ProcessKind, UnreadClients};

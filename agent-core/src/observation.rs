@@ -61,7 +61,23 @@ impl fmt::Debug for Seen {
     }
 }
 
-/// One checked record.
+/// A process asked for a name, or got the answer. Nothing is known of the socket it used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Lookup {
+    /// When that was.
+    pub time: Nanos,
+    /// Thread group of the asking thread.
+    pub tgid: u32,
+    /// The errand of the asking thread.
+    pub errand: Option<Errand>,
+    /// When it asked.
+    pub asked: Nanos,
+    /// What the answer says; `None` for the question.
+    pub answer: Option<DnsAnswer>,
+}
+
+/// What one checked record says of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Observation {
@@ -87,7 +103,6 @@ impl Observation {
             | What::Tls { .. }
             | What::Hello { .. }
             | What::Abandoned { .. }
-            | What::Dns { .. }
             | What::Tcp
             | What::Ignored
             | What::ClientLeft
@@ -197,15 +212,6 @@ pub enum What {
     Abandoned {
         /// Network namespace of the connection.
         network: Option<Network>,
-    },
-    /// A thread on a client's errand asked for a name, or got the answer.
-    Dns {
-        /// The errand of the asking thread.
-        errand: Option<Errand>,
-        /// When it asked.
-        asked: Nanos,
-        /// What the answer says; `None` for the question.
-        answer: Option<DnsAnswer>,
     },
     /// How TCP fares on a connection that is not HTTP (`socket` says).
     Tcp,

@@ -1,8 +1,10 @@
 //! Ring records: what is accepted, what is refused, what heads tell.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
-use agent_core::decode::{DecodeError, decode, head};
-use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Opening, Side, Talk, What};
+use agent_core::decode::{DecodeError, Record, decode, head};
+use agent_core::observation::{
+    ConnectOutcome, End, Ended, Framing, Observation, Opening, Side, Talk, What,
+};
 use agent_wire::limits::SERVER_NAME_BYTES;
 use agent_wire::plain::{Plain, bytes_of};
 use agent_wire::record::{
@@ -46,6 +48,11 @@ fn with<T: Plain>(record: T, change: impl Fn(&mut T)) -> Vec<u8> {
     bytes_of(&record).to_vec()
 }
 
+fn observed(record: &[u8]) -> Observation {
+    let record = decode(record).expect("a record");
+    record.observation().expect("about a socket")
+}
+
 #[test]
 fn a_request_record_gives_the_socket_the_exchange_and_the_head() {
     let exchange = Exchange {
@@ -60,7 +67,7 @@ fn a_request_record_gives_the_socket_the_exchange_and_the_head() {
         ..Exchange::default()
     };
     let text = b"GET /orders?id=7 HTTP/1.1\r\nHost: shop\r\n\r\n";
-    let seen = decode(&message(kind::REQUEST, exchange, text, 0)).expect("a record");
+    let seen = observed(&message(kind::REQUEST, exchange, text, 0));
     assert_eq!(
         seen.socket.remote,
         "10.0.3.17:8080".parse().expect("address")
@@ -97,7 +104,7 @@ fn a_response_record_is_read_from_its_final_head() {
         content_length: 12,
         ..Exchange::default()
     };
-    let seen = decode(&message(kind::RESPONSE, exchange, text, 28)).expect("a record");
+    let seen = observed(&message(kind::RESPONSE, exchange, text, 28));
     let What::Response { exchange, head, .. } = seen.what else {
         panic!("{seen:?}")
     };
@@ -115,7 +122,7 @@ fn what_is_no_http_says_what_it_starts_as() {
         let mut record = message(kind::RESPONSE, Exchange::default(), text, 0);
         // The flags are the third and fourth byte of a record.
         record[2..4].copy_from_slice(&flag::NOT_HTTP.to_ne_bytes());
-        let seen = decode(&record).expect("a record");
+        let seen = observed(&record);
         let What::Response { head, opening, .. } = seen.what else {
             panic!("{seen:?}")
         };
@@ -218,7 +225,7 @@ fn connect_outcomes_are_told_apart() {
             outcome: code,
             ..Connect::default()
         };
-        let seen = decode(bytes_of(&record)).expect("a record");
+        let seen = observed(bytes_of(&record));
         assert!(matches!(
             seen.what,
             What::Connect { outcome, errand: None, listener_silent: false }
@@ -239,7 +246,7 @@ fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
         alert: 40,
         ..Tls::default()
     };
-    let seen = decode(bytes_of(&record)).expect("a record");
+    let seen = observed(bytes_of(&record));
     let What::Tls { handshake, .. } = seen.what else {
         panic!("{seen:?}")
     };
@@ -254,7 +261,7 @@ fn a_tls_handshake_says_who_replied_and_which_alert_passed() {
         alert_by: 0,
         ..record
     };
-    let seen = decode(bytes_of(&plain)).expect("a record");
+    let seen = observed(bytes_of(&plain));
     let What::Tls { handshake, .. } = seen.what else {
         panic!("{seen:?}")
     };
@@ -280,7 +287,7 @@ fn a_client_hello_names_a_server_or_none() {
         record.name[..name.len()].copy_from_slice(name.as_bytes());
         record
     };
-    let server_name = |record: &Hello| match decode(bytes_of(record)).expect("a record").what {
+    let server_name = |record: &Hello| match observed(bytes_of(record)).what {
         What::Hello { server_name } => server_name,
         other => panic!("{other:?}"),
     };
@@ -314,12 +321,14 @@ fn a_name_has_no_socket_and_a_death_is_that_of_a_socket_s_server() {
         ..Death::default()
     };
 
-    let seen = decode(bytes_of(&asked)).expect("a record");
-    assert!(
-        matches!(seen.what, What::Dns { asked: 9, answer: Some(answer), .. } if answer.rcode == 3),
-        "{seen:?}"
-    );
-    let seen = decode(bytes_of(&death)).expect("a record");
+    let Ok(Record::Lookup(lookup)) = decode(bytes_of(&asked)) else {
+        panic!("a lookup");
+    };
+    assert_eq!((lookup.time, lookup.tgid, lookup.asked), (50, 7, 9));
+    assert_eq!(lookup.answer.map(|answer| answer.rcode), Some(3));
+    let nobody = with(asked, |record| record.header.tgid = 0);
+    assert_eq!(decode(&nobody), Err(DecodeError::NoProcess(kind::DNS)));
+    let seen = observed(bytes_of(&death));
     assert_eq!(
         seen.what,
         What::Death {
@@ -347,7 +356,7 @@ fn a_use_of_a_connection_whose_talk_is_not_read_begins_or_ends() {
         },
     };
     for (code, expected) in [(end::OPEN, None), (end::PEER_RESET, Some(End::PeerReset))] {
-        let seen = decode(&with(record, |record| record.exchange.end = code)).expect("a record");
+        let seen = observed(&with(record, |record| record.exchange.end = code));
         let What::Unread { exchange } = seen.what else {
             panic!("{seen:?}");
         };
@@ -362,7 +371,7 @@ fn of_a_client_that_is_not_read_it_is_known_what_it_speaks() {
         talk: talk::TLS,
         reserved: [0; 7],
     };
-    let seen = decode(bytes_of(&record)).expect("a record");
+    let seen = observed(bytes_of(&record));
     assert_eq!(seen.what, What::UnreadClient { talk: Talk::Tls });
     for code in [talk::UNKNOWN, talk::COUNT] {
         decode(&with(record, |record| record.talk = code)).expect_err("no such talk");
@@ -376,7 +385,7 @@ fn some_records_are_a_header_alone() {
         (kind::IGNORED, What::Ignored),
         (kind::CLIENT_LEFT, What::ClientLeft),
     ] {
-        let seen = decode(bytes_of(&header(kind))).expect("a record");
+        let seen = observed(bytes_of(&header(kind)));
         assert_eq!(seen.what, what);
     }
 }
@@ -398,7 +407,7 @@ fn a_unix_path_ends_at_its_nul_and_an_abstract_name_shows_it() {
             path,
             ..UnixConnect::default()
         };
-        let seen = decode(bytes_of(&record)).expect("a record");
+        let seen = observed(bytes_of(&record));
         assert!(
             matches!(&seen.what, What::UnixConnect { path, .. } if path == shown),
             "{seen:?}"

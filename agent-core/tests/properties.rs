@@ -231,8 +231,8 @@ proptest! {
         if let Ok(seen) = decode(&bytes) {
             let mut core = core(SMALL);
             let mut events = Vec::new();
-            core.observe(seen.clone(), &mut events);
-            core.observe(seen, &mut events);
+            core.feed(seen.clone().into(), &mut events);
+            core.feed(seen.into(), &mut events);
             core.advance(u64::MAX, &mut events);
             core.finish(&mut events);
         }
@@ -267,6 +267,7 @@ proptest! {
         };
         let record = MessageHead { header, exchange, captured: 19, final_start: 0 };
         let seen = decode(&[bytes_of(&record), &text[..]].concat()).expect("a record");
+        let seen = seen.observation().expect("about a socket");
         prop_assert_eq!((seen.socket.time, seen.socket.cookie), (numbers[0], numbers[1]));
         prop_assert_eq!(seen.socket.remote.port(), port);
         let agent_core::observation::What::Response { exchange: x, head, .. } = seen.what else {

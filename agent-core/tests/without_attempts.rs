@@ -6,9 +6,9 @@ mod support;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::observation::{
-    ConnectOutcome, DnsAnswer, End, Observation, Opening, RequestHead, TlsHandshake, What,
+    ConnectOutcome, DnsAnswer, End, Lookup, Observation, Opening, RequestHead, TlsHandshake, What,
 };
-use agent_core::{ProcessInfo, ProcessKind};
+use agent_core::{Input, ProcessInfo, ProcessKind};
 use support::{
     PROXY, Told, client, core, errand, exchange_of, know, ms, process, sent, told, upstream,
 };
@@ -69,14 +69,14 @@ fn last(told: &Told) -> (Cause, Certainty, Option<Cause>) {
     (error.cause, error.certainty, request.origin)
 }
 
-fn dns(at: f64, client: u64, answer: Option<DnsAnswer>) -> Observation {
-    let mut seen = upstream(0).close(at);
-    seen.what = What::Dns {
+fn lookup(at: f64, client: u64, answer: Option<DnsAnswer>) -> Input {
+    Input::LookUp(Lookup {
+        time: ms(at),
+        tgid: PROXY,
         errand: errand(client),
         asked: ms(2.0),
         answer,
-    };
-    seen
+    })
 }
 
 #[test]
@@ -421,6 +421,21 @@ fn a_route_nobody_used_gives_a_guess_only() {
     assert_eq!(told.request().error_attempt, None);
 }
 
+/// What is said of a request that is answered `code` after the process looked names up.
+fn looked_up(lookups: Vec<Input>, code: u16) -> (Cause, Certainty, Option<Cause>) {
+    let mut core = core();
+    let mut seen = asked(1, 1.0, "/shop/a", vec![], code, 4.0).into_iter();
+    let (mut inputs, mut events) = (Vec::new(), Vec::new());
+    inputs.extend(seen.next().map(Input::Observe));
+    inputs.extend(lookups);
+    inputs.extend(seen.map(Input::Observe));
+    inputs.push(Input::Finish);
+    for input in inputs {
+        core.feed(input, &mut events);
+    }
+    last(&Told { events })
+}
+
 #[test]
 fn a_name_that_does_not_resolve_is_dns_failure() {
     let no_such_name = DnsAnswer {
@@ -428,11 +443,10 @@ fn a_name_that_does_not_resolve_is_dns_failure() {
         records: 0,
     };
     for answer in [Some(no_such_name), None] {
-        let mut lookup = vec![dns(2.0, 1, None)];
-        lookup.extend(answer.map(|answer| dns(3.0, 1, Some(answer))));
-        let seen = asked(1, 1.0, "/shop/a", lookup, 502, 4.0);
+        let mut lookups = vec![lookup(2.0, 1, None)];
+        lookups.extend(answer.map(|answer| lookup(3.0, 1, Some(answer))));
         assert_eq!(
-            last(&told(&mut core(), seen)),
+            looked_up(lookups, 502),
             (Cause::DnsFailure, Certainty::Strong, None)
         );
     }
@@ -444,9 +458,8 @@ fn a_name_that_resolves_is_no_dns_failure() {
         rcode: 0,
         records: 1,
     };
-    let lookup = vec![dns(2.0, 1, None), dns(3.0, 1, Some(found))];
-    let seen = asked(1, 1.0, "/shop/a", lookup, 503, 4.0);
-    let (cause, _, _) = last(&told(&mut core(), seen));
+    let lookups = vec![lookup(2.0, 1, None), lookup(3.0, 1, Some(found))];
+    let (cause, _, _) = looked_up(lookups, 503);
     assert_eq!(cause, Cause::ProxyGenerated);
 }
 

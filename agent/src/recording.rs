@@ -18,7 +18,7 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 
 /// Number of the format. It goes up when older recordings cannot be read any more.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Text written at most, bytes, before any compression. Too small: a recording ends before what
 /// it was made for happens. Too large: it fills the disk of someone's proxy. About 400,000
@@ -231,7 +231,7 @@ mod tests {
         let again = Recorder::create(&path).unwrap_err();
         fs::remove_file(&path).unwrap();
 
-        assert!(text.starts_with("{\"why502_recording\":1,"), "{text}");
+        assert!(text.starts_with("{\"why502_recording\":2,"), "{text}");
         assert_eq!(inputs(&text), fed);
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);

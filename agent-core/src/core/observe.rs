@@ -9,8 +9,8 @@ use crate::join::YOUNG_US;
 use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
-    DnsAnswer, End, Ended, Errand, Exchange, Nanos, Observation, Opening, Phase, RequestHead,
-    ResetDirection, ResponseHead, Side, Socket, What,
+    End, Ended, Exchange, Lookup, Observation, Opening, Phase, RequestHead, ResetDirection,
+    ResponseHead, Side, Socket, What,
 };
 use crate::request::OpenRequest;
 use crate::table::Key;
@@ -88,11 +88,6 @@ impl Core {
             What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
             What::Hello { server_name } => self.hello(&socket, server_name),
             What::Abandoned { network } => self.abandoned(&socket, network),
-            What::Dns {
-                errand,
-                asked,
-                answer,
-            } => self.dns(&socket, errand, asked, answer),
             What::Ignored => self.left_alone(&socket, out),
             What::ClientLeft => self
                 .departures
@@ -123,16 +118,20 @@ impl Core {
         }
     }
 
-    fn dns(
-        &mut self,
-        socket: &Socket,
-        errand: Option<Errand>,
-        asked: Nanos,
-        answer: Option<DnsAnswer>,
-    ) {
-        let Some(tgid) = socket.tgid else { return };
+    pub(super) fn take_lookup(&mut self, lookup: Lookup) {
+        let Lookup {
+            time,
+            tgid,
+            errand,
+            asked,
+            answer,
+        } = lookup;
+        self.clock = self.clock.max(time);
+        if self.processes.is_excluded(tgid, self.clock) {
+            return;
+        }
         match answer {
-            Some(answer) => self.lookups.answered(tgid, asked, socket.time, answer),
+            Some(answer) => self.lookups.answered(tgid, asked, time, answer),
             None => {
                 let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
                 let request = young.map(|errand| Key {

@@ -25,7 +25,7 @@ use flate2::read::GzDecoder;
 use told::Told;
 
 /// What a recording's first line begins with.
-const HEAD: &str = "{\"why502_recording\":1,";
+const HEAD: &str = "{\"why502_recording\":2,";
 
 /// What the processes in a recording are called, or how that begins. One that was gone before it
 /// was looked at is unknown.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::decode::decode;
+use agent_core::decode::{Record, decode};
 use agent_core::event::{Attempt, Event, Request};
-use agent_core::observation::{Nanos, What};
+use agent_core::observation::{Nanos, Observation, What};
 use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
 
@@ -148,8 +148,8 @@ impl Daemon {
     pub(super) fn record(&mut self, bytes: &[u8], now: Nanos) {
         let slot = RecordCounts::slot(bytes.first().copied());
         self.records.drained[slot] += 1;
-        let observation = match decode(bytes) {
-            Ok(observation) => observation,
+        let record = match decode(bytes) {
+            Ok(record) => record,
             Err(error) => {
                 self.records.refused += 1;
                 self.feed(Input::RecordsLost);
@@ -161,6 +161,17 @@ impl Daemon {
             }
         };
         self.records.decoded[slot] += 1;
+        match record {
+            Record::Observation(observation) => self.observe(observation, now),
+            Record::Lookup(lookup) => {
+                self.identify(lookup.tgid, now);
+                self.feed(Input::LookUp(lookup));
+                self.tell(now);
+            }
+        }
+    }
+
+    fn observe(&mut self, observation: Observation, now: Nanos) {
         if observation
             .began()
             .is_some_and(|began| began < self.whole_since)
