@@ -35,6 +35,11 @@ pub(crate) const SLACK: Nanos = 1_000_000;
 /// An answer that followed a failure within this time may have been given on its account, ns.
 pub(crate) const AT_ONCE: Nanos = 20_000_000;
 
+/// An answer that followed a failure later than that, on a machine that took the CPUs away, may still
+/// have been given on its account, ns. Shorter: on a busy host the error and its failure stay apart.
+/// Longer than the grace: the request has its verdict already.
+pub(crate) const DELAYED: Nanos = 200_000_000;
+
 /// A proxy connects within this time after it has read the request, ns. Beyond it, who waits
 /// longest says nothing.
 const CONNECTS_WITHIN: Nanos = 5_000_000;
@@ -300,7 +305,7 @@ pub(crate) fn only<'a>(
 /// without a request most likely belongs to: it was open all the while, and its answer followed
 /// the failure at once. With several such, as a guess, that for which most speaks, and of those the
 /// first: a proxy serves in the order in which it reads, and its timers run out in the order in
-/// which it sets them.
+/// which it sets them. An answer that came later than at once says less than any that did.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
@@ -311,15 +316,20 @@ pub(crate) fn by_answer<'a>(
             Some((evidence, request.started, key))
         })
         .collect();
-    weighed.sort_by_key(|(evidence, started, key)| (Reverse(evidence.weight()), *started, *key));
+    weighed.sort_by_key(|(evidence, started, key)| {
+        let order = (evidence.answer.at_once, evidence.weight());
+        (Reverse(order), *started, *key)
+    });
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
+    let is_connect = trial.exchange.is_none();
+    if !best.answer.at_once && !is_connect && best.likeness <= Likeness::Unknown {
+        return None;
+    }
     let alone = match weighed.get(1) {
+        _ if !best.answer.at_once => false,
         // Two paths that have nothing in common, or are not known, may be of two requests.
-        None => {
-            let is_connect = trial.exchange.is_none();
-            is_connect || best.likeness > Likeness::Unknown || best.answer.same_length
-        }
+        None => is_connect || best.likeness > Likeness::Unknown || best.answer.same_length,
         // Paths that many share tell less than one that nobody else has.
         Some((next, ..)) => is_like && next.likeness < Likeness::Common(1),
     };

@@ -11,6 +11,9 @@ use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Sock
 use crate::requests::{Hashes, Place};
 use crate::table::Key;
 
+/// The status that Go's proxies write, to nobody, for a client that left.
+pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
+
 /// A client's request.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
@@ -161,10 +164,11 @@ impl OpenRequest {
         let complete = self.is_complete(end);
         // An answer to a client that was gone when it began went to nobody. A client may
         // shut down its sending side and still read (RFC 9112, 9.6), so this is asked only
-        // of errors, and the rules never call it proof.
+        // of errors and of the proxy's word that it left, and the rules never call it proof.
+        let to_nobody = |code| code >= 500 || code == CLIENT_CLOSED_REQUEST;
         let fin = exchange.peer_fin.get().filter(|fin| {
             !complete
-                || (self.code.is_some_and(|code| code >= 500)
+                || (self.code.is_some_and(to_nobody)
                     && exchange.first_byte.get().is_none_or(|began| *fin < began))
         });
         let cut = match end {

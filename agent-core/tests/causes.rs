@@ -546,6 +546,29 @@ fn a_client_that_left_first_is_client_abort_and_no_error() {
 }
 
 #[test]
+fn a_client_that_its_proxy_says_has_left_is_client_abort_however_late_it_lets_go() {
+    for (code, expected) in [(499, Cause::ClientAbort), (404, Cause::ResponseTimeout)] {
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+        let told = told(
+            &mut core(),
+            [
+                c.request(&asked, "GET", "/orders"),
+                u.request(&x, "GET", "/orders"),
+                // Somebody else had the CPU for 150 ms.
+                u.end(850.0, &x),
+                c.response(&asked.peer_fin(700.0).answered(code, 851.0)),
+            ],
+        );
+        let (cause, certainty, ..) = cause(&told);
+        assert_eq!(cause, expected, "{code}");
+        assert!(certainty > Certainty::Proof, "{code}");
+        assert_eq!(told.request().error, None);
+    }
+}
+
+#[test]
 fn an_upstream_that_answers_503_itself_is_upstream_status() {
     let u = upstream(2).opened(1.5);
     let x = sent(0, 2.0).errand(1, 0, 100).answered(503, 9.0);

@@ -91,6 +91,64 @@ fn with_nothing_in_common_the_answer_decides_and_the_only_one_that_waits() {
     assert_eq!(told.request().attempts[0].join, Join::Waiting);
 }
 
+/// What two requests came to that wait at a time, whose attempts were refused at 2 and 3 ms and which
+/// get their errors when `answers` says, ms; the route of the first goes to `elsewhere` as well.
+fn refused_two(answers: [f64; 2], elsewhere: bool) -> Vec<Arc<Request>> {
+    let mut core = haproxy();
+    let dead = |cookie, at| sends(cookie, at).to("10.0.3.18:8080");
+    let refused = |cookie, at| dead(cookie, at).connect(at + 0.1, ConnectOutcome::Reset, None);
+    let mut seen = vec![];
+    if elsewhere {
+        let (a, x) = (sent(0, -900.0), sent(0, -899.0).answered(200, -890.0));
+        let b = sent(0, -800.0);
+        seen.extend([
+            asks(8).request(&a, "GET", "/a/0"),
+            sends(9, -899.0).request(&x, "GET", "/a/0"),
+            sends(9, -899.0).response(&x),
+            asks(8).response(&a.answered(200, -889.0)),
+            asks(7).request(&b, "GET", "/b/0"),
+            refused(6, -799.0),
+            asks(7).response(&b.answered(502, -798.0)),
+        ]);
+    }
+    let (a, b) = (sent(0, 1.0), sent(0, 1.1));
+    let (first, second) = if elsewhere {
+        ("/a/1", "/a/2")
+    } else {
+        ("/b/1", "/b/2")
+    };
+    seen.extend([
+        asks(1).request(&a, "GET", first),
+        asks(2).request(&b, "GET", second),
+        refused(10, 2.0),
+        refused(11, 3.0),
+        asks(1).response(&a.answered(502, answers[0])),
+        asks(2).response(&b.answered(502, answers[1])),
+    ]);
+    let told = told(&mut core, seen);
+    vec![request_of(&told, 1), request_of(&told, 2)]
+}
+
+#[test]
+fn an_answer_that_had_to_wait_for_a_cpu_is_joined_as_a_guess() {
+    for request in refused_two([90.0, 91.0], false) {
+        let error = request.error.expect("502");
+        let found = (error.cause, error.certainty);
+        assert_eq!(found, (Cause::ConnectRefused, Certainty::Guess));
+        assert_eq!(request.attempts.len(), 1);
+        assert_eq!(request.attempts[0].join, Join::Answer);
+    }
+}
+
+#[test]
+fn an_answer_that_came_late_is_of_no_attempt_where_its_route_goes_elsewhere_or_much_later() {
+    for (answers, elsewhere) in [([90.0, 91.0], true), ([290.0, 291.0], false)] {
+        for request in refused_two(answers, elsewhere) {
+            assert_eq!(request.attempts.len(), 0, "{answers:?} {elsewhere}");
+        }
+    }
+}
+
 #[test]
 fn what_contradicts_excludes() {
     // A body of another size, another method.

@@ -83,18 +83,22 @@ impl Core {
     /// The most that a join for want of another request may claim: where other requests of its route
     /// go elsewhere, as far as is known, the attempt may be a check of its upstream.
     fn least_surety_of(&self, trial: &Trial, request: &OpenRequest) -> Certainty {
-        let proxy = self.processes.proxy(trial.tgid);
-        let elsewhere = proxy
-            .zip(request.head.as_ref())
-            .is_some_and(|(proxy, head)| {
-                let instance = self.processes.instance(proxy.tgid);
-                self.routes.goes_elsewhere(instance, head, &trial.upstream)
-            });
-        if elsewhere {
+        if self.goes_elsewhere(trial, request) {
             Certainty::Guess
         } else {
             Certainty::Strong
         }
+    }
+
+    /// Other requests of its route go elsewhere, as far as is known.
+    fn goes_elsewhere(&self, trial: &Trial, request: &OpenRequest) -> bool {
+        let proxy = self.processes.proxy(trial.tgid);
+        proxy
+            .zip(request.head.as_ref())
+            .is_some_and(|(proxy, head)| {
+                let instance = self.processes.instance(proxy.tgid);
+                self.routes.goes_elsewhere(instance, head, &trial.upstream)
+            })
     }
 
     /// Looks for a request that ended in an error for which no attempt is known, or only some that
@@ -104,18 +108,25 @@ impl Core {
         // What is passed on begins before the attempt is over.
         let began = trial.began_to_answer().unwrap_or(trial.ended);
         let since = began.min(trial.ended).saturating_sub(join::SLACK);
-        let until = trial.ended.saturating_add(2 * join::AT_ONCE);
+        let until = trial.ended.saturating_add(join::DELAYED);
         let Some(tgid) = trial.tgid.filter(|_| !self.is_known_check(trial)) else {
             return;
         };
+        let checked = self.is_checked(trial);
         let unexplained = self.requests.failed(tgid, since..=until);
+        let unexplained = unexplained.filter(|(_, request)| {
+            // With time to do something else in between, nothing else may speak against it.
+            let failed = request.outcome().failed_at().unwrap_or(until);
+            let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
+            at_once || !(checked || self.goes_elsewhere(trial, request))
+        });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
         };
         // The only one left, after guesses that may have taken the wrong ones.
         let guessed = self.unjoined.last_of(tgid);
         let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE);
-        if doubtful || self.is_checked(trial) {
+        if doubtful || checked {
             parent.surety = Certainty::Guess;
         }
         if let Some(request) = self.requests.get(parent.key) {

@@ -14,13 +14,10 @@ use crate::join::{Parent, Witnesses};
 use crate::lookups::Lookup;
 use crate::observation::Phase;
 use crate::proxies::Habits;
-use crate::request::{OpenRequest, Outcome};
+use crate::request::{CLIENT_CLOSED_REQUEST, OpenRequest, Outcome};
 use crate::routes::{Fare, Moment};
 use crate::table::Key;
 use crate::unread::Used;
-
-/// The status that Go's proxies write, to nobody, for a client that left.
-const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// What is known of a request's error for which no attempt is known.
 enum Without {

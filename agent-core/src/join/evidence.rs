@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{AT_ONCE, SLACK, Witnesses, YOUNG_US, is_late};
+use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::Trial;
 use crate::observation::{Framing, Nanos, RequestHead};
 use crate::process::Processes;
@@ -76,6 +76,8 @@ pub(crate) struct Answer {
     pub(crate) same_status: bool,
     /// A body as long as the upstream announced.
     pub(crate) same_length: bool,
+    /// It followed the failure at once.
+    pub(crate) at_once: bool,
 }
 
 impl Evidence {
@@ -218,7 +220,8 @@ pub(super) fn by_time(trial: &Trial, request: &OpenRequest) -> Option<Evidence> 
     (!contradicts(trial, request)).then(|| between(trial, request, trial.started))
 }
 
-/// A request whose error, or the end of half an answer, followed the end of the attempt at once.
+/// A request whose error, or the end of half an answer, followed the end of the attempt at once, or
+/// as soon as its proxy may have had a CPU.
 pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence> {
     let outcome = request.outcome();
     let answered = outcome.failed_at().unwrap_or(outcome.ended);
@@ -235,12 +238,16 @@ pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence
     let around = request.started <= trial.started
         && answered >= trial.started
         && answered.saturating_add(SLACK) >= over;
-    if !around || answered.abs_diff(over) > AT_ONCE || contradicts(trial, request) {
+    let apart = answered.abs_diff(over);
+    if !around || apart > DELAYED || contradicts(trial, request) {
         return None;
     }
     let answer = passed_on(trial, request, &outcome)?;
     Some(Evidence {
-        answer,
+        answer: Answer {
+            at_once: apart <= AT_ONCE,
+            ..answer
+        },
         ..between(trial, request, trial.started)
     })
 }
@@ -266,6 +273,7 @@ fn passed_on(trial: &Trial, request: &OpenRequest, outcome: &Outcome) -> Option<
     Some(Answer {
         same_status,
         same_length,
+        at_once: false,
     })
 }
 
