@@ -11,26 +11,9 @@ use rustc_hash::FxHashMap;
 
 use crate::address::Address;
 use crate::event::Upstream;
-use crate::limits::SECOND;
 use crate::observation::{Errand, Nanos, Seen, Side, Socket};
+use crate::outgoing::{Outgoing, Use};
 use crate::table::{Ended, Key, Table};
-
-/// A connection that has not spoken HTTP for this long after its handshake speaks something else.
-const STILL_OPEN: Nanos = SECOND / 4;
-
-/// Connections that a process opened are looked through when there are so many, and then twice as many.
-const LEAST_LIST: usize = 64;
-
-/// What a connection whose talk is not read is used for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Use {
-    /// The request, where nobody else can be meant.
-    pub(crate) owner: Option<Key>,
-    /// Since when.
-    pub(crate) began: Nanos,
-    /// Which use of the connection, from 0.
-    pub(crate) index: u32,
-}
 
 /// One TCP connection.
 #[derive(Debug)]
@@ -54,7 +37,7 @@ pub(crate) struct Connection {
     /// Retransmitted segments at the last record, `None` before the first.
     pub(crate) retransmits: Option<u32>,
     /// The socket is gone; kept only until its last exchange is.
-    pub(crate) closed: bool,
+    closed: bool,
 }
 
 impl Connection {
@@ -66,12 +49,6 @@ impl Connection {
     /// This end opened it, and what it talks is not read, as far as is known.
     fn is_unread(&self) -> bool {
         self.active && self.side == Side::Unknown && !self.closed
-    }
-
-    /// So long open without HTTP that it will not turn out to be that.
-    pub(crate) fn is_settled(&self, now: Nanos) -> bool {
-        let is_old = |at: Nanos| now.saturating_sub(at) >= STILL_OPEN;
-        self.established.get().is_some_and(is_old)
     }
 
     /// This end.
@@ -115,26 +92,7 @@ pub(crate) struct Connections {
     order: VecDeque<u64>,
     memory_limit: usize,
     swept: u64,
-    /// Connections that each process opened, those included that turned out to be HTTP or are gone
-    /// since it was last looked at.
-    outgoing: FxHashMap<u32, Outgoing>,
-}
-
-/// Connections that a process opened.
-#[derive(Debug)]
-struct Outgoing {
-    uses: FxHashMap<u64, Use>,
-    /// With so many, those that are HTTP or gone are taken out.
-    look_at: usize,
-}
-
-impl Default for Outgoing {
-    fn default() -> Self {
-        Self {
-            uses: FxHashMap::default(),
-            look_at: LEAST_LIST,
-        }
-    }
+    outgoing: Outgoing,
 }
 
 impl Connections {
@@ -145,7 +103,7 @@ impl Connections {
             order: VecDeque::new(),
             memory_limit,
             swept: 0,
-            outgoing: FxHashMap::default(),
+            outgoing: Outgoing::default(),
         }
     }
 
@@ -196,51 +154,63 @@ impl Connections {
             })
         })?;
         connection.last_seen = connection.last_seen.max(socket.time);
+        let before = (connection.tgid, connection.side);
         connection.tgid = socket.tgid.or(connection.tgid);
         connection.ends = ends(socket);
         connection.active |= socket.flags.active_open();
         if socket.side != Side::Unknown {
             connection.side = socket.side;
         }
+        // It is HTTP, or another process has it now.
+        if before != (connection.tgid, connection.side)
+            && let (Some(tgid), _) = before
+        {
+            self.outgoing.end(tgid, socket.cookie);
+        }
         Some(connection)
     }
 
-    /// The process opened the connection, or uses it for another request. It may turn out to be HTTP.
-    pub(crate) fn begin_use(&mut self, cookie: u64, tgid: Option<u32>, used: Use) {
-        let Some(tgid) = tgid else { return };
-        let outgoing = self.outgoing.entry(tgid).or_default();
-        outgoing.uses.insert(cookie, used);
-        if outgoing.uses.len() >= outgoing.look_at {
-            drop(self.unread(tgid));
+    /// The process that opened the connection uses it for another request. It may turn out to be HTTP.
+    pub(crate) fn begin_use(&mut self, cookie: u64, used: Use) {
+        if let Some(one) = self.table.get(cookie).filter(|one| one.is_unread())
+            && let Some(tgid) = one.tgid
+        {
+            let established = one.established.get();
+            self.outgoing
+                .begin(tgid, cookie, used, one.ends[1], established);
         }
     }
 
     /// What the connection was used for last is over; for which request that was.
-    pub(crate) fn end_use(&mut self, cookie: u64, tgid: Option<u32>) -> Option<Key> {
-        let outgoing = self.outgoing.get_mut(&tgid?)?;
-        outgoing.uses.remove(&cookie)?.owner
+    pub(crate) fn end_use(&mut self, cookie: u64) -> Option<Key> {
+        let tgid = self.table.get(cookie)?.tgid?;
+        self.outgoing.end(tgid, cookie)
     }
 
-    /// The outgoing connections of the process that are open and not HTTP, as far as is known: what
-    /// they talk is not read (TLS, another protocol), or they were not used yet. By cookie, with what
-    /// each is used for, or was last.
-    pub(crate) fn unread(&mut self, tgid: u32) -> impl Iterator<Item = (u64, Use, &Connection)> {
-        let table = &self.table;
-        let outgoing = self.outgoing.get_mut(&tgid);
-        let uses = outgoing.map(|outgoing| {
-            outgoing.uses.retain(|cookie, _| {
-                let one = table.get(*cookie);
-                one.is_some_and(|one| one.is_unread() && one.tgid == Some(tgid))
-            });
-            outgoing.look_at = LEAST_LIST.max(2 * outgoing.uses.len());
-            &outgoing.uses
-        });
-        let found = uses.into_iter().flatten();
-        found.filter_map(|(cookie, used)| Some((*cookie, *used, table.get(*cookie)?.as_ref())))
+    /// The socket is gone. For which request it was used last, if its talk was not read.
+    pub(crate) fn close(&mut self, cookie: u64) -> Option<Key> {
+        self.table.get_mut(cookie)?.closed = true;
+        self.end_use(cookie)
+    }
+
+    /// What connections whose talk is not read are used for.
+    pub(crate) fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
+    }
+
+    /// The connections whose talk is not read that the process uses for the request `owner`.
+    pub(crate) fn used_for(
+        &self,
+        tgid: u32,
+        owner: Key,
+    ) -> impl Iterator<Item = (u64, Use, &Connection)> {
+        let used = self.outgoing.of(tgid, owner);
+        used.filter_map(|(cookie, used)| Some((cookie, used, self.get(cookie)?)))
     }
 
     /// Drops the entry and keeps what must not be told again.
     pub(crate) fn remove(&mut self, cookie: u64) {
+        self.end_use(cookie);
         if let Some(connection) = self.table.remove(cookie) {
             self.remember(
                 cookie,
@@ -319,6 +289,7 @@ impl Connections {
             return false;
         }
         ended.insert(0);
+        self.end_use(cookie);
         self.table.remove(cookie);
         self.remember(cookie, ended, true, true);
         true
@@ -332,6 +303,9 @@ impl Connections {
             let idle = connection.current.is_none();
             let keep = !idle || (!connection.closed && connection.last_seen >= idle_since);
             if !keep {
+                if let Some(tgid) = connection.tgid {
+                    self.outgoing.end(tgid, *cookie);
+                }
                 gone.push((
                     *cookie,
                     connection.ended,
@@ -341,26 +315,12 @@ impl Connections {
             }
             keep
         });
-        self.sweep_outgoing();
         for (cookie, ended, connect_told, closed) in gone {
             if !closed {
                 self.swept += 1;
             }
             self.remember(cookie, ended, connect_told, closed);
         }
-    }
-
-    /// Takes connections that are gone out of the lists.
-    fn sweep_outgoing(&mut self) {
-        let table = &self.table;
-        self.outgoing.retain(|_, outgoing| {
-            outgoing.uses.retain(|cookie, _| {
-                let one = table.get(*cookie);
-                one.is_some_and(|one| one.is_unread())
-            });
-            outgoing.uses.shrink_to(LEAST_LIST);
-            !outgoing.uses.is_empty()
-        });
     }
 
     fn remember(&mut self, cookie: u64, ended: Ended, connect_told: bool, closed: bool) {

@@ -255,6 +255,8 @@ impl Core {
             attempts_unmatched,
             errands_unmatched,
             requests_looked_at: self.requests.looked_at(),
+            connections_looked_at: self.connections.outgoing().looked_at()
+                + self.routes.looked_at(),
             evidence: [
                 ("routes", self.routes.routes()),
                 ("upstreams", self.routes.upstreams()),

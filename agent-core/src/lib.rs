@@ -26,6 +26,7 @@ mod lookups;
 pub mod network;
 pub mod observation;
 mod orphans;
+mod outgoing;
 mod patience;
 mod process;
 mod proxies;

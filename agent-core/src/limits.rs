@@ -90,6 +90,8 @@ pub struct Stats {
     pub errands_unmatched: u64,
     /// Requests that were looked at to find those of attempts: what joins cost.
     pub requests_looked_at: u64,
+    /// Connections whose talk is not read, and upstreams, that were looked at for requests that failed.
+    pub connections_looked_at: u64,
     /// Gauges: entries of the tables of evidence, by name.
     pub evidence: [(&'static str, usize); 13],
     /// Entries of these that made room for newer ones, or found none.

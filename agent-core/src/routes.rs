@@ -11,11 +11,12 @@
 //! For how long an upstream is left alone is not known: it is a setting. An upstream counts as given
 //! up from its failure until something succeeds on it.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::cause::Cause;
 use crate::event::{Check, Upstream};
@@ -126,7 +127,6 @@ pub(crate) struct Moment {
 /// How one upstream of a proxy fares.
 #[derive(Clone, Debug)]
 struct Health {
-    instance: Instance,
     /// The latest ones, in the order of their times.
     failures: Vec<Down>,
     /// The first failure since it last answered.
@@ -162,6 +162,10 @@ struct Down {
 pub(crate) struct Routes {
     routes: FxHashMap<u64, Route>,
     health: FxHashMap<u64, Health>,
+    /// The upstreams of each instance.
+    of_instances: FxHashMap<Instance, FxHashSet<u64>>,
+    /// Of those, how many were looked at.
+    looked_at: Cell<u64>,
     next_sweep: Nanos,
     /// Clients choose Hosts and paths, and could choose some that collide.
     seed: RandomState,
@@ -268,6 +272,11 @@ impl Routes {
         })
     }
 
+    /// Upstreams looked at for requests of which the route is not known.
+    pub(crate) fn looked_at(&self) -> u64 {
+        self.looked_at.get()
+    }
+
     pub(crate) fn routes(&self) -> usize {
         self.routes.len()
     }
@@ -291,8 +300,8 @@ impl Routes {
             self.upstreams_refused += 1;
             return None;
         }
+        self.of_instances.entry(instance).or_default().insert(name);
         Some(self.health.entry(name).or_insert_with(|| Health {
-            instance,
             failures: Vec::new(),
             failing_since: None,
             answered: 0,
@@ -359,8 +368,12 @@ impl Routes {
 
     fn fare_of_instance(&self, instance: Instance, moment: Moment) -> Fare {
         let mut fare = Fare::Unknown;
-        let own = |one: &&Health| one.instance == instance && !one.is_later(moment);
-        for health in self.health.values().filter(own) {
+        let names = self.of_instances.get(&instance);
+        let own = names.into_iter().flatten().filter_map(|name| {
+            self.looked_at.set(self.looked_at.get() + 1);
+            self.health.get(name)
+        });
+        for health in own.filter(|one| !one.is_later(moment)) {
             let Some(down) = health.down(moment) else {
                 return Fare::Unknown;
             };
@@ -415,6 +428,10 @@ impl Routes {
                     .map_or(0, |down| down.at)
                     .max(health.ups.last().copied().unwrap_or(0))
                     >= old
+            });
+            self.of_instances.retain(|_, names| {
+                names.retain(|name| self.health.contains_key(name));
+                !names.is_empty()
             });
         }
     }

@@ -7,11 +7,11 @@ use smol_str::SmolStr;
 
 use super::Core;
 use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, seconds};
-use crate::connection::Use;
 use crate::errno;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
 use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
+use crate::outgoing::Use;
 use crate::table::Key;
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time
@@ -52,7 +52,7 @@ impl Core {
                 began: started,
                 index: 0,
             };
-            self.connections.begin_use(socket.cookie, tgid, used);
+            self.connections.begin_use(socket.cookie, used);
         } else if !self.is_first_failure(socket.cookie) {
             self.counts.repeated += 1;
             return;
@@ -144,8 +144,7 @@ impl Core {
             return;
         }
         connection.ended.insert(0);
-        let tgid = connection.tgid;
-        self.connections.end_use(socket.cookie, tgid);
+        self.connections.end_use(socket.cookie);
         let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
         trial.tls = Some(Box::new(FailedHandshake {
             handshake,

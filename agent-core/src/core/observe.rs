@@ -416,11 +416,11 @@ impl Core {
             self.counts.repeated += u64::from(self.connections.is_closed(socket.cookie));
             return;
         };
-        connection.closed = true;
         let (side, current) = (connection.side, connection.current);
         let unused = connection.was_never_used();
         let errand = connection.connect_errand;
         let (tgid, established) = (socket.tgid.or(connection.tgid), connection.established);
+        let owner = self.connections.close(socket.cookie);
         self.tell_tcp(socket, out);
         if let Some(established) = established.get()
             && unused
@@ -447,7 +447,7 @@ impl Core {
         if unused && !talked && socket.flags.active_open() {
             self.closed_unused(socket, errand, out);
         }
-        if let Some(owner) = self.connections.end_use(socket.cookie, tgid) {
+        if let Some(owner) = owner {
             self.resolve_if_ready(owner, out);
         }
         match current {

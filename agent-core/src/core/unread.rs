@@ -8,14 +8,18 @@
 use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
-use crate::connection::Use;
 use crate::event::{Event, Join, Upstream};
 use crate::join::{Parent, SLACK, Witnesses, YOUNG_US, is_late};
+use crate::limits::SECOND;
 use crate::observation::{End, Errand, Exchange, Nanos, Socket};
+use crate::outgoing::Use;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes;
 use crate::table::Key;
 use crate::unread::Used;
+
+/// A connection that has not spoken HTTP for this long after its handshake speaks something else.
+const STILL_OPEN: Nanos = SECOND / 4;
 
 impl Core {
     /// A connection whose talk is not read is used for another request, or its last use is over.
@@ -27,7 +31,6 @@ impl Core {
         let Some(connection) = self.connections.touch(socket) else {
             return;
         };
-        let tgid = connection.tgid;
         let Some(end) = exchange.end else {
             let index = exchange.index;
             let used = Use {
@@ -35,7 +38,7 @@ impl Core {
                 began,
                 index,
             };
-            self.connections.begin_use(socket.cookie, tgid, used);
+            self.connections.begin_use(socket.cookie, used);
             return;
         };
         if connection.ended.contains(exchange.index) {
@@ -47,7 +50,7 @@ impl Core {
             socket, connection, exchange, None, false,
         ));
         trial.unread = true;
-        self.connections.end_use(socket.cookie, tgid);
+        self.connections.end_use(socket.cookie);
         self.over(trial, end, out);
     }
 
@@ -131,8 +134,8 @@ impl Core {
     pub(super) fn has_unread_under_way(&mut self, key: Key) -> bool {
         let tgid = self.requests.get(key).and_then(|request| request.tgid);
         tgid.is_some_and(|tgid| {
-            let mut open = self.connections.unread(tgid);
-            open.any(|(_, used, _)| used.owner == Some(key))
+            let mut open = self.connections.used_for(tgid, key);
+            open.next().is_some()
         })
     }
 
@@ -169,8 +172,7 @@ impl Core {
         let ended = outcome.ended.max(request.started);
         let open: Vec<Trial> = self
             .connections
-            .unread(tgid)
-            .filter(|(_, used, _)| used.owner == Some(key))
+            .used_for(tgid, key)
             .filter_map(|(cookie, used, one)| {
                 let key = Key {
                     cookie,
@@ -230,11 +232,8 @@ impl Core {
         let from = request.started.saturating_sub(SLACK);
         let to = outcome.ended.max(request.started).saturating_add(SLACK);
         let mut used = self.unread.between(tgid, from, to);
-        for (_, Use { owner, began, .. }, one) in self.connections.unread(tgid) {
-            if owner.is_none() && (from..=to).contains(&began) {
-                used.add(&one.remote());
-            }
-        }
+        let outgoing = self.connections.outgoing();
+        outgoing.unowned(tgid, from, to, &mut used);
         used
     }
 
@@ -256,12 +255,9 @@ impl Core {
             .map(|head| self.routes.of(head));
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
-            let now = self.clock;
-            for (_, _, one) in self.connections.unread(tgid) {
-                if one.is_settled(now) {
-                    used.add(&one.remote());
-                }
-            }
+            let settled = self.clock.saturating_sub(STILL_OPEN);
+            let outgoing = self.connections.outgoing();
+            outgoing.open_since(tgid, settled, &mut used);
         }
         used
     }
