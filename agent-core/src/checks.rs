@@ -35,6 +35,14 @@ pub(crate) const BESIDE_REQUESTS: u32 = 4;
 /// An attempt that can be nothing but a check.
 pub(crate) const SURE: u32 = 0;
 
+/// A proxy tries again by a timer as well, in intervals as even as those of checks: HAProxy after 1 s,
+/// Caddy after 0.25 s by default (`lb_try_interval`), ns. Shorter: tries for a client that is not read
+/// count as checks. Longer: checks beside such clients are known late.
+pub(crate) const TRIED_AGAIN_WITHIN: Nanos = 1_250_000_000;
+
+/// No request is tried for longer, ns.
+const TRIED_FOR: Nanos = 60_000_000_000;
+
 /// A timer that is not disturbed fires within this part of its interval, and within this time, ns.
 const PRECISION: (Nanos, Nanos) = (32, 5_000_000);
 
@@ -76,8 +84,9 @@ fn hash(what: impl Hash) -> u64 {
 struct Series {
     last: Nanos,
     interval: Nanos,
-    /// Intervals in a row that are like the one before.
+    /// Intervals in a row that are like the one before, and since when.
     even: u32,
+    even_since: Nanos,
     is_check: bool,
 }
 
@@ -103,8 +112,9 @@ impl Default for Checks {
 
 impl Checks {
     /// An attempt of that name began at `at`, and nobody is known to have asked for it; so many even
-    /// intervals are enough for a check. Returns whether it is one.
-    pub(crate) fn saw(&mut self, name: Name, at: Nanos, enough: u32) -> bool {
+    /// intervals are enough for a check, unless it and those before `may_be_tries` for one request.
+    /// Returns whether it is one.
+    pub(crate) fn saw(&mut self, name: Name, at: Nanos, enough: u32, may_be_tries: bool) -> bool {
         let sure = enough == SURE || self.is_due(name, at);
         let is_next = self.is_next(name, at);
         let Some(series) = self.series.get_mut(&name) else {
@@ -112,6 +122,7 @@ impl Checks {
                 last: at,
                 interval: 0,
                 even: 0,
+                even_since: at,
                 is_check: sure,
             };
             self.series.insert(name, series);
@@ -128,9 +139,14 @@ impl Checks {
             before if is_even(interval, before) => series.even + 1,
             _ => 1,
         };
+        if series.even <= 1 {
+            series.even_since = series.last;
+        }
         series.last = series.last.max(at);
         series.interval = interval;
-        let makes_one = sure || series.even >= enough;
+        let lasts = at.saturating_sub(series.even_since) > TRIED_FOR;
+        let tries = may_be_tries && interval <= TRIED_AGAIN_WITHIN && !lasts;
+        let makes_one = sure || (series.even >= enough && !tries);
         series.is_check |= makes_one;
         let series = *series;
         if series.is_check && name.line.is_some() {
@@ -209,7 +225,8 @@ mod tests {
     #[test]
     fn what_comes_again_in_even_intervals_is_a_check() {
         let mut checks = Checks::default();
-        let seen = [0, 2000, 4001, 5990].map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED));
+        let seen =
+            [0, 2000, 4001, 5990].map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED, false));
         assert_eq!(seen, [false, false, true, true]);
         assert!(checks.is_known(name(1), 100 * SECOND));
         assert!(!checks.is_known(name(1), 1000 * SECOND));
@@ -227,19 +244,35 @@ mod tests {
         let asked = Name::of(Instance::Process(1), &upstream, Some(&head));
         for (at, is_check) in [(8010, true), (6900, false), (13_000, false)] {
             let mut checks = Checks::default();
-            let seen =
-                [0, 2000, 4001, 5990].map(|at| checks.saw(asked, at * SECOND / 1000, UNASKED));
+            let seen = [0, 2000, 4001, 5990]
+                .map(|at| checks.saw(asked, at * SECOND / 1000, UNASKED, false));
             assert_eq!(seen, [false, false, true, true]);
             assert!(!checks.is_known(name(80), 6 * SECOND));
-            assert_eq!(checks.saw(name(80), at * SECOND / 1000, UNASKED), is_check);
+            assert_eq!(
+                checks.saw(name(80), at * SECOND / 1000, UNASKED, false),
+                is_check
+            );
         }
+    }
+
+    #[test]
+    fn what_may_be_tries_for_one_request_is_a_check_when_it_lasts_longer_than_any() {
+        let mut checks = Checks::default();
+        let seen: Vec<bool> = (0..70)
+            .map(|at| checks.saw(name(1), at * SECOND, UNASKED, true))
+            .collect();
+        let first = seen.iter().position(|is_check| *is_check);
+        assert_eq!(first, Some(61));
+        // Nobody tries so seldom.
+        let seen = [0, 2, 4].map(|at| checks.saw(name(2), at * SECOND, UNASKED, true));
+        assert_eq!(seen, [false, false, true]);
     }
 
     #[test]
     fn what_comes_as_clients_do_is_none() {
         let mut checks = Checks::default();
         let at = [0, 10, 700, 1000, 5000, 5100, 9000, 9010, 20_000];
-        let seen = at.map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED));
+        let seen = at.map(|at| checks.saw(name(1), at * SECOND / 1000, UNASKED, false));
         assert_eq!(seen, [false; 9]);
     }
 }

@@ -58,6 +58,8 @@ struct Process {
     foreign: u32,
     /// Connections of its clients that were not read, while it was no proxy.
     unread_clients: UnreadClients,
+    /// There were some.
+    has_unread_clients: bool,
     /// Its latest attempt whose request is known: when it began, and the request.
     latest_attempt: Option<(Nanos, Key)>,
     last_used: Nanos,
@@ -121,6 +123,7 @@ impl Processes {
                     acts_as_proxy: false,
                     foreign: 0,
                     unread_clients: UnreadClients::default(),
+                    has_unread_clients: false,
                     latest_attempt: None,
                     last_used: now,
                 },
@@ -159,8 +162,16 @@ impl Processes {
         let Some(tgid) = tgid else { return };
         if let Some(process) = self.table.get_mut(tgid) {
             process.unread_clients.add(talk);
+            process.has_unread_clients = true;
         }
         self.count_unread_clients(tgid);
+    }
+
+    /// Clients of the process talk what is not read: of their requests nothing is known.
+    pub(crate) fn has_unread_clients(&self, tgid: u32) -> bool {
+        self.table
+            .get(tgid)
+            .is_some_and(|process| process.has_unread_clients)
     }
 
     /// What is known of a proxy counts; a process that may become one keeps it until then.

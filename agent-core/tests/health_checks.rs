@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Check, Event, Upstream};
-use agent_core::observation::{ConnectOutcome, End, Framing, Observation};
+use agent_core::observation::{ConnectOutcome, End, Framing, Observation, Talk};
 use agent_core::{Core, ProcessKind};
-use support::{Ex, PROXY, Told, client, core, know, sent, told, upstream};
+use support::{Ex, PROXY, Told, client, core, errand, know, sent, told, upstream};
 
 const APP: &str = "10.0.3.17:8080";
 
@@ -72,6 +72,28 @@ fn a_check_fails_by_its_status_too() {
     assert_eq!(checks.len(), 1, "{:#?}", told.events);
     assert_eq!(checks[0].failure, Some(Cause::UpstreamStatus));
     assert_eq!(checks[0].code, Some(404));
+}
+
+/// So many tries at an address where nobody listens, so far apart in ms, for a client that speaks TLS.
+fn tries_for_tls(program: &str, count: u64, apart: f64) -> Told {
+    let mut seen = vec![client(9).unread_client(99.0, Talk::Tls)];
+    seen.extend((0..count).map(|number| {
+        let at = 100.0 + apart * number as f64;
+        let u = upstream(100 + number).to(APP).opened(at);
+        let why = errand(9).filter(|_| number == 0);
+        u.connect(at + 0.05, ConnectOutcome::Reset, why)
+    }));
+    told(&mut core_of(program), seen)
+}
+
+#[test]
+fn tries_by_a_timer_for_a_client_that_is_not_read_are_no_checks() {
+    // `retries 3` of HAProxy with its pause of 1 s; `lb_try_duration` of Caddy.
+    for (program, count, apart) in [("haproxy", 4, 1001.5), ("caddy", 12, 250.6)] {
+        let told = tries_for_tls(program, count, apart);
+        let found = (checks(&told).len(), told.attempts().len() as u64);
+        assert_eq!(found, (0, count), "{program}");
+    }
 }
 
 /// HAProxy answers `/shop/b` after the checks `seen` of the only upstream of that route.

@@ -9,16 +9,12 @@ use std::sync::Arc;
 use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::Cause;
-use crate::checks::{self, Name};
+use crate::checks::{self, Name, TRIED_AGAIN_WITHIN};
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
 use crate::join::YOUNG_US;
-use crate::limits::SECOND;
 use crate::observation::{Nanos, RequestHead};
 use crate::routes;
 use crate::table::Key;
-
-/// An attempt that follows another one of no known request within this time may be its retry, ns.
-const RETRIED_WITHIN: Nanos = SECOND;
 
 /// What speaks for an attempt being a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +63,10 @@ impl Core {
                 Asked::Perhaps
             };
         }
-        let may_be_retry = self.may_be_retry(tgid, trial.started);
+        // Of a client that is not read the first try may be unknown too.
+        let is_connect = trial.exchange.is_none();
+        let may_be_retry = self.may_be_retry(tgid, trial.started)
+            || (is_connect && self.processes.has_unread_clients(tgid));
         if began_now && by_timer && young.is_none() && !may_be_retry {
             Asked::No
         } else {
@@ -87,9 +86,9 @@ impl Core {
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.
     fn may_be_retry(&self, tgid: u32, at: Nanos) -> bool {
         let alone = self.unjoined.last_of(tgid);
-        let since = at.saturating_sub(RETRIED_WITHIN);
+        let since = at.saturating_sub(TRIED_AGAIN_WITHIN);
         let mut orphans = self.orphans.over(Some(tgid), since..=Nanos::MAX);
-        alone.is_some_and(|alone| alone.abs_diff(at) <= RETRIED_WITHIN)
+        alone.is_some_and(|alone| alone.abs_diff(at) <= TRIED_AGAIN_WITHIN)
             || orphans.any(|trial| trial.asked != Asked::No)
     }
 
@@ -105,7 +104,8 @@ impl Core {
             Asked::No => checks::SURE,
         };
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-        self.checks.saw(name, trial.started, enough)
+        let may_be_tries = self.processes.has_unread_clients(tgid);
+        self.checks.saw(name, trial.started, enough, may_be_tries)
     }
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.
@@ -166,7 +166,7 @@ impl Core {
             return;
         };
         let name = self.name_of(tgid, &upstream, None);
-        if self.checks.saw(name, started, checks::UNASKED) {
+        if self.checks.saw(name, started, checks::UNASKED, false) {
             let check = Check {
                 proxy,
                 upstream,
