@@ -14,9 +14,10 @@ pub(crate) struct Habits {
     pub(crate) none_left_code: Option<u16>,
     /// The status it gives when it has waited too long for an answer.
     pub(crate) timeout_code: Option<u16>,
-    /// It goes on trying the only upstream of a group, whatever it did (nginx:
-    /// `ngx_http_upstream_get_round_robin_peer`, `peers->single`).
-    pub(crate) keeps_last: bool,
+    /// It leaves an upstream alone that failed once, unless that is the only one of its group (nginx:
+    /// `max_fails` is 1, `ngx_http_upstream_get_round_robin_peer`, `peers->single`). Others may go on:
+    /// Envoy without outlier detection, Apache httpd with `retry=0`.
+    pub(crate) leaves_alone: bool,
     /// What its threads do without having read from a client just before is a health check, or a
     /// retry. Where that does not hold: nginx delays requests by timers (`limit_req`), Varnish fetches
     /// in the background, Go moves a request from thread to thread.
@@ -55,7 +56,7 @@ const UNKNOWN: Habits = Habits {
 
 const NGINX: Habits = Habits {
     none_left_code: Some(502),
-    keeps_last: true,
+    leaves_alone: true,
     ..at_once(10)
 };
 
@@ -64,7 +65,7 @@ const fn at_once(seconds: u64) -> Habits {
         fail_window: seconds * SECOND,
         none_left_code: Some(503),
         timeout_code: Some(504),
-        keeps_last: false,
+        leaves_alone: false,
         checks_by_timer: false,
         connects_at_once: true,
         sends_at_once: true,

@@ -66,7 +66,7 @@ pub(crate) enum Fare {
         /// This process saw it within the usual fail window, and has not tried again within that what
         /// had failed: it leaves upstreams alone.
         gives_up: bool,
-        /// There is more than one: nginx never leaves its only one alone.
+        /// There is more than one: an only one is rarely left alone.
         several: bool,
         /// The health check that failed last, if that is how the last of them failed.
         check: Option<Arc<Check>>,

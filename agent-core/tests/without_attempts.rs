@@ -384,6 +384,22 @@ fn a_worker_has_what_another_worker_of_its_instance_saw() {
     );
 }
 
+/// Envoy leaves an upstream alone with outlier detection only, httpd not with `retry=0`: the second
+/// error may be of a rule for its path.
+#[test]
+fn that_one_connect_was_refused_is_no_strong_reason_where_the_proxy_may_go_on_trying() {
+    for program in ["envoy", "httpd"] {
+        let mut core = core();
+        know(&mut core, PROXY, program, ProcessKind::Known);
+        let dead = refused(50, 1, 1.1, "10.0.3.17:8080");
+        let mut seen = asked(1, 1.0, "/app/x", vec![dead], 503, 1.4);
+        seen.extend(asked(2, 501.0, "/app/limited", vec![], 503, 501.2));
+        let found = last(&told(&mut core, seen));
+        let origin = Some(Cause::ConnectRefused);
+        assert_eq!(found, (Cause::NoLiveUpstream, Certainty::Guess, origin));
+    }
+}
+
 /// Envoy's outlier detection (`consecutive_5xx`, 5 by default).
 #[test]
 fn an_upstream_with_nothing_but_errors_of_its_own_may_be_left_alone_for_them() {

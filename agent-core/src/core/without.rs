@@ -126,7 +126,7 @@ impl Core {
             sends_at_once: _,
             none_left_code,
             timeout_code: _,
-            keeps_last,
+            leaves_alone,
             checks_by_timer: _,
         } = self.processes.habits(Some(tgid));
         let instance = self.processes.instance(tgid);
@@ -175,7 +175,7 @@ impl Core {
                 check,
                 by_checks,
             } if by_code => {
-                let seen = gives_up && acts_at_once && (several || !keeps_last);
+                let seen = gives_up && leaves_alone && several;
                 let strong = none_left_code.is_some() && (by_checks || seen && !unjoined);
                 let sure = if strong {
                     Certainty::Strong

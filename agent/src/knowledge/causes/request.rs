@@ -8,7 +8,7 @@ pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     cause: Cause::NoLiveUpstream,
     meaning: "The proxy holds every upstream of the group to be down: it tried nobody, or ended what was under way at a server that it took out of service.",
     gloss: "the proxy holds all of them to be down",
-    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at proxies that go upstream as soon as they have read a request (nginx, Apache httpd, Envoy), where the same process saw them fail and has not tried again within that time; else `guess`, as with max_fails above 1. Or an attempt that the proxy closed right after a health check of its upstream had failed, with another answer than after a timer (HAProxy `on-marked-down shutdown-sessions`).",
+    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at nginx with more than one upstream, where the same process saw them fail and has not tried again within that time, and where each failed its last three health checks; else `guess`: Envoy without outlier detection and Apache httpd with `retry=0` leave no upstream alone, and may give an error of a rule. Or an attempt that the proxy closed right after a health check of its upstream had failed, with another answer than after a timer (HAProxy `on-marked-down shutdown-sessions`).",
     check: &[
         check(
             "What failed first? That is the cause.",
