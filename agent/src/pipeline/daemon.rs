@@ -456,6 +456,7 @@ fn core_counts(stats: Stats) -> CoreCounts {
         attempts_unmatched,
         errands_unmatched,
         requests_looked_at: _,
+        connections_looked_at: _,
         evidence,
         forgotten,
         unread_clients: _,

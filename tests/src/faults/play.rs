@@ -4,9 +4,13 @@
 //! at, and their paths. Requests that only prepare are marked in their paths: they are of no
 //! mode.
 
+use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::stage::Stage;
 use super::{Before, MODES, Mode};
@@ -26,7 +30,7 @@ const NEXT: Duration = Duration::from_millis(100);
 
 /// Slow modes at a time.
 const BESIDE: usize = 6;
-/// By how much they start after each other.
+/// By how much they start after each other at least.
 const APART: Duration = Duration::from_millis(60);
 
 /// What came of one mode.
@@ -57,15 +61,17 @@ pub async fn play_these(
     for mode in quick {
         played.push(play(proxy, stage, mode, run).await);
     }
-    for beside in slow.chunks(BESIDE) {
+    let (places, next) = (Semaphore::new(BESIDE), Cell::new(Instant::now()));
+    let plays = slow.into_iter().map(|mode| async {
+        let _place = places.acquire().await;
         // Apart in time, or their timers run out together, and whose attempt was whose is a
         // matter for another test.
-        let plays = beside.iter().enumerate().map(|(number, mode)| async move {
-            tokio::time::sleep(APART.saturating_mul(u32::try_from(number).unwrap_or(0))).await;
-            play(proxy, stage, mode, run).await
-        });
-        played.extend(join_all(plays.collect()).await);
-    }
+        let starts = next.get().max(Instant::now());
+        next.set(starts + APART);
+        tokio::time::sleep_until(starts).await;
+        play(proxy, stage, mode, run).await
+    });
+    played.extend(join_all(plays.collect()).await);
     played
 }
 
