@@ -12,6 +12,11 @@ use crate::observation::{Ended, Nanos};
 /// closed when the last thread is gone; a core dump comes first.
 const AFTERWARDS: Nanos = 10 * SECOND;
 
+/// The end of a connection that a dead process held crosses a request that was sent this long after the
+/// death at most, ns. Shorter: over a long line, or where the death takes its time, a crash passes for a
+/// race. Longer: a request that met the next process is told to have been in the hands of the one before.
+const BEFOREHAND: Nanos = SECOND;
+
 /// Connections whose server ended, and how.
 #[derive(Debug, Default)]
 pub(crate) struct Deaths {
@@ -32,8 +37,11 @@ impl Deaths {
         self.connections.forgotten()
     }
 
-    /// How the process that served `ends` ended, when the connection broke at `at` on that account.
-    pub(crate) fn of_server(&self, ends: Ends, at: Nanos) -> Option<Ended> {
-        self.connections.get(ends, at, AFTERWARDS)
+    /// How the process that served `ends` ended, when the connection broke at `at` on that account under
+    /// a request that was sent at `asked`.
+    pub(crate) fn of_server(&self, ends: Ends, asked: Nanos, at: Nanos) -> Option<Ended> {
+        let since = asked.saturating_sub(BEFOREHAND);
+        self.connections
+            .get(ends, at, AFTERWARDS.min(at.saturating_sub(since)))
     }
 }

@@ -254,6 +254,18 @@ impl Routes {
         })
     }
 
+    /// Whether requests such as this one are known to go to `upstream`.
+    pub(crate) fn goes_to(
+        &self,
+        instance: Instance,
+        head: &RequestHead,
+        upstream: &Upstream,
+    ) -> bool {
+        let name = self.name(&(instance, upstream));
+        let route = self.routes.get(&self.of_instance(instance, head));
+        route.is_some_and(|route| route.upstreams.contains(&name))
+    }
+
     /// `instance` connected to `upstream` at `at`, and none of its requests waited for an upstream.
     pub(crate) fn saw_unasked(&mut self, instance: Instance, upstream: &Upstream, at: Nanos) {
         let name = self.name(&(instance, upstream));

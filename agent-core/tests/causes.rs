@@ -500,6 +500,22 @@ fn a_kernel_that_gives_up_is_no_slow_application() {
 }
 
 #[test]
+fn a_kernel_that_gives_up_on_a_peer_that_offers_no_window_is_a_stalled_request() {
+    let lasting = [(2502.0, Certainty::Strong), (900_000.0, Certainty::Guess)];
+    for (ended, expected) in lasting {
+        let u = upstream(2).opened(1.5).flag(flag::ZERO_WINDOW).errno(110);
+        let x = sent(0, 2.0)
+            .errand(1, 0, 100)
+            .acked(0)
+            .ended(End::KernelError);
+        let attempt = attempt_of(&u, &x, ended);
+        let found = error(&exchange_of(attempt, 502, ended + 0.2));
+        let stalled = Cause::RequestStalled;
+        assert_eq!(found, (stalled, expected, Phase::Request, How::Errno));
+    }
+}
+
+#[test]
 fn a_connection_that_somebody_had_the_kernel_end_is_no_lost_path() {
     let u = upstream(2).opened(1.5);
     let x = sent(0, 2.0).errand(1, 0, 100).ended(End::KernelError);

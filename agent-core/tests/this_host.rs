@@ -193,6 +193,30 @@ fn a_connection_broken_by_the_death_of_its_server_is_upstream_crashed() {
     );
 }
 
+/// The machine of the upstream was away when its process died, and the next request meets its successor.
+#[test]
+fn a_process_that_died_long_before_the_request_had_it_not_in_hand() {
+    const APP: u32 = 200;
+    for (died, expected) in [(-3500.0, None), (-40.0, Some(Ended::Signal(9)))] {
+        let mut core = core();
+        know(&mut core, APP, "app", ProcessKind::Unknown);
+        let (u, x) = fresh();
+        let x = x.acked(0).ended(End::PeerReset);
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let seen = vec![
+            other_end(&u, Some(APP)).ends(died, Ended::Signal(9)),
+            c.request(&asked, "POST", "/orders"),
+            u.request(&x, "POST", "/orders"),
+            u.end(3.0, &x),
+            c.response(&asked.answered(502, 3.2)),
+        ];
+        let told = told(&mut core, seen);
+        assert_eq!(told.attempt().evidence.process_ended, expected, "{died}");
+        let (cause, ..) = error(&told);
+        assert_eq!(cause == Cause::UpstreamCrashed, expected.is_some());
+    }
+}
+
 /// What is told of a connection over the loopback of one network that broke 1 ms after a process in
 /// another died that served a connection between the same two addresses.
 fn after_a_death_elsewhere(own: Option<u64>, other: Option<u64>) -> Told {

@@ -99,8 +99,8 @@ impl Core {
             && let network = self.processes.network(trial.tgid)
             && let Some(ends) = network::ends(network, remote, trial.local())
         {
-            let at = trial.ended;
-            around.process_ended = self.deaths.of_server(ends, at);
+            let (at, asked) = (trial.ended, trial.sent_at().unwrap_or(trial.started));
+            around.process_ended = self.deaths.of_server(ends, asked, at);
             // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
             around.reset_reason = self

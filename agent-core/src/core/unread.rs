@@ -256,8 +256,19 @@ impl Core {
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
             let settled = self.clock.saturating_sub(STILL_OPEN);
+            let mut open = Used::Nothing;
             let outgoing = self.connections.outgoing();
-            outgoing.open_since(tgid, settled, &mut used);
+            outgoing.open_since(tgid, settled, &mut open);
+            // That a connection was open names no upstream, unless requests of this route go there.
+            let instance = self.processes.instance(tgid);
+            let goes_there = |upstream: &Upstream| {
+                head.is_some_and(|head| self.routes.goes_to(instance, head, upstream))
+            };
+            match open {
+                Used::Nothing => {}
+                Used::Only(upstream) if goes_there(&upstream) => used.add(&upstream),
+                Used::Only(_) | Used::Some => used = Used::Some,
+            }
         }
         used
     }

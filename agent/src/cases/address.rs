@@ -22,9 +22,9 @@ const NOBODY_THERE: &[Cause] = &[
 pub(super) const MOVED: Kind = Kind {
     name: "address_moved",
     causes: NOBODY_THERE,
-    evidence: "The address answered before; the process that answered there has ended; and the same program, started since, listens on the same port in another network namespace of this host, and no other one does.",
-    meaning: "{asked} answered until {answered_before_seconds} s before, and {program} is served at {moved_to} now: the proxy uses an address from before.",
-    fix: "Reload the proxy, so that it resolves the name again. So that it follows the next time: nginx `resolver` and a variable in proxy_pass, HAProxy `resolvers`, or a fixed address.",
+    evidence: "The address answered before; the process that answered there has ended; and the same program, started since, listens on the same port in another network namespace of this host, has not answered this proxy there, and no other one does. A guess: two services may be of one program.",
+    meaning: "{asked} answered until {answered_before_seconds} s before, and a {program} that was started since listens at {moved_to}: if that is the same service, the proxy uses an address from before.",
+    fix: "If it is the same service, reload the proxy, so that it resolves the name again. So that it follows the next time: nginx `resolver` and a variable in proxy_pass, HAProxy `resolvers`, or a fixed address.",
     find: moved,
 };
 
@@ -91,7 +91,9 @@ fn moved(scene: &Scene<'_>) -> Option<Found> {
     }
     let is_successor = |listener: &&Listener| {
         let owner = listener.owner.as_ref();
-        owner.is_some_and(|owner| owner.program == gone.program && owner.started > before.answered)
+        let is_like =
+            |owner: &Owner| owner.program == gone.program && owner.started > before.answered;
+        owner.is_some_and(is_like) && !listener.has_answered
     };
     let elsewhere = || around.of(Relation::OtherNetwork).filter(is_successor);
     let successor = elsewhere().next()?;
@@ -102,7 +104,7 @@ fn moved(scene: &Scene<'_>) -> Option<Found> {
     }
     let owner = successor.owner.as_ref()?;
     Some(
-        Found::new(Certainty::Strong)
+        Found::new(Certainty::Guess)
             .fact("asked", scene.asked())
             .fact("answered_before_seconds", since(scene, before.answered))
             .fact("program", &owner.program)
@@ -247,13 +249,6 @@ impl Around {
     }
 }
 
-impl Listener {
-    /// Where it is reached from elsewhere.
-    fn reached(&self) -> std::net::SocketAddr {
-        self.reached_at.unwrap_or(self.address)
-    }
-}
-
 impl Found {
     /// With who holds the listener, and since when it runs.
     fn held(mut self, scene: &Scene<'_>, listener: &Listener) -> Self {
@@ -351,6 +346,7 @@ mod tests {
                 started,
                 container: None,
             }),
+            has_answered: false,
         }
     }
 
@@ -437,6 +433,10 @@ mod tests {
         let since = ENDED - SECOND;
 
         assert_eq!(find(vec![successor(8, since)]), Some("address_moved"));
+        // Another service of the same program.
+        let mut other = successor(8, since);
+        other.has_answered = true;
+        assert_eq!(find(vec![other]), Some("server_ended"));
         // Both may be.
         let both = vec![successor(8, since), successor(9, since)];
         assert_eq!(find(both), Some("server_ended"));

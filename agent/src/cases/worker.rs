@@ -18,8 +18,8 @@ pub(super) const READ_AND_SLOW: Kind = Kind {
     name: "read_and_not_answered",
     causes: &[Cause::ResponseTimeout],
     evidence: "The upstream is on this host, and a process had read from its end of the connection before the proxy gave up.",
-    meaning: "A process of the upstream at {asked} read the request and did not answer within {waited}: a worker was free, the work itself is slow or stuck.",
-    fix: "Find the slow query, lock or downstream call of this request; more workers would not have helped it. Raise the timeout only if the work is meant to take that long.",
+    meaning: "A process at {asked} read from the connection and did not answer within {waited}: it was taken in, and waits or is worked on there.",
+    fix: "Find what it waits for: a slow query, a lock, a downstream call, or, where the process that reads is a relay, an event loop or a proxy of its own, a queue behind it. Raise the timeout only if the work is meant to take that long.",
     find: read_and_slow,
 };
 

@@ -89,6 +89,15 @@ pub struct Listener {
     pub reached_at: Option<SocketAddr>,
     /// The process that holds it, where that could be read.
     pub owner: Option<Owner>,
+    /// It has answered a proxy of the network that asked.
+    pub has_answered: bool,
+}
+
+impl Listener {
+    /// Where it is reached from elsewhere.
+    pub fn reached(&self) -> SocketAddr {
+        self.reached_at.unwrap_or(self.address)
+    }
 }
 
 /// How a listener lies to the address that was asked for.
@@ -164,6 +173,7 @@ impl Listeners {
                 relation,
                 reached_at: self.reached_at(address, netns),
                 owner: self.owner(inode, netns, proc, processes),
+                has_answered: false,
             })
             .collect();
         Some(Around {

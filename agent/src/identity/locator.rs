@@ -222,10 +222,12 @@ impl Locator {
                 .by
                 .and_then(|party| self.gone(party, answered, processes)),
         });
-        Some(Unconnected {
-            around: self.listeners.around(ends.server, from, processes),
-            before,
-        })
+        let mut around = self.listeners.around(ends.server, from, processes);
+        for listener in around.iter_mut().flat_map(|around| &mut around.listeners) {
+            let known = self.served.known(from, listener.reached());
+            listener.has_answered = known.is_some_and(|known| known.answered.is_some());
+        }
+        Some(Unconnected { around, before })
     }
 
     /// A process that answered at `answered`, if it is there no more.

@@ -145,7 +145,7 @@ fn a_server_that_came_back_at_another_address_is_told_with_that() {
 
     let told = scene.ask("/after");
 
-    let case = assert_case(&told, "connect_refused", ("address_moved", "strong"));
+    let case = assert_case(&told, "connect_refused", ("address_moved", "guess"));
     assert_eq!(case.facts["moved_to"], next.to_string());
     let fix = told.fix.as_deref().unwrap_or_default();
     assert!(fix.contains("Reload the proxy"), "{fix}");
@@ -154,7 +154,7 @@ fn a_server_that_came_back_at_another_address_is_told_with_that() {
     first.ip("addr flush scope global");
     let told = scene.ask("/silence");
 
-    assert_case(&told, "connect_timeout", ("address_moved", "strong"));
+    assert_case(&told, "connect_timeout", ("address_moved", "guess"));
 }
 
 #[test]

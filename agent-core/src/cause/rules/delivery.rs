@@ -5,7 +5,12 @@ use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::errno;
 use crate::event::Failure;
-use crate::observation::Phase;
+use crate::limits::SECOND;
+use crate::observation::{Nanos, Phase};
+
+/// The kernel gives a peer up that answers no probe after this time or later (`tcp_retries2`, 8 at
+/// least by RFC 1122, 4.2.3.5; 15 by default), ns. Sooner, it is told to.
+const PROBED_IN_VAIN: Nanos = 100 * SECOND;
 
 /// The client's FIN or RST came first, then the proxy closed upstream without a complete
 /// response.
@@ -39,6 +44,8 @@ pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     let how = match trial.ended_by() {
         // Somebody had the kernel end it (`ss -K`; tcp_abort, net/ipv4/tcp.c).
         EndedBy::Kernel if trial.errno == Some(errno::ECONNABORTED) => return None,
+        // TCP_USER_TIMEOUT runs against a peer that answers and does not read as well.
+        EndedBy::Kernel if trial.flags.zero_window() && is_stuck(case) => return None,
         EndedBy::Kernel => How::Errno,
         EndedBy::Local
             if !trial.all_acked()
@@ -53,15 +60,26 @@ pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::PathLost, Certainty::Proof, case.phase(), how)
 }
 
-/// The upstream did not take the request in: the proxy gave up with part of it unsent or not
-/// acknowledged. Proof where the peer offered no window; else the client may be the slow one.
+/// The upstream did not take the request in: the proxy, or the kernel on its behalf (TCP_USER_TIMEOUT),
+/// gave up with part of it unsent or not acknowledged. Proof where the peer offered no window; else the
+/// client may be the slow one. Where the kernel gave up, the peer may have gone meanwhile.
 pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
-    if trial.ended_by() != EndedBy::Local || trial.response_began() || case.silence() < SILENCE {
+    let by_kernel = trial.ended_by() == EndedBy::Kernel && trial.flags.zero_window();
+    let by_proxy = trial.ended_by() == EndedBy::Local && case.silence() >= SILENCE;
+    if !(by_proxy || by_kernel) || trial.response_began() {
         return None;
     }
-    let stuck = trial.request_whole() == Some(false) || !trial.all_acked();
-    let sure = if trial.flags.zero_window() && stuck {
+    if by_kernel {
+        let sure = if case.silence() < PROBED_IN_VAIN {
+            Certainty::Strong
+        } else {
+            Certainty::Guess
+        };
+        let stalled = failure(Cause::RequestStalled, sure, Phase::Request, How::Errno);
+        return stalled.filter(|_| is_stuck(case));
+    }
+    let sure = if trial.flags.zero_window() && is_stuck(case) {
         case.sure(true)
     } else if trial.request_whole() == Some(false) && !trial.all_acked() {
         Certainty::Strong
@@ -69,4 +87,9 @@ pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
         return None;
     };
     failure(Cause::RequestStalled, sure, Phase::Request, How::Timeout)
+}
+
+/// Part of the request was not sent, or not acknowledged.
+fn is_stuck(case: &Case<'_>) -> bool {
+    case.trial.request_whole() == Some(false) || !case.trial.all_acked()
 }

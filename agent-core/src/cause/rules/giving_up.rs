@@ -5,7 +5,7 @@ use super::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
 use crate::attempt::EndedBy;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::{Framing, Nanos};
+use crate::observation::Nanos;
 
 /// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
 /// rejects is called a slow application. Longer: so is not what a very short timer ends.
@@ -30,8 +30,8 @@ pub(super) fn taken_out_of_service(case: &Case<'_>) -> Option<Failure> {
 
 /// The proxy closed at once after the response had begun, and told its client an error of its own or
 /// cut its answer short: it did not like what it read. After silence it is a timer, and Apache's word
-/// for that is 502 as well. With a whole head it may have other reasons to give an error, or to stop,
-/// but for one: chunks that are none.
+/// for that is 502 as well. With a whole head it may have other reasons to stop: its disk is full, or
+/// it may not write there.
 pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let at_once = gave_up(case) && case.silence() < SILENCE;
@@ -49,12 +49,11 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
         GATEWAY_TIMEOUT => false,
         code => is_5xx(code) && !trial.head_complete(),
     };
-    if !rejected && !cut_short {
-        return None;
-    }
-    let chunked = trial.exchange.as_ref()?.framing == Framing::Chunked;
-    if !rejected && !chunked {
+    if cut_short && !rejected {
         return unattributed(case);
+    }
+    if !rejected {
+        return None;
     }
     let sure = if case.is_firm() {
         Certainty::Strong

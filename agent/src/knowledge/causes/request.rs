@@ -56,8 +56,8 @@ pub(in crate::knowledge) const DNS_FAILURE: Entry = Entry {
 
 pub(in crate::knowledge) const PROXY_GENERATED: Entry = Entry {
     cause: Cause::ProxyGenerated,
-    meaning: "The proxy answered by itself: a rate limit, a queue, a circuit breaker, a rule or a maintenance page.",
-    gloss: "the proxy's own answer, no upstream tried",
+    meaning: "The proxy answered by itself: a rate limit, a queue, a circuit breaker, a rule, a maintenance page, or servers that an operator took out of service.",
+    gloss: "the proxy's own answer, as far as is seen",
     evidence: "A 5xx without any attempt, with no earlier failure and no DNS question that would explain it.",
     check: &[
         check(
@@ -70,7 +70,7 @@ pub(in crate::knowledge) const PROXY_GENERATED: Entry = Entry {
         ),
         check("What does the proxy's log say at that time?", ""),
     ],
-    fix: "Not a fault of an upstream: look at limits, queues, circuit breakers and rules of the proxy.",
+    fix: "Look at limits, queues, circuit breakers, rules and servers out of service at the proxy first: no attempt at an upstream was seen.",
     lookalikes: &[
         "`no_live_upstream`: all upstreams had failed shortly before.",
         "A connection that was open before the agent started may hide the attempt.",
@@ -100,7 +100,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
 
 pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
     cause: Cause::Unattributed,
-    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started; or the proxy was stopped under the request.",
+    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started; or the proxy stopped reading a valid answer, or was stopped under the request.",
     gloss: "the evidence does not tell",
     evidence: "An error without evidence that allows one reading only. It is counted, not guessed. Where the upstream is named, a connection to it was opened or used for the request, and what was said on it is not read (FastCGI, uwsgi, HTTP/2, TLS, a Unix socket).",
     check: &[
@@ -114,6 +114,6 @@ pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
             "",
         ),
     ],
-    fix: "Look at the incident's numbers and the proxy's log; if records were lost, give the agent a larger --ring-bytes; if the proxy was stopped, drain it first.",
+    fix: "Look at the incident's numbers and the proxy's log; if records were lost, give the agent a larger --ring-bytes; if the proxy was stopped, drain it first; if it cut a valid answer, look for a full disk, a temporary file that it may not write, or a limit.",
     lookalikes: &[],
 };
