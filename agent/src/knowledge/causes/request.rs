@@ -100,7 +100,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
 
 pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
     cause: Cause::Unattributed,
-    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent started; or the proxy stopped reading a valid answer, or was stopped under the request.",
+    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent; or the proxy cut a valid answer, or was stopped.",
     gloss: "the evidence does not tell",
     evidence: "An error without evidence that allows one reading only. It is counted, not guessed. Where the upstream is named, a connection to it was opened or used for the request, and what was said on it is not read (FastCGI, uwsgi, HTTP/2, TLS, a Unix socket).",
     check: &[
@@ -110,10 +110,14 @@ pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
         ),
         check("What does this kernel not allow?", "sudo why502 doctor"),
         check(
+            "Was a valid answer cut? Then the proxy's own log says why: a full disk, a temporary file that it may not write, a limit.",
+            "",
+        ),
+        check(
             "Is the upstream spoken to over TLS, HTTP/2, FastCGI or a Unix socket? That is not read: its own log has the answer.",
             "",
         ),
     ],
-    fix: "Look at the incident's numbers and the proxy's log; if records were lost, give the agent a larger --ring-bytes; if the proxy was stopped, drain it first; if it cut a valid answer, look for a full disk, a temporary file that it may not write, or a limit.",
+    fix: "Look at the incident's numbers and the proxy's log; if records were lost, give the agent a larger --ring-bytes; if the proxy was stopped, drain it first.",
     lookalikes: &[],
 };
