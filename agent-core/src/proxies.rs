@@ -18,6 +18,8 @@ pub(crate) struct Habits {
     /// `max_fails` is 1, `ngx_http_upstream_get_round_robin_peer`, `peers->single`). Others may go on:
     /// Envoy without outlier detection, Apache httpd with `retry=0`.
     pub(crate) leaves_alone: bool,
+    /// It writes nothing to a client that it knows to have left (nginx: 499 in its log alone).
+    pub(crate) answers_present: bool,
     /// What its threads do without having read from a client just before is a health check, or a
     /// retry. Where that does not hold: nginx delays requests by timers (`limit_req`), Varnish fetches
     /// in the background, Go moves a request from thread to thread.
@@ -57,6 +59,7 @@ const UNKNOWN: Habits = Habits {
 const NGINX: Habits = Habits {
     none_left_code: Some(502),
     leaves_alone: true,
+    answers_present: true,
     ..at_once(10)
 };
 
@@ -66,6 +69,7 @@ const fn at_once(seconds: u64) -> Habits {
         none_left_code: Some(503),
         timeout_code: Some(504),
         leaves_alone: false,
+        answers_present: false,
         checks_by_timer: false,
         connects_at_once: true,
         sends_at_once: true,

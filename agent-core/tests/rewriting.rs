@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Join, Request};
-use agent_core::observation::{ConnectOutcome, End, Framing, Observation, RequestHead, What};
+use agent_core::observation::{ConnectOutcome, End, Framing, Observation, RequestHead, Talk, What};
 use agent_core::{Core, ProcessKind};
 use agent_wire::record::flag;
-use support::{Sock, Told, client, core, know, sent, told, upstream};
+use support::{Sock, Told, client, core, errand, know, sent, told, upstream};
 
 /// A proxy in which the thread says little.
 const HAPROXY: u32 = 300;
@@ -149,6 +149,52 @@ fn an_answer_that_came_late_is_of_no_attempt_where_its_route_goes_elsewhere_or_m
     }
 }
 
+/// A refused connect on the errand of client 9 or of nobody, beside the only request that nothing
+/// explains, which gets `code`; one that talks what is not read is a client too where `unread` is.
+fn beside_unread(with_errand: bool, unread: bool, code: u16) -> Option<Certainty> {
+    let mut core = core();
+    know(&mut core, HAPROXY, "caddy", ProcessKind::Known);
+    let a = sent(0, 1.0);
+    let mut seen = vec![];
+    if unread {
+        seen.push(asks(9).unread_client(0.5, Talk::Tls));
+    }
+    let why = errand(9).filter(|_| with_errand);
+    let dead = sends(10, 2.0).to("10.0.3.18:8080");
+    seen.extend([
+        asks(1).request(&a, "GET", "/t/1"),
+        dead.connect(2.1, ConnectOutcome::Reset, why),
+        asks(1).response(&a.answered(code, 3.0)),
+    ]);
+    let told = told(&mut core, seen);
+    let attempts = &request_of(&told, 1).attempts;
+    attempts.first().and_then(|one| one.join_certainty)
+}
+
+#[test]
+fn what_may_be_of_a_client_that_is_not_read_is_nobody_elses_for_sure() {
+    assert_eq!(beside_unread(false, false, 502), Some(Certainty::Strong));
+    assert_eq!(beside_unread(false, true, 502), Some(Certainty::Guess));
+    assert_eq!(beside_unread(true, true, 502), None);
+}
+
+#[test]
+fn a_refused_connect_is_no_timeout() {
+    let (client, x) = (asks(1), sent(0, 1.0));
+    let other = sent(0, 1.1);
+    let mut core = haproxy();
+    let seen = vec![
+        client.request(&x, "GET", "/t/1"),
+        asks(2).request(&other, "GET", "/u/1"),
+        sends(10, 1000.0).connect(1000.1, ConnectOutcome::Reset, None),
+        client.response(&x.answered(504, 1001.0)),
+        asks(2).response(&other.answered(503, 1001.5)),
+    ];
+    let told = told(&mut core, seen);
+    assert_eq!(request_of(&told, 1).attempts.len(), 0);
+    assert_eq!(request_of(&told, 2).attempts.len(), 1);
+}
+
 #[test]
 fn what_contradicts_excludes() {
     // A body of another size, another method.
@@ -222,7 +268,7 @@ fn a_pipelined_request_has_its_attempt() {
         sent(1, 50.1).idle_since(50.0).answered(502, 50.4),
     );
     let dead = upstream(11).opened(50.2).errno(111);
-    let touched = support::errand(1);
+    let touched = errand(1);
     let seen = vec![
         client(1).request(&first, "GET", "/slow"),
         client(1).response(&first.answered(200, 50.0)),
@@ -276,7 +322,7 @@ fn a_close_with_so_linger_0_is_the_proxys_own() {
     let (asked, mut core) = (sent(0, 1.0), haproxy());
     let seen = vec![
         asks(1).request(&asked, "GET", "/"),
-        u.connect(1001.2, ConnectOutcome::KernelError, support::errand(1)),
+        u.connect(1001.2, ConnectOutcome::KernelError, errand(1)),
         asks(1).response(&asked.answered(503, 1001.3)),
     ];
     let error = told(&mut core, seen).request().error.expect("503");

@@ -43,6 +43,8 @@ pub(crate) struct Around {
     pub(crate) read: Option<bool>,
     /// The status that its proxy gives when it has waited too long.
     pub(crate) timeout_code: Option<u16>,
+    /// Its proxy answers no client that it knows to have left.
+    pub(crate) answers_present: bool,
     /// How others like it fared that waited.
     pub(crate) others: patience::Seen,
     /// A health check of its upstream had failed just before.
@@ -58,8 +60,10 @@ impl Core {
         if trial.is_complete() {
             return;
         }
+        let habits = self.processes.habits(trial.tgid);
         let mut around = Around {
-            timeout_code: self.processes.habits(trial.tgid).timeout_code,
+            timeout_code: habits.timeout_code,
+            answers_present: habits.answers_present,
             ..Around::default()
         };
         self.ask_peer(trial, &mut around);

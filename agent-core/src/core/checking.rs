@@ -37,18 +37,10 @@ impl Core {
         let Some(tgid) = trial.tgid.filter(|_| !trial.unread) else {
             return Asked::Perhaps;
         };
-        let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
-        // Of a client that is not read no request is known.
-        let unread = young.is_some_and(|errand| {
-            let key = Key {
-                cookie: errand.cookie.get(),
-                index: errand.index,
-            };
-            !self.requests.contains(key) && !self.has_not_asked(key)
-        });
-        if unread {
+        if self.is_of_unread_client(trial) {
             return Asked::Perhaps;
         }
+        let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
         if self.has_waiting(Some(tgid), trial.started, None) {
             // A request with the line of a check would have been joined by that.
@@ -72,6 +64,19 @@ impl Core {
         } else {
             Asked::Unlikely
         }
+    }
+
+    /// The thread that made the attempt had just read from a client of which no request is known: one
+    /// that is not read.
+    pub(super) fn is_of_unread_client(&self, trial: &Trial) -> bool {
+        let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
+        young.is_some_and(|errand| {
+            let key = Key {
+                cookie: errand.cookie.get(),
+                index: errand.index,
+            };
+            !self.requests.contains(key) && !self.has_not_asked(key)
+        })
     }
 
     /// Its client is read, and has not asked again since the request before this one: what a thread

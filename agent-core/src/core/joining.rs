@@ -59,6 +59,9 @@ impl Core {
     /// waits for an upstream; not when it may have been a check of its upstream.
     fn only_waiting(&self, trial: &Trial) -> Option<Parent> {
         let tgid = trial.tgid?;
+        if self.is_of_unread_client(trial) {
+            return None;
+        }
         // A request that has a line is asked for at once. That of a failed connect is looked for when
         // it is over: by then another may have turned out to be somebody else's.
         let is_sent = trial.sent_at().is_some();
@@ -81,13 +84,30 @@ impl Core {
     }
 
     /// The most that a join for want of another request may claim: where other requests of its route
-    /// go elsewhere, as far as is known, the attempt may be a check of its upstream.
+    /// go elsewhere, as far as is known, the attempt may be a check of its upstream; and of clients that
+    /// are not read no request is known.
     fn least_surety_of(&self, trial: &Trial, request: &OpenRequest) -> Certainty {
-        if self.goes_elsewhere(trial, request) {
+        let unread = trial
+            .tgid
+            .is_some_and(|tgid| self.processes.has_unread_clients(tgid));
+        if unread || self.goes_elsewhere(trial, request) {
             Certainty::Guess
         } else {
             Certainty::Strong
         }
+    }
+
+    /// While the request was open its process used a connection that is not read, for nobody knows whom,
+    /// and requests such as this one are not known to go where the attempt went.
+    fn has_used_another(&self, trial: &Trial, request: &OpenRequest) -> bool {
+        let Some(tgid) = trial.tgid else { return false };
+        let outcome = request.outcome();
+        if self.used_meanwhile(tgid, request, &outcome).is_nothing() {
+            return false;
+        }
+        let instance = self.processes.instance(tgid);
+        let head = request.head.as_ref();
+        !head.is_some_and(|head| self.routes.goes_to(instance, head, &trial.upstream))
     }
 
     /// Other requests of its route go elsewhere, as far as is known.
@@ -109,16 +129,18 @@ impl Core {
         let began = trial.began_to_answer().unwrap_or(trial.ended);
         let since = began.min(trial.ended).saturating_sub(join::SLACK);
         let until = trial.ended.saturating_add(join::DELAYED);
-        let Some(tgid) = trial.tgid.filter(|_| !self.is_known_check(trial)) else {
+        let Some(tgid) = trial.tgid else { return };
+        if self.is_known_check(trial) || self.is_of_unread_client(trial) {
             return;
-        };
+        }
         let checked = self.is_checked(trial);
         let unexplained = self.requests.failed(tgid, since..=until);
         let unexplained = unexplained.filter(|(_, request)| {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
             let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
-            at_once || !(checked || self.goes_elsewhere(trial, request))
+            let is_its = at_once || !(checked || self.goes_elsewhere(trial, request));
+            is_its && !self.has_used_another(trial, request)
         });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
@@ -174,6 +196,7 @@ impl Core {
                 .tried_another(tgid, parent.key, failed.started)
         };
         if self.is_checked(failed)
+            || self.is_of_unread_client(failed)
             || failed.tgid.is_some_and(tried_another)
             || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
         {

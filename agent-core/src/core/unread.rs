@@ -224,7 +224,7 @@ impl Core {
 
     /// What its process used while the request was open, of which it is not known for whom.
     pub(super) fn used_meanwhile(
-        &mut self,
+        &self,
         tgid: u32,
         request: &OpenRequest,
         outcome: &Outcome,

@@ -127,6 +127,7 @@ impl Core {
             none_left_code,
             timeout_code: _,
             leaves_alone,
+            answers_present: _,
             checks_by_timer: _,
         } = self.processes.habits(Some(tgid));
         let instance = self.processes.instance(tgid);

@@ -6,13 +6,19 @@
 use std::sync::Arc;
 
 use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
-use crate::attempt::Trial;
-use crate::observation::{Framing, Nanos, RequestHead};
+use crate::attempt::{EndedBy, Finish, Trial};
+use crate::observation::{ConnectOutcome, Framing, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::requests::Requests;
 use crate::table::Key;
+
+/// "504 Gateway Timeout" (RFC 9110, 15.6.5).
+const GATEWAY_TIMEOUT: u16 = 504;
+
+/// No proxy waits for less, ns.
+const SHORTEST_TIMER: Nanos = 50_000_000;
 
 /// What speaks for one request. Nothing of it contradicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +246,13 @@ pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence
         && answered.saturating_add(SLACK) >= over;
     let apart = answered.abs_diff(over);
     if !around || apart > DELAYED || contradicts(trial, request) {
+        return None;
+    }
+    // Nobody's timer ran out where the peer refused or closed at once (RFC 9110, 15.6.5).
+    let refused = trial.finish == Some(Finish::Handshake(ConnectOutcome::Reset));
+    let closed = matches!(trial.ended_by(), EndedBy::PeerFin | EndedBy::PeerReset);
+    let brief = trial.ended.saturating_sub(trial.started) < SHORTEST_TIMER;
+    if outcome.code == Some(GATEWAY_TIMEOUT) && (refused || closed) && brief {
         return None;
     }
     let answer = passed_on(trial, request, &outcome)?;

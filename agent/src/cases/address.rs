@@ -157,10 +157,12 @@ fn listens_by_now(scene: &Scene<'_>) -> Option<Found> {
     let found = Found::new(Certainty::Strong)
         .fact("asked", scene.asked())
         .held(scene, listener);
-    let gone = unconnected
-        .before
-        .as_ref()
-        .and_then(|before| before.gone.as_ref());
+    let before = unconnected.before.as_ref();
+    // It listened before: something on the way refuses.
+    if before.is_some_and(|before| before.answered > owner.started) {
+        return None;
+    }
+    let gone = before.and_then(|before| before.gone.as_ref());
     Some(match gone {
         Some(gone) => found.ended(scene, gone),
         None => found,

@@ -143,7 +143,14 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     if trial.response_began() {
         return None;
     }
+    // Something on the way may have sent it: nobody is known to have had the request.
+    let unacked = trial
+        .exchange
+        .as_ref()
+        .is_some_and(|exchange| exchange.request_bytes > 0 && exchange.request_acked == 0);
+    let unseen = how == How::Rst && unacked && trial.around().reset_reason.is_none();
     let sure = match trial.reused {
+        _ if unseen => Certainty::Strong,
         Some(false) => Certainty::Proof,
         // A FIN says that the request was read, unless the server only shut its sending side
         // down; an RST may say that it was not.

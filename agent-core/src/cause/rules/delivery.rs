@@ -1,6 +1,6 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
-use super::{ABORT_WINDOW, Case, SILENCE, failure};
+use super::{ABORT_WINDOW, Case, SILENCE, Words, failure};
 use crate::attempt::{EndedBy, Finish};
 use crate::cause::{Cause, Certainty, How};
 use crate::errno;
@@ -19,6 +19,10 @@ pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
         return None;
     }
     let gone = case.client_gone()?;
+    // Its own timer ran out as its client left.
+    if case.trial.around().answers_present && case.words() == Words::Timeout {
+        return None;
+    }
     // It went on waiting for its upstream until its own timer ended that, and logs a timeout.
     let how = if case.trial.ended - gone > ABORT_WINDOW && case.silence() >= SILENCE {
         How::Timeout

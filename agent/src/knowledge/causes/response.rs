@@ -33,9 +33,9 @@ pub(in crate::knowledge) const KEEPALIVE_RACE: Entry = Entry {
 
 pub(in crate::knowledge) const CLOSED_BEFORE_RESPONSE: Entry = Entry {
     cause: Cause::ClosedBeforeResponse,
-    meaning: "The upstream took the request and closed the connection without answering a byte.",
-    gloss: "the app closed, with the request in hand",
-    evidence: "The request was acknowledged, or the connection was fresh; FIN or RST came from the upstream with no response byte, and it was no race.",
+    meaning: "The upstream closed the connection without answering a byte.",
+    gloss: "closed from its side, without an answer",
+    evidence: "The request was acknowledged, or the connection was fresh; FIN or RST came from the upstream with no response byte, and it was no race. `strong` at most for an RST that acknowledges nothing and that no kernel of this host is known to have sent: a firewall sends such.",
     check: &[
         check(
             "What did the application log in that second?",
