@@ -122,6 +122,25 @@ fn a_process_killed_with_the_request_unread_crashed() {
 }
 
 #[test]
+fn a_process_whose_connection_a_program_of_it_holds_ended_as_it_ended() {
+    let scene = Scene::build();
+    let expected = [
+        ("/held_kill", "upstream_crashed", json!(9), json!(null)),
+        ("/held_exit9", "upstream_crashed", json!(null), json!(9)),
+        (
+            "/held_exit0",
+            "closed_before_response",
+            json!(null),
+            json!(0),
+        ),
+    ];
+    for (path, cause, killed_by, exit_status) in expected {
+        let _app = scene.python(&[]);
+        scene.assert_ends(path, cause, killed_by, exit_status);
+    }
+}
+
+#[test]
 fn node_exits_with_a_status() {
     let scene = Scene::build();
     for (path, cause, status) in [
