@@ -84,6 +84,11 @@ impl Scene {
         assert_eq!(request.cause.as_deref(), Some(cause), "{path}: {request:?}");
         assert_eq!(attempt.evidence["killed_by"], killed_by, "{path}");
         assert_eq!(attempt.evidence["exit_status"], exit_status, "{path}");
+        if exit_status == json!(0) {
+            // Nothing crashed: so ends a worker that is recycled or stopped.
+            let case = attempt.case.as_ref().map(|case| case.name.as_str());
+            assert_eq!(case, Some("worker_exited"), "{path}");
+        }
         attempt.evidence["out_of_memory"].clone()
     }
 }
