@@ -174,6 +174,16 @@ fn data_read(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+// void sched_process_exit(struct task_struct *p): in each thread that ends, before it closes its files.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn process_ends(_ctx: BtfTracePointContext) -> i32 {
+    if kernel::idle() {
+        return 0;
+    }
+    death::ends();
+    0
+}
+
 // The same again for kernels before 5.11, whose typed tracepoints cannot reach a socket's
 // storage: see `by_cookie`. Not loaded elsewhere.
 #[sock_ops]

@@ -41,12 +41,18 @@ pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
         return;
     }
     let now = kernel::now();
-    if flow.phase == phase::OPAQUE {
+    let answered = flow.exchange.last_byte_ns != 0;
+    let again = if flow.phase == phase::OPAQUE {
         flow.sent.known = 1;
         flow.sent.end = segment.seq.wrapping_add(segment.len);
-        if flow.exchange.request_ns == 0 || flow.exchange.last_byte_ns != 0 {
-            used_again(flow, now);
-        }
+        flow.exchange.request_ns == 0 || answered
+    } else {
+        // Not given up as HTTP yet, after a request and an answer that were none.
+        let from_open = flow.flags.has::<{ flag::SEEN_OPEN }>();
+        flow.phase == phase::UNKNOWN && from_open && flow.exchange.request_ns != 0 && answered
+    };
+    if again {
+        used_again(flow, now);
     }
     if flow.exchange.request_ns == 0 {
         flow.exchange.request_ns = now;

@@ -30,5 +30,9 @@ pub const CONNECTING_THREADS: u32 = 4096;
 /// small: a full accept queue passes for a lost SYN.
 pub const UNANSWERED_SYNS: u32 = 4096;
 
+/// Processes that crashed and may have left sockets to others. Too small: where many crash at once, the
+/// end of who held the socket last passes for that of who served it.
+pub const CRASHED_PROCESSES: u32 = 1024;
+
 /// Processes that the daemon can ask the kernel side to leave alone.
 pub const IGNORED_PROCESSES: u32 = 4096;

@@ -67,7 +67,7 @@ fn says(kind: Kind) {
                 got(outcome),
                 observed.found,
             );
-            let has_words = is_right && ties_lines(kind) && !takes_for_an_end(kind, mode.name);
+            let has_words = is_right && !takes_for_an_end(kind, mode.name);
             for one in foretold.iter().filter(|_| has_words) {
                 if !without_texts(&said.words).contains(&without_texts(one)) {
                     wrong.push(format!("{}: no `{one}` in its log", mode.name));
@@ -92,12 +92,6 @@ fn says(kind: Kind) {
 /// it reads the body before the reset comes.
 fn takes_for_an_end(kind: Kind, mode: &str) -> bool {
     kind == Kind::HaProxy && mode == "close-cut-rst"
-}
-
-/// Each line of its log is of one request, and its words are settled. Of the others lines stand apart
-/// from their request (Apache httpd, Caddy), or not all words are settled: they are printed.
-fn ties_lines(kind: Kind) -> bool {
-    matches!(kind.label(), "nginx" | "haproxy" | "envoy")
 }
 
 /// Without the texts of errnos, which are those of the C library that the proxy was built with.

@@ -63,7 +63,7 @@ pub(crate) const IPERF: Package = Package {
 };
 
 /// What the end-to-end tests run against, but what is [unpacked](wheel).
-pub(crate) const TESTS: [Package; 21] = [
+pub(crate) const TESTS: [Package; 22] = [
     NGINX,
     // A gateway that nobody knows.
     Package {
@@ -99,6 +99,11 @@ pub(crate) const TESTS: [Package; 21] = [
     Package {
         name: "uwsgi-plugin-python3",
         shows: "uwsgi_python3",
+    },
+    // One whose workers end after a number of requests.
+    Package {
+        name: "gunicorn",
+        shows: "gunicorn",
     },
     IPROUTE,
     BPFTOOL,

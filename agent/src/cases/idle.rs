@@ -19,10 +19,31 @@ const DEFAULTS: [f64; 7] = [2.0, 5.0, 20.0, 30.0, 60.0, 65.0, 75.0];
 /// often the server looks at its clock.
 const NEAR: f64 = 0.1;
 
+/// Closes in a row after the same number of requests that are no chance. Fewer: two that were used alike
+/// pass for a limit. More: a limit that is there shows late.
+const AGAIN: u32 = 3;
+
+/// Requests at least. Fewer: what clients do on each connection, with a request at the end that the server
+/// fails at, passes for a limit. More: small limits are not named.
+const FEW: u32 = 10;
+
+/// The close of a server that has done with a connection comes this soon after a request that crosses it,
+/// seconds. Longer: closes of a server that had begun with the request pass for it.
+const CROSSES: f64 = 0.005;
+
+pub(super) const LIMIT_OF_REQUESTS: Kind = Kind {
+    name: "limit_of_requests",
+    causes: &[Cause::KeepaliveRace, Cause::ClosedBeforeResponse],
+    evidence: "Three closes or more of kept connections to the address in a row came less than 100 ms after use, and after the same number of requests, 10 or more.",
+    meaning: "{asked} closed {times} kept connections in a row after {carried} requests each, with the next one on its way: it has a limit of requests, for a connection or for the worker that holds it.",
+    fix: "Have the proxy close sooner (nginx `keepalive_requests` in upstream, below {carried}), or raise the limit (keepalive_requests, MaxKeepAliveRequests, pm.max_requests); retry idempotent requests. No timeout helps.",
+    find: limit_of_requests,
+};
+
 pub(super) const CLOSED_SOON_AFTER_USE: Kind = Kind {
     name: "closed_soon_after_use",
-    causes: &[Cause::KeepaliveRace],
-    evidence: "The connection had carried a request less than a second before; below 100 ms it is strong, else a guess.",
+    causes: &[Cause::KeepaliveRace, Cause::ClosedBeforeResponse],
+    evidence: "The connection had carried a request less than a second before; below 100 ms it is strong, else a guess. A guess as well where the close came after the request, within 5 ms, which a server that fails at once does too.",
     meaning: "The close crossed the request, and came {idle} after the last response, sooner than for idleness: {asked} has a limit of requests for a connection, or its worker was recycled, reloaded or stopped.",
     fix: "Raise that limit (keepalive_requests, MaxKeepAliveRequests, max_requests) or have it say `Connection: close`; drain on reloads and deploys; retry idempotent requests. No timeout helps.",
     find: closed_soon_after_use,
@@ -37,10 +58,26 @@ pub(super) const IDLE_TIMEOUT: Kind = Kind {
     find: idle_timeout,
 };
 
+fn limit_of_requests(scene: &Scene<'_>) -> Option<Found> {
+    let (carried, times) = scene.peer.known.closed_after?;
+    let is_its = scene.attempt.evidence.carried == Some(carried);
+    let is_it = is_its && times >= AGAIN && carried >= FEW;
+    is_it.then(|| {
+        Found::new(Certainty::Strong)
+            .fact("asked", scene.asked())
+            .fact("carried", carried)
+            .fact("times", times)
+    })
+}
+
 fn closed_soon_after_use(scene: &Scene<'_>) -> Option<Found> {
-    let idle = scene.attempt.idle_seconds?;
+    let attempt = scene.attempt;
+    let idle = attempt.idle_seconds?;
+    let is_race = attempt.failure.map(|failure| failure.cause) == Some(Cause::KeepaliveRace);
     let sure = match idle {
-        idle if idle < TOO_SHORT => Certainty::Strong,
+        idle if idle < TOO_SHORT && is_race => Certainty::Strong,
+        idle if idle < TOO_SHORT && attempt.response_seconds < CROSSES => Certainty::Guess,
+        _ if !is_race => return None,
         idle if idle < SHORTEST_TIMEOUT => Certainty::Guess,
         _ => return None,
     };
@@ -49,7 +86,7 @@ fn closed_soon_after_use(scene: &Scene<'_>) -> Option<Found> {
         .fact("idle", duration(idle));
     let carried = scene.attempt.evidence.carried;
     Some(found.more("carried", carried, |carried| {
-        format!("It had carried {carried} requests: the same number again and again is that limit.")
+        format!("It had carried {carried} requests.")
     }))
 }
 
@@ -68,10 +105,11 @@ fn idle_timeout(scene: &Scene<'_>) -> Option<Found> {
 
 #[cfg(test)]
 mod tests {
-    use agent_core::cause::Certainty;
+    use agent_core::cause::{Cause, Certainty};
 
     use crate::cases;
     use crate::identity::Peer;
+    use crate::identity::served::Known;
     use crate::samples::failed_attempt;
 
     fn case(idle: Option<f64>) -> Option<(&'static str, Certainty)> {
@@ -97,6 +135,50 @@ mod tests {
             (None, None),
         ] {
             assert_eq!(case(idle), expected, "{idle:?}");
+        }
+    }
+
+    #[test]
+    fn a_close_that_came_after_the_request_is_a_guess() {
+        let mut attempt = failed_attempt();
+        attempt.failure.as_mut().unwrap().cause = Cause::ClosedBeforeResponse;
+        attempt.idle_seconds = Some(0.001);
+        for (seconds, expected) in [
+            (0.001, Some(("closed_soon_after_use", Certainty::Guess))),
+            (0.1, None),
+        ] {
+            attempt.response_seconds = seconds;
+
+            let case = cases::of(&attempt, &Peer::default());
+
+            let told = case.map(|case| (case.name, case.certainty));
+            assert_eq!(told, expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn the_same_number_of_requests_again_and_again_is_a_limit() {
+        let mut attempt = failed_attempt();
+        attempt.idle_seconds = Some(0.001);
+        attempt.evidence.carried = Some(100);
+        for (closed_after, expected) in [
+            (None, "closed_soon_after_use"),
+            (Some((100, 2)), "closed_soon_after_use"),
+            (Some((100, 3)), "limit_of_requests"),
+            (Some((99, 3)), "closed_soon_after_use"),
+        ] {
+            let known = Known {
+                closed_after,
+                ..Known::default()
+            };
+            let peer = Peer {
+                known,
+                ..Peer::default()
+            };
+
+            let case = cases::of(&attempt, &peer);
+
+            assert_eq!(case.map(|case| case.name), Some(expected));
         }
     }
 }

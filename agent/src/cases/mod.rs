@@ -27,7 +27,7 @@ use crate::identity::Peer;
 use crate::names;
 
 /// All cases, the most exact first.
-pub const ALL: [&Kind; 24] = [
+pub const ALL: [&Kind; 26] = [
     &service::NO_READY_ENDPOINT,
     &address::MOVED,
     &address::LOOPBACK_ONLY,
@@ -39,6 +39,8 @@ pub const ALL: [&Kind; 24] = [
     &protocol::TLS_TO_PLAIN_HTTP,
     &protocol::PLAIN_HTTP_TO_TLS,
     &upload::ANSWERED_EARLY,
+    &worker::EXITED,
+    &idle::LIMIT_OF_REQUESTS,
     &upload::CLOSED_DURING_UPLOAD,
     &protocol::CLOSES_EACH_REQUEST,
     &handshake::SERVER_NAME_UNKNOWN,

@@ -1,6 +1,8 @@
-//! Whether anybody at the upstream took a request that was never answered.
+//! What the upstream's workers did: whether anybody took a request that was never answered, and whether
+//! the one that had its connection ended of its own will.
 
 use agent_core::cause::{Cause, Certainty};
+use agent_core::observation::Ended;
 
 use super::{Found, Kind, Scene};
 use crate::events::human::duration;
@@ -23,6 +25,32 @@ pub(super) const READ_AND_SLOW: Kind = Kind {
     find: read_and_slow,
 };
 
+pub(super) const EXITED: Kind = Kind {
+    name: "worker_exited",
+    causes: &[
+        Cause::KeepaliveRace,
+        Cause::ClosedBeforeResponse,
+        Cause::TruncatedResponse,
+    ],
+    evidence: "The upstream is on this host, and the connection was closed as its process exited with status 0: by itself, and as if all were well.",
+    meaning: "The worker of {asked} exited with status 0 with the request its to answer: it had answered its number of requests, or was reloaded, scaled down or stopped. No timeout closed it.",
+    fix: "Raise that number or drop it (php-fpm pm.max_requests, gunicorn and uWSGI max-requests); drain on reloads and deploys; retry idempotent requests. No timeout helps.",
+    find: exited,
+};
+
+fn exited(scene: &Scene<'_>) -> Option<Found> {
+    let is_it = scene.attempt.evidence.process_ended == Some(Ended::Status(0));
+    let found = is_it.then(|| Found::new(Certainty::Strong).fact("asked", scene.asked()))?;
+    let idle = scene.attempt.idle_seconds.map(duration);
+    let found = found.more("idle", idle, |idle| {
+        format!("The last response had ended {idle} before.")
+    });
+    let carried = scene.attempt.evidence.carried;
+    Some(found.more("carried", carried, |carried| {
+        format!("Its connection had carried {carried} requests.")
+    }))
+}
+
 fn never_read(scene: &Scene<'_>) -> Option<Found> {
     read(scene, false)
 }
@@ -44,7 +72,7 @@ fn read(scene: &Scene<'_>, read: bool) -> Option<Found> {
 mod tests {
     use agent_core::cause::{Cause, Certainty, How};
     use agent_core::event::Failure;
-    use agent_core::observation::Phase;
+    use agent_core::observation::{Ended, Phase};
 
     use crate::cases;
     use crate::identity::Peer;
@@ -69,6 +97,34 @@ mod tests {
             let case = cases::of(&attempt, &Peer::default());
 
             assert_eq!(case.map(|case| case.name), expected, "{read:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_exited_well_closed_for_no_idleness() {
+        for (cause, ended, expected) in [
+            (Cause::KeepaliveRace, Ended::Status(0), "worker_exited"),
+            (
+                Cause::ClosedBeforeResponse,
+                Ended::Status(0),
+                "worker_exited",
+            ),
+            (Cause::KeepaliveRace, Ended::Status(9), "idle_timeout"),
+        ] {
+            let mut attempt = failed_attempt();
+            attempt.failure = Some(Failure {
+                cause,
+                certainty: Certainty::Proof,
+                phase: Phase::Request,
+                how: How::Fin,
+            });
+            // As long as a timeout by chance.
+            attempt.idle_seconds = Some(5.0);
+            attempt.evidence.process_ended = Some(ended);
+
+            let case = cases::of(&attempt, &Peer::default());
+
+            assert_eq!(case.map(|case| case.name), Some(expected), "{cause:?}");
         }
     }
 }

@@ -20,6 +20,10 @@ use crate::knowledge;
 use crate::knowledge::words::{Products, Question};
 use crate::names;
 
+/// A proxy that ended an attempt this long after the first byte of a response waited for more of it,
+/// seconds. Shorter: one that a busy machine kept from refusing it passes for that.
+const WAITED: f64 = 0.2;
+
 /// What telling needs to know besides the event.
 #[derive(Clone, Debug)]
 pub struct Teller {
@@ -108,8 +112,7 @@ impl Teller {
             is_its.then(|| cases::of(attempt, &whereabouts.upstream(at)))?
         });
         let words = fault.and_then(|(failure, attempt)| {
-            let evidence = attempt.map(|attempt| &attempt.evidence);
-            self.words(&proxy.name, failure, evidence, outcome)
+            self.words(&proxy.name, failure, attempt.map(Arc::as_ref), outcome)
         });
         let HeadShape {
             method,
@@ -242,7 +245,7 @@ impl Teller {
             how,
             masked: *masked,
             words: failure
-                .and_then(|failure| self.words(&proxy.name, failure, Some(evidence), outcome)),
+                .and_then(|failure| self.words(&proxy.name, failure, Some(attempt), outcome)),
             fix: failure.map(|failure| fix(failure, case.as_ref())),
             case: case.as_ref().map(CaseShape::new),
             code: *code,
@@ -262,7 +265,7 @@ impl Teller {
         &self,
         proxy: &str,
         failure: Failure,
-        evidence: Option<&Evidence>,
+        attempt: Option<&Attempt>,
         outcome: Outcome,
     ) -> Option<String> {
         let Outcome {
@@ -270,6 +273,7 @@ impl Teller {
             complete,
             masked,
         } = outcome;
+        let evidence = attempt.map(|attempt| &attempt.evidence);
         let question = Question {
             failure: as_read(failure, evidence),
             errno: evidence.and_then(|evidence| evidence.errno),
@@ -278,11 +282,21 @@ impl Teller {
                 let length = evidence.request_length;
                 length.is_some_and(|length| evidence.request_bytes < length)
             }),
+            unsent: evidence.is_some_and(|evidence| evidence.request_bytes == 0),
+            waited: attempt.is_some_and(waited),
             complete,
             masked,
         };
         self.products.of(proxy)?.words(&question).map(str::to_owned)
     }
+}
+
+/// Something of a response was there, and the attempt did not end on that account.
+fn waited(attempt: &Attempt) -> bool {
+    // Of who speaks first this is not known, or 0.
+    let first_byte = attempt.first_byte_seconds.unwrap_or(0.0);
+    let took = attempt.ended.saturating_sub(attempt.started) as f64 / 1e9;
+    attempt.evidence.response_bytes > 0 && took - first_byte >= WAITED
 }
 
 /// The failure as the proxy's read of the socket shows it. In a race, a RST without ACK flag

@@ -336,6 +336,9 @@ impl Locator {
     }
 }
 
+/// A close this long after a connection was used is not for idleness, seconds.
+const SOON: f64 = 0.1;
+
 /// What an attempt says of its upstream's address.
 fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
     let answered = attempt.failure.is_none() || attempt.code.is_some();
@@ -347,5 +350,18 @@ fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
     let cause = attempt.failure.map(|failure| failure.cause);
     if cause == Some(Cause::ClosedBeforeResponse) && attempt.reused == Some(false) {
         known.closed = known.closed.saturating_add(1);
+    }
+    let is_close = matches!(
+        cause,
+        Some(Cause::KeepaliveRace | Cause::ClosedBeforeResponse)
+    );
+    let soon = attempt.idle_seconds.is_some_and(|idle| idle < SOON);
+    if let Some(carried) = attempt.evidence.carried
+        && is_close
+        && soon
+    {
+        let before = known.closed_after.filter(|(before, _)| *before == carried);
+        let times = before.map_or(0, |(_, times)| times);
+        known.closed_after = Some((carried, times.saturating_add(1)));
     }
 }

@@ -38,6 +38,9 @@ pub struct Known {
     pub spoke_tls: bool,
     /// Fresh connections that it closed when it had a request, without a byte.
     pub closed: u32,
+    /// Requests that a kept connection had carried when it closed that under another, soon after use, and
+    /// how many times in a row it was that number.
+    pub closed_after: Option<(u32, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]

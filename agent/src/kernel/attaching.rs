@@ -32,6 +32,13 @@ pub struct Capability {
     pub reason: Option<String>,
 }
 
+impl Capability {
+    fn refuse(&mut self, reason: String) {
+        self.available = false;
+        self.reason = Some(reason);
+    }
+}
+
 /// One program, shown to the verifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -256,12 +263,16 @@ fn add_stand_ins(capabilities: &mut Vec<Capability>, way: Way) {
         } else {
             (!is_on).then(|| format!("it goes by {by}"))
         };
-        capabilities.push(Capability {
-            name,
-            purpose,
-            available: reason.is_none(),
-            reason,
-        });
+        match (capabilities.iter().position(|one| one.name == name), reason) {
+            (Some(_), None) => {}
+            (Some(at), Some(reason)) => capabilities[at].refuse(reason),
+            (None, reason) => capabilities.push(Capability {
+                name,
+                purpose,
+                available: reason.is_none(),
+                reason,
+            }),
+        }
     }
 }
 
@@ -280,8 +291,7 @@ fn record(capabilities: &mut Vec<Capability>, entry: &Entry, refused: Option<Str
         }
     };
     if let Some(reason) = refused {
-        capabilities[at].available = false;
-        capabilities[at].reason = Some(reason);
+        capabilities[at].refuse(reason);
     }
 }
 

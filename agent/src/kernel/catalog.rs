@@ -66,7 +66,7 @@ pub(super) struct Entry {
 
 /// In the order they are attached. The packet programs come last, so that no socket is picked up
 /// as "already open" that the state tracepoint would have seen open.
-const CATALOG: [Entry; 12] = [
+const CATALOG: [Entry; 13] = [
     Entry {
         program: "state_changed",
         capability: "tcp_state",
@@ -114,6 +114,13 @@ const CATALOG: [Entry; 12] = [
         capability: "reader_join",
         purpose: "which thread reads which client, the strongest join of attempt and request",
         hook: Hook::Typed("tcp_rcv_space_adjust"),
+        needed: false,
+    },
+    Entry {
+        program: "process_ends",
+        capability: "process_death",
+        purpose: "upstream processes on this host that crash, are killed or exit",
+        hook: Hook::Typed("sched_process_exit"),
         needed: false,
     },
     Entry {

@@ -215,6 +215,8 @@ fn when(saying: &Saying) -> String {
         errno,
         answered,
         sending,
+        unsent,
+        waited,
         complete,
         ..
     } = saying;
@@ -229,11 +231,15 @@ fn when(saying: &Saying) -> String {
         }
     });
     let sending = sending.then(|| "part of the request not sent".to_owned());
+    let unsent = unsent.then(|| "nothing of the request sent".to_owned());
+    let waited = waited.then(|| "proxy waited on".to_owned());
     let complete = complete.then(|| "client got it whole".to_owned());
-    let parts: Vec<String> = [phase, how, errno, answered, sending, complete]
-        .into_iter()
-        .flatten()
-        .collect();
+    let parts: Vec<String> = [
+        phase, how, errno, answered, sending, unsent, waited, complete,
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     parts.join(", ")
 }
 

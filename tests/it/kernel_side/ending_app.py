@@ -7,6 +7,7 @@ has not read, or not even accepted.
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,22 @@ def eat():
         taken.append(bytearray(b"x" * (1 << 20)))
 
 
+def leave_to_child(end):
+    """Ends while a program that it runs holds the connection, which then ends well."""
+    watch, watched = os.pipe()
+    # The connection goes on in the program; the pipe's end here tells it that this process is gone.
+    held = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_connection(fd)]
+    subprocess.Popen(["/bin/cat"], stdin=watch, pass_fds=held)
+    end()
+
+
+def is_connection(fd):
+    try:
+        return socket.socket(fileno=os.dup(fd)).getpeername() is not None
+    except OSError:
+        return False
+
+
 ENDS = {
     "exit0": lambda: os._exit(0),
     "exit9": lambda: os._exit(9),
@@ -39,6 +56,9 @@ ENDS = {
     "abrt": os.abort,
     "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "held_kill": lambda: leave_to_child(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "held_exit9": lambda: leave_to_child(lambda: os._exit(9)),
+    "held_exit0": lambda: leave_to_child(lambda: os._exit(0)),
     "memory": eat,
 }
 

@@ -84,6 +84,11 @@ impl Scene {
         assert_eq!(request.cause.as_deref(), Some(cause), "{path}: {request:?}");
         assert_eq!(attempt.evidence["killed_by"], killed_by, "{path}");
         assert_eq!(attempt.evidence["exit_status"], exit_status, "{path}");
+        if exit_status == json!(0) {
+            // Nothing crashed: so ends a worker that is recycled or stopped.
+            let case = attempt.case.as_ref().map(|case| case.name.as_str());
+            assert_eq!(case, Some("worker_exited"), "{path}");
+        }
         attempt.evidence["out_of_memory"].clone()
     }
 }
@@ -118,6 +123,25 @@ fn a_process_killed_with_the_request_unread_crashed() {
             json!(9),
             json!(null),
         );
+    }
+}
+
+#[test]
+fn a_process_whose_connection_a_program_of_it_holds_ended_as_it_ended() {
+    let scene = Scene::build();
+    let expected = [
+        ("/held_kill", "upstream_crashed", json!(9), json!(null)),
+        ("/held_exit9", "upstream_crashed", json!(null), json!(9)),
+        (
+            "/held_exit0",
+            "closed_before_response",
+            json!(null),
+            json!(0),
+        ),
+    ];
+    for (path, cause, killed_by, exit_status) in expected {
+        let _app = scene.python(&[]);
+        scene.assert_ends(path, cause, killed_by, exit_status);
     }
 }
 

@@ -9,6 +9,7 @@ mod addresses;
 mod handshakes;
 mod idle;
 mod protocols;
+mod recycled;
 mod uploads;
 mod workers;
 

@@ -122,23 +122,15 @@ pub(crate) fn check(proxy: &Proxy, cells: &Cells, vague: bool) {
         .collect()
     };
     let (old, new) = (rows(&old), rows(&new));
-    let same = |old: &String, new: &String, killed: bool| {
+    let same = |old: &String, new: &String| {
         let code = |cell: &str| cell.split(' ').next().map(str::to_owned);
         let less = vague && (old.ends_with("unattributed") || new.ends_with("unattributed"));
-        // Whether the death of one of php-fpm's workers is seen differs from run to run: without it, its
-        // connection was closed or cut, which is true as well.
-        let seen = |cell: &str| {
-            cell.replace("upstream_crashed", "closed_before_response")
-                .replace("truncated_response", "closed_before_response")
-        };
-        old == new || less && code(old) == code(new) || killed && seen(old) == seen(new)
+        old == new || less && code(old) == code(new)
     };
     let mut differ = Vec::new();
     for (at, row) in new.iter().enumerate() {
         let before = old.get(at).cloned().unwrap_or_default();
-        let killed = row.first().is_some_and(|fault| fault.ends_with("kill"));
-        let alike =
-            before.len() == row.len() && before.iter().zip(row).all(|(a, b)| same(a, b, killed));
+        let alike = before.len() == row.len() && before.iter().zip(row).all(|(a, b)| same(a, b));
         if !alike {
             differ.push(format!("- {}\n+ {}", before.join(" | "), row.join(" | ")));
         }

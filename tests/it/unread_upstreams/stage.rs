@@ -145,6 +145,7 @@ impl Stage {
             pool("unix", &unix)
         );
         let script = self.path("app.php");
+        // Killed by a program that it runs, which holds the connection as well, and may hold it longer.
         let app =
             "<?php $order = preg_replace('/.*order-(\\w+).*/', '$1', $_SERVER['REQUEST_URI']);
 if ($order == 'hang') { sleep(60); }

@@ -42,9 +42,10 @@ pub(super) fn launch(launch: Launch, groups: &[&Group], mpm: Mpm) -> Launched {
         .unwrap_or_else(|| {
             panic!("there are no modules of Apache httpd on this machine: `cargo xtask setup` installs what the tests need")
         });
-    let name = match mpm {
-        Mpm::Event => "event",
-        Mpm::Prefork => "prefork",
+    // Whoever serves a request serves no other meanwhile.
+    let (name, logged, served) = match mpm {
+        Mpm::Event => ("event", "%T", "%{tid}P"),
+        Mpm::Prefork => ("prefork", "%P", "%P"),
     };
     let mut text = String::new();
     let mut add = |line: &str| {
@@ -89,8 +90,16 @@ pub(super) fn launch(launch: Launch, groups: &[&Group], mpm: Mpm) -> Launched {
         }
     });
     add("KeepAlive On\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\nTimeout 10\nProxyTimeout 1");
-    add("ErrorLog error.log\nLogLevel warn\nErrorLogFormat \"%L\\t%M\"");
-    add("LogFormat \"%L\\t%U\\t%>s\" judge\nCustomLog access.log judge");
+    add("ErrorLog error.log\nLogLevel warn");
+    // The format by default, behind what ties a line to its request.
+    add(&format!(
+        "ErrorLogFormat \"%{{cu}}t\\t{logged}\\t%-L\\t% %7F: %E: [client\\ %a] %M\""
+    ));
+    add(&format!(
+        "LogFormat \"{begin}\\t{end}\\t{served}\\t%L\\t%U\\t%>s\" judge\nCustomLog access.log judge",
+        begin = "%{begin:%F %T}t.%{begin:usec_frac}t",
+        end = "%{end:%F %T}t.%{end:usec_frac}t",
+    ));
     let trusted = groups.iter().find_map(|group| match &group.target {
         Target::Tls(Tls { trusted, .. }) => Some(trusted.display()),
         _ => None,
@@ -181,23 +190,52 @@ fn directives(group: &Group) -> Vec<String> {
     }
 }
 
+/// A line of the access log: a request, when and by whom it was served.
+struct Served<'a> {
+    begin: &'a str,
+    end: &'a str,
+    by: &'a str,
+    id: &'a str,
+    path: &'a str,
+    status: Option<u16>,
+}
+
+impl<'a> Served<'a> {
+    fn of(line: &'a str) -> Option<Self> {
+        let mut fields = line.split('\t');
+        Some(Self {
+            begin: fields.next()?,
+            end: fields.next()?,
+            by: fields.next()?,
+            id: fields.next()?,
+            path: fields.next()?,
+            status: fields.next()?.parse().ok(),
+        })
+    }
+}
+
+/// What the error log says is of the request whose id it has; what is said of a server has none, and is of
+/// the request that was served there and then.
 pub(super) fn said(launched: &Launched) -> BTreeMap<String, Said> {
     let mut said = BTreeMap::new();
-    let mut path_of = BTreeMap::new();
     let access = launched.text("access.log");
-    for line in access.lines() {
-        let mut fields = line.split('\t');
-        let mut next = || fields.next().unwrap_or("");
-        let (id, path, status) = (next(), next(), next());
-        path_of.insert(id, path);
-        note(&mut said, path, status.parse().ok(), "");
+    let served: Vec<Served<'_>> = access.lines().filter_map(Served::of).collect();
+    for one in &served {
+        note(&mut said, one.path, one.status, "");
     }
     for line in launched.text("error.log").lines() {
-        let (id, words) = line.split_once('\t').unwrap_or(("-", line));
-        if id != "-"
-            && let Some(path) = path_of.get(id)
-        {
-            note(&mut said, path, None, words);
+        let mut fields = line.splitn(4, '\t');
+        let mut next = || fields.next().unwrap_or("");
+        let (at, by, id, words) = (next(), next(), next(), next());
+        let is_it = |one: &&Served<'_>| {
+            if id == "-" {
+                one.by == by && one.begin <= at && at <= one.end
+            } else {
+                one.id == id
+            }
+        };
+        if let Some(one) = served.iter().find(is_it) {
+            note(&mut said, one.path, None, words);
         }
     }
     said

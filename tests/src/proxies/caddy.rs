@@ -36,7 +36,6 @@ pub(super) fn launch(launch: Launch, groups: &[&Group], release: Release) -> Lau
     log default {
         output file errors.json
         format json
-        level ERROR
     }
 }
 "
@@ -149,29 +148,48 @@ fn handler(group: &Group) -> String {
     )
 }
 
+/// A line of the error log that names no request (2.6, of an answer that was cut) is of the answered one that
+/// ended next: what Caddy answers itself has lines that name it.
 pub(super) fn said(launched: &Launched) -> BTreeMap<String, Said> {
     let mut said = BTreeMap::new();
-    for file in ["access.json", "errors.json"] {
-        for line in launched.text(file).lines() {
-            let Ok(entry) = serde_json::from_str::<Value>(line) else {
-                continue;
-            };
-            let field = |pointer: &str| entry.pointer(pointer).and_then(Value::as_str);
-            let Some(path) = field("/request/uri") else {
-                continue;
-            };
-            let access = field("/logger").is_some_and(|name| name.contains("access"));
-            let status = entry.pointer("/status").and_then(Value::as_u64);
-            let status = status.and_then(|status| u16::try_from(status).ok());
-            let words = field("/msg").filter(|_| !access).unwrap_or("");
-            let error = field("/error").unwrap_or("");
-            let words = if error.is_empty() {
-                words.to_owned()
-            } else {
-                format!("{words}: {error}")
-            };
-            note(&mut said, path, status.filter(|_| access), &words);
+    let lines = |file| {
+        let text = launched.text(file);
+        let entries = text.lines().map(serde_json::from_str::<Value>);
+        entries.filter_map(Result::ok).collect::<Vec<Value>>()
+    };
+    let text = |entry: &Value, field: &str| {
+        let text = entry.pointer(field).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let at = |entry: &Value| entry.pointer("/ts").and_then(Value::as_f64);
+    let mut ended = Vec::new();
+    for entry in lines("access.json") {
+        let path = text(&entry, "/request/uri");
+        let status = entry.pointer("/status").and_then(Value::as_u64);
+        let status = status.and_then(|status| u16::try_from(status).ok());
+        note(&mut said, &path, status, "");
+        if status.is_some_and(|status| status < 500) {
+            ended.extend(at(&entry).map(|at| (at, path)));
         }
+    }
+    for entry in lines("errors.json") {
+        let mut path = text(&entry, "/request/uri");
+        if path.is_empty() {
+            let later = ended.iter().filter(|(end, _)| Some(*end) >= at(&entry));
+            let next = later.min_by(|one, other| one.0.total_cmp(&other.0));
+            let Some((_, of)) = next else {
+                continue;
+            };
+            path.clone_from(of);
+        }
+        let (words, error) = (text(&entry, "/msg"), text(&entry, "/error"));
+        let words = [words, error].into_iter().filter(|text| !text.is_empty());
+        note(
+            &mut said,
+            &path,
+            None,
+            &words.collect::<Vec<_>>().join(": "),
+        );
     }
     said
 }

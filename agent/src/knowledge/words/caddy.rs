@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const RESET: &str = "read: connection reset by peer";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 36] = [
+pub(super) static SAYINGS: [Saying; 39] = [
     says(Cause::ConnectRefused, "502", "connect: no such file or directory").errno(2),
     says(Cause::ConnectRefused, "502", "connect: connection refused"),
     says(Cause::ConnectTimeout, "502", "connect: connection timed out").how(How::Errno),
@@ -23,7 +23,9 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::TlsFailed, "504", "timeout").how(How::Timeout),
     silent(Cause::TlsFailed, "502", "`tls: ` for an alert or plain text, `x509: ` for the certificate, `EOF` for a close"),
     says(Cause::KeepaliveRace, "502, or 200 after a retry", RESET).how(How::Rst),
-    says(Cause::KeepaliveRace, "502, or 200 after a retry", "EOF").note("or `http: server closed idle connection`; `write: broken pipe` with a body"),
+    silent(Cause::KeepaliveRace, "502, or 200 after a retry", "`EOF`, `http: server closed idle connection`, or with a body `write: broken pipe`, whichever of its two sides is heard first"),
+    says(Cause::ClosedBeforeResponse, "502", "connection reset by peer").how(How::Rst).unsent().note("behind `read:`, or `connect:` where it came before the connect was over"),
+    silent(Cause::ClosedBeforeResponse, "502", "`read: connection reset by peer`, or `write tcp` with `use of closed network connection`, whichever of its two sides is heard first").how(How::Rst).sending(),
     says(Cause::ClosedBeforeResponse, "502", RESET).how(How::Rst),
     says(Cause::ClosedBeforeResponse, "502", "EOF"),
     says(Cause::UpstreamCrashed, "200, cut", "unexpected EOF").phase(Phase::Body),
@@ -33,7 +35,8 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::TruncatedResponse, "200, cut", "unexpected EOF").phase(Phase::Body).note("a chunked body may look complete to the client (2.6)"),
     silent(Cause::TruncatedResponse, "502", "`unexpected EOF`, or `malformed MIME header` when a line was cut"),
     says(Cause::InvalidResponse, "200, cut", "invalid byte in chunk length").phase(Phase::Body),
-    says(Cause::InvalidResponse, "502", "transport connection broken").note("`malformed HTTP response`, status code or MIME header, or a framing field behind it"),
+    says(Cause::InvalidResponse, "502", "malformed HTTP response").unsent().note("the upstream spoke first"),
+    says(Cause::InvalidResponse, "502", "transport connection broken").note("`malformed HTTP response`, status code or MIME header, or a framing field, behind it"),
     silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
     says(Cause::ResponseTimeout, "200, cut", "i/o timeout").phase(Phase::Body),
     says(Cause::ResponseTimeout, "504", "timeout awaiting response headers").note("off unless configured"),
@@ -44,5 +47,5 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::NoLiveUpstream, "503", "no upstreams available"),
     says(Cause::DnsFailure, "502", "dial tcp: lookup ").note("`no such host`, `server misbehaving` or `i/o timeout` in the same line"),
     silent(Cause::ProxyGenerated, "any", "the access log only"),
-    says(Cause::ClientAbort, "499 in the log", "context canceled"),
+    silent(Cause::ClientAbort, "499 in the log", "nothing but the access log (2.6: status 0); `context canceled` at level DEBUG"),
 ];

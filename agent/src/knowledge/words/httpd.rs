@@ -9,7 +9,7 @@ const NO_STATUS_LINE: &str = "AH01102: error reading status line from remote ser
 const OWN_TIMER_CONNECTING: &str = "(70007)The timeout specified has expired: AH00957";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 34] = [
+pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::ConnectRefused, "503", "(2)No such file or directory: AH02454").errno(2),
     says(Cause::ConnectRefused, "503", "(111)Connection refused: AH").note("AH00957, or AH02454 for a Unix socket"),
     says(Cause::ConnectTimeout, "503", "(110)Connection timed out: AH00957").how(How::Errno),
@@ -23,10 +23,12 @@ pub(super) static SAYINGS: [Saying; 34] = [
     says(Cause::ConnectLocalError, "503", "AH00957"),
     says(Cause::TlsFailed, "500", "AH00898: Error during SSL Handshake with remote server").note("and AH02003 or AH02276 without the request's id"),
     says(Cause::KeepaliveRace, "502 or nothing", NO_STATUS_LINE).note("the client's connection is closed silently when it was used before; the access log says 502"),
+    silent(Cause::ClosedBeforeResponse, "503 or 502", "(104) before AH00957 where the RST came before the connect was over, else AH01084 or AH01102").how(How::Rst).unsent(),
     says(Cause::ClosedBeforeResponse, "502", "AH01084").sending().note("(104) or (32) in the same line"),
     says(Cause::ClosedBeforeResponse, "502 or nothing", NO_STATUS_LINE).note("(104) in the same line is a RST, (20014) a FIN"),
     says(Cause::UpstreamCrashed, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "502", NO_STATUS_LINE),
+    silent(Cause::TruncatedResponse, "200", "nothing, where the reset passes for the end of a body until close").phase(Phase::Body).complete(),
     says(Cause::TruncatedResponse, "200, cut", "AH01110").phase(Phase::Body),
     says(Cause::TruncatedResponse, "502", "AH10404").note("or AH01102 (70014) when not even the status line was whole"),
     says(Cause::InvalidResponse, "200, cut", "AH01110").phase(Phase::Body),

@@ -55,6 +55,10 @@ pub struct Saying {
     pub answered: Option<bool>,
     /// Only where part of the request was not sent yet.
     pub sending: bool,
+    /// Only where nothing of the request was sent yet.
+    pub unsent: bool,
+    /// Only where the proxy had something of a response, and went on waiting.
+    pub waited: bool,
     /// Only where the client got a whole answer.
     pub complete: bool,
     /// The phrase; `None` where there is none to grep for.
@@ -76,6 +80,10 @@ pub struct Question {
     pub answered: Option<bool>,
     /// Part of the request was not sent yet, as far as is known.
     pub sending: bool,
+    /// Nothing of the request was sent yet, as far as is known.
+    pub unsent: bool,
+    /// The proxy had something of a response, and went on waiting.
+    pub waited: bool,
     /// The client got a whole answer, as far as is known.
     pub complete: bool,
     /// The request succeeded all the same.
@@ -120,7 +128,7 @@ impl Product {
             Self::Haproxy => "log line, termination state",
             Self::Httpd => "error log",
             Self::Envoy => "access log, `%RESPONSE_CODE_DETAILS%`",
-            Self::Caddy => "log, level error",
+            Self::Caddy => "log, level error, or warn of a cut answer",
             Self::Traefik => "log, level DEBUG only",
             Self::Varnish => "`varnishlog`, tag FetchError",
         }
@@ -206,6 +214,8 @@ impl Saying {
             errno,
             answered,
             sending,
+            unsent,
+            waited,
             complete,
             words: _,
             client: _,
@@ -218,6 +228,8 @@ impl Saying {
             && (errno.is_none() || errno == question.errno)
             && (answered.is_none() || answered == question.answered)
             && (!sending || question.sending)
+            && (!unsent || question.unsent)
+            && (!waited || question.waited)
             && (!complete || question.complete)
     }
 
@@ -248,6 +260,18 @@ impl Saying {
         self
     }
 
+    /// Only where nothing of the request was sent yet.
+    const fn unsent(mut self) -> Self {
+        self.unsent = true;
+        self
+    }
+
+    /// Only where the proxy had something of a response, and went on waiting.
+    const fn waited(mut self) -> Self {
+        self.waited = true;
+        self
+    }
+
     /// Only where the client got a whole answer.
     const fn complete(mut self) -> Self {
         self.complete = true;
@@ -268,6 +292,8 @@ const fn says(cause: Cause, client: &'static str, words: &'static str) -> Saying
         errno: None,
         answered: None,
         sending: false,
+        unsent: false,
+        waited: false,
         complete: false,
         words: Some(words),
         client,
@@ -304,6 +330,8 @@ mod tests {
             errno: None,
             answered: Some(true),
             sending: false,
+            unsent: false,
+            waited: false,
             complete: false,
             masked: false,
         }
@@ -322,8 +350,8 @@ mod tests {
                 Some("SH--"),
                 Some("AH01102: error reading status line from remote server"),
                 Some("upstream_reset_before_response_started{connection_termination}"),
-                Some("EOF"),
-                Some("EOF"),
+                None,
+                None,
                 Some("HTC eof (-1)"),
             ]
         );
@@ -392,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_proxy_had_when_it_gave_up_is_in_its_words() {
+        let closed = question(Cause::ClosedBeforeResponse, Phase::Request, How::Rst);
+        let invalid = question(Cause::InvalidResponse, Phase::Head, How::None);
+
+        let unsent = Question {
+            unsent: true,
+            ..closed
+        };
+        let waited = Question {
+            waited: true,
+            ..invalid
+        };
+
+        assert!(Product::Httpd.words(&closed).is_some());
+        assert_eq!(Product::Httpd.words(&unsent), None);
+        assert_eq!(Product::Varnish.words(&invalid), Some("http format error"));
+        assert_eq!(Product::Varnish.words(&waited), Some("timeout"));
+    }
+
+    #[test]
     fn a_masked_failure_is_only_in_the_log_of_who_logs_attempts() {
         let masked = Question {
             masked: true,
@@ -443,6 +491,8 @@ mod tests {
                     && saying.errno.is_none()
                     && saying.answered.is_none()
                     && !saying.sending
+                    && !saying.unsent
+                    && !saying.waited
                     && !saying.complete;
                 let later = product.sayings()[at + 1..]
                     .iter()

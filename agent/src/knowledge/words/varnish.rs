@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const NOBODY: &str = "`unhealthy` of a backend, `returned no backend` of a director; a repeated errno, or `errno 0 (Success)`, is a hold-down";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 36] = [
+pub(super) static SAYINGS: [Saying; 37] = [
     says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
     says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
     says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
@@ -32,6 +32,7 @@ pub(super) static SAYINGS: [Saying; 36] = [
     says(Cause::TruncatedResponse, "503", "HTC eof (-1)"),
     says(Cause::InvalidResponse, "503, or 200, cut", "chunked header non-hex").phase(Phase::Body),
     says(Cause::InvalidResponse, "503", "HTC eof (-1)").how(How::Fin),
+    says(Cause::InvalidResponse, "503", "timeout").waited().note("for the rest of a head"),
     says(Cause::InvalidResponse, "503", "http format error").note("or `Received junk`"),
     silent(Cause::HeaderTooBig, "503", "`overflow` above http_resp_size, `http format error` when one line is above http_resp_hdr_len"),
     says(Cause::ResponseTimeout, "200, cut", "Resource temporarily unavailable").phase(Phase::Body),
