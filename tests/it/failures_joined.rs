@@ -171,7 +171,6 @@ fn a_request_that_the_upstream_stops_reading_has_its_incident_at_haproxy() {
 }
 
 #[test]
-#[ignore = "not yet: the first of the requests has no attempt, and its two attempts are reported alone"]
 fn the_first_attempt_that_varnish_repeats_elsewhere_is_of_its_request() {
     need_root();
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
