@@ -43,6 +43,8 @@ pub(crate) struct Around {
     pub(crate) read: Option<bool>,
     /// The status that its proxy gives when it has waited too long.
     pub(crate) timeout_code: Option<u16>,
+    /// Its proxy takes an interim response for the answer, and that for a bad one.
+    pub(crate) refuses_interim: bool,
     /// How others like it fared that waited.
     pub(crate) others: patience::Seen,
     /// A health check of its upstream had failed just before.
@@ -55,11 +57,13 @@ impl Core {
     /// Gathers what is known of the end of an attempt.
     pub(super) fn look_around(&self, trial: &mut Trial) {
         // Nothing is asked of what went well.
-        if trial.is_complete() {
+        if trial.is_complete() && !trial.answer.interim {
             return;
         }
+        let habits = self.processes.habits(trial.tgid);
         let mut around = Around {
-            timeout_code: self.processes.habits(trial.tgid).timeout_code,
+            timeout_code: habits.timeout_code,
+            refuses_interim: habits.refuses_interim,
             ..Around::default()
         };
         self.ask_peer(trial, &mut around);
