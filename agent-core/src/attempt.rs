@@ -87,8 +87,8 @@ pub(crate) struct Trial {
     code: Option<u16>,
     /// What the response starts as, if not HTTP.
     opening: Option<Opening>,
-    /// The response head breaks the grammar.
-    pub(crate) malformed: bool,
+    /// What its head says of the response.
+    pub(crate) answer: ResponseHead,
     pub(crate) flags: Flags,
     pub(crate) errno: Option<u16>,
     pub(crate) syns: u16,
@@ -145,7 +145,7 @@ impl Trial {
             connect_seconds: None,
             exchange: None,
             code: None,
-            malformed: false,
+            answer: ResponseHead::default(),
             opening: None,
             flags: socket.flags,
             errno: socket.errno,
@@ -253,7 +253,7 @@ impl Trial {
                 _ => None,
             },
             code: None,
-            malformed: false,
+            answer: ResponseHead::default(),
             opening: None,
             flags: socket.flags,
             errno: socket.errno,
@@ -295,7 +295,7 @@ impl Trial {
         self.ended = socket.time;
         if let Some(head) = head {
             self.code = Some(head.status);
-            self.malformed = head.malformed;
+            self.answer = head.clone();
         }
         self.code = self
             .code

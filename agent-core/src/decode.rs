@@ -16,8 +16,8 @@ use smol_str::SmolStr;
 
 use crate::observation::{
     ConnectOutcome, DnsAnswer, End, Ended, Errand, Exchange, Flags, Framing, Lookup, Nanos,
-    Observation, Opening, Phase, ResetDirection, Seen, Side, Socket, Talk, TlsAlert, TlsHandshake,
-    What,
+    Observation, Opening, Phase, ResetDirection, ResponseHead, Seen, Side, Socket, Talk, TlsAlert,
+    TlsHandshake, What,
 };
 
 /// Why bytes are not a record.
@@ -125,9 +125,10 @@ fn observation(header: &Header, bytes: &[u8]) -> Result<Observation, DecodeError
                 side::CLIENT => head::status_line(last).or_else(|| head::response(last)),
                 _ => head::response(last),
             };
+            let interim = record.final_start > 0;
             What::Response {
                 exchange: exchange(header.kind, &record.exchange)?,
-                head,
+                head: head.map(|head| ResponseHead { interim, ..head }),
                 opening: not_http.then(|| Opening::of(message)).flatten(),
             }
         }

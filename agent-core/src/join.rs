@@ -125,6 +125,11 @@ impl Field {
             field.candidates.retain(|one| one.key != touched.key);
             field.candidates.push(touched);
         }
+        // One that may be another program's is meant where nothing else can be.
+        let own = |one: &Candidate| !one.evidence.nobodys && one.may_be();
+        if field.candidates.iter().any(own) {
+            field.candidates.retain(|one| !one.evidence.nobodys);
+        }
         field
     }
 

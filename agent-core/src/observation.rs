@@ -587,9 +587,11 @@ pub struct RequestHead {
 pub struct ResponseHead {
     /// Status code.
     pub status: u16,
-    /// The head breaks the grammar after its status line. Proxies differ in what they let
-    /// pass, so this alone is no failure.
+    /// The head breaks the grammar after its status line. Some proxies let that pass: no failure alone.
     pub malformed: bool,
+    /// An interim response (1xx) came before it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub interim: bool,
 }
 
 #[cfg(feature = "serde")]

@@ -14,6 +14,9 @@ pub(crate) struct Habits {
     pub(crate) none_left_code: Option<u16>,
     /// The status it gives when it has waited too long for an answer.
     pub(crate) timeout_code: Option<u16>,
+    /// It takes an interim response (103, say) for the answer, and gives an error for it. Varnish:
+    /// `vbf_stp_startfetch`, where the body of each status below 200 is an error (counter `fetch_1xx`).
+    pub(crate) refuses_interim: bool,
     /// It leaves an upstream alone that failed once, unless that is the only one of its group (nginx:
     /// `max_fails` is 1, `ngx_http_upstream_get_round_robin_peer`, `peers->single`). Others may go on:
     /// Envoy without outlier detection, Apache httpd with `retry=0`.
@@ -47,7 +50,7 @@ const KNOWN: [(&str, Habits); 10] = [
     ("haproxy", checking(later(30))),
     ("caddy", later(30)),
     ("traefik", later(30)),
-    ("varnish", waiting(503, later(10))),
+    ("varnish", VARNISH),
 ];
 
 const UNKNOWN: Habits = Habits {
@@ -63,11 +66,17 @@ const NGINX: Habits = Habits {
     ..at_once(10)
 };
 
+const VARNISH: Habits = Habits {
+    refuses_interim: true,
+    ..waiting(503, later(10))
+};
+
 const fn at_once(seconds: u64) -> Habits {
     Habits {
         fail_window: seconds * SECOND,
         none_left_code: Some(503),
         timeout_code: Some(504),
+        refuses_interim: false,
         leaves_alone: false,
         answers_present: false,
         checks_by_timer: false,

@@ -248,6 +248,12 @@ impl Requests {
         }
     }
 
+    /// Whether the request may be of any process: nobody has read it yet, and nobody has ever answered
+    /// where it arrived.
+    pub(crate) fn is_nobodys(&self, request: &OpenRequest) -> bool {
+        request.tgid.is_none() && !self.servers.is_known(request.server())
+    }
+
     /// Requests with this line, and whether these are all.
     pub(crate) fn with_line(&self, head: &RequestHead) -> (&[Listed], bool) {
         self.lines.listed(Hashes::of(&self.seed, head).line)

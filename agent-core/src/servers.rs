@@ -90,6 +90,11 @@ impl Servers {
         self.owners.forgotten() + self.addresses.forgotten()
     }
 
+    /// Somebody has answered there.
+    pub(crate) fn is_known(&self, address: SocketAddr) -> bool {
+        self.owners.get(&canonical(address)).is_some()
+    }
+
     /// Who answered there last.
     pub(crate) fn owner(&self, address: SocketAddr) -> Option<u32> {
         match self.owners.get(&canonical(address))? {

@@ -113,7 +113,7 @@ fn a_response_record_is_read_from_its_final_head() {
         (Some(End::Complete), Framing::Length(12))
     );
     let head = head.expect("a head");
-    assert_eq!(head.status, 200);
+    assert_eq!((head.status, head.interim), (200, true));
 }
 
 #[test]

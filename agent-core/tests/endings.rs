@@ -101,6 +101,47 @@ fn a_malformed_head_is_invalid_only_when_the_proxy_did_not_pass_it_on() {
 }
 
 #[test]
+fn an_interim_response_is_invalid_where_the_proxy_is_known_to_take_none_and_gave_an_error() {
+    let invalid = Some((Cause::InvalidResponse, Certainty::Guess, Phase::Head));
+    for (program, interim, code, expected) in [
+        ("varnish", true, 503, invalid),
+        ("varnish", true, 200, None),
+        ("varnish", false, 503, None),
+        ("haproxy", true, 503, None),
+    ] {
+        let mut core = core();
+        know(&mut core, 300, program, ProcessKind::Known);
+        // 103 and the whole answer were there before the proxy closed.
+        let (a, x) = (sent(0, 1.0), sent(0, 1.6).answered(200, 2.0));
+        let client = client(1).of(Some(300));
+        let u = upstream(10).of(Some(300)).opened(1.4);
+        let mut answer = u.response(&x);
+        if let What::Response {
+            head: Some(head), ..
+        } = &mut answer.what
+        {
+            head.interim = interim;
+        }
+        let seen = vec![
+            client.request(&a, "GET", "/1"),
+            u.request(&x, "GET", "/1"),
+            answer,
+            client.response(&a.answered(code, 2.2)),
+        ];
+        let request = told(&mut core, seen).request();
+        let failure = request.attempts[0].failure;
+        let found = failure.map(|one| (one.cause, one.certainty, one.phase));
+        assert_eq!(found, expected, "{program} {interim} {code}");
+        if expected.is_some() {
+            assert_eq!(
+                request.error.map(|error| error.cause),
+                failure.map(|one| one.cause)
+            );
+        }
+    }
+}
+
+#[test]
 fn a_proxy_that_leaves_its_client_without_a_word_ran_into_no_timer() {
     let (c, asked) = (client(1), sent(0, 1.0));
     let u = upstream(2).opened(1.5);

@@ -220,13 +220,14 @@ fn what_contradicts_excludes() {
 
 #[test]
 fn a_process_that_is_not_known_is_not_the_same() {
-    // Nobody has answered where the request arrived: it may be another program's.
+    // Nobody has answered where the request arrived, and then another program does.
     let mut core = haproxy();
     let (a, x) = (sent(0, 1.0), sent(0, 1.5).answered(200, 3.0));
     let seen = vec![
         client(1).of(None).request(&a, "GET", "/"),
         sends(10, 1.4).request(&x, "GET", "/"),
         sends(10, 1.4).response(&x),
+        client(1).of(Some(77)).response(&a.answered(200, 3.1)),
     ];
     assert_eq!(told(&mut core, seen).attempt().join, Join::None);
 }

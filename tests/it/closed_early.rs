@@ -1,6 +1,6 @@
 //! A proxy that closes on an upstream for another reason than a timer: it has the head that it asked
-//! for, it takes the server out of service, or somebody told it to. The judge is what its log says, and
-//! what was configured.
+//! for, it takes the server out of service, it refuses what it reads, or somebody told it to. The judge is
+//! what its log says, and what was configured.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -18,6 +18,7 @@ use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
 use e2e::process::need_root;
+use e2e::proxies::{Group, Kind, Proxy, Target};
 use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 
@@ -251,4 +252,65 @@ fn nginx_closes_with_the_head_that_it_asked_for() {
     }
     let logged = nginx.access_log_of(2);
     assert!(logged.iter().all(|one| one.status == 500), "{logged:?}");
+}
+
+/// A server that sends an interim response before its answer: at once and in one piece where the path says
+/// `together`, else long before it.
+fn hinting() -> SocketAddr {
+    let listener = TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n")
+                && reader.read_line(&mut head).is_ok_and(|read| read > 0)
+            {}
+            let mut stream = reader.into_inner();
+            let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            if head.contains("together") {
+                let _written = stream.write_all([hint, answer].concat().as_bytes());
+            } else {
+                let _written = stream.write_all(hint.as_bytes());
+                std::thread::sleep(AGE);
+                let _written = stream.write_all(answer.as_bytes());
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn varnish_refuses_an_interim_response_whether_or_not_the_answer_behind_it_has_come() {
+    need_root();
+    let agent = Agent::start(&[]);
+    let events = agent.events();
+    let group = Group::new("x", Target::Servers(vec![hinting()]));
+    let proxy = Proxy::start(Kind::Varnish, &[group]);
+    let paths = ["/x/1/together", "/x/2/apart", "/x/3/together"];
+
+    let outcomes = one_by_one(proxy.address, paths.map(Order::get).into());
+
+    let told = events.of(paths, TELL);
+    for outcome in &outcomes {
+        let request = &told[&outcome.path];
+        let [attempt] = request.attempts.as_slice() else {
+            panic!("one attempt: {request:#?}");
+        };
+        let length = attempt.evidence["content_length"].as_u64();
+        println!(
+            "{}: {:?} {:?}, length of the answer {length:?}",
+            outcome.path, request.cause, request.certainty
+        );
+        assert_eq!(outcome.status, Some(503));
+        assert_eq!(
+            request.cause.as_deref(),
+            Some("invalid_response"),
+            "{request:#?}"
+        );
+        assert_ne!(request.certainty.as_deref(), Some("proof"), "{request:#?}");
+        let came = outcome.path.ends_with("together").then_some(2);
+        assert_eq!(length, came, "{request:#?}");
+    }
 }

@@ -170,18 +170,18 @@ fn a_request_that_the_upstream_stops_reading_has_its_incident_at_haproxy() {
     assert_eq!(told.attempts.len(), 1, "{told:#?}");
 }
 
-#[test]
-#[ignore = "not yet: the first of the requests has no attempt, and its two attempts are reported alone"]
-fn the_first_attempt_that_varnish_repeats_elsewhere_is_of_its_request() {
-    need_root();
+/// Of the first requests that reach `kind` some go to nobody first. Each has both attempts, and no refusal
+/// is of none.
+#[track_caller]
+fn each_first_attempt_is_of_its_request(kind: Kind) {
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let nobody = Refusing::new(LOCALHOST);
     let good = *upstreams.addresses.first().expect("it was ordered");
-    let agent = Agent::start(&[]);
+    let agent = Agent::start_as(kind.name(), &[]);
     let events = agent.events();
-    // The director takes turns: of two requests one goes to nobody first.
+    // It takes turns: of two requests one goes to nobody first.
     let group = Group::new("x", servers(&[nobody.address, good])).retried();
-    let proxy = Proxy::start(Kind::Varnish, &[group]);
+    let proxy = Proxy::start(kind, &[group]);
     let paths = ["/x/1/ok", "/x/2/ok", "/x/3/ok", "/x/4/ok"];
 
     let outcomes = one_by_one(proxy.address, paths.map(Order::get).into());
@@ -192,7 +192,7 @@ fn the_first_attempt_that_varnish_repeats_elsewhere_is_of_its_request() {
         .values()
         .filter(|request| failed(request).is_some())
         .collect();
-    println!("{} of {} were repeated", masked.len(), told.len());
+    println!("{kind}: {} of {} were repeated", masked.len(), told.len());
     assert!(!masked.is_empty(), "{told:#?}");
     for request in masked {
         let [first, second] = request.attempts.as_slice() else {
@@ -207,10 +207,24 @@ fn the_first_attempt_that_varnish_repeats_elsewhere_is_of_its_request() {
     }
     let refused = agent.settled(TELL).sum(
         "why502_upstream_failures_total",
-        &[("proxy", "varnish"), ("cause", "connect_refused")],
+        &[("proxy", kind.label()), ("cause", "connect_refused")],
     );
     let repeated = told.values().filter(|one| failed(one).is_some()).count();
     assert_eq!(refused as usize, repeated, "each refusal is of a request");
+}
+
+#[test]
+fn the_first_attempt_that_varnish_repeats_elsewhere_is_of_its_request() {
+    need_root();
+    each_first_attempt_is_of_its_request(Kind::Varnish);
+}
+
+#[test]
+fn the_first_attempt_that_other_proxies_repeat_elsewhere_is_of_its_request() {
+    need_root();
+    for kind in [Kind::HaProxy, Kind::Caddy, Kind::Traefik] {
+        each_first_attempt_is_of_its_request(kind);
+    }
 }
 
 /// Closed with the request unread, long after it came.

@@ -45,6 +45,8 @@ pub(crate) struct Around {
     pub(crate) timeout_code: Option<u16>,
     /// Its proxy answers no client that it knows to have left.
     pub(crate) answers_present: bool,
+    /// Its proxy takes an interim response for the answer, and that for a bad one.
+    pub(crate) refuses_interim: bool,
     /// How others like it fared that waited.
     pub(crate) others: patience::Seen,
     /// A health check of its upstream had failed just before.
@@ -57,13 +59,14 @@ impl Core {
     /// Gathers what is known of the end of an attempt.
     pub(super) fn look_around(&self, trial: &mut Trial) {
         // Nothing is asked of what went well.
-        if trial.is_complete() {
+        if trial.is_complete() && !trial.answer.interim {
             return;
         }
         let habits = self.processes.habits(trial.tgid);
         let mut around = Around {
             timeout_code: habits.timeout_code,
             answers_present: habits.answers_present,
+            refuses_interim: habits.refuses_interim,
             ..Around::default()
         };
         self.ask_peer(trial, &mut around);

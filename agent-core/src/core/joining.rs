@@ -11,7 +11,7 @@ use crate::event::{Attempt, Event, Join, Upstream};
 use crate::join::{self, Parent, Witnesses};
 use crate::observation::Nanos;
 use crate::request::OpenRequest;
-use crate::table::Key;
+use crate::table::{Key, Table};
 
 /// Within this time no request can have come, been served and gone unnoticed, ns.
 const BRIEF: Nanos = 2_000_000;
@@ -305,6 +305,32 @@ impl Core {
         }
     }
 
+    /// It shows whose the request `key` is. Attempts of other processes, which were joined to it before,
+    /// are not its own: those that are over are looked at anew.
+    pub(super) fn part_from_strangers(&mut self, key: Key, out: &mut Vec<Event>) {
+        let is_served = |request: &OpenRequest| {
+            request.tgid.is_some() && !(request.open.is_empty() && request.tries.is_empty())
+        };
+        if !self.requests.get(key).is_some_and(is_served) {
+            return;
+        }
+        let attempts = &mut self.attempts;
+        let strangers = self.requests.edit(key, |request| {
+            let_go(attempts, request);
+            let mut tries = std::mem::take(&mut request.tries);
+            let strangers: Vec<_> = tries
+                .extract_if(.., |trial| is_stranger(trial, request))
+                .collect();
+            request.tries = tries;
+            strangers
+        });
+        for mut trial in strangers.into_iter().flatten() {
+            self.held -= 1;
+            trial.parent = None;
+            self.settle(trial, out);
+        }
+    }
+
     /// Requests that have waited for an upstream since `at` or before, but those of other programs
     /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
     /// who has read it, most often one of an upstream that is on this host as well, is taken for the
@@ -375,4 +401,22 @@ impl Core {
                 .next()
                 .is_some()
     }
+}
+
+/// The attempt is of another process than the request, as far as that is known.
+pub(super) fn is_stranger(trial: &Trial, request: &OpenRequest) -> bool {
+    trial.tgid.is_some() && trial.tgid != request.tgid
+}
+
+/// Attempts under way of other processes go on without the request.
+pub(super) fn let_go(attempts: &mut Table<Key, Box<Trial>>, request: &mut OpenRequest) {
+    let mut open = std::mem::take(&mut request.open);
+    open.retain(|key| match attempts.get_mut(*key) {
+        Some(trial) if is_stranger(trial, request) => {
+            trial.parent = None;
+            false
+        }
+        _ => true,
+    });
+    request.open = open;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
-use crate::join::YOUNG_US;
+use crate::join::{Parent, YOUNG_US};
 use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
@@ -224,8 +224,12 @@ impl Core {
             self.counts.repeated += 1;
             return;
         }
+        let is_owned = request.tgid.is_some();
         self.requests
             .edit(key, |request| request.update(socket, exchange, status));
+        if !is_owned {
+            self.part_from_strangers(key, out);
+        }
         if ended {
             self.connections.touch(socket);
             self.connections.mark_ended(key);
@@ -356,8 +360,14 @@ impl Core {
         }
         self.counts.attempts.begun += 1;
         self.join(&mut trial, true);
-        if trial.parent.is_none() {
-            trial.asked = self.who_asked(&trial, !late);
+        // A request that proves to be another program's did not ask for it.
+        let nobodys = |parent: Parent| {
+            let request = self.requests.get(parent.key);
+            request.is_some_and(|request| self.requests.is_nobodys(request))
+        };
+        if trial.parent.is_none_or(nobodys) {
+            let alone = trial.parent.is_none();
+            trial.asked = self.who_asked(&trial, alone && !late);
         }
         self.claim_earlier_try(&trial, out);
         if let Some(parent) = &trial.parent

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Core;
 use super::answered::{answers_for_upstream, decisive, error_of, masked};
+use super::joining::{is_stranger, let_go};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty, How};
@@ -139,6 +140,7 @@ impl Core {
             return;
         };
         let outcome = request.outcome();
+        let_go(&mut self.attempts, &mut request);
         self.give_up_open(&mut request, &outcome);
         for open in &request.open {
             if let Some(trial) = self.attempts.get_mut(*open) {
@@ -148,9 +150,7 @@ impl Core {
         let mut tries = std::mem::take(&mut request.tries);
         // Whose request it is was not known when they were joined: it is by now.
         let strangers: Vec<_> = tries
-            .extract_if(.., |trial| {
-                trial.tgid.is_some() && trial.tgid != request.tgid
-            })
+            .extract_if(.., |trial| is_stranger(trial, &request))
             .collect();
         self.held -= strangers.len();
         for mut stranger in strangers {

@@ -126,6 +126,7 @@ impl Core {
             sends_at_once: _,
             none_left_code,
             timeout_code: _,
+            refuses_interim: _,
             leaves_alone,
             answers_present: _,
             checks_by_timer: _,

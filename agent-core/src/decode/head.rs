@@ -114,7 +114,11 @@ pub fn response(bytes: &[u8]) -> Option<ResponseHead> {
         Err(httparse::Error::TooManyHeaders) => false,
         Err(_) => true,
     };
-    Some(ResponseHead { status, malformed })
+    Some(ResponseHead {
+        status,
+        malformed,
+        interim: false,
+    })
 }
 
 /// Status of a response of which the first line was captured, and nothing else is wanted.
@@ -123,6 +127,7 @@ pub fn status_line(bytes: &[u8]) -> Option<ResponseHead> {
     Some(ResponseHead {
         status,
         malformed: false,
+        interim: false,
     })
 }
 

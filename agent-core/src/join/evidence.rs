@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::{EndedBy, Finish, Trial};
+use crate::event::Upstream;
+use crate::network::canonical;
 use crate::observation::{ConnectOutcome, Framing, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
@@ -36,6 +38,8 @@ pub(crate) struct Evidence {
     pub(crate) free: bool,
     /// It was pipelined: only its answer was seen.
     pub(crate) pipelined: bool,
+    /// Whose it is shows when it is answered, and not before.
+    pub(crate) nobodys: bool,
     /// An earlier attempt of it went to the same upstream.
     pub(crate) again: bool,
     /// Of answers: what the client got.
@@ -213,10 +217,18 @@ pub(super) fn by_path(
         return None;
     }
     let same_process = requests.is_of(request, trial.tgid, processes);
+    // Not what arrives where the attempt goes: that is of its upstream.
+    let nobodys = !same_process
+        && trial.tgid.is_some()
+        && requests.is_nobodys(request)
+        && !is_upstream_of(trial, request);
     // What serves it by a guess may be another's.
     let may_be = request.open.is_empty() || request.served_by_guess;
-    let evidence = between(trial, request, at);
-    let fits = same_process && may_be && evidence.likeness > Likeness::Unknown;
+    let evidence = Evidence {
+        nobodys,
+        ..between(trial, request, at)
+    };
+    let fits = (same_process || nobodys) && may_be && evidence.likeness > Likeness::Unknown;
     (fits && !contradicts(trial, request)).then_some(evidence)
 }
 
@@ -310,6 +322,7 @@ fn between(trial: &Trial, request: &OpenRequest, at: Nanos) -> Evidence {
         late: is_late(request.started, at) && request.tries.is_empty(),
         free: request.open.is_empty(),
         pipelined: request.is_pipelined(),
+        nobodys: false,
         again: request
             .tries
             .iter()
@@ -335,6 +348,14 @@ fn contradicts(trial: &Trial, request: &OpenRequest) -> bool {
     sent.method != asked.method
         || differ(sent.content_length, asked.content_length)
         || (other_trace && likeness(sent, asked) < Likeness::Same)
+}
+
+/// Whether it arrived where the attempt goes.
+fn is_upstream_of(trial: &Trial, request: &OpenRequest) -> bool {
+    match trial.upstream {
+        Upstream::Inet(address) => canonical(address) == canonical(request.server()),
+        Upstream::Unix(_) | Upstream::Unknown => false,
+    }
 }
 
 fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
@@ -424,6 +445,7 @@ mod tests {
             late: false,
             free: true,
             pipelined: false,
+            nobodys: false,
             again: false,
             answer: Answer::default(),
         };

@@ -73,7 +73,8 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
 }
 
 /// The first bytes of the response are not HTTP/1, its body does not start as its framing says,
-/// or its head breaks the grammar and the proxy did not pass it on.
+/// or the proxy did not pass it on, and its head breaks the grammar or an interim response came before
+/// it, which that proxy takes for a bad answer.
 pub(super) fn invalid_response(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let closed_by = case.peer_closed().unwrap_or(How::None);
@@ -94,7 +95,8 @@ pub(super) fn invalid_response(case: &Case<'_>) -> Option<Failure> {
     if trial.head_complete() && trial.code().is_none() {
         return invalid(Certainty::Proof, Phase::Head);
     }
-    if trial.malformed && case.is_refused() {
+    let unwanted = trial.answer.interim && trial.around().refuses_interim;
+    if (trial.answer.malformed || unwanted) && case.is_refused() {
         return invalid(case.sure(true).lowered(), Phase::Head);
     }
     None
@@ -193,11 +195,11 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     // Its framing can be read in more than one way, and what the client got was whole in one, as far as
     // is known: it was the client that left.
     let enough = |request: &Outcome| request.complete || request.client_gone.is_some();
-    if trial.malformed && case.request.is_none_or(enough) {
+    if trial.answer.malformed && case.request.is_none_or(enough) {
         return None;
     }
     let sure = match trial.exchange.as_ref()?.framing {
-        _ if trial.malformed => Certainty::Guess,
+        _ if trial.answer.malformed => Certainty::Guess,
         // Framing fields may be in the part that was not read: a FIN may be the right end.
         Framing::Unknown if trial.flags.head_cut() => match how {
             How::Rst => Certainty::Guess,

@@ -114,7 +114,7 @@ pub(in crate::knowledge) const INVALID_RESPONSE: Entry = Entry {
     cause: Cause::InvalidResponse,
     meaning: "What the upstream sent is not HTTP/1, or breaks its grammar.",
     gloss: "not HTTP/1 as the proxy reads it",
-    evidence: "The first response bytes are not `HTTP/1.`, or the head is malformed and the proxy did not pass it on, or the proxy closed at once on a response that had begun.",
+    evidence: "The first response bytes are not `HTTP/1.`, or the head is malformed and the proxy did not pass it on, or the proxy closed at once on a response that had begun, or an interim response (103, say) came before the answer and Varnish, which takes none, gave an error of its own.",
     check: &[
         check(
             "What does it send?",
@@ -128,8 +128,12 @@ pub(in crate::knowledge) const INVALID_RESPONSE: Entry = Entry {
             "Did a deploy add a header with a line end or control character?",
             "",
         ),
+        check(
+            "Behind Varnish: does a 1xx come before the answer?",
+            "curl -sv http://ADDRESS:PORT/PATH -o /dev/null 2>&1 | grep '^< HTTP'",
+        ),
     ],
-    fix: "Correct port or protocol (https, h2c, FastCGI), or the header that holds a CR, LF or control character.",
+    fix: "Correct port or protocol (https, h2c, FastCGI), or the header that holds a CR, LF or control character; behind Varnish, no 1xx (Early Hints) to it.",
     lookalikes: &[
         "`truncated_response`: right as far as it goes, and short.",
         "nginx may pass the raw bytes on without a status line (its log says 009), Apache as 200.",

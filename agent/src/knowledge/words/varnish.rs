@@ -33,7 +33,7 @@ pub(super) static SAYINGS: [Saying; 37] = [
     says(Cause::InvalidResponse, "503, or 200, cut", "chunked header non-hex").phase(Phase::Body),
     says(Cause::InvalidResponse, "503", "HTC eof (-1)").how(How::Fin),
     says(Cause::InvalidResponse, "503", "timeout").waited().note("for the rest of a head"),
-    says(Cause::InvalidResponse, "503", "http format error").note("or `Received junk`"),
+    says(Cause::InvalidResponse, "503", "http format error").note("or `Received junk`; of an interim response, `Body cannot be fetched` under the tag Error"),
     silent(Cause::HeaderTooBig, "503", "`overflow` above http_resp_size, `http format error` when one line is above http_resp_hdr_len"),
     says(Cause::ResponseTimeout, "200, cut", "Resource temporarily unavailable").phase(Phase::Body),
     says(Cause::ResponseTimeout, "503", "timeout").phase(Phase::Head),
