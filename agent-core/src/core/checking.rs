@@ -75,17 +75,19 @@ impl Core {
                 cookie: errand.cookie.get(),
                 index: errand.index,
             };
-            !self.requests.contains(key) && !self.has_not_asked(key)
+            !self.is_of_read_client(key)
         })
     }
 
-    /// Its client is read, and has not asked again since the request before this one: what a thread
-    /// reads then is the end of the connection. Go's threads keep that in mind while they run checks.
-    fn has_not_asked(&self, key: Key) -> bool {
+    /// The client of that request is read: the request is known, or over, or the one before it is. What
+    /// a thread read behind that one is the end of the connection. Go's threads keep both in mind while
+    /// they run checks.
+    fn is_of_read_client(&self, key: Key) -> bool {
         let before = key.index.checked_sub(1).map(|index| Key { index, ..key });
-        before.is_some_and(|before| {
-            self.requests.contains(before) || self.connections.has_ended(before)
-        }) && !self.connections.has_ended(key)
+        [Some(key), before]
+            .into_iter()
+            .flatten()
+            .any(|key| self.requests.contains(key) || self.connections.has_ended(key))
     }
 
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.
