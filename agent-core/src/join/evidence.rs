@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::{EndedBy, Finish, Trial};
-use crate::observation::{ConnectOutcome, Framing, Nanos, RequestHead};
+use crate::observation::{ConnectOutcome, Errand, Framing, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
@@ -228,7 +228,7 @@ pub(super) fn by_time(trial: &Trial, request: &OpenRequest) -> Option<Evidence> 
 
 /// A request whose error, or the end of half an answer, followed the end of the attempt at once, or
 /// as soon as its proxy may have had a CPU.
-pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence> {
+pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Option<Evidence> {
     let outcome = request.outcome();
     let answered = outcome.failed_at().unwrap_or(outcome.ended);
     // An answer that is passed on begins long before its last byte.
@@ -261,8 +261,25 @@ pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence
             at_once: apart <= AT_ONCE,
             ..answer
         },
+        touch: touch(trial, key, request),
         ..between(trial, request, trial.started)
     })
+}
+
+/// Whether the thread that made the attempt had read from the request's connection last. Of a request
+/// that was pipelined it may have done so with the one before.
+fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
+    let is_its = |errand: &Errand| {
+        let with_the_last =
+            request.is_pipelined() && errand.index.checked_add(1) == Some(key.index);
+        errand.cookie.get() == key.cookie && (errand.index == key.index || with_the_last)
+    };
+    match trial.errand.filter(is_its) {
+        None => Touch::None,
+        Some(errand) if errand.age_us > YOUNG_US => Touch::Old,
+        Some(_) if !trial.own_errand => Touch::Foreign,
+        Some(_) => Touch::Young,
+    }
 }
 
 /// Whether the client got what the upstream answered; nothing where that contradicts.
