@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::event::Join;
-use crate::observation::Nanos;
+use crate::observation::{Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::OpenRequest;
@@ -375,6 +375,12 @@ pub(crate) fn lacks_last_try(request: &OpenRequest) -> bool {
         let join = trial.parent.map(|parent| parent.join);
         join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
     })
+}
+
+/// What was sent is what was asked, or ends as that does.
+pub(crate) fn is_like(trial: &Trial, asked: Option<&RequestHead>) -> bool {
+    let heads = trial.head.as_ref().zip(asked);
+    heads.is_some_and(|(sent, asked)| evidence::likeness(sent, asked) >= Likeness::Stripped(1))
 }
 
 /// A failed attempt without a request belongs to the request whose next attempt, `next`, followed

@@ -135,6 +135,16 @@ impl OpenRequest {
         self.flags.no_request() && self.head.is_none() && self.exchange.idle_since.get().is_some()
     }
 
+    /// When the attempt was over whose answer the client got whole, where its client sent others
+    /// behind it.
+    pub(crate) fn passed_on(&self) -> Option<Nanos> {
+        let outcome = self.outcome();
+        let code = outcome.code.filter(|_| outcome.complete)?;
+        let given = |trial: &&Box<Trial>| trial.is_complete() && trial.code() == Some(code);
+        let passed_on = self.tries.iter().filter(given).map(|trial| trial.ended);
+        passed_on.min().filter(|_| self.flags.pipelined())
+    }
+
     /// Who asks.
     pub(crate) fn client(&self) -> SocketAddr {
         self.client.into()

@@ -344,6 +344,44 @@ fn that_a_pipelined_request_got_no_answer_for_an_attempt_is_a_guess_where_anothe
     assert_eq!(error.certainty, Certainty::Guess);
 }
 
+/// Apache httpd holds the first answer back until it has served the second request as well.
+#[test]
+fn an_attempt_that_begins_before_the_answer_ahead_has_left_is_of_the_pipelined_request() {
+    let mut core = core();
+    know(&mut core, HAPROXY, "httpd", ProcessKind::Known);
+    let a = asks(1).flag(flag::PIPELINED);
+    let (first, used) = (sent(0, 1.0), sends(10, 1.1));
+    let x = sent(0, 1.2).errand(1, 0, 100).answered(200, 49.0);
+    let y = sent(1, 49.2).idle_since(49.0).errand(1, 0, 120);
+    let y = y.ended(End::PeerFin).peer_fin(49.6);
+    let mut second = sent(1, 49.9).idle_since(49.9).ended(End::LocalClose);
+    second.exchange.request_bytes = 0;
+    second.exchange.request_head_bytes = 0;
+    let told = told(
+        &mut core,
+        [
+            a.request(&first, "GET", "/good/slow"),
+            used.request(&x, "GET", "/good/slow"),
+            used.response(&x),
+            used.request(&y, "GET", "/good/next"),
+            used.end(49.6, &y),
+            a.response(&first.answered(200, 49.9)),
+            a.flag(flag::NO_REQUEST).end(50.0, &second),
+        ],
+    );
+    let requests = told.requests();
+    let first = requests.iter().find(|request| request.index == 0);
+    assert_eq!(
+        first.expect("it is reported").attempts.len(),
+        1,
+        "{requests:#?}"
+    );
+    let request = second_of(&told).expect("it is reported");
+    let error = request.error.expect("it got no answer");
+    assert_eq!(error.cause, Cause::ClosedBeforeResponse);
+    assert_eq!(error.certainty, Certainty::Strong);
+}
+
 /// Nobody knows of the request before the connection ends: its attempts are no checks all the same.
 #[test]
 fn attempts_for_pipelined_requests_are_no_checks_of_their_upstream() {

@@ -311,7 +311,8 @@ fn understood(
 #[inline(always)]
 fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     let is_sent = flow.is_client_side();
-    chunks::begin(flow, !is_sent);
+    // Behind the end of what is sent may be the next answer, where another request waits.
+    chunks::begin(flow, !is_sent || flow.queued != 0);
     let body = flow
         .exchange
         .response_bytes

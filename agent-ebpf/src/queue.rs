@@ -7,6 +7,7 @@
 use agent_wire::record::{flag, framing};
 use agent_wire::tally::Tally;
 
+use crate::chunks::{self, Seen};
 use crate::flow::{Flow, phase};
 use crate::http1;
 use crate::tallies;
@@ -50,11 +51,20 @@ pub(crate) fn response_ended(flow: &mut Flow) {
     } else {
         0
     };
-    let counted =
-        flow.exchange.framing == framing::LENGTH || flow.exchange.framing == framing::NONE;
-    if counted && flow.exchange.response_bytes > u64::from(flow.exchange.head_bytes) + body {
+    let is_whole = if flow.exchange.framing == framing::CHUNKED {
+        chunks::seen(flow) == Seen::Last
+    } else {
+        flow.exchange.response_bytes <= u64::from(flow.exchange.head_bytes) + body
+    };
+    if !is_whole {
         flow.queued = 0;
     }
+}
+
+/// How many wait is not known any more.
+#[inline(always)]
+pub(crate) fn is_unknown(flow: &mut Flow) {
+    flow.queued = 0;
 }
 
 /// The connection ends: begins the exchange of a request that waits, so that its end is told. Of

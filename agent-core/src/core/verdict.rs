@@ -112,6 +112,10 @@ impl Core {
         if request.end.is_none() || !request.open.is_empty() {
             return false;
         }
+        self.give_to_next(key, out);
+        let Some(request) = self.requests.get(key) else {
+            return false;
+        };
         let outcome = request.outcome();
         let answered = !outcome.is_failed();
         let last = request

@@ -240,8 +240,11 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
             .filter(|_| passed_on && !outcome.is_cut())
     });
     let over = begun.unwrap_or(trial.ended);
+    let touch = touch(trial, key, request);
+    // Apache httpd may begin it before the answer to the one before has left.
+    let ahead = request.is_pipelined() && touch >= Touch::Young;
     // HAProxy answers and then closes upstream.
-    let around = request.started <= trial.started
+    let around = (request.started <= trial.started || ahead)
         && answered >= trial.started
         && answered.saturating_add(SLACK) >= over;
     let apart = answered.abs_diff(over);
@@ -261,7 +264,7 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
             at_once: apart <= AT_ONCE,
             ..answer
         },
-        touch: touch(trial, key, request),
+        touch,
         ..between(trial, request, trial.started)
     })
 }
@@ -359,7 +362,7 @@ fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
 }
 
 /// How alike two request lines are. A proxy that rewrites paths keeps their end.
-fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
+pub(super) fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
     if sent.method != asked.method {
         return Likeness::Other;
     }
