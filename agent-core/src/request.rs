@@ -140,9 +140,10 @@ impl OpenRequest {
     pub(crate) fn passed_on(&self) -> Option<Nanos> {
         let outcome = self.outcome();
         let code = outcome.code.filter(|_| outcome.complete)?;
-        let given = |trial: &&Box<Trial>| trial.is_complete() && trial.code() == Some(code);
-        let passed_on = self.tries.iter().filter(given).map(|trial| trial.ended);
-        passed_on.min().filter(|_| self.flags.pipelined())
+        let given = self.tries.iter();
+        let given = given.filter(|trial| trial.is_complete() && trial.code() == Some(code));
+        let passed_on = given.map(|trial| trial.ended).min();
+        passed_on.filter(|_| self.flags.pipelined())
     }
 
     /// Who asks.
