@@ -297,12 +297,14 @@ fn left_unanswered(at: f64) -> Observation {
 /// both requests at once, and perhaps from `touched` since.
 fn of_haproxy_that_closes(touched: u64, closed: f64) -> Told {
     let mut core = haproxy();
-    let first = sent(0, 1.0);
+    let (other, first) = (sent(0, 0.2), sent(0, 1.0));
     let (x, y) = (
         sent(0, 1.2).errand(1, 0, 100).answered(200, 49.9),
         sent(1, 50.1).idle_since(49.9).errand(touched, 0, 120),
     );
     let seen = [
+        asks(2).request(&other, "GET", "/cached"),
+        asks(2).response(&other.answered(200, 0.5)),
         asks(1).request(&first, "GET", "/good/slow"),
         sends(10, 1.1).request(&x, "GET", "/good/slow"),
         sends(10, 1.1).response(&x),
