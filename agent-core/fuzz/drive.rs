@@ -124,12 +124,13 @@ fn assert_sound(core: &Core, events: &[Event]) {
             told,
             checks,
             foreign,
+            not_begun,
             ends_lost,
             swept,
         } = ledger;
         assert_eq!(
             begun,
-            told + checks + foreign + ends_lost + swept + held as u64,
+            told + checks + foreign + not_begun + ends_lost + swept + held as u64,
             "{stats:?}"
         );
         assert_eq!(told, events, "{stats:?}");

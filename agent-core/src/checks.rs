@@ -115,14 +115,18 @@ impl Checks {
     /// intervals are enough for a check, unless it and those before `may_be_tries` for one request.
     /// Returns whether it is one.
     pub(crate) fn saw(&mut self, name: Name, at: Nanos, enough: u32, may_be_tries: bool) -> bool {
-        let sure = enough == SURE || self.is_due(name, at);
+        let due = self.due(name, at);
+        let sure = enough == SURE || due.is_some();
         let is_next = self.is_next(name, at);
         let Some(series) = self.series.get_mut(&name) else {
+            // It goes on in the rhythm of those that were let in.
+            let (interval, even, even_since) =
+                due.map_or((0, 0, at), |one| (one.interval, one.even, one.even_since));
             let series = Series {
                 last: at,
-                interval: 0,
-                even: 0,
-                even_since: at,
+                interval,
+                even,
+                even_since,
                 is_check: sure,
             };
             self.series.insert(name, series);
@@ -166,9 +170,10 @@ impl Checks {
 
     /// A server that was asked in a series of checks, and lets the next one not in: that comes when it
     /// is due as any other.
-    fn is_due(&self, name: Name, at: Nanos) -> bool {
+    fn due(&self, name: Name, at: Nanos) -> Option<Series> {
         let asking = self.asking.get(&name);
-        asking.is_some_and(|series| is_even(at.saturating_sub(series.last), series.interval))
+        let is_due = |series: &&Series| is_even(at.saturating_sub(series.last), series.interval);
+        asking.filter(is_due).copied()
     }
 
     /// Attempts of that name were checks lately.
@@ -253,6 +258,25 @@ mod tests {
                 is_check
             );
         }
+    }
+
+    /// Requests wait meanwhile, of which each may have asked for one.
+    #[test]
+    fn refused_checks_go_on_in_the_rhythm_of_those_that_passed() {
+        let upstream = Upstream::Inet(([10, 0, 0, 1], 80).into());
+        let head = RequestHead {
+            method: "GET".into(),
+            path: "/health".into(),
+            ..RequestHead::default()
+        };
+        let asked = Name::of(Instance::Process(1), &upstream, Some(&head));
+        let mut checks = Checks::default();
+        for at in [0, 2000, 4000, 6000] {
+            checks.saw(asked, at * SECOND / 1000, UNASKED, false);
+        }
+        let refused = [8001, 10_002, 12_001, 13_000]
+            .map(|at| checks.saw(name(80), at * SECOND / 1000, BESIDE_REQUESTS, false));
+        assert_eq!(refused, [true, true, true, false]);
     }
 
     #[test]

@@ -15,6 +15,17 @@ use crate::observation::{Errand, Nanos, Seen, Side, Socket};
 use crate::outgoing::{Outgoing, Use};
 use crate::table::{Ended, Key, Table};
 
+/// Which end opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opener {
+    /// The peer, as far as is known.
+    Peer,
+    /// A client, which sends requests before those ahead of them are answered.
+    Pipelines,
+    /// This one.
+    Own,
+}
+
 /// One TCP connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -22,8 +33,7 @@ pub(crate) struct Connection {
     pub(crate) side: Side,
     /// This end and the peer.
     ends: [Address; 2],
-    /// This end opened it.
-    active: bool,
+    opener: Opener,
     last_seen: Nanos,
     pub(crate) ended: Ended,
     /// The exchange under way.
@@ -48,7 +58,12 @@ impl Connection {
 
     /// This end opened it, and what it talks is not read, as far as is known.
     fn is_unread(&self) -> bool {
-        self.active && self.side == Side::Unknown && !self.closed
+        self.opener == Opener::Own && self.side == Side::Unknown && !self.closed
+    }
+
+    /// Its client is there, and sent requests before those ahead of them were answered.
+    pub(crate) fn is_pipelined(&self) -> bool {
+        self.opener == Opener::Pipelines && !self.closed
     }
 
     /// This end.
@@ -141,7 +156,7 @@ impl Connections {
                 tgid: None,
                 side: Side::Unknown,
                 ends: ends(socket),
-                active: false,
+                opener: Opener::Peer,
                 last_seen: socket.time,
                 ended: memory.map(|memory| memory.ended).unwrap_or_default(),
                 current: None,
@@ -157,7 +172,11 @@ impl Connections {
         let before = (connection.tgid, connection.side);
         connection.tgid = socket.tgid.or(connection.tgid);
         connection.ends = ends(socket);
-        connection.active |= socket.flags.active_open();
+        if socket.flags.active_open() {
+            connection.opener = Opener::Own;
+        } else if socket.side == Side::Client && socket.flags.pipelined() {
+            connection.opener = Opener::Pipelines;
+        }
         if socket.side != Side::Unknown {
             connection.side = socket.side;
         }

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::event::Join;
-use crate::observation::Nanos;
+use crate::observation::{Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::OpenRequest;
@@ -317,7 +317,7 @@ pub(crate) fn by_answer<'a>(
 ) -> Option<Parent> {
     let mut weighed: Vec<_> = unexplained
         .filter_map(|(key, request)| {
-            let evidence = evidence::by_answer(trial, request)?;
+            let evidence = evidence::by_answer(trial, key, request)?;
             Some((evidence, request.started, key))
         })
         .collect();
@@ -328,13 +328,15 @@ pub(crate) fn by_answer<'a>(
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
     let is_connect = trial.exchange.is_none();
-    if !best.answer.at_once && !is_connect && best.likeness <= Likeness::Unknown {
+    let is_touched = best.pipelined && best.touch >= Touch::Young;
+    let is_its = is_connect || is_touched || best.likeness > Likeness::Unknown;
+    if !best.answer.at_once && !is_its {
         return None;
     }
     let alone = match weighed.get(1) {
         _ if !best.answer.at_once => false,
         // Two paths that have nothing in common, or are not known, may be of two requests.
-        None => is_connect || best.likeness > Likeness::Unknown || best.answer.same_length,
+        None => is_its || best.answer.same_length,
         // Paths that many share tell less than one that nobody else has.
         Some((next, ..)) => is_like && next.likeness < Likeness::Common(1),
     };
@@ -378,6 +380,12 @@ pub(crate) fn lacks_last_try(request: &OpenRequest) -> bool {
         let join = trial.parent.map(|parent| parent.join);
         join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
     })
+}
+
+/// What was sent is what was asked, or ends as that does.
+pub(crate) fn is_like(trial: &Trial, asked: Option<&RequestHead>) -> bool {
+    let heads = trial.head.as_ref().zip(asked);
+    heads.is_some_and(|(sent, asked)| evidence::likeness(sent, asked) >= Likeness::Stripped(1))
 }
 
 /// A failed attempt without a request belongs to the request whose next attempt, `next`, followed

@@ -116,6 +116,9 @@ pub struct Ledger {
     pub checks: u64,
     /// Not told: their process is no proxy.
     pub foreign: u64,
+    /// Not told: sent by their client before the answer to the one before, and nothing was done for
+    /// them before their connection ended.
+    pub not_begun: u64,
     /// Not told: their end was lost and so was any status.
     pub ends_lost: u64,
     /// Not told: forgotten after long silence, while under way.

@@ -135,6 +135,17 @@ impl OpenRequest {
         self.flags.no_request() && self.head.is_none() && self.exchange.idle_since.get().is_some()
     }
 
+    /// When the attempt was over whose answer the client got whole, where its client sent others
+    /// behind it.
+    pub(crate) fn passed_on(&self) -> Option<Nanos> {
+        let outcome = self.outcome();
+        let code = outcome.code.filter(|_| outcome.complete)?;
+        let given = self.tries.iter();
+        let given = given.filter(|trial| trial.is_complete() && trial.code() == Some(code));
+        let passed_on = given.map(|trial| trial.ended).min();
+        passed_on.filter(|_| self.flags.pipelined())
+    }
+
     /// Who asks.
     pub(crate) fn client(&self) -> SocketAddr {
         self.client.into()

@@ -222,6 +222,50 @@ fn a_check_by_a_thread_that_read_the_end_of_a_connection_is_one() {
     assert_eq!(checks(&told).len(), 3, "{:#?}", told.events);
 }
 
+/// Three checks that pass, and then one every 2 s that is refused; the thread of the latter had touched
+/// the request `(1, 0)` last, which was answered before.
+fn refused_after_a_request(program: &str) -> Told {
+    let mut seen: Vec<Observation> = (0..4)
+        .flat_map(|number| answered(number, 2000.0 * number as f64, 200))
+        .collect();
+    let (a, x) = (client(1), sent(0, 6500.0).answered(200, 6501.0));
+    let (u, own) = (
+        upstream(10).to(APP).opened(6500.1),
+        sent(0, 6500.2).errand(1, 0, 100),
+    );
+    let own = own.answered(200, 6500.9);
+    seen.extend([
+        a.request(&x, "GET", "/shop/a"),
+        u.request(&own, "GET", "/shop/a"),
+        u.response(&own),
+        a.response(&x),
+    ]);
+    for number in 4..7 {
+        let at = 2000.0 * number as f64;
+        let u = upstream(100 + number).to(APP).opened(at);
+        seen.push(u.connect(at + 0.1, ConnectOutcome::Reset, support::errand(1)));
+    }
+    told(&mut core_of(program), seen)
+}
+
+/// Go's threads do the work of any goroutine: that of a request, and then that of checks.
+#[test]
+fn a_refused_check_by_a_thread_that_served_a_request_before_is_one() {
+    for program in ["caddy", "traefik", "haproxy"] {
+        let told = refused_after_a_request(program);
+        let refused = |attempt: &&Arc<agent_core::event::Attempt>| attempt.failure.is_some();
+        let attempts = told.attempts();
+        assert_eq!(
+            attempts.iter().filter(refused).count(),
+            0,
+            "{program}: {attempts:#?}"
+        );
+        let failed = checks(&told).into_iter();
+        let failed = failed.filter(|check| check.failure == Some(Cause::ConnectRefused));
+        assert_eq!(failed.count(), 3, "{program}");
+    }
+}
+
 #[test]
 fn a_retry_for_a_client_that_is_not_read_is_no_check() {
     let u = upstream(100).to(APP);

@@ -90,12 +90,13 @@ fn assert_conserved(core: &Core, told: &Told) {
             told,
             checks,
             foreign,
+            not_begun,
             ends_lost,
             swept,
         } = ledger;
         assert_eq!(
             begun,
-            told + checks + foreign + ends_lost + swept + held as u64,
+            told + checks + foreign + not_begun + ends_lost + swept + held as u64,
             "{stats:?}"
         );
         assert_eq!(told, events as u64, "{stats:?}");

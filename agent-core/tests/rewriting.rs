@@ -284,6 +284,156 @@ fn a_pipelined_request_has_its_attempt() {
     assert_eq!(error.certainty, Certainty::Strong);
 }
 
+/// The second of two pipelined requests, whose connection the proxy closes at `at` ms without an answer.
+fn left_unanswered(at: f64) -> Observation {
+    let mut second = sent(1, 50.0).idle_since(50.0).ended(End::LocalClose);
+    second.exchange.request_bytes = 0;
+    second.exchange.request_head_bytes = 0;
+    asks(1)
+        .flag(flag::NO_REQUEST | flag::PIPELINED)
+        .end(at, &second)
+}
+
+/// HAProxy closes so where the attempt for a later request of a connection fails. Its thread has read
+/// both requests at once, and perhaps from `touched` since.
+fn of_haproxy_that_closes(touched: u64, closed: f64) -> Told {
+    let mut core = haproxy();
+    let (other, first) = (sent(0, 0.2), sent(0, 1.0));
+    let (x, y) = (
+        sent(0, 1.2).errand(1, 0, 100).answered(200, 49.9),
+        sent(1, 50.1).idle_since(49.9).errand(touched, 0, 120),
+    );
+    let seen = [
+        asks(2).request(&other, "GET", "/cached"),
+        asks(2).response(&other.answered(200, 0.5)),
+        asks(1).request(&first, "GET", "/good/slow"),
+        sends(10, 1.1).request(&x, "GET", "/good/slow"),
+        sends(10, 1.1).response(&x),
+        asks(1).response(&first.answered(200, 50.0)),
+        sends(10, 1.1).request(&y, "GET", "/good/next"),
+        sends(10, 1.1).end(110.4, &y.ended(End::PeerFin).peer_fin(110.4)),
+        left_unanswered(closed),
+    ];
+    told(&mut core, seen)
+}
+
+fn second_of(told: &Told) -> Option<Arc<Request>> {
+    let mut requests = told.requests().into_iter();
+    requests.find(|request| (request.cookie, request.index) == (1, 1))
+}
+
+#[test]
+fn a_pipelined_request_that_gets_no_answer_has_its_attempt() {
+    let told = of_haproxy_that_closes(1, 110.6);
+    let request = second_of(&told).expect("it is reported");
+    let error = request.error.expect("it got no answer");
+    assert_eq!(request.code, None);
+    assert_eq!(error.cause, Cause::ClosedBeforeResponse);
+    assert_eq!(error.certainty, Certainty::Strong);
+    let [attempt] = request.attempts.as_slice() else {
+        panic!("one attempt: {request:#?}");
+    };
+    let head = attempt.head.as_ref().expect("it was read");
+    assert_eq!(head.path, "/good/next");
+    assert_eq!(told.attempts().len(), 2, "{:#?}", told.events);
+}
+
+#[test]
+fn that_a_pipelined_request_got_no_answer_for_an_attempt_is_a_guess_where_another_was_read_since() {
+    let told = of_haproxy_that_closes(2, 110.6);
+    let error = second_of(&told).and_then(|request| request.error);
+    let error = error.expect("it got no answer");
+    assert_eq!(error.cause, Cause::ClosedBeforeResponse);
+    assert_eq!(error.certainty, Certainty::Guess);
+}
+
+/// Apache httpd holds the first answer back until it has served the second request as well.
+#[test]
+fn an_attempt_that_begins_before_the_answer_ahead_has_left_is_of_the_pipelined_request() {
+    let mut core = core();
+    know(&mut core, HAPROXY, "httpd", ProcessKind::Known);
+    let a = asks(1).flag(flag::PIPELINED);
+    let (first, used) = (sent(0, 1.0), sends(10, 1.1));
+    let x = sent(0, 1.2).errand(1, 0, 100).answered(200, 49.0);
+    let y = sent(1, 49.2).idle_since(49.0).errand(1, 0, 120);
+    let y = y.ended(End::PeerFin).peer_fin(49.6);
+    let mut second = sent(1, 49.9).idle_since(49.9).ended(End::LocalClose);
+    second.exchange.request_bytes = 0;
+    second.exchange.request_head_bytes = 0;
+    let told = told(
+        &mut core,
+        [
+            a.request(&first, "GET", "/good/slow"),
+            used.request(&x, "GET", "/good/slow"),
+            used.response(&x),
+            used.request(&y, "GET", "/good/next"),
+            used.end(49.6, &y),
+            a.response(&first.answered(200, 49.9)),
+            a.flag(flag::NO_REQUEST).end(50.0, &second),
+        ],
+    );
+    let requests = told.requests();
+    let first = requests.iter().find(|request| request.index == 0);
+    assert_eq!(
+        first.expect("it is reported").attempts.len(),
+        1,
+        "{requests:#?}"
+    );
+    let request = second_of(&told).expect("it is reported");
+    let error = request.error.expect("it got no answer");
+    assert_eq!(error.cause, Cause::ClosedBeforeResponse);
+    assert_eq!(error.certainty, Certainty::Strong);
+}
+
+/// Nobody knows of the request before the connection ends: its attempts are no checks all the same.
+#[test]
+fn attempts_for_pipelined_requests_are_no_checks_of_their_upstream() {
+    let mut core = haproxy();
+    let mut seen = Vec::new();
+    for number in 0..4_u64 {
+        let (cookie, at) = (1 + number, 1000.0 * number as f64);
+        let a = asks(cookie).flag(flag::PIPELINED);
+        let (first, used) = (sent(0, at + 1.0), sends(10 + number, at + 1.1));
+        let x = sent(0, at + 1.2).errand(cookie, 0, 100);
+        let x = x.answered(200, at + 49.9);
+        let y = sent(1, at + 50.1).idle_since(at + 49.9);
+        let y = y.errand(cookie, 0, 120).ended(End::PeerFin);
+        let mut second = sent(1, at + 50.0).idle_since(at + 50.0);
+        second.exchange.request_bytes = 0;
+        second.exchange.request_head_bytes = 0;
+        seen.extend([
+            a.request(&first, "GET", "/good/slow"),
+            used.request(&x, "GET", "/good/slow"),
+            used.response(&x),
+            a.response(&first.answered(200, at + 50.0)),
+            used.request(&y, "GET", "/good/next"),
+            used.end(at + 50.4, &y.peer_fin(at + 50.4)),
+            a.flag(flag::NO_REQUEST)
+                .end(at + 50.5, &second.ended(End::LocalClose)),
+        ]);
+    }
+    let told = told(&mut core, seen);
+    let unanswered: Vec<_> = told
+        .requests()
+        .into_iter()
+        .filter(|request| request.code.is_none())
+        .collect();
+    assert_eq!(unanswered.len(), 4, "{:#?}", told.events);
+    for request in unanswered {
+        let error = request.error.expect("it got no answer");
+        assert_eq!(error.certainty, Certainty::Strong, "{request:#?}");
+        assert_eq!(request.attempts.len(), 1, "{request:#?}");
+    }
+}
+
+/// A proxy may close with requests unread, which the client has to repeat (RFC 9112, 9.3.2).
+#[test]
+fn a_pipelined_request_that_its_proxy_has_not_begun_is_not_reported() {
+    let told = of_haproxy_that_closes(1, 5000.0);
+    assert!(second_of(&told).is_none(), "{:#?}", told.events);
+    assert_eq!(told.attempts().len(), 2, "{:#?}", told.events);
+}
+
 #[test]
 fn a_proxy_that_closed_without_an_answer_has_given_its_attempt_up() {
     // The end of that connection comes minutes later, when the upstream takes no more bytes.

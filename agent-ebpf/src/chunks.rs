@@ -9,6 +9,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::flow::Flow;
 use crate::kernel::{self, store};
+use crate::queue;
 use crate::request_line::prefix;
 use crate::segment::Payload;
 
@@ -16,6 +17,8 @@ use crate::segment::Payload;
 const CHUNKS_A_SEGMENT: u32 = 8;
 /// Digits of a size: what a word holds beside the line end.
 const DIGITS: u32 = 7;
+/// The last chunk, and the blank line behind it, without trailers.
+const LAST_CHUNK_BYTES: u32 = 5;
 
 /// [`Chunks::state`].
 mod state {
@@ -143,6 +146,9 @@ fn next_size(flow: &mut Flow, line: u64, len: u32) {
         store(&mut flow.chunks.state, state::LOST);
     } else if size == 0 {
         store(&mut flow.chunks.state, state::LAST);
+        if len > LAST_CHUNK_BYTES {
+            queue::is_unknown(flow);
+        }
     } else {
         // Size, line end, data, line end.
         let ahead = kernel::opaque(&flow.chunks.ahead);

@@ -100,7 +100,9 @@ pub(crate) struct Flow {
     /// Highest acknowledgement received.
     pub(crate) acked: u32,
     /// Segments that came out of order while a head was awaited.
-    pub(crate) ahead: u32,
+    pub(crate) ahead: u16,
+    /// Requests of the client that wait behind the one at hand, as far as they can be counted.
+    pub(crate) queued: u16,
     /// What each record starts with, but for its kind, its time and its flags ([`Flow::head`]).
     pub(crate) header: Header,
     /// Thread that opened or last read this socket (its `task_struct` address, as a name).

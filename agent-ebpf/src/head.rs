@@ -16,6 +16,7 @@ use crate::flow::{Flow, method, phase};
 use crate::http1::{measure_acked, method_of, next_exchange};
 use crate::kernel::{self, Sock};
 use crate::output;
+use crate::queue;
 use crate::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
 use crate::scratch::{self, APPEND_BYTES, Space};
 use crate::segment::Payload;
@@ -137,12 +138,32 @@ fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&m
             flow.method = method_of(kernel::word(&space.bytes, 0));
         }
         understood(flow, &space.scan, payload, is_response, now, chunked);
+        if !is_response && flow.exchange.request_bytes > flow.request_total {
+            flow.exchange.request_bytes = flow.request_total;
+            behind_request(flow, space);
+        }
     } else {
         tallies::count(Tally::HEAD_TOO_LONG);
         cut(flow, is_response);
     }
     flow.gathering = 0;
     tell(flow, space, is_response, now);
+}
+
+/// The bytes at hand go on behind the request whose head is at hand, and its body.
+#[inline(always)]
+fn behind_request(flow: &mut Flow, space: &Space) {
+    let at = kernel::opaque(&flow.request_total);
+    let captured = u64::from(kernel::opaque(&space.fixed.captured));
+    let next = if at < captured && at < HEAD_BYTES as u64 {
+        kernel::byte(
+            &space.bytes,
+            kernel::bounded::<{ HEAD_BYTES as u32 }>(at as u32),
+        )
+    } else {
+        0
+    };
+    queue::begins(flow, next);
 }
 
 /// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
@@ -245,11 +266,6 @@ fn understood(
         } else {
             u64::from(head_bytes) + scan.content_length
         };
-        if flow.exchange.request_bytes > flow.request_total {
-            flow.flags.set::<{ flag::PIPELINED }>();
-            tallies::count(Tally::PIPELINED);
-            flow.exchange.request_bytes = flow.request_total;
-        }
         return;
     }
     flow.phase = phase::RESPONSE_BODY;
@@ -295,7 +311,8 @@ fn understood(
 #[inline(always)]
 fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     let is_sent = flow.is_client_side();
-    chunks::begin(flow, !is_sent);
+    // Behind the end of what is sent may be the next answer, where another request waits.
+    chunks::begin(flow, !is_sent || flow.queued != 0);
     let body = flow
         .exchange
         .response_bytes

@@ -19,6 +19,7 @@ use crate::flow::{Flow, method, phase};
 use crate::head;
 use crate::kernel::{self, Sock, store};
 use crate::output;
+use crate::queue;
 use crate::request_line::{CONN, HEAD, is_request, prefix};
 use crate::scan::{HTTP_1, SEVEN_BYTES};
 use crate::segment::Payload;
@@ -113,6 +114,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         if flow.phase == phase::REQUEST {
             flow.exchange.request_last_ns = now;
         }
+        behind_body(ctx, flow, payload);
         return false;
     }
     let start = prefix(ctx, payload);
@@ -120,12 +122,16 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         tallies::count(Tally::LEFTOVER);
         return false;
     }
+    if between && flow.queued != 0 {
+        // It is behind others that were not answered yet.
+        queue::add(flow);
+        return false;
+    }
     if !between {
         let unfinished = flow.phase != phase::RESPONSE_BODY
             || (flow.is_client_side() && flow.exchange.framing == framing::LENGTH);
         if unfinished {
-            flow.flags.set::<{ flag::PIPELINED }>();
-            tallies::count(Tally::PIPELINED);
+            queue::add(flow);
             return false;
         }
         finish(flow, end::SUPERSEDED, now);
@@ -155,6 +161,20 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
     true
 }
 
+/// The segment that ends the body of a request may go on with the next request.
+#[inline(always)]
+fn behind_body(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
+    if flow.exchange.request_bytes <= flow.request_total {
+        return;
+    }
+    let behind = flow.exchange.request_bytes - flow.request_total;
+    flow.exchange.request_bytes = flow.request_total;
+    if behind <= u64::from(payload.len) {
+        let at = payload.offset + payload.len - behind as u32;
+        queue::begins(flow, kernel::load_u8(ctx, at).unwrap_or(0));
+    }
+}
+
 /// Bytes in the direction of responses. True when they belong to a response head.
 #[inline(always)]
 fn response_bytes(
@@ -170,9 +190,8 @@ fn response_bytes(
                 tallies::count(Tally::UNSOLICITED);
                 return false;
             }
-            begin(flow, now);
-            flow.flags.set::<{ flag::NO_REQUEST }>();
-            flow.method = method::OTHER;
+            begin_unread(flow, now);
+            queue::answered(flow);
         }
         phase::RESPONSE_HEAD => {
             flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
@@ -293,8 +312,17 @@ fn begin(flow: &mut Flow, now: u64) {
     flow.gathering = 0;
 }
 
+/// A new exchange whose request was not read, for it came while another was under way.
+#[inline(always)]
+pub(crate) fn begin_unread(flow: &mut Flow, now: u64) {
+    begin(flow, now);
+    flow.flags.set::<{ flag::NO_REQUEST }>();
+    flow.method = method::OTHER;
+}
+
 #[inline(always)]
 pub(crate) fn next_exchange(flow: &mut Flow, now: u64) {
+    queue::response_ended(flow);
     flow.idle_since_ns = now;
     flow.phase = match flow.exchange.end {
         end::TUNNEL => phase::TUNNEL,

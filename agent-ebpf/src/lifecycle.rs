@@ -23,6 +23,7 @@ use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::log;
 use crate::output;
+use crate::queue;
 use crate::scope;
 use crate::tallies;
 use crate::tls;
@@ -139,6 +140,7 @@ fn connected(flow: &mut Flow, outcome: u8) {
 /// What was under way on the connection is over.
 #[inline(always)]
 fn finish(flow: &mut Flow, how: u8, now: u64) {
+    queue::connection_ends(flow, now);
     if flow.in_exchange() {
         http1::finish(flow, how, now);
     } else if flow.phase == phase::HANDSHAKE {
@@ -208,6 +210,7 @@ fn local_closed(flow: &mut Flow) {
 /// The client side's FIN left, behind every byte of the answer.
 #[inline(always)]
 pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
+    queue::connection_ends(flow, kernel::now());
     if !flow.in_exchange() {
         return;
     }

@@ -35,6 +35,7 @@ mod listener;
 mod log;
 mod output;
 mod packet;
+mod queue;
 mod request_line;
 mod scan;
 mod scope;

@@ -25,7 +25,7 @@ use crate::unread;
 /// Segments out of order that may wait for the start of a head. Too small: where the head is lost
 /// and much was under way behind it, the status is not known (a window of 1.5 MB is 1000 segments).
 /// Too large: a stream that is followed wrongly is taken up again late.
-const AHEAD_LIMIT: u32 = 1024;
+const AHEAD_LIMIT: u16 = 1024;
 
 /// New bytes of a segment.
 #[repr(C)]

@@ -90,12 +90,17 @@ defaults
     #[track_caller]
     pub fn logged(&self, path: &str) -> LoggedRequest {
         eventually(PATIENCE, "haproxy logs the request", || {
-            let lines = self.output();
-            let mut requests = lines.lines().filter_map(parse);
-            requests
-                .find(|request| request.path == path)
-                .ok_or_else(|| format!("{path} is not in the log: {lines}"))
+            let requests = self.requests();
+            let request = requests.iter().find(|request| request.path == path);
+            request
+                .cloned()
+                .ok_or_else(|| format!("{path} is not in the log: {}", self.output()))
         })
+    }
+
+    /// What it logged about requests so far. It writes a line when the request is over.
+    pub fn requests(&self) -> Vec<LoggedRequest> {
+        self.output().lines().filter_map(parse).collect()
     }
 
     fn output(&self) -> String {

@@ -10,6 +10,7 @@ use super::Core;
 use crate::attempt::{Trial, seconds};
 use crate::cause::Cause;
 use crate::checks::{self, Name, TRIED_AGAIN_WITHIN};
+use crate::connection::Connection;
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
 use crate::join::YOUNG_US;
 use crate::observation::{Nanos, RequestHead};
@@ -42,7 +43,7 @@ impl Core {
         }
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
-        if self.has_waiting(Some(tgid), trial.started, None) {
+        if self.has_waiting(Some(tgid), trial.started, None) || self.may_be_pipelined(trial) {
             // A request with the line of a check would have been joined by that.
             let name = trial.head.as_ref();
             let name = name.map(|head| self.name_of(tgid, &trial.upstream, Some(head)));
@@ -75,17 +76,27 @@ impl Core {
                 cookie: errand.cookie.get(),
                 index: errand.index,
             };
-            !self.requests.contains(key) && !self.has_not_asked(key)
+            !self.is_of_read_client(key)
         })
     }
 
-    /// Its client is read, and has not asked again since the request before this one: what a thread
-    /// reads then is the end of the connection. Go's threads keep that in mind while they run checks.
-    fn has_not_asked(&self, key: Key) -> bool {
+    /// The client of that request is read: the request is known, or over, or the one before it is. What
+    /// a thread read behind that one is the end of the connection. Go's threads keep both in mind while
+    /// they run checks.
+    fn is_of_read_client(&self, key: Key) -> bool {
         let before = key.index.checked_sub(1).map(|index| Key { index, ..key });
-        before.is_some_and(|before| {
-            self.requests.contains(before) || self.connections.has_ended(before)
-        }) && !self.connections.has_ended(key)
+        [Some(key), before]
+            .into_iter()
+            .flatten()
+            .any(|key| self.requests.contains(key) || self.connections.has_ended(key))
+    }
+
+    /// Its thread has just read from a client that pipelines: a request may wait that shows by its
+    /// answer only, or by the end of its connection.
+    pub(super) fn may_be_pipelined(&self, trial: &Trial) -> bool {
+        let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
+        let connection = young.and_then(|errand| self.connections.get(errand.cookie.get()));
+        connection.is_some_and(Connection::is_pipelined)
     }
 
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.

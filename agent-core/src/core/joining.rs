@@ -7,6 +7,7 @@
 use super::Core;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
+use crate::cause::rules::{Case, judge};
 use crate::event::{Attempt, Event, Join, Upstream};
 use crate::join::{self, Parent, Witnesses};
 use crate::observation::Nanos;
@@ -274,6 +275,32 @@ impl Core {
         trial.errand = None;
         self.saw_unjoined(&trial);
         self.wait_for_request(trial, out);
+    }
+
+    /// Apache httpd holds an answer back while it serves the request that its client sent behind it: what
+    /// it tries for that seems to be of the one before. Where an answer was passed on, tries that failed
+    /// behind it are nobody's again.
+    pub(super) fn give_to_next(&mut self, answered: Key, out: &mut Vec<Event>) {
+        let taken = self.requests.edit(answered, |request| {
+            let passed_on = request.passed_on()?;
+            let is_next = |trial: &mut Box<Trial>| {
+                trial.started >= passed_on && !join::is_like(trial, request.head.as_ref())
+            };
+            Some(request.tries.extract_if(.., is_next).collect::<Vec<_>>())
+        });
+        for mut trial in taken.flatten().unwrap_or_default() {
+            trial.parent = None;
+            let case = Case {
+                trial: &trial,
+                request: None,
+            };
+            if judge(&case).is_some() {
+                self.wait_for_request(trial, out);
+            } else {
+                self.held -= 1;
+                self.tell_alone(trial, out);
+            }
+        }
     }
 
     /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or

@@ -72,7 +72,8 @@ impl Core {
     /// A success needs no request to be judged; a failure waits for one to turn up, since
     /// records of two CPUs may come in the wrong order.
     fn without_request(&mut self, mut trial: Box<Trial>, out: &mut Vec<Event>) {
-        let unasked = self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
+        let unasked = !self.may_be_pipelined(&trial)
+            && self.look_for_check(trial.tgid, &trial.upstream, trial.started, trial.ended);
         if trial.exchange.is_none() {
             trial.asked = self.who_asked(&trial, unasked);
         }
@@ -112,6 +113,10 @@ impl Core {
         if request.end.is_none() || !request.open.is_empty() {
             return false;
         }
+        self.give_to_next(key, out);
+        let Some(request) = self.requests.get(key) else {
+            return false;
+        };
         let outcome = request.outcome();
         let answered = !outcome.is_failed();
         let last = request
@@ -183,6 +188,12 @@ impl Core {
             self.counts.attempts.foreign += tries.len() as u64;
             return;
         };
+        let was_begun = outcome.code.is_some() || !tries.is_empty() || !request.open.is_empty();
+        if request.is_pipelined() && !was_begun {
+            // A proxy may close with requests unread: their client has to repeat them (RFC 9112, 9.3.2).
+            self.counts.requests.not_begun += 1;
+            return;
+        }
         tries.sort_by_key(|trial| (trial.started, trial.key));
         let last = tries.len().saturating_sub(1);
         let mut tells_health = Vec::new();

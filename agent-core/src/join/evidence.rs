@@ -9,7 +9,7 @@ use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::{EndedBy, Finish, Trial};
 use crate::event::Upstream;
 use crate::network::canonical;
-use crate::observation::{ConnectOutcome, Framing, Nanos, RequestHead};
+use crate::observation::{ConnectOutcome, Errand, Framing, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
@@ -240,7 +240,7 @@ pub(super) fn by_time(trial: &Trial, request: &OpenRequest) -> Option<Evidence> 
 
 /// A request whose error, or the end of half an answer, followed the end of the attempt at once, or
 /// as soon as its proxy may have had a CPU.
-pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence> {
+pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Option<Evidence> {
     let outcome = request.outcome();
     let answered = outcome.failed_at().unwrap_or(outcome.ended);
     // An answer that is passed on begins long before its last byte.
@@ -252,8 +252,11 @@ pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence
             .filter(|_| passed_on && !outcome.is_cut())
     });
     let over = begun.unwrap_or(trial.ended);
+    let touch = touch(trial, key, request);
+    // Apache httpd may begin it before the answer to the one before has left.
+    let ahead = request.is_pipelined() && touch >= Touch::Young;
     // HAProxy answers and then closes upstream.
-    let around = request.started <= trial.started
+    let around = (request.started <= trial.started || ahead)
         && answered >= trial.started
         && answered.saturating_add(SLACK) >= over;
     let apart = answered.abs_diff(over);
@@ -273,8 +276,25 @@ pub(super) fn by_answer(trial: &Trial, request: &OpenRequest) -> Option<Evidence
             at_once: apart <= AT_ONCE,
             ..answer
         },
+        touch,
         ..between(trial, request, trial.started)
     })
+}
+
+/// Whether the thread that made the attempt had read from the request's connection last. Of a request
+/// that was pipelined it may have done so with the one before.
+fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
+    let is_its = |errand: &Errand| {
+        let with_the_last =
+            request.is_pipelined() && errand.index.checked_add(1) == Some(key.index);
+        errand.cookie.get() == key.cookie && (errand.index == key.index || with_the_last)
+    };
+    match trial.errand.filter(is_its) {
+        None => Touch::None,
+        Some(errand) if errand.age_us > YOUNG_US => Touch::Old,
+        Some(_) if !trial.own_errand => Touch::Foreign,
+        Some(_) => Touch::Young,
+    }
 }
 
 /// Whether the client got what the upstream answered; nothing where that contradicts.
@@ -363,7 +383,7 @@ fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
 }
 
 /// How alike two request lines are. A proxy that rewrites paths keeps their end.
-fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
+pub(super) fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
     if sent.method != asked.method {
         return Likeness::Other;
     }

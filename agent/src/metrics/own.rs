@@ -81,7 +81,7 @@ const EXCHANGES: Computed = Computed {
     name: "why502_agent_exchanges",
     kind: Kind::Counter,
     labels: &["what", "fate"],
-    help: "Requests and attempts by what became of them: `begun` is the sum of `told`, `foreign` (their process is no proxy), `health_check`, `end_lost`, `swept` (silent for an hour) and of those under way",
+    help: "Requests and attempts by what became of them: `begun` is the sum of `told`, `foreign` (their process is no proxy), `health_check`, `not_begun` (sent before the answer to the one before, and the connection ended first), `end_lost`, `swept` (silent for an hour) and of those under way",
 };
 const COVERAGE: Computed = Computed {
     name: "why502_agent_coverage",

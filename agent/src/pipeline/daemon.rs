@@ -506,6 +506,7 @@ fn fates(ledger: Ledger) -> Fates {
         told,
         checks,
         foreign,
+        not_begun,
         ends_lost,
         swept,
     } = ledger;
@@ -514,6 +515,7 @@ fn fates(ledger: Ledger) -> Fates {
         ("told", told),
         ("health_check", checks),
         ("foreign", foreign),
+        ("not_begun", not_begun),
         ("end_lost", ends_lost),
         ("swept", swept),
     ]
