@@ -243,7 +243,7 @@ fn refused_after_a_request(program: &str) -> Told {
     for number in 4..7 {
         let at = 2000.0 * number as f64;
         let u = upstream(100 + number).to(APP).opened(at);
-        seen.push(u.connect(at + 0.1, ConnectOutcome::Reset, support::errand(1)));
+        seen.push(u.connect(at + 0.1, ConnectOutcome::Reset, errand(1)));
     }
     told(&mut core_of(program), seen)
 }
