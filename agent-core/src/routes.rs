@@ -9,7 +9,9 @@
 //! to the same place, as far as that shows: the Host, and the first segment of the path.
 //!
 //! For how long an upstream is left alone is not known: it is a setting. An upstream counts as given
-//! up from its failure until something succeeds on it.
+//! up from its failure until something succeeds on it ([`health`]).
+
+mod health;
 
 use std::cell::Cell;
 use std::collections::hash_map::RandomState;
@@ -21,6 +23,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::cause::Cause;
 use crate::event::{Check, Upstream};
 use crate::observation::{Nanos, RequestHead};
+use health::{Down, Health};
 
 /// Routes remembered. With more, those not used lately go.
 const ROUTES: usize = 4096;
@@ -35,23 +38,6 @@ const OLD: Nanos = 120_000_000_000;
 /// checked, ns. Too small: checks that are far apart are not known as such. Too large: what was
 /// under way when the agent started is taken for checks as long.
 const CHECKED_WITHIN: Nanos = 300_000_000_000;
-
-/// An upstream that answers with so many errors in a row may be left alone for that: Envoy's outlier
-/// detection does so after 5 by default (`consecutive_5xx`).
-const EJECTED_AFTER: usize = 5;
-
-/// An upstream is down after so many failed checks in a row, whatever the proxy: HAProxy's `fall` is 3
-/// by default, Envoy's `unhealthy_threshold` is usually not more.
-const DOWN_AFTER: usize = 3;
-
-/// Failures of one upstream that are remembered: a request is judged when its grace is over, by what
-/// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
-/// it failed all the while is known. Too large: 40 bytes each.
-const FAILURES: usize = 8;
-
-/// Times of use of one upstream that are remembered. Too small: of a failure that is known late it is
-/// not known when the upstream was used again, and it counts as used at once.
-const UPS: usize = 8;
 
 /// How often room is made at most, ns: it walks the tables.
 const SWEEP_EVERY: Nanos = 1_000_000_000;
@@ -122,39 +108,6 @@ pub(crate) struct Moment {
     /// How long its proxy leaves an upstream alone that failed, by default. It only lowers what is
     /// said: the setting is not known.
     pub(crate) window: Nanos,
-}
-
-/// How one upstream of a proxy fares.
-#[derive(Clone, Debug)]
-struct Health {
-    /// The latest ones, in the order of their times.
-    failures: Vec<Down>,
-    /// The first failure since it last answered.
-    failing_since: Option<Nanos>,
-    answered: Nanos,
-    /// When it was first used for a request, or answered.
-    first_up: Nanos,
-    /// When it was used or answered lately, in order.
-    ups: Vec<Nanos>,
-    /// When it was last connected to although no request waited for an upstream, and the time
-    /// before that.
-    unasked: [Nanos; 2],
-}
-
-/// It failed.
-#[derive(Clone, Debug)]
-struct Down {
-    /// When a request began to use it; `None` when that may have been a check.
-    began: Option<Nanos>,
-    at: Nanos,
-    cause: Cause,
-    /// The process that saw it.
-    seen_by: u32,
-    /// The health check that failed.
-    check: Option<Arc<Check>>,
-    /// When it was first used again after that, as far as is known; [`Self::at`] when that was not
-    /// seen in time.
-    back: Option<Nanos>,
 }
 
 /// What is known of all proxies' routes.
@@ -313,14 +266,7 @@ impl Routes {
             return None;
         }
         self.of_instances.entry(instance).or_default().insert(name);
-        Some(self.health.entry(name).or_insert_with(|| Health {
-            failures: Vec::new(),
-            failing_since: None,
-            answered: 0,
-            first_up: Nanos::MAX,
-            ups: Vec::new(),
-            unasked: [0; 2],
-        }))
+        Some(self.health.entry(name).or_default())
     }
 
     /// How the upstreams fared that `instance` would have used for `head` at that `moment`. It leaves
@@ -433,135 +379,12 @@ impl Routes {
             self.routes.retain(|_, route| route.used >= old);
         }
         if self.health.len() >= UPSTREAMS {
-            self.health.retain(|_, health| {
-                health
-                    .failures
-                    .last()
-                    .map_or(0, |down| down.at)
-                    .max(health.ups.last().copied().unwrap_or(0))
-                    >= old
-            });
+            self.health.retain(|_, health| health.last_told() >= old);
             self.of_instances.retain(|_, names| {
                 names.retain(|name| self.health.contains_key(name));
                 !names.is_empty()
             });
         }
-    }
-}
-
-impl Down {
-    /// It answered a request with an error of its own: few proxies leave an upstream alone for that.
-    fn is_by_status(&self) -> bool {
-        self.cause == Cause::UpstreamStatus && self.check.is_none()
-    }
-}
-
-impl Health {
-    /// It was used for a request, or answered, at `at`.
-    fn is_up(&mut self, at: Nanos) {
-        let place = self.ups.partition_point(|up| *up < at);
-        if self.ups.get(place) != Some(&at) {
-            if self.ups.len() < UPS {
-                self.ups.insert(place, at);
-            } else if let Some(before) = place.checked_sub(1) {
-                self.ups[..=before].rotate_left(1);
-                self.ups[before] = at;
-            }
-        }
-        if let Some(before) = self.failures.iter_mut().rfind(|down| down.at < at) {
-            before.back = Some(before.back.map_or(at, |back| back.min(at)));
-        }
-    }
-
-    fn answered(&mut self, at: Nanos) {
-        self.is_up(at);
-        if at > self.answered {
-            self.answered = at;
-            let since = self.failures.iter().find(|down| down.at > at);
-            self.failing_since = since.map(|down| down.at);
-        }
-    }
-
-    /// Attempts are told with their requests, so not in the order in which they failed.
-    fn failed(&mut self, down: Down) {
-        if down.at > self.answered {
-            let since = self.failing_since.unwrap_or(down.at);
-            self.failing_since = Some(since.min(down.at));
-        }
-        // Those before are forgotten: it may have been used at once.
-        let all_later = self.ups.len() >= UPS && self.ups.first().is_some_and(|up| *up > down.at);
-        let first = self.ups.iter().copied().find(|up| *up > down.at);
-        let back = if all_later { Some(down.at) } else { first };
-        let down = Down { back, ..down };
-        let place = self.failures.partition_point(|one| one.at <= down.at);
-        if self.failures.len() < FAILURES {
-            self.failures.reserve_exact(1);
-            self.failures.insert(place, down);
-        } else if let Some(before) = place.checked_sub(1) {
-            self.failures[..=before].rotate_left(1);
-            self.failures[before] = down;
-        }
-    }
-
-    /// It was not known yet at that moment.
-    fn is_later(&self, moment: Moment) -> bool {
-        self.first_up > moment.at
-    }
-
-    /// The last one until `at`, of those that are remembered.
-    fn last_failure(&self, at: Nanos) -> Option<&Down> {
-        self.failures.iter().rfind(|down| down.at <= at)
-    }
-
-    /// The failure for which it was left alone at that moment. A later one, if it failed so often since
-    /// that those before are forgotten, and never answered.
-    fn down(&self, moment: Moment) -> Option<&Down> {
-        let at = moment.at;
-        let Some(last) = self.last_failure(at) else {
-            let failing = self.failing_since.is_some_and(|since| since <= at);
-            let first = self.failures.first();
-            return first.filter(|down| failing && !down.is_by_status());
-        };
-        let is_back = last.back.is_some_and(|back| back <= at);
-        (!is_back && (!last.is_by_status() || self.answers_errors(at))).then_some(last)
-    }
-
-    /// Its last answers were errors of its own, [`EJECTED_AFTER`] of them.
-    fn answers_errors(&self, at: Nanos) -> bool {
-        let latest = self.failures.iter().rev().filter(|down| down.at <= at);
-        let errors = latest.take_while(|down| down.is_by_status() && down.at > self.answered);
-        errors.take(EJECTED_AFTER).count() == EJECTED_AFTER
-    }
-
-    /// Its last checks failed, [`DOWN_AFTER`] of them.
-    fn fails_checks(&self, at: Nanos) -> bool {
-        let latest = self.failures.iter().rev().filter(|down| down.at <= at);
-        let failed = latest.take_while(|down| down.check.is_some() && down.at > self.answered);
-        failed.take(DOWN_AFTER).count() == DOWN_AFTER
-    }
-
-    /// Whether the process that saw it fail had used it within the window after an earlier failure.
-    fn is_tried_again(&self, last: &Down, window: Nanos) -> bool {
-        let own = |one: &&Down| one.seen_by == last.seen_by && one.at <= last.at;
-        let is_soon_after_one = |began: Nanos| {
-            let mut earlier = self.failures.iter().filter(own);
-            earlier.any(|one| {
-                began
-                    .checked_sub(one.at)
-                    .is_some_and(|since| since < window)
-            })
-        };
-        let mut began = self.failures.iter().filter(own).filter_map(|one| one.began);
-        began.any(is_soon_after_one)
-    }
-
-    /// Whether it may have been given up although it was used again, or may be left alone for its
-    /// own errors.
-    fn is_doubtful(&self, moment: Moment) -> bool {
-        let Moment { at, window } = moment;
-        let succeeded = |last: &Down| (last.at..=at).contains(&self.answered);
-        self.last_failure(at)
-            .is_some_and(|last| at - last.at <= window || !succeeded(last))
     }
 }
 
