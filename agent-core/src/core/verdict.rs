@@ -130,13 +130,27 @@ impl Core {
             })
             .is_some()
         });
-        if !answered
-            && (!explained || join::lacks_last_try(request) || self.has_unread_under_way(key))
-        {
+        let may_wait = !answered
+            && (!explained
+                || join::lacks_last_try(request)
+                || self.may_turn_out_a_proxys(request)
+                || self.has_unread_under_way(key));
+        if may_wait {
             return false;
         }
         self.resolve(key, out);
         true
+    }
+
+    /// Its process is not known to be a proxy and its attempts are its by a guess only: another request
+    /// may show what the process is before this one has waited long enough.
+    fn may_turn_out_a_proxys(&self, request: &OpenRequest) -> bool {
+        let guessed = request.tries.iter().all(|trial| {
+            trial
+                .parent
+                .is_none_or(|parent| parent.surety == Certainty::Guess)
+        });
+        guessed && self.processes.proxy(request.tgid).is_none()
     }
 
     /// The verdict on a request that is over, and on its attempts.
