@@ -23,6 +23,9 @@ pub(crate) struct Habits {
     pub(crate) leaves_alone: bool,
     /// It writes nothing to a client that it knows to have left (nginx: 499 in its log alone).
     pub(crate) answers_present: bool,
+    /// It sends to servers although the checks of all of them fail, unless it is told otherwise: Envoy's
+    /// panic threshold is 50 % by default. That a check fails is no reason to try none, then.
+    pub(crate) tries_all_down: bool,
     /// What its threads do without having read from a client just before is a health check, or a
     /// retry. Where that does not hold: nginx delays requests by timers (`limit_req`), Varnish fetches
     /// in the background, Go moves a request from thread to thread.
@@ -46,7 +49,7 @@ const KNOWN: [(&str, Habits); 10] = [
     ("angie", NGINX),
     ("tengine", NGINX),
     ("httpd", waiting(502, checking(at_once(60)))),
-    ("envoy", checking(connects_at_once(30))),
+    ("envoy", checking(envoy(30))),
     ("haproxy", checking(later(30))),
     ("caddy", later(30)),
     ("traefik", later(30)),
@@ -79,15 +82,17 @@ const fn at_once(seconds: u64) -> Habits {
         refuses_interim: false,
         leaves_alone: false,
         answers_present: false,
+        tries_all_down: false,
         checks_by_timer: false,
         connects_at_once: true,
         sends_at_once: true,
     }
 }
 
-const fn connects_at_once(seconds: u64) -> Habits {
+const fn envoy(seconds: u64) -> Habits {
     Habits {
         sends_at_once: false,
+        tries_all_down: true,
         ..at_once(seconds)
     }
 }

@@ -61,6 +61,9 @@ pub(crate) enum Fare {
     },
     /// The route is not known, and every upstream of the proxy is down.
     ProxyAllDown(Cause, Option<Arc<Check>>),
+    /// The route is not known, and this check of an upstream to which no request is known to have gone
+    /// fails so often in a row that every proxy believes it: the route may be its.
+    UnusedDown(Cause, Arc<Check>),
     /// Some failed, or one answers with errors of its own, for which proxies may leave it alone.
     SomeDown,
     /// The route is known, and each succeeded since it last failed.
@@ -80,8 +83,12 @@ struct Route {
 pub(crate) struct Outcome {
     /// When a request began to use the upstream; `None` when that may have been a check.
     pub(crate) used: Option<Nanos>,
+    /// When it began.
+    pub(crate) started: Nanos,
     /// When it was over.
     pub(crate) ended: Nanos,
+    /// Its request went on to another upstream, at a proxy that leaves alone what failed.
+    pub(crate) passed_over: bool,
     /// Why it failed.
     pub(crate) failure: Option<Cause>,
     /// It was this health check.
@@ -104,7 +111,12 @@ pub(crate) enum Instance {
 /// When a request got an error without an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
+    /// When the request came.
+    pub(crate) from: Nanos,
+    /// When it was answered.
     pub(crate) at: Nanos,
+    /// The process that answered it.
+    pub(crate) tgid: u32,
     /// How long its proxy leaves an upstream alone that failed, by default. It only lowers what is
     /// said: the setting is not known.
     pub(crate) window: Nanos,
@@ -117,7 +129,9 @@ pub(crate) struct Routes {
     health: FxHashMap<u64, Health>,
     /// The upstreams of each instance.
     of_instances: FxHashMap<Instance, FxHashSet<u64>>,
-    /// Of those, how many were looked at.
+    /// Those to which no request is known to have gone and whose last check failed.
+    unused_down: FxHashMap<Instance, FxHashSet<u64>>,
+    /// Of all of those, how many were looked at.
     looked_at: Cell<u64>,
     next_sweep: Nanos,
     /// Clients choose Hosts and paths, and could choose some that collide.
@@ -136,7 +150,9 @@ impl Routes {
     ) {
         let Outcome {
             used,
+            started,
             ended: at,
+            passed_over,
             failure,
             check,
             instance,
@@ -160,18 +176,23 @@ impl Routes {
         if route.is_some_and(|route| !self.routes.contains_key(&route)) {
             self.routes_refused += 1;
         }
+        let fails_check = check.is_some() && failure.is_some();
         let Some(health) = self.health_of(instance, name) else {
             return;
         };
+        health.has_requests |= used.is_some();
+        let is_unused_down = fails_check && !health.has_requests;
         health.first_up = health.first_up.min(used.unwrap_or(at));
         match failure {
             Some(cause) if counts_as_down(cause) || cause == Cause::UpstreamStatus => {
                 health.failed(Down {
+                    started,
                     began: used,
                     at,
                     cause,
                     seen_by: tgid,
                     check,
+                    passed_over,
                     back: None,
                 });
             }
@@ -180,6 +201,11 @@ impl Routes {
         }
         if let Some(used) = used {
             health.is_up(used);
+        }
+        if is_unused_down {
+            self.unused_down.entry(instance).or_default().insert(name);
+        } else if let Some(names) = self.unused_down.get_mut(&instance) {
+            names.remove(&name);
         }
     }
 
@@ -275,7 +301,6 @@ impl Routes {
         &self,
         instance: Instance,
         head: Option<&RequestHead>,
-        tgid: u32,
         moment: Moment,
     ) -> Fare {
         let known = head.and_then(|head| self.routes.get(&self.of_instance(instance, head)));
@@ -292,7 +317,9 @@ impl Routes {
             count += 1;
             match health.and_then(|health| health.down(moment)) {
                 Some(last) => {
-                    let Moment { at, window } = moment;
+                    let Moment {
+                        at, window, tgid, ..
+                    } = moment;
                     let unsure = last.at > at
                         || at - last.at > window
                         || last.is_by_status()
@@ -333,11 +360,26 @@ impl Routes {
         });
         for health in own.filter(|one| !one.is_later(moment)) {
             let Some(down) = health.down(moment) else {
-                return Fare::Unknown;
+                return self.unused_down(instance, moment);
             };
             fare = Fare::ProxyAllDown(down.cause, down.check.clone());
         }
         fare
+    }
+
+    /// Of the upstreams of `instance` to which no request is known to have gone, that whose check failed
+    /// last.
+    fn unused_down(&self, instance: Instance, moment: Moment) -> Fare {
+        let names = self.unused_down.get(&instance);
+        let unused = names.into_iter().flatten().filter_map(|name| {
+            self.looked_at.set(self.looked_at.get() + 1);
+            self.health.get(name)
+        });
+        let failed = unused.filter_map(|health| health.failed_check(moment.at));
+        let last = failed.max_by_key(|(_, check)| (check.ended, check.cookie, check.index));
+        last.map_or(Fare::Unknown, |(cause, check)| {
+            Fare::UnusedDown(cause, Arc::clone(check))
+        })
     }
 
     /// What requests share that a proxy sends to the same place. A path without a second segment is a
@@ -380,10 +422,12 @@ impl Routes {
         }
         if self.health.len() >= UPSTREAMS {
             self.health.retain(|_, health| health.last_told() >= old);
-            self.of_instances.retain(|_, names| {
-                names.retain(|name| self.health.contains_key(name));
-                !names.is_empty()
-            });
+            for of_instances in [&mut self.of_instances, &mut self.unused_down] {
+                of_instances.retain(|_, names| {
+                    names.retain(|name| self.health.contains_key(name));
+                    !names.is_empty()
+                });
+            }
         }
     }
 }

@@ -155,6 +155,81 @@ fn one_check_that_fails_is_not_enough_to_be_sure_and_one_that_passes_is_no_sign(
     assert_eq!(error.map(|error| error.cause), Some(Cause::ProxyGenerated));
 }
 
+/// What a request that nothing is known to go with gets from `program` after so many checks of a server
+/// failed, which began before the agent. Requests for another route are answered by another server.
+fn of_sick_route(program: &str, failed: u64, code: u16, more: Vec<Observation>) -> Told {
+    let x = sent(0, 1.1).errand(1, 0, 100).answered(200, 2.0);
+    let u = upstream(10).to("10.0.3.18:8080").opened(1.0);
+    let (a, b) = (client(1), client(2));
+    let (first, second) = (sent(0, 1.0), sent(0, 20_000.0));
+    let mut seen = vec![
+        a.request(&first, "GET", "/ok/a"),
+        u.request(&x, "GET", "/ok/a"),
+        u.response(&x),
+        a.response(&first.answered(200, 2.1)),
+    ];
+    let check = |number: u64| {
+        let at = 1000.0 + 2000.0 * number as f64;
+        if program == "varnish" {
+            return answered(number, at, 503);
+        }
+        vec![refused(number, at)]
+    };
+    seen.extend((0..failed).flat_map(check));
+    seen.extend(more);
+    seen.push(b.request(&second, "GET", "/shop/a"));
+    seen.push(b.response(&second.answered(code, 20_000.1)));
+    told(&mut core_of(program), seen)
+}
+
+#[test]
+fn a_server_whose_checks_failed_from_the_start_may_be_the_one_of_a_route_that_nobody_knows() {
+    for (program, origin) in [
+        ("haproxy", Cause::ConnectRefused),
+        ("caddy", Cause::ConnectRefused),
+        ("varnish", Cause::UpstreamStatus),
+    ] {
+        let told = of_sick_route(program, 8, 503, vec![]);
+        let requests = told.requests();
+        let request = requests.last().expect("it is told");
+        let error = request.error.expect("it got 503");
+        assert_eq!(
+            (error.cause, error.certainty, request.origin),
+            (Cause::NoLiveUpstream, Certainty::Guess, Some(origin)),
+            "{program}"
+        );
+        let check = request.origin_check.as_ref().expect("a check failed");
+        assert_eq!(check.failure, Some(origin));
+    }
+}
+
+#[test]
+fn a_server_whose_checks_fail_is_not_why_where_it_has_requests_of_its_own_or_would_be_tried() {
+    let passes = answered(50, 17_000.0, 200);
+    let (c, x) = (client(3), sent(0, 18_000.0));
+    let u = upstream(60).to(APP).opened(18_000.1);
+    let used = vec![
+        c.request(&x, "GET", "/orders/a"),
+        u.connect(18_000.3, ConnectOutcome::Reset, errand(3)),
+        c.response(&x.answered(503, 18_000.5)),
+    ];
+    for (told, why) in [
+        (of_sick_route("haproxy", 2, 503, vec![]), "two checks"),
+        (of_sick_route("haproxy", 8, 502, vec![]), "another status"),
+        (
+            of_sick_route("envoy", 8, 503, vec![]),
+            "Envoy goes on trying",
+        ),
+        (of_sick_route("haproxy", 8, 503, passes), "it is back"),
+        (of_sick_route("haproxy", 8, 503, used), "of another route"),
+    ] {
+        let error = told.requests().last().and_then(|one| one.error);
+        let found = error.map(|error| (error.cause, error.certainty));
+        let own = Some((Cause::ProxyGenerated, Certainty::Guess));
+        assert_eq!(found, own, "{why}");
+    }
+}
+
 /// Its thread has read from that client just before.
 #[test]
 fn an_attempt_for_a_client_that_is_not_read_is_no_check() {

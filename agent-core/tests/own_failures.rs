@@ -78,3 +78,34 @@ fn the_first_request_of_a_gateway_has_the_connect_that_failed_while_it_was_open(
         assert_eq!(request.attempts[0].join, join);
     }
 }
+
+/// A gateway whose connect is refused at 30 ms, and that answers at 260 ms, when that is told already;
+/// with another that was refused before the request if `before`.
+fn answered_late(before: bool) -> (Cause, Certainty, Option<Cause>) {
+    let refused = |cookie, at: f64| {
+        let dead = upstream(cookie).to("127.0.0.1:18089").opened(at);
+        let seen = dead.connect(at + 0.2, ConnectOutcome::Reset, None);
+        (at + 0.2, seen)
+    };
+    let mut seen = Vec::new();
+    if before {
+        seen.push(refused(9, 10.0));
+    }
+    let x = sent(0, 1000.0);
+    seen.push((1000.0, client(1).request(&x, "GET", "/refused/x")));
+    seen.push(refused(10, 1030.0));
+    seen.push((1260.0, client(1).response(&x.answered(502, 1260.0))));
+    let told = observed(core_of(ProcessKind::Known), seen);
+    let request = told.request();
+    let error = request.error.expect("it got 502");
+    (error.cause, error.certainty, request.origin)
+}
+
+#[test]
+fn what_failed_while_the_request_was_open_had_not_failed_before() {
+    let own = answered_late(false);
+    assert_eq!(own, (Cause::Unattributed, Certainty::Guess, None));
+    let origin = Some(Cause::ConnectRefused);
+    let both = answered_late(true);
+    assert_eq!(both, (Cause::NoLiveUpstream, Certainty::Guess, origin));
+}

@@ -430,6 +430,31 @@ fn an_upstream_with_nothing_but_errors_of_its_own_may_be_left_alone_for_them() {
     assert_eq!(after(1), (Cause::ProxyGenerated, Certainty::Guess, None));
 }
 
+/// `proxy_next_upstream http_502`: the next upstream is asked, and the one that answered counts as failed.
+#[test]
+fn an_upstream_whose_error_made_nginx_ask_the_next_one_may_be_left_alone_for_it() {
+    let after = |program: &str, next: bool| {
+        let mut core = core();
+        know(&mut core, PROXY, program, ProcessKind::Known);
+        let x = sent(0, 1.2).errand(1, 0, 100).answered(502, 1.4);
+        let u = upstream(10).to("10.0.3.18:8080").opened(1.1);
+        let mut attempts = vec![u.request(&x, "GET", "/shop/a"), u.response(&x)];
+        attempts.extend(next.then(|| refused(11, 1, 1.5, "10.0.3.17:8080")));
+        let code = if program == "nginx" { 502 } else { 503 };
+        let mut seen = asked(1, 1.0, "/shop/a", attempts, code, 2.0);
+        seen.extend(asked(2, 900.0, "/shop/b", vec![], code, 900.1));
+        last(&told(&mut core, seen))
+    };
+    let origin = Some(Cause::ConnectRefused);
+    let left_alone = (Cause::NoLiveUpstream, Certainty::Guess, origin);
+    assert_eq!(after("nginx", true), left_alone);
+    let (cause, ..) = after("nginx", false);
+    assert_eq!(cause, Cause::ProxyGenerated);
+    // Its checks decide, whatever `retry-on` says.
+    let (cause, ..) = after("haproxy", true);
+    assert_eq!(cause, Cause::ProxyGenerated);
+}
+
 #[test]
 fn a_route_nobody_used_gives_a_guess_only() {
     let told = exchange_of(vec![], 503, 2.0);

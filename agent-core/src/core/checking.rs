@@ -208,7 +208,9 @@ impl Core {
         }
         let outcome = routes::Outcome {
             used: None,
+            started: check.ended,
             ended: check.ended,
+            passed_over: false,
             failure: check.failure,
             check: Some(Arc::clone(&check)),
             instance: self.processes.instance(tgid),

@@ -211,7 +211,9 @@ impl Core {
         if sure && answered {
             let worked = routes::Outcome {
                 used: Some(trial.started),
+                started: trial.started,
                 ended: trial.ended,
+                passed_over: false,
                 failure: None,
                 check: None,
                 instance: self.processes.instance(proxy.tgid),

@@ -224,12 +224,12 @@ impl Core {
                 trial.into_attempt(proxy.clone(), failure, masked)
             })
             .collect();
-        for (attempt, _) in attempts
-            .iter()
-            .zip(tells_health)
-            .filter(|(_, tells)| *tells)
-        {
-            self.remember(request.head.as_ref(), attempt);
+        let leaves_alone = self.processes.habits(Some(proxy.tgid)).leaves_alone;
+        for (at, attempt) in attempts.iter().enumerate() {
+            if tells_health[at] {
+                let passed_over = leaves_alone && goes_on_after(attempt, &attempts[at + 1..]);
+                self.remember(request.head.as_ref(), attempt, passed_over);
+            }
         }
         let decisive = decisive(&attempts, &outcome);
         let surety = decisive.map_or(Certainty::Guess, |(at, surety)| {
@@ -343,7 +343,7 @@ impl Core {
     }
 
     /// Keeps how an attempt went, for requests that will find no upstream to try.
-    fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt) {
+    fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt, passed_over: bool) {
         let Attempt {
             proxy,
             upstream,
@@ -361,7 +361,9 @@ impl Core {
         let outcome = routes::Outcome {
             // What no request asked for may be a health check.
             used: (*join != Join::None).then_some(*started),
+            started: *started,
             ended: *ended,
+            passed_over,
             failure: failure.map(|failure| failure.cause),
             check: None,
             instance: self.processes.instance(proxy.tgid),
@@ -397,7 +399,7 @@ impl Core {
             self.saw_unjoined(&trial);
         }
         let attempt = trial.into_attempt(proxy, failure, masked);
-        self.remember(attempt.head.as_ref(), &attempt);
+        self.remember(attempt.head.as_ref(), &attempt, false);
         out.push(Event::Attempt(attempt));
     }
 
@@ -434,4 +436,12 @@ impl Core {
             Certainty::Strong
         }
     }
+}
+
+/// Whether one of the attempts `since` began at another upstream when `attempt` was over.
+fn goes_on_after(attempt: &Attempt, since: &[Arc<Attempt>]) -> bool {
+    since.iter().any(|next| {
+        let began = next.started.saturating_add(join::SLACK);
+        began >= attempt.ended && next.upstream != attempt.upstream
+    })
 }

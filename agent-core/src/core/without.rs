@@ -129,20 +129,23 @@ impl Core {
             refuses_interim: _,
             leaves_alone,
             answers_present: _,
+            tries_all_down,
             checks_by_timer: _,
         } = self.processes.habits(Some(tgid));
         let instance = self.processes.instance(tgid);
         let used = self.used_meanwhile(tgid, request, outcome);
         let may_have_used = self.may_have_used(tgid, request, outcome);
         let moment = Moment {
+            from,
             at: outcome.answer_began.unwrap_or(to).max(from),
+            tgid,
             window,
         };
-        let fare = self.routes.fare(instance, head, tgid, moment);
+        let fare = self.routes.fare(instance, head, moment);
         // Where the route is not known, a name that a request of it asked for is a nearer witness
         // than servers of other routes, if it is known who asked.
         let nameless = match &fare {
-            Fare::Unknown => true,
+            Fare::Unknown | Fare::UnusedDown(..) => true,
             Fare::ProxyAllDown(..) => acts_at_once,
             Fare::AllDown { .. } | Fare::SomeDown | Fare::Healthy => false,
         };
@@ -191,9 +194,15 @@ impl Core {
             }
             _ if unjoined || self.connects_unseen => Without::Unread(Used::Nothing),
             _ if !may_have_used.is_nothing() => Without::Unread(may_have_used),
+            Fare::UnusedDown(origin, check)
+                if none_left_code.is_some() && by_code && !tries_all_down =>
+            {
+                down(Certainty::Guess, origin, Some(check))
+            }
             Fare::Healthy if acts_at_once => failure(Cause::ProxyGenerated, Certainty::Strong),
             Fare::AllDown { .. }
             | Fare::ProxyAllDown(..)
+            | Fare::UnusedDown(..)
             | Fare::Healthy
             | Fare::SomeDown
             | Fare::Unknown => failure(Cause::ProxyGenerated, Certainty::Guess),

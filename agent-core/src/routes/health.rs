@@ -20,7 +20,7 @@ const DOWN_AFTER: usize = 3;
 
 /// Failures of one upstream that are remembered: a request is judged when its grace is over, by what
 /// its proxy knew before. Too small: where an upstream fails more often within the grace, only that
-/// it failed all the while is known. Too large: 40 bytes each.
+/// it failed all the while is known. Too large: 64 bytes each.
 const FAILURES: usize = 8;
 
 /// Times of use of one upstream that are remembered. Too small: of a failure that is known late it is
@@ -42,11 +42,15 @@ pub(super) struct Health {
     /// When it was last connected to although no request waited for an upstream, and the time
     /// before that.
     pub(super) unasked: [Nanos; 2],
+    /// It was used for a request that is known.
+    pub(super) has_requests: bool,
 }
 
 /// It failed.
 #[derive(Clone, Debug)]
 pub(super) struct Down {
+    /// When the attempt began.
+    pub(super) started: Nanos,
     /// When a request began to use it; `None` when that may have been a check.
     pub(super) began: Option<Nanos>,
     pub(super) at: Nanos,
@@ -55,6 +59,8 @@ pub(super) struct Down {
     pub(super) seen_by: u32,
     /// The health check that failed.
     pub(super) check: Option<Arc<Check>>,
+    /// Its request went on to another upstream, at a proxy that leaves alone what failed.
+    pub(super) passed_over: bool,
     /// When it was first used again after that, as far as is known; [`Self::at`] when that was not
     /// seen in time.
     pub(super) back: Option<Nanos>,
@@ -69,6 +75,7 @@ impl Default for Health {
             first_up: Nanos::MAX,
             ups: Vec::new(),
             unasked: [0; 2],
+            has_requests: false,
         }
     }
 }
@@ -77,6 +84,12 @@ impl Down {
     /// It answered a request with an error of its own: few proxies leave an upstream alone for that.
     pub(super) fn is_by_status(&self) -> bool {
         self.cause == Cause::UpstreamStatus && self.check.is_none()
+    }
+
+    /// It may be of the very request that is judged, as nobody else is known that it was made for.
+    fn may_be_its_own(&self, moment: Moment) -> bool {
+        let for_nobody = self.began.is_none() && self.check.is_none();
+        for_nobody && self.seen_by == moment.tgid && self.started >= moment.from
     }
 }
 
@@ -143,17 +156,19 @@ impl Health {
         self.failures.iter().rfind(|down| down.at <= at)
     }
 
-    /// The failure for which it was left alone at that moment. A later one, if it failed so often since
-    /// that those before are forgotten, and never answered.
+    /// The failure for which it was left alone at that moment: not one that may be the request's own. A
+    /// later one, if it failed so often since that those before are forgotten, and never answered.
     pub(super) fn down(&self, moment: Moment) -> Option<&Down> {
         let at = moment.at;
-        let Some(last) = self.last_failure(at) else {
-            let failing = self.failing_since.is_some_and(|since| since <= at);
+        let mut before = self.failures.iter().rev().filter(|down| down.at <= at);
+        let Some(last) = before.find(|down| !down.may_be_its_own(moment)) else {
+            let failing = self.failing_since.is_some_and(|since| since <= moment.from);
             let first = self.failures.first();
             return first.filter(|down| failing && !down.is_by_status());
         };
         let is_back = last.back.is_some_and(|back| back <= at);
-        (!is_back && (!last.is_by_status() || self.answers_errors(at))).then_some(last)
+        let counts = !last.is_by_status() || last.passed_over || self.answers_errors(at);
+        (!is_back && counts).then_some(last)
     }
 
     /// Its last answers were errors of its own, [`EJECTED_AFTER`] of them.
@@ -161,6 +176,12 @@ impl Health {
         let latest = self.failures.iter().rev().filter(|down| down.at <= at);
         let errors = latest.take_while(|down| down.is_by_status() && down.at > self.answered);
         errors.take(EJECTED_AFTER).count() == EJECTED_AFTER
+    }
+
+    /// The last of its checks until `at` and why it failed, if [`DOWN_AFTER`] of them did.
+    pub(super) fn failed_check(&self, at: Nanos) -> Option<(Cause, &Arc<Check>)> {
+        let last = self.last_failure(at).filter(|_| self.fails_checks(at))?;
+        Some((last.cause, last.check.as_ref()?))
     }
 
     /// Its last checks failed, [`DOWN_AFTER`] of them.
@@ -188,9 +209,11 @@ impl Health {
     /// Whether it may have been given up although it was used again, or may be left alone for its
     /// own errors.
     pub(super) fn is_doubtful(&self, moment: Moment) -> bool {
-        let Moment { at, window } = moment;
+        let Moment { at, window, .. } = moment;
         let succeeded = |last: &Down| (last.at..=at).contains(&self.answered);
-        self.last_failure(at)
-            .is_some_and(|last| at - last.at <= window || !succeeded(last))
+        match self.last_failure(at) {
+            Some(last) => at - last.at <= window || !succeeded(last),
+            None => self.failing_since.is_some_and(|since| since <= at),
+        }
     }
 }
