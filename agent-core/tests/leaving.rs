@@ -1,0 +1,107 @@
+//! A client that left before its answer, and resets of which nobody knows who sent them.
+#![expect(clippy::expect_used, reason = "a test may panic")]
+
+mod support;
+
+use agent_core::ProcessKind;
+use agent_core::cause::{Cause, Certainty, How};
+use agent_core::observation::{End, Phase};
+use support::{
+    PROXY, Told, attempt_of, client, core, exchange_of, know, parts, sent, told, upstream,
+};
+
+fn cause(told: &Told) -> (Cause, Certainty, Phase, How) {
+    let failure = told.attempt().failure.expect("the attempt failed");
+    parts(failure)
+}
+
+#[test]
+fn a_client_that_left_first_is_client_abort_and_no_error() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let u = upstream(2).opened(1.5);
+    let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+    let told = told(
+        &mut core(),
+        [
+            c.request(&asked, "POST", "/orders"),
+            u.request(&x, "POST", "/orders"),
+            c.end(700.0, &asked.peer_fin(700.0).ended(End::PeerFin)),
+            u.end(700.4, &x),
+        ],
+    );
+    assert_eq!(
+        cause(&told),
+        (
+            Cause::ClientAbort,
+            Certainty::Proof,
+            Phase::Request,
+            How::None
+        )
+    );
+    let request = told.request();
+    assert_eq!(
+        (request.code, request.client_left, request.error),
+        (None, true, None)
+    );
+}
+
+#[test]
+fn a_client_that_its_proxy_says_has_left_is_client_abort_however_late_it_lets_go() {
+    for (code, expected) in [(499, Cause::ClientAbort), (404, Cause::ResponseTimeout)] {
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+        let told = told(
+            &mut core(),
+            [
+                c.request(&asked, "GET", "/orders"),
+                u.request(&x, "GET", "/orders"),
+                // Somebody else had the CPU for 150 ms.
+                u.end(850.0, &x),
+                c.response(&asked.peer_fin(700.0).answered(code, 851.0)),
+            ],
+        );
+        let (cause, certainty, ..) = cause(&told);
+        assert_eq!(cause, expected, "{code}");
+        assert!(certainty > Certainty::Proof, "{code}");
+        assert_eq!(told.request().error, None);
+    }
+}
+
+/// nginx in front of another server of its own with the same timeout: the second times out as its
+/// client, the first, does.
+#[test]
+fn a_proxy_that_answers_504_to_a_client_that_left_as_its_timer_ran_out_has_timed_out() {
+    for (program, expected) in [
+        ("nginx", Cause::ResponseTimeout),
+        ("haproxy", Cause::ClientAbort),
+    ] {
+        let mut core = core();
+        know(&mut core, PROXY, program, ProcessKind::Known);
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+        let told = told(
+            &mut core,
+            [
+                c.request(&asked, "GET", "/hang"),
+                u.request(&x, "GET", "/hang"),
+                u.end(1002.2, &x),
+                c.response(&asked.peer_fin(1002.0).answered(504, 1002.4)),
+            ],
+        );
+        assert_eq!(cause(&told).0, expected, "{program}");
+    }
+}
+
+#[test]
+fn a_reset_that_acknowledges_nothing_is_no_proof_of_an_application_that_closed() {
+    let u = upstream(2).opened(1.5);
+    for (acked, expected) in [(0, Certainty::Strong), (500, Certainty::Proof)] {
+        let x = sent(0, 2.0).errand(1, 0, 100).acked(acked);
+        let x = x.ended(End::PeerReset);
+        let told = exchange_of(attempt_of(&u, &x, 2.1), 502, 2.2);
+        let (cause, certainty, ..) = cause(&told);
+        assert_eq!((cause, certainty), (Cause::ClosedBeforeResponse, expected));
+    }
+}
