@@ -29,6 +29,10 @@ pub use witness::Witnesses;
 /// this client last without acting for it.
 pub(crate) const YOUNG_US: u32 = 20_000;
 
+/// A thread that acts for the client it has just read from does so within this time, us. Shorter: on a
+/// slow machine its own attempts are joined as guesses. Longer: so are fewer of those that a timer made.
+const AT_HAND_US: u32 = 1_000;
+
 /// By how much records of two CPUs may disagree about the time, ns.
 pub(crate) const SLACK: Nanos = 1_000_000;
 
@@ -107,12 +111,30 @@ pub(crate) fn find(
         .best()
         .filter(|best| is_proxy || best.evidence.touch > Touch::None)
         .filter(|best| !trial.contested || best.evidence.touch >= Touch::Foreign)
-        .and_then(|best| field.parent(trial, best));
+        .and_then(|best| field.parent(trial, best))
+        .map(|parent| Parent {
+            surety: parent.surety.max(timer_surety(trial, processes)),
+            ..parent
+        });
     let by_errand = parent.is_some_and(|parent| parent.join == Join::Errand);
     Found {
         parent,
         errand_failed: trial.errand.is_some() && !by_errand,
         contested: parent.is_none() && field.candidates.len() > 1,
+    }
+}
+
+/// The most that the thread's last touch says of a connect: a timer (nginx's limit_req) may have made it
+/// for a client that is not read, where there are such, and the thread read from this one by chance.
+fn timer_surety(trial: &Trial, processes: &Processes) -> Certainty {
+    let errand = trial.errand.filter(|_| trial.exchange.is_none());
+    let unread = trial
+        .tgid
+        .is_some_and(|tgid| processes.has_unread_clients(tgid));
+    match errand {
+        Some(errand) if unread && errand.age_us > AT_HAND_US => Certainty::Guess,
+        Some(_) if unread => Certainty::Strong,
+        _ => Certainty::Proof,
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Join, Request};
-use agent_core::observation::{ConnectOutcome, End, Framing, Observation, RequestHead, Talk, What};
+use agent_core::observation::{
+    ConnectOutcome, End, Errand, Framing, Observation, RequestHead, Talk, What,
+};
 use agent_core::{Core, ProcessKind};
 use agent_wire::record::flag;
 use support::{Sock, Told, client, core, errand, know, sent, told, upstream};
@@ -176,6 +178,31 @@ fn what_may_be_of_a_client_that_is_not_read_is_nobody_elses_for_sure() {
     assert_eq!(beside_unread(false, false, 502), Some(Certainty::Strong));
     assert_eq!(beside_unread(false, true, 502), Some(Certainty::Guess));
     assert_eq!(beside_unread(true, true, 502), None);
+}
+
+/// nginx delays requests by a timer (`limit_req`), those of TLS clients as well.
+#[test]
+fn a_connect_may_be_a_timers_for_a_client_that_is_not_read() {
+    let joined = |unread: bool, age_us: u32| {
+        let (c, x) = (client(1), sent(0, 1.0));
+        let mut seen = vec![];
+        if unread {
+            seen.push(client(9).unread_client(0.5, Talk::Tls));
+        }
+        let why = errand(1).map(|errand| Errand { age_us, ..errand });
+        let at = 1.0 + f64::from(age_us) / 1000.0;
+        let dead = upstream(10).opened(at);
+        seen.extend([
+            c.request(&x, "GET", "/a"),
+            dead.connect(at + 0.1, ConnectOutcome::Reset, why),
+            c.response(&x.answered(502, at + 0.2)),
+        ]);
+        let told = told(&mut core(), seen);
+        told.request().attempts[0].join_certainty
+    };
+    assert_eq!(joined(false, 5_000), Some(Certainty::Proof));
+    assert_eq!(joined(true, 100), Some(Certainty::Strong));
+    assert_eq!(joined(true, 5_000), Some(Certainty::Guess));
 }
 
 #[test]
