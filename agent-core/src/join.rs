@@ -20,6 +20,7 @@ use crate::request::OpenRequest;
 use crate::requests::{Listed, Requests};
 use crate::table::Key;
 
+pub(crate) use evidence::ends_within;
 use evidence::{Evidence, Likeness, Touch};
 pub use witness::Witnesses;
 

@@ -180,6 +180,24 @@ fn what_may_be_of_a_client_that_is_not_read_is_nobody_elses_for_sure() {
     assert_eq!(beside_unread(true, true, 502), None);
 }
 
+/// HAProxy answers first; on a busy machine the close is some ms behind.
+#[test]
+fn a_close_behind_the_answer_is_of_the_request_that_was_answered() {
+    let mut core = haproxy();
+    let (a, b) = (sent(0, 1.0), sent(0, 1.1));
+    let x = sent(0, 1.5).ended(End::LocalClose);
+    let seen = vec![
+        asks(1).request(&a, "GET", "/shop/cart"),
+        asks(2).request(&b, "GET", "/shop/item"),
+        sends(10, 1.4).request(&x, "GET", "/index.php"),
+        asks(1).response(&a.answered(504, 1001.0)),
+        sends(10, 1.4).end(1006.0, &x),
+        asks(2).response(&b.answered(200, 1090.0)),
+    ];
+    let request = request_of(&told(&mut core, seen), 1);
+    assert_eq!(request.attempts[0].join, Join::Answer);
+}
+
 /// nginx delays requests by a timer (`limit_req`), those of TLS clients as well.
 #[test]
 fn a_connect_may_be_a_timers_for_a_client_that_is_not_read() {

@@ -13,6 +13,7 @@ use crate::join::{self, Parent, Witnesses};
 use crate::observation::Nanos;
 use crate::request::OpenRequest;
 use crate::table::{Key, Table};
+use crate::unread::Used;
 
 /// Within this time no request can have come, been served and gone unnoticed, ns.
 const BRIEF: Nanos = 2_000_000;
@@ -103,8 +104,11 @@ impl Core {
     fn has_used_another(&self, trial: &Trial, request: &OpenRequest) -> bool {
         let Some(tgid) = trial.tgid else { return false };
         let outcome = request.outcome();
-        if self.used_meanwhile(tgid, request, &outcome).is_nothing() {
-            return false;
+        match self.used_meanwhile(tgid, request, &outcome) {
+            Used::Nothing => return false,
+            // This very use.
+            Used::Only(upstream) if trial.unread && upstream == trial.upstream => return false,
+            Used::Only(_) | Used::Some => {}
         }
         let instance = self.processes.instance(tgid);
         let head = request.head.as_ref();
@@ -128,7 +132,9 @@ impl Core {
         // Proxies write an error of their own in one go: it ends when it begins.
         // What is passed on begins before the attempt is over.
         let began = trial.began_to_answer().unwrap_or(trial.ended);
-        let since = began.min(trial.ended).saturating_sub(join::SLACK);
+        let since = began
+            .min(trial.ended)
+            .saturating_sub(join::ends_within(trial));
         let until = trial.ended.saturating_add(join::DELAYED);
         let Some(tgid) = trial.tgid else { return };
         if self.is_known_check(trial) || self.is_of_unread_client(trial) {

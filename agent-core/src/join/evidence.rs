@@ -255,10 +255,11 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
     let touch = touch(trial, key, request);
     // Apache httpd may begin it before the answer to the one before has left.
     let ahead = request.is_pipelined() && touch >= Touch::Young;
-    // HAProxy answers and then closes upstream.
-    let around = (request.started <= trial.started || ahead)
+    // When a pipelined request began is known by the end of the answer to the one before.
+    let slack = u64::from(request.is_pipelined()) * SLACK;
+    let around = (request.started <= trial.started.saturating_add(slack) || ahead)
         && answered >= trial.started
-        && answered.saturating_add(SLACK) >= over;
+        && answered.saturating_add(ends_within(trial)) >= over;
     let apart = answered.abs_diff(over);
     if !around || apart > DELAYED || contradicts(trial, request) {
         return None;
@@ -294,6 +295,15 @@ fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
         Some(errand) if errand.age_us > YOUNG_US => Touch::Old,
         Some(_) if !trial.own_errand => Touch::Foreign,
         Some(_) => Touch::Young,
+    }
+}
+
+/// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream.
+pub(crate) fn ends_within(trial: &Trial) -> Nanos {
+    if trial.ended_by() == EndedBy::Local {
+        AT_ONCE
+    } else {
+        SLACK
     }
 }
 

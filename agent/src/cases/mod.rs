@@ -27,7 +27,7 @@ use crate::identity::Peer;
 use crate::names;
 
 /// All cases, the most exact first.
-pub const ALL: [&Kind; 26] = [
+pub const ALL: [&Kind; 28] = [
     &service::NO_READY_ENDPOINT,
     &address::MOVED,
     &address::LOOPBACK_ONLY,
@@ -40,6 +40,8 @@ pub const ALL: [&Kind; 26] = [
     &protocol::PLAIN_HTTP_TO_TLS,
     &upload::ANSWERED_EARLY,
     &worker::EXITED,
+    &worker::KILLED,
+    &worker::FAILED,
     &idle::LIMIT_OF_REQUESTS,
     &upload::CLOSED_DURING_UPLOAD,
     &protocol::CLOSES_EACH_REQUEST,

@@ -33,10 +33,53 @@ pub(super) const EXITED: Kind = Kind {
         Cause::TruncatedResponse,
     ],
     evidence: "The upstream is on this host, and the connection was closed as its process exited with status 0: by itself, and as if all were well.",
-    meaning: "The worker of {asked} exited with status 0 with the request its to answer: it had answered its number of requests, or was reloaded, scaled down or stopped. No timeout closed it.",
+    meaning: "The worker of {asked} exited with status 0 while the request was its to answer: it had answered its number of requests, or was reloaded, scaled down or stopped. No timeout closed it.",
     fix: "Raise that number or drop it (php-fpm pm.max_requests, gunicorn and uWSGI max-requests); drain on reloads and deploys; retry idempotent requests. No timeout helps.",
     find: exited,
 };
+
+pub(super) const KILLED: Kind = Kind {
+    name: "killed_by_somebody",
+    causes: &[Cause::UpstreamCrashed],
+    evidence: "The upstream is on this host, its process was ended by SIGKILL, SIGTERM or SIGINT under the request, and the kernel did not send that for want of memory.",
+    meaning: "The process of {asked} was killed by signal {signal}, and not for want of memory: somebody sent that signal.",
+    fix: "Find who: a supervisor's limit for one request (uWSGI harakiri, php-fpm request_terminate_timeout, gunicorn --timeout), a stop or deploy that did not wait (docker, systemd TimeoutStopSec), a liveness probe. Make the request faster, or the limit longer than the proxy's.",
+    find: killed,
+};
+
+pub(super) const FAILED: Kind = Kind {
+    name: "exited_with_error",
+    causes: &[Cause::UpstreamCrashed],
+    evidence: "The upstream is on this host, and its process exited under the request by itself, with a status that is not 0.",
+    meaning: "The process of {asked} exited by itself with status {status} while the request was its to answer.",
+    fix: "Read its own log of that second: an exception that nobody caught, a failed assertion, a missing resource.",
+    find: failed,
+};
+
+/// SIGINT, SIGKILL and SIGTERM (signal(7)): a process does not get these for a fault of its own.
+const SENT: [u32; 3] = [2, 9, 15];
+
+fn killed(scene: &Scene<'_>) -> Option<Found> {
+    match scene.attempt.evidence.process_ended? {
+        Ended::Signal(signal) if SENT.contains(&signal) => Some(
+            Found::new(Certainty::Strong)
+                .fact("asked", scene.asked())
+                .fact("signal", signal),
+        ),
+        Ended::Signal(_) | Ended::Status(_) | Ended::OutOfMemory => None,
+    }
+}
+
+fn failed(scene: &Scene<'_>) -> Option<Found> {
+    match scene.attempt.evidence.process_ended? {
+        Ended::Status(status @ 1..) => Some(
+            Found::new(Certainty::Strong)
+                .fact("asked", scene.asked())
+                .fact("status", status),
+        ),
+        Ended::Status(0) | Ended::Signal(_) | Ended::OutOfMemory => None,
+    }
+}
 
 fn exited(scene: &Scene<'_>) -> Option<Found> {
     let is_it = scene.attempt.evidence.process_ended == Some(Ended::Status(0));
@@ -125,6 +168,29 @@ mod tests {
             let case = cases::of(&attempt, &Peer::default());
 
             assert_eq!(case.map(|case| case.name), Some(expected), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn who_killed_a_process_is_another_question_than_why_it_crashed() {
+        for (ended, expected) in [
+            (Ended::Signal(9), Some("killed_by_somebody")),
+            (Ended::Signal(11), None),
+            (Ended::OutOfMemory, None),
+            (Ended::Status(3), Some("exited_with_error")),
+        ] {
+            let mut attempt = failed_attempt();
+            attempt.failure = Some(Failure {
+                cause: Cause::UpstreamCrashed,
+                certainty: Certainty::Proof,
+                phase: Phase::Request,
+                how: How::Fin,
+            });
+            attempt.evidence.process_ended = Some(ended);
+
+            let case = cases::of(&attempt, &Peer::default());
+
+            assert_eq!(case.map(|case| case.name), expected, "{ended:?}");
         }
     }
 }

@@ -296,7 +296,9 @@ fn waited(attempt: &Attempt) -> bool {
     // Of who speaks first this is not known, or 0.
     let first_byte = attempt.first_byte_seconds.unwrap_or(0.0);
     let took = attempt.ended.saturating_sub(attempt.started) as f64 / 1e9;
-    attempt.evidence.response_bytes > 0 && took - first_byte >= WAITED
+    // What came before the request is not counted.
+    let began = attempt.evidence.response_bytes > 0 || attempt.evidence.opening.is_some();
+    began && took - first_byte >= WAITED
 }
 
 /// The failure as the proxy's read of the socket shows it. In a race, a RST without ACK flag

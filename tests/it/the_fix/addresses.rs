@@ -148,7 +148,7 @@ fn a_server_that_came_back_at_another_address_is_told_with_that() {
     let case = assert_case(&told, "connect_refused", ("address_moved", "guess"));
     assert_eq!(case.facts["moved_to"], next.to_string());
     let fix = told.fix.as_deref().unwrap_or_default();
-    assert!(fix.contains("Reload the proxy"), "{fix}");
+    assert!(fix.contains("reload the proxy"), "{fix}");
 
     // A container that is gone takes its address along: silence instead of a refusal.
     first.ip("addr flush scope global");

@@ -74,7 +74,7 @@ fn a_request_that_no_worker_took_is_told_apart_from_one_that_is_slow() {
         ("read_and_not_answered", "strong"),
     );
     assert!(
-        case.meaning.contains("read the request"),
+        case.meaning.contains("read from the connection"),
         "{}",
         case.meaning
     );

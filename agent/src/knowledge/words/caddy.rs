@@ -35,7 +35,7 @@ pub(super) static SAYINGS: [Saying; 39] = [
     says(Cause::TruncatedResponse, "200, cut", "unexpected EOF").phase(Phase::Body).note("a chunked body may look complete to the client (2.6)"),
     silent(Cause::TruncatedResponse, "502", "`unexpected EOF`, or `malformed MIME header` when a line was cut"),
     says(Cause::InvalidResponse, "200, cut", "invalid byte in chunk length").phase(Phase::Body),
-    says(Cause::InvalidResponse, "502", "malformed HTTP response").unsent().note("the upstream spoke first"),
+    silent(Cause::InvalidResponse, "502", "`malformed HTTP response`, or `readLoopPeekFailLocked` where the upstream spoke first").unsent(),
     says(Cause::InvalidResponse, "502", "transport connection broken").note("`malformed HTTP response`, status code or MIME header, or a framing field, behind it"),
     silent(Cause::HeaderTooBig, "not known", "takes heads of several MiB"),
     says(Cause::ResponseTimeout, "200, cut", "i/o timeout").phase(Phase::Body),
