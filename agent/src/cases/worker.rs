@@ -43,7 +43,7 @@ pub(super) const KILLED: Kind = Kind {
     causes: &[Cause::UpstreamCrashed],
     evidence: "The upstream is on this host, its process was ended by SIGKILL, SIGTERM or SIGINT under the request, and the kernel did not send that for want of memory.",
     meaning: "The process of {asked} was killed by signal {signal}, and not for want of memory: somebody sent that signal.",
-    fix: "Find who: a supervisor's limit for one request (uWSGI harakiri, php-fpm request_terminate_timeout, gunicorn --timeout), a stop or deploy that did not wait (docker, systemd TimeoutStopSec), a liveness probe. Make the request faster, or the limit longer than the proxy's.",
+    fix: "Find who: a limit for one request (uWSGI harakiri, php-fpm request_terminate_timeout, gunicorn --timeout), a stop or deploy that did not wait, a liveness probe.",
     find: killed,
 };
 
