@@ -14,7 +14,7 @@ const AFTERWARDS: Nanos = 10 * SECOND;
 
 /// The end of a connection that a dead process held crosses a request that was sent this long after the
 /// death at most, ns. Shorter: over a long line, or where the death takes its time, a crash passes for a
-/// race. Longer: a request that met the next process is told to have been in the hands of the one before.
+/// race. Longer: a request that met the next process counts as one that the process before it had in hand.
 const BEFOREHAND: Nanos = SECOND;
 
 /// Connections whose server ended, and how.

@@ -23,7 +23,7 @@ pub(crate) struct Habits {
     pub(crate) leaves_alone: bool,
     /// It writes nothing to a client that it knows to have left (nginx: 499 in its log alone).
     pub(crate) answers_present: bool,
-    /// It sends to servers although the checks of all of them fail, unless it is told otherwise: Envoy's
+    /// It sends to servers although the checks of all of them fail, unless it is configured otherwise: Envoy's
     /// panic threshold is 50 % by default. That a check fails is no reason to try none, then.
     pub(crate) tries_all_down: bool,
     /// What its threads do without having read from a client just before is a health check, or a

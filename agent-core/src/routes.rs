@@ -226,8 +226,7 @@ impl Routes {
         upstream: &Upstream,
     ) -> bool {
         let name = self.name(&(instance, upstream));
-        let route = self.routes.get(&self.of_instance(instance, head));
-        route.is_some_and(|route| {
+        self.route(instance, head).is_some_and(|route| {
             let full = route.upstreams.len() >= UPSTREAMS_A_ROUTE;
             !full && !route.upstreams.contains(&name) && self.health.contains_key(&name)
         })
@@ -241,8 +240,8 @@ impl Routes {
         upstream: &Upstream,
     ) -> bool {
         let name = self.name(&(instance, upstream));
-        let route = self.routes.get(&self.of_instance(instance, head));
-        route.is_some_and(|route| route.upstreams.contains(&name))
+        self.route(instance, head)
+            .is_some_and(|route| route.upstreams.contains(&name))
     }
 
     /// `instance` connected to `upstream` at `at`, and none of its requests waited for an upstream.
@@ -303,7 +302,7 @@ impl Routes {
         head: Option<&RequestHead>,
         moment: Moment,
     ) -> Fare {
-        let known = head.and_then(|head| self.routes.get(&self.of_instance(instance, head)));
+        let known = head.and_then(|head| self.route(instance, head));
         let Some(known) = known else {
             return self.fare_of_instance(instance, moment);
         };
@@ -390,6 +389,11 @@ impl Routes {
             .split_once('/')
             .map_or((path, false), |(first, _)| (first, true));
         self.name(&(head.host.as_deref(), place))
+    }
+
+    /// What is known of the route of `head`.
+    fn route(&self, instance: Instance, head: &RequestHead) -> Option<&Route> {
+        self.routes.get(&self.of_instance(instance, head))
     }
 
     fn of_instance(&self, instance: Instance, head: &RequestHead) -> u64 {

@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 
-use crate::observation::Nanos;
+use crate::observation::{Errand, Nanos};
 
 /// One exchange: a socket cookie and the number of the exchange on that connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +27,14 @@ impl Key {
         cookie: u64::MAX,
         index: u32::MAX,
     };
+
+    /// The request that a thread on this errand had read last.
+    pub(crate) fn of(errand: Errand) -> Self {
+        Self {
+            cookie: errand.cookie.get(),
+            index: errand.index,
+        }
+    }
 }
 
 /// A map with a bound.

@@ -76,17 +76,19 @@ fn the_first_request_has_the_attempt_that_failed_and_the_one_that_followed() {
     }
 }
 
+/// A connection to another program on this host, of which the process may not be known.
+fn other(tgid: Option<u32>) -> Sock {
+    let mut other = client(2).of(tgid);
+    other.socket.local = "10.0.0.1:9000".parse().expect("address");
+    other
+}
+
 #[test]
 fn an_attempt_that_was_joined_to_the_first_request_of_another_program_goes_on_without_it() {
     // Both clients ask for the same, and what the other program is asked for came first.
     let mut core = varnish();
     let (a, b) = (sent(0, 1.0), sent(0, 1.05));
     let x = sent(0, 1.2).ended(End::PeerFin);
-    let other = |tgid| {
-        let mut other = client(2).of(tgid);
-        other.socket.local = "10.0.0.1:9000".parse().expect("address");
-        other
-    };
     let seen = vec![
         other(None).request(&a, "GET", "/1"),
         sends(10, 1.1).request(&x, "GET", "/1"),
@@ -108,11 +110,6 @@ fn what_is_over_before_another_program_answers_is_looked_at_anew() {
     let mut core = varnish();
     let (a, b) = (sent(0, 1.0), sent(0, 1.05));
     let x = sent(0, 1.2).ended(End::PeerFin);
-    let other = |tgid| {
-        let mut other = client(2).of(tgid);
-        other.socket.local = "10.0.0.1:9000".parse().expect("address");
-        other
-    };
     let seen = vec![
         other(None).request(&a, "GET", "/1"),
         sends(10, 1.1).request(&x, "GET", "/1"),

@@ -128,7 +128,7 @@ fn checks_that_fail_are_why_no_upstream_is_left() {
         (by_connect, Cause::ConnectRefused, None),
     ] {
         let requests = told.requests();
-        let request = requests.last().expect("it is told");
+        let request = requests.last().expect("it is reported");
         let error = request.error.expect("it got 503");
         assert_eq!(
             (error.cause, error.certainty, request.origin),
@@ -191,7 +191,7 @@ fn a_server_whose_checks_failed_from_the_start_may_be_the_one_of_a_route_that_no
     ] {
         let told = of_sick_route(program, 8, 503, vec![]);
         let requests = told.requests();
-        let request = requests.last().expect("it is told");
+        let request = requests.last().expect("it is reported");
         let error = request.error.expect("it got 503");
         assert_eq!(
             (error.cause, error.certainty, request.origin),
@@ -451,7 +451,7 @@ fn ends_after_checks(closed: f64, code: u16) -> (Cause, Certainty, Option<Cause>
     seen.push(u.end(closed + 0.1, &x.ended(End::LocalClose)));
     let told = told(&mut core_of("haproxy"), seen);
     let requests = told.requests();
-    let request = requests.last().expect("it is told");
+    let request = requests.last().expect("it is reported");
     let error = request.error.expect("it got an error");
     let check = request.origin_check.as_ref();
     assert_eq!(request.origin.is_some(), check.is_some());

@@ -71,7 +71,7 @@ fn the_first_request_of_a_gateway_has_the_connect_that_failed_while_it_was_open(
         let mut first = requests
             .iter()
             .filter(|one| one.head.as_ref().is_some_and(|head| is_first(&head.path)));
-        let request = first.next().expect("it is told");
+        let request = first.next().expect("it is reported");
         let error = request.error.expect("it got 502");
         let found = (error.cause, error.certainty, request.attempts.len());
         assert_eq!(found, (Cause::ConnectRefused, sure, 1), "{connects}");

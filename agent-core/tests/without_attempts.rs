@@ -114,7 +114,7 @@ fn of_b(told: &Told) -> (Cause, Certainty) {
     let mut requests = told.requests().into_iter();
     let is_b = |head: &RequestHead| &*head.path == "/shop/b";
     let request = requests.find(|request| request.head.as_ref().is_some_and(is_b));
-    let error = request.expect("it is told").error.expect("it got an error");
+    let error = request.expect("reported").error.expect("it got an error");
     (error.cause, error.certainty)
 }
 
@@ -318,7 +318,7 @@ fn of_static(before: bool, after: bool) -> (Cause, Certainty) {
     let mut requests = told.requests().into_iter();
     let is_static = |head: &RequestHead| &*head.path == "/static";
     let request = requests.find(|request| request.head.as_ref().is_some_and(is_static));
-    let error = request.expect("it is told").error.expect("it got an error");
+    let error = request.expect("reported").error.expect("it got an error");
     (error.cause, error.certainty)
 }
 
@@ -462,7 +462,7 @@ fn a_route_nobody_used_gives_a_guess_only() {
     assert_eq!(told.request().error_attempt, None);
 }
 
-/// What is said of a request that is answered `code` after the process looked names up.
+/// The verdict on a request that is answered `code` after the process looked names up.
 fn looked_up(lookups: Vec<Input>, code: u16) -> (Cause, Certainty, Option<Cause>) {
     let mut core = core();
     let mut seen = asked(1, 1.0, "/shop/a", vec![], code, 4.0).into_iter();

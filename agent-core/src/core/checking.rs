@@ -72,10 +72,7 @@ impl Core {
     pub(super) fn is_of_unread_client(&self, trial: &Trial) -> bool {
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         young.is_some_and(|errand| {
-            let key = Key {
-                cookie: errand.cookie.get(),
-                index: errand.index,
-            };
+            let key = Key::of(errand);
             !self.is_of_read_client(key)
         })
     }

@@ -324,10 +324,7 @@ impl Core {
         let (Some(errand), Some(tgid)) = (trial.errand, trial.tgid) else {
             return;
         };
-        let key = Key {
-            cookie: errand.cookie.get(),
-            index: errand.index,
-        };
+        let key = Key::of(errand);
         if trial.own_errand
             && let Some(request) = self.requests.get(key)
             && request.tgid.is_none()

@@ -134,10 +134,7 @@ impl Core {
             Some(answer) => self.lookups.answered(tgid, asked, time, answer),
             None => {
                 let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
-                let request = young.map(|errand| Key {
-                    cookie: errand.cookie.get(),
-                    index: errand.index,
-                });
+                let request = young.map(Key::of);
                 let head = request
                     .and_then(|key| self.requests.get(key))
                     .and_then(|request| request.head.as_ref());

@@ -120,10 +120,7 @@ impl Core {
         at: Nanos,
     ) -> Option<Key> {
         let errand = errand.filter(|errand| errand.age_us <= YOUNG_US)?;
-        let key = Key {
-            cookie: errand.cookie.get(),
-            index: errand.index,
-        };
+        let key = Key::of(errand);
         let request = self.requests.get(key)?;
         let same_process = request.tgid.is_none() || request.tgid == tgid;
         let open = request.is_open_at(at) || request.is_open_at(at.saturating_add(SLACK));

@@ -149,10 +149,7 @@ pub(super) fn by_errand(
     requests: &Requests,
 ) -> Option<(Key, Evidence)> {
     let errand = trial.errand?;
-    let key = Key {
-        cookie: errand.cookie.get(),
-        index: errand.index,
-    };
+    let key = Key::of(errand);
     let is_its = |request: &&OpenRequest| {
         // One thread has read the request and sent: the process of one is that of the other. The process
         // of a connection from before the agent may not be known until its answer.

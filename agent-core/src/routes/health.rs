@@ -125,7 +125,7 @@ impl Health {
         }
     }
 
-    /// Attempts are told with their requests, so not in the order in which they failed.
+    /// Attempts are reported with their requests, so not in the order in which they failed.
     pub(super) fn failed(&mut self, down: Down) {
         if down.at > self.answered {
             let since = self.failing_since.unwrap_or(down.at);

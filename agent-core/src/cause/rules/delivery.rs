@@ -9,7 +9,7 @@ use crate::limits::SECOND;
 use crate::observation::{Nanos, Phase};
 
 /// The kernel gives a peer up that answers no probe after this time or later (`tcp_retries2`, 8 at
-/// least by RFC 1122, 4.2.3.5; 15 by default), ns. Sooner, it is told to.
+/// least by RFC 1122, 4.2.3.5; 15 by default), ns. Sooner only where a program sets a limit (TCP_USER_TIMEOUT).
 const PROBED_IN_VAIN: Nanos = 100 * SECOND;
 
 /// The client's FIN or RST came first, then the proxy closed upstream without a complete
