@@ -413,7 +413,6 @@ impl Trial {
                     EndedBy::Local
                 }
             }
-            // In CLOSE_WAIT the kernel reports a reset as EPIPE (tcp_reset, net/ipv4/tcp_input.c).
             End::KernelError if matches!(self.errno, Some(errno::ECONNRESET | errno::EPIPE)) => {
                 EndedBy::PeerReset
             }
@@ -429,11 +428,12 @@ impl Trial {
 
     /// The peer's FIN had come before the request was sent.
     pub(crate) fn fin_came_first(&self) -> bool {
-        let sent = self
-            .exchange
-            .as_ref()
-            .and_then(|exchange| exchange.request.get());
-        matches!((self.peer_fin(), sent), (Some(fin), Some(sent)) if fin < sent)
+        matches!((self.peer_fin(), self.sent_at()), (Some(fin), Some(sent)) if fin < sent)
+    }
+
+    /// The peer's FIN had come before the end. In CLOSE_WAIT a reset is EPIPE (tcp_reset, net/ipv4/tcp_input.c).
+    pub(crate) fn peer_had_closed(&self) -> bool {
+        self.errno == Some(errno::EPIPE) || self.peer_fin().is_some()
     }
 
     fn peer_fin(&self) -> Option<Nanos> {

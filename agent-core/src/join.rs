@@ -32,7 +32,11 @@ pub(crate) const YOUNG_US: u32 = 20_000;
 
 /// A thread that acts for the client it has just read from does so within this time, us. Shorter: on a
 /// slow machine its own attempts are joined as guesses. Longer: so are fewer of those that a timer made.
-const AT_HAND_US: u32 = 1_000;
+pub(crate) const AT_HAND_US: u32 = 1_000;
+
+/// What a thread that reads several clients and then serves them has read this long before, ns. Shorter:
+/// a request that was read with others counts as the only one. Longer: on a busy proxy no request does.
+const JUST_READ: Nanos = 5_000_000;
 
 /// By how much records of two CPUs may disagree about the time, ns.
 pub(crate) const SLACK: Nanos = 1_000_000;
@@ -327,6 +331,32 @@ pub(crate) fn only<'a>(
         witnesses: evidence.witnesses().and_if(true, Witnesses::NO_OTHER),
         forwarding: false,
     })
+}
+
+/// Of requests that wait for an upstream the one that the thread of a failed connect had just read, where
+/// it has no attempt and no other came then; and when it began.
+pub(crate) fn by_touch<'a>(
+    trial: &Trial,
+    waiting: impl Iterator<Item = (Key, &'a OpenRequest)>,
+) -> Option<(Parent, Nanos)> {
+    let since = trial.started.saturating_sub(JUST_READ);
+    let mut latest = waiting.filter(|(_, request)| request.started >= since);
+    let (key, request) = latest.next()?;
+    let errand = trial.errand.filter(|errand| Key::of(*errand) == key)?;
+    let is_first = request.tries.is_empty() && request.open.is_empty();
+    let at_hand = trial.own_errand && errand.age_us <= AT_HAND_US;
+    if latest.next().is_some() || !is_first || !at_hand {
+        return None;
+    }
+    let evidence = evidence::by_time(trial, request)?;
+    let parent = Parent {
+        key,
+        join: Join::Waiting,
+        surety: Certainty::Guess,
+        witnesses: evidence.witnesses().and_if(true, Witnesses::ERRAND),
+        forwarding: false,
+    };
+    Some((parent, request.started))
 }
 
 /// Of requests that ended in an error for which no attempt is known, the one that a failed attempt

@@ -18,6 +18,10 @@ const REMEMBERED: usize = 4096;
 /// remembered. Too large: a timer that was set shorter is not believed as long, until it has cut twice.
 const VALID: Nanos = 600 * SECOND;
 
+/// How long it counts that an exchange is under way, ns; it is looked for each second. Too small: it is
+/// forgotten between two looks. Too large: what was answered meanwhile still counts as waiting.
+const UNDER_WAY: Nanos = 2 * SECOND;
+
 /// Times given up that are remembered of each.
 const GIVEN_UP: usize = 4;
 
@@ -34,6 +38,8 @@ const APART: Nanos = 200_000_000;
 pub(crate) struct Seen {
     /// Another exchange lasted longer.
     pub(crate) outlasted: bool,
+    /// Another one is under way for longer, and had no head yet: bytes of it may have come.
+    pub(crate) still_waits: bool,
     /// Another one was given up at the same age, at another time.
     pub(crate) again: bool,
 }
@@ -49,6 +55,8 @@ struct Waits {
     /// The longest that an exchange went on, and when.
     longest: Nanos,
     longest_at: Nanos,
+    /// The age of the oldest under way, and when.
+    under_way: (Nanos, Nanos),
     /// Age and time, the latest first.
     given_up: [(Nanos, Nanos); GIVEN_UP],
 }
@@ -72,6 +80,16 @@ impl Patience {
         });
     }
 
+    /// At `at`, an exchange is under way since `age`, of whose head nothing is known.
+    pub(crate) fn still_waits(&mut self, name: u64, age: Nanos, at: Nanos) {
+        self.change(name, |waits| {
+            let (oldest, seen) = waits.under_way;
+            if seen != at || age > oldest {
+                waits.under_way = (age, at);
+            }
+        });
+    }
+
     /// The proxy gave one up at `at`, after `age`.
     pub(crate) fn gave_up(&mut self, name: u64, age: Nanos, at: Nanos) {
         self.change(name, |waits| {
@@ -86,9 +104,12 @@ impl Patience {
             return Seen::default();
         };
         let even = EVEN + age / EVEN_PART;
-        let valid = at.saturating_sub(waits.longest_at) <= VALID;
+        let longer = |other: Nanos| other > age.saturating_add(2 * even);
+        let since = |then: Nanos| at.saturating_sub(then);
+        let (oldest, seen) = waits.under_way;
         Seen {
-            outlasted: valid && waits.longest > age.saturating_add(2 * even),
+            outlasted: since(waits.longest_at) <= VALID && longer(waits.longest),
+            still_waits: since(seen) <= UNDER_WAY && longer(oldest),
             again: waits.given_up.iter().any(|(other, ended)| {
                 *ended != 0 && other.abs_diff(age) <= even && ended.abs_diff(at) >= APART
             }),
@@ -130,15 +151,27 @@ mod tests {
         patience.gave_up(1, 3 * SECOND, 9 * SECOND);
         let outlasted = Seen {
             outlasted: true,
-            again: false,
+            ..unknown
         };
         assert_eq!(patience.of(1, 500 * MS, 10 * SECOND), outlasted);
         let again = Seen {
-            outlasted: false,
             again: true,
+            ..unknown
         };
         assert_eq!(patience.of(1, 3020 * MS, 10 * SECOND), again);
         assert_eq!(patience.of(2, 500 * MS, 10 * SECOND), unknown);
+    }
+
+    #[test]
+    fn what_is_under_way_counts_for_as_long() {
+        let mut patience = Patience::default();
+        patience.still_waits(1, 5 * SECOND, 9 * SECOND);
+        patience.still_waits(1, 2 * SECOND, 9 * SECOND);
+        assert!(patience.of(1, 3 * SECOND, 10 * SECOND).still_waits);
+        assert!(!patience.of(1, 5 * SECOND, 10 * SECOND).still_waits);
+        assert!(!patience.of(1, 3 * SECOND, 12 * SECOND).still_waits);
+        patience.still_waits(1, 2 * SECOND, 10 * SECOND);
+        assert!(!patience.of(1, 3 * SECOND, 10 * SECOND).still_waits);
     }
 
     #[test]

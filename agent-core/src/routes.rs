@@ -161,20 +161,8 @@ impl Routes {
         let name = self.name(&(instance, upstream));
         let route = head.map(|head| self.of_instance(instance, head));
         self.make_room(at);
-        if let Some(route) = route
-            && (self.routes.len() < ROUTES || self.routes.contains_key(&route))
-        {
-            let route = self.routes.entry(route).or_insert_with(|| Route {
-                upstreams: Vec::new(),
-                used: at,
-            });
-            route.used = at;
-            if route.upstreams.len() < UPSTREAMS_A_ROUTE && !route.upstreams.contains(&name) {
-                route.upstreams.push(name);
-            }
-        }
-        if route.is_some_and(|route| !self.routes.contains_key(&route)) {
-            self.routes_refused += 1;
+        if let Some(route) = route {
+            self.goes(route, name, at);
         }
         let fails_check = check.is_some() && failure.is_some();
         let Some(health) = self.health_of(instance, name) else {
@@ -209,9 +197,35 @@ impl Routes {
         }
     }
 
-    /// An attempt of `instance` at `upstream` began at `at`.
-    pub(crate) fn saw_use(&mut self, instance: Instance, upstream: &Upstream, at: Nanos) {
+    /// Requests of that route go to that upstream.
+    fn goes(&mut self, route: u64, upstream: u64, at: Nanos) {
+        if self.routes.len() >= ROUTES && !self.routes.contains_key(&route) {
+            self.routes_refused += 1;
+            return;
+        }
+        let route = self.routes.entry(route).or_insert_with(|| Route {
+            upstreams: Vec::new(),
+            used: at,
+        });
+        route.used = route.used.max(at);
+        if route.upstreams.len() < UPSTREAMS_A_ROUTE && !route.upstreams.contains(&upstream) {
+            route.upstreams.push(upstream);
+        }
+    }
+
+    /// An attempt of `instance` at `upstream` began at `at`, for a request with `head` if that is sure.
+    pub(crate) fn saw_use(
+        &mut self,
+        instance: Instance,
+        upstream: &Upstream,
+        head: Option<&RequestHead>,
+        at: Nanos,
+    ) {
         let name = self.name(&(instance, upstream));
+        if let Some(head) = head {
+            let route = self.of_instance(instance, head);
+            self.goes(route, name, at);
+        }
         if let Some(health) = self.health.get_mut(&name) {
             health.is_up(at);
         }
@@ -260,6 +274,12 @@ impl Routes {
             let [_, earlier] = health.unasked;
             earlier != 0 && at.saturating_sub(earlier) <= CHECKED_WITHIN
         })
+    }
+
+    /// `instance` used `upstream` for a request that is known.
+    pub(crate) fn has_requests(&self, instance: Instance, upstream: &Upstream) -> bool {
+        let health = self.health.get(&self.name(&(instance, upstream)));
+        health.is_some_and(|health| health.has_requests)
     }
 
     /// Upstreams looked at for requests of which the route is not known.

@@ -7,7 +7,7 @@ use agent_core::cause::{Cause, Certainty, How};
 use agent_core::observation::{End, Framing, Observation, Phase, What};
 use agent_core::{Core, ProcessKind};
 use support::{
-    PROXY, Told, attempt_of, client, core, exchange_of, know, ms, parts, sent, told, upstream,
+    PROXY, Told, attempt_of, client, core, exchange_of, know, parts, sent, told, upstream,
 };
 
 fn error(told: &Told) -> (Cause, Certainty, Phase, How) {
@@ -286,18 +286,4 @@ fn what_is_given_up_sooner_than_others_lasted_ran_into_no_timer_unless_it_happen
         .chain(waits(3, 5000.0, 510.0, false));
     let again = told(&mut varnish(), again);
     assert_eq!(last_error(&again).0, Cause::ResponseTimeout);
-}
-
-#[test]
-fn what_is_given_up_sooner_than_others_still_wait_ran_into_no_timer() {
-    let mut core = varnish();
-    let mut events = Vec::new();
-    let mut still_open = waits(1, 1.0, 60_000.0, true);
-    still_open.truncate(2);
-    for seen in still_open {
-        core.observe(seen, &mut events);
-    }
-    core.advance(ms(2500.0), &mut events);
-    let told = told(&mut core, waits(2, 2600.0, 500.0, false));
-    assert_eq!(last_error(&told), (Cause::Unattributed, Certainty::Guess));
 }

@@ -161,7 +161,7 @@ impl Core {
         }
     }
 
-    /// Attempts that still wait show that no timer is shorter.
+    /// Attempts that still wait show that no timer is shorter, unless bytes of a head came that is not whole.
     pub(super) fn look_who_waits(&mut self) {
         self.next_look = self.clock.saturating_add(LOOK_EVERY);
         let now = self.clock;
@@ -175,7 +175,7 @@ impl Core {
             })
             .collect();
         for (name, age) in waiting {
-            self.patience.went_on(name, age, now);
+            self.patience.still_waits(name, age, now);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::cause::Cause;
 use crate::checks::{self, Name, TRIED_AGAIN_WITHIN};
 use crate::connection::Connection;
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
-use crate::join::YOUNG_US;
+use crate::join::{AT_HAND_US, YOUNG_US};
 use crate::observation::{Nanos, RequestHead};
 use crate::routes;
 use crate::table::Key;
@@ -44,11 +44,11 @@ impl Core {
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
         if self.has_waiting(Some(tgid), trial.started, None) || self.may_be_pipelined(trial) {
-            // A request with the line of a check would have been joined by that.
-            let name = trial.head.as_ref();
-            let name = name.map(|head| self.name_of(tgid, &trial.upstream, Some(head)));
-            let is_known = name.is_some_and(|name| self.checks.is_known(name, trial.started));
-            return if is_known {
+            let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
+            let is_known = self.checks.is_known(name, trial.started);
+            // A request with the line of a check would have been joined by that. A connect has no line.
+            let is_its = trial.head.is_some() || self.is_only_checked(tgid, trial);
+            return if is_known && is_its {
                 Asked::Unlikely
             } else if by_timer && trial.head.is_none() && young.is_none() {
                 Asked::Beside
@@ -119,6 +119,16 @@ impl Core {
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
         let may_be_tries = self.processes.has_unread_clients(tgid);
         self.checks.saw(name, trial.started, enough, may_be_tries)
+    }
+
+    /// Its upstream was never used for a request, and its thread has not read from a client just now: what
+    /// is known for checks there is one, in whatever rhythm (HAProxy: `inter`, then `downinter`).
+    fn is_only_checked(&self, tgid: u32, trial: &Trial) -> bool {
+        let instance = self.processes.instance(tgid);
+        let at_hand = trial
+            .errand
+            .is_some_and(|errand| errand.age_us <= AT_HAND_US);
+        !at_hand && !self.routes.has_requests(instance, &trial.upstream)
     }
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.

@@ -99,12 +99,11 @@ impl Core {
         }
     }
 
-    /// While the request was open its process used a connection that is not read, for nobody knows whom,
-    /// and requests such as this one are not known to go where the attempt went.
+    /// What its process did on a connection that is not read, for nobody knows whom, may be why the
+    /// request failed, and requests such as this one are not known to go where the attempt went.
     fn has_used_another(&self, trial: &Trial, request: &OpenRequest) -> bool {
         let Some(tgid) = trial.tgid else { return false };
-        let outcome = request.outcome();
-        match self.used_meanwhile(tgid, request, &outcome) {
+        match self.may_have_failed_for(tgid, request) {
             Used::Nothing => return false,
             // This very use.
             Used::Only(upstream) if trial.unread && upstream == trial.upstream => return false,
@@ -113,6 +112,15 @@ impl Core {
         let instance = self.processes.instance(tgid);
         let head = request.head.as_ref();
         !head.is_some_and(|head| self.routes.goes_to(instance, head, &trial.upstream))
+    }
+
+    /// Another request waited for an upstream when the attempt began, and had come later: the attempt is
+    /// rather that one's, which HAProxy tries again after a second.
+    fn has_later(&self, trial: &Trial, request: &OpenRequest) -> bool {
+        trial.tgid.is_some_and(|tgid| {
+            let mut waiting = self.waiting_at(tgid, trial.started);
+            waiting.any(|(_, other)| other.started > request.started)
+        })
     }
 
     /// Other requests of its route go elsewhere, as far as is known.
@@ -146,8 +154,9 @@ impl Core {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
             let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
-            let is_its = at_once || !(checked || self.goes_elsewhere(trial, request));
-            is_its && !self.has_used_another(trial, request)
+            let doubted =
+                || checked || self.goes_elsewhere(trial, request) || self.has_later(trial, request);
+            (at_once || !doubted()) && !self.has_used_another(trial, request)
         });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
@@ -164,6 +173,21 @@ impl Core {
         }
         if parent.surety == Certainty::Guess {
             self.saw_unjoined(trial);
+        }
+    }
+
+    /// A connect that no answer explains: made for the request that its thread had read just before, if no
+    /// other had come then. HAProxy tries again after a second, and answers after that.
+    pub(super) fn join_by_touch(&self, trial: &mut Trial) {
+        let Some(tgid) = trial.tgid.filter(|_| trial.exchange.is_none()) else {
+            return;
+        };
+        if self.is_known_check(trial) || self.is_checked(trial) || self.is_of_unread_client(trial) {
+            return;
+        }
+        let waiting = self.waiting_at(tgid, trial.started);
+        if let Some((parent, started)) = join::by_touch(trial, waiting) {
+            trial.adopt(parent, started);
         }
     }
 

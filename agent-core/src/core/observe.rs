@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Core;
 use crate::attempt::{Finish, Trial};
+use crate::cause::Certainty;
 use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
 use crate::join::{Parent, YOUNG_US};
 use crate::limits::SECOND;
@@ -373,8 +374,12 @@ impl Core {
             self.processes
                 .saw_attempt(proxy.tgid, parent.key, trial.started);
             let instance = self.processes.instance(proxy.tgid);
+            let request = self.requests.get(parent.key);
+            let head = request
+                .filter(|_| parent.surety != Certainty::Guess)
+                .and_then(|request| request.head.as_ref());
             self.routes
-                .saw_use(instance, &trial.upstream, trial.started);
+                .saw_use(instance, &trial.upstream, head, trial.started);
         }
         self.attempts.insert(key, trial);
         if let Some(index) = behind {

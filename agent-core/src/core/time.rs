@@ -24,6 +24,9 @@ impl Core {
             if trial.parent.is_none() {
                 self.join_by_answer(&mut trial);
             }
+            if trial.parent.is_none() {
+                self.join_by_touch(&mut trial);
+            }
             if trial.parent.is_some() {
                 self.settle(trial, out);
             } else {

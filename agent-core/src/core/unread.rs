@@ -9,7 +9,7 @@ use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
 use crate::event::{Event, Join, Upstream};
-use crate::join::{Parent, SLACK, Witnesses, YOUNG_US, is_late};
+use crate::join::{AT_ONCE, Parent, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::limits::SECOND;
 use crate::observation::{End, Errand, Exchange, Nanos, Socket};
 use crate::outgoing::Use;
@@ -233,6 +233,22 @@ impl Core {
         let mut used = self.unread.between(tgid, from, to);
         let outgoing = self.connections.outgoing();
         outgoing.unowned(tgid, from, to, &mut used);
+        used
+    }
+
+    /// What its process used, of which it is not known for whom, and that may be why the request failed:
+    /// it was over then, or is not over yet and began with the request.
+    pub(super) fn may_have_failed_for(&self, tgid: u32, request: &OpenRequest) -> Used {
+        let outcome = request.outcome();
+        let failed = outcome.failed_at().unwrap_or(outcome.ended);
+        let began = request.started.saturating_sub(SLACK);
+        let over = failed.saturating_sub(AT_ONCE).max(began);
+        let mut used = self
+            .unread
+            .between(tgid, over, failed.saturating_add(SLACK));
+        let soon = request.started.saturating_add(AT_ONCE);
+        let outgoing = self.connections.outgoing();
+        outgoing.unowned(tgid, began, soon, &mut used);
         used
     }
 

@@ -95,7 +95,7 @@ fn conclude(
     for test in failed {
         let name = format!("{} {}", test.program.target, test.failure.name);
         if many {
-            faults.push(name);
+            faults.push(with_panic(&name, &test.failure.output));
             continue;
         }
         match settle(|| alone(&test))? {
@@ -104,17 +104,17 @@ fn conclude(
                 println!("FLAKY {line}");
                 show("it failed", &test.failure.output);
                 show("it passed", &output);
-                outcome.flaky.push(line);
+                outcome.flaky.push(with_panic(&line, &test.failure.output));
             }
             Settled::Failed { output } => {
                 println!("FAILED {name}: {}", times(TIMES + 1));
                 show("it failed alone", &output);
-                faults.push(name);
+                faults.push(with_panic(&name, &output));
             }
         }
     }
     if !faults.is_empty() {
-        outcome.error = Some(format!("failed: {}", faults.join("; ")));
+        outcome.error = Some(format!("failed: {}", faults.join("\n        ")));
     }
     Ok(outcome)
 }
@@ -131,6 +131,16 @@ fn settle(mut alone: impl FnMut() -> Result<(libtest::Run, String)>) -> Result<S
         last = output;
     }
     Ok(Settled::Failed { output: last })
+}
+
+/// A line of the summary, and below it the panic: of a long log often only the end is kept.
+fn with_panic(line: &str, output: &str) -> String {
+    let mut text = line.to_owned();
+    for said in libtest::panic(output) {
+        text.push_str("\n            ");
+        text.push_str(said);
+    }
+    text
 }
 
 fn times(count: usize) -> String {
@@ -179,7 +189,8 @@ mod tests {
     fn failure(number: usize) -> Failure {
         Failure {
             name: format!("test_{number}"),
-            output: "panicked".to_owned(),
+            output: "thread 'it' panicked at it/timers.rs:7:5:\n2 are not 3\nstack backtrace:\n"
+                .to_owned(),
         }
     }
 
@@ -205,16 +216,20 @@ mod tests {
     fn a_test_that_passes_when_run_again_is_flaky_and_fails_nothing() {
         let (Outcome { flaky, error }, runs) = outcome(2, &[], 0);
         assert_eq!((error, runs), (None, 2));
-        assert_eq!(flaky[0], "timers test_0: failed once, then passed alone");
+        assert_eq!(
+            flaky[0],
+            "timers test_0: failed once, then passed alone\n            2 are not 3"
+        );
         let (Outcome { flaky, error }, runs) = outcome(1, &[], 1);
         assert_eq!((error, runs), (None, 2));
-        assert_eq!(flaky[0], "timers test_0: failed 2 times, then passed alone");
+        assert!(flaky[0].starts_with("timers test_0: failed 2 times, then passed alone\n"));
     }
 
     #[test]
     fn a_test_that_fails_three_times_is_a_fault() {
         let (Outcome { flaky, error }, runs) = outcome(1, &[], 2);
         assert_eq!((flaky.len(), runs), (0, 2));
+        // What it said when it failed alone: "output" is no panic.
         assert_eq!(error.as_deref(), Some("failed: timers test_0"));
     }
 

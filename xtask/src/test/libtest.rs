@@ -30,6 +30,25 @@ pub(super) struct Failure {
     pub(super) output: String,
 }
 
+/// The first lines of the message of the last panic in a test's output, at most
+/// [`PANIC_LINES`]; none when it did not panic.
+pub(super) fn panic(output: &str) -> Vec<&str> {
+    let Some((_, after)) = output.rsplit_once(" panicked at ") else {
+        return Vec::new();
+    };
+    let ends = ["stack backtrace:", "note: ", "the agent's last words:"];
+    let lines = after.lines().skip(1);
+    let message = lines.take_while(|line| !ends.iter().any(|end| line.starts_with(end)));
+    message
+        .filter(|line| !line.trim().is_empty())
+        .take(PANIC_LINES)
+        .collect()
+}
+
+/// Lines of a panic's message that are repeated in a summary. Fewer: the cells that a table
+/// lacks are cut off; more: the table of steps is out of sight.
+const PANIC_LINES: usize = 12;
+
 /// The line `test result: ...`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -164,6 +183,17 @@ mod tests {
     const ABORTED: &str = include_str!("captured/aborted.txt");
     /// The first test ends the program with exit code 0.
     const EXITED: &str = include_str!("captured/exited.txt");
+
+    #[test]
+    fn the_message_of_the_last_panic_is_what_the_test_said() {
+        let output = "thread 'a' panicked at it/a.rs:1:1:\nfirst\n\
+                      thread 'a' panicked at it/a.rs:2:1:\n2 cells:\n| a |\n\n| b |\n\
+                      stack backtrace:\n   0: core\n";
+        assert_eq!(panic(output), ["2 cells:", "| a |", "| b |"]);
+        assert_eq!(panic("ok so far\n"), [""; 0]);
+        let long = format!("panicked at it:\n{}", "line\n".repeat(PANIC_LINES + 5));
+        assert_eq!(panic(&format!("it {long}")).len(), PANIC_LINES);
+    }
 
     fn listed(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()

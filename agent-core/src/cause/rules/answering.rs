@@ -145,12 +145,14 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     if trial.response_began() {
         return None;
     }
-    // Something on the way may have sent it: nobody is known to have had the request.
+    // Something on the way may have sent it: nobody is known to have had the request. Behind a FIN it is what
+    // a kernel answers to what comes after that.
     let unacked = trial
         .exchange
         .as_ref()
         .is_some_and(|exchange| exchange.request_bytes > 0 && exchange.request_acked == 0);
-    let unseen = how == How::Rst && unacked && trial.around().reset_reason.is_none();
+    let bare = how == How::Rst && unacked && !trial.peer_had_closed();
+    let unseen = bare && trial.around().reset_reason.is_none();
     let sure = match trial.reused {
         _ if unseen => Certainty::Strong,
         Some(false) => Certainty::Proof,

@@ -50,7 +50,17 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
         code => is_5xx(code) && !trial.head_complete(),
     };
     if cut_short && !rejected {
-        return unattributed(case);
+        // HAProxy passes on a head whose length is no number that it can hold, and closes then.
+        return if trial.answer.malformed {
+            failure(
+                Cause::InvalidResponse,
+                Certainty::Guess,
+                case.phase(),
+                How::None,
+            )
+        } else {
+            unattributed(case)
+        };
     }
     if !rejected {
         return None;
@@ -111,11 +121,13 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
 }
 
 /// Others like it lasted longer, or its proxy says something else of it than of timers; and none was cut
-/// at the same age, and it does not say that it was a timer.
+/// at the same age, and it does not say that it was a timer. Of one that is under way for longer it is not
+/// known whether it waits: that says less than the status which the proxy gives for timers.
 pub(super) fn is_no_timer(case: &Case<'_>) -> bool {
     let (words, others) = (case.words(), case.trial.around().others);
     let says_otherwise = words == Words::Other && !case.trial.response_began();
-    (others.outlasted || says_otherwise) && words != Words::Timeout && !others.again
+    let outlasted = others.outlasted || others.still_waits && words != Words::Usual;
+    (outlasted || says_otherwise) && words != Words::Timeout && !others.again
 }
 
 /// The proxy closed, and the answer was not whole.
