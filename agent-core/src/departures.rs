@@ -1,6 +1,8 @@
-//! Clients whose talk is not read, TLS most often, that left before their proxy closed.
+//! Clients that left before their proxy closed: those whose talk is not read, TLS most often, and those
+//! that reset what came after their FIN.
 //!
-//! In: when each left. Out: whether the client of an attempt was gone when its proxy gave it up. The
+//! In: when each left. Out: whether one that had sent its FIN was gone, or only shut its sending side down
+//! and read on; and whether the client of an attempt was gone when its proxy gave it up. The
 //! thread that made the attempt had read from one client last; where that says nothing, only the time
 //! is left: a proxy that lets go of an upstream right after a client left did it for that one.
 
@@ -23,6 +25,8 @@ const SOON: Nanos = 50_000_000;
 /// Who left, and when.
 #[derive(Debug)]
 pub(crate) struct Departures {
+    /// Clients that reset after their FIN.
+    reset: Recent<u64, ()>,
     by_cookie: Recent<u64, Nanos>,
     /// The latest, with the process that served them.
     latest: VecDeque<(Nanos, u32)>,
@@ -31,6 +35,7 @@ pub(crate) struct Departures {
 impl Default for Departures {
     fn default() -> Self {
         Self {
+            reset: Recent::new(REMEMBERED),
             by_cookie: Recent::new(REMEMBERED),
             latest: VecDeque::new(),
         }
@@ -47,6 +52,16 @@ impl Departures {
             }
             self.latest.push_back((at, tgid));
         }
+    }
+
+    /// The client of the connection `cookie` had sent its FIN, and resets what it gets.
+    pub(crate) fn reset(&mut self, cookie: u64) {
+        self.reset.insert(cookie, ());
+    }
+
+    /// The client of this connection reset what it got after its FIN.
+    pub(crate) fn has_reset(&self, cookie: u64) -> bool {
+        self.reset.get(&cookie).is_some()
     }
 
     /// When the client of this connection left.
@@ -67,10 +82,10 @@ impl Departures {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_cookie.len()
+        self.by_cookie.len() + self.reset.len()
     }
 
     pub(crate) fn forgotten(&self) -> u64 {
-        self.by_cookie.forgotten()
+        self.by_cookie.forgotten() + self.reset.forgotten()
     }
 }

@@ -74,6 +74,11 @@ impl Outcome {
         }
     }
 
+    /// It got a whole error after its FIN: it may have been there to read it.
+    pub(crate) fn was_answered_after_fin(&self) -> bool {
+        self.complete && self.client_fin.is_some() && self.code.is_some_and(|code| code >= 500)
+    }
+
     /// An answer that began was not whole, and its client had not left.
     pub(crate) fn is_cut(&self) -> bool {
         self.code.is_some() && !self.complete && self.client_gone.is_none()

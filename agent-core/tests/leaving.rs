@@ -5,9 +5,10 @@ mod support;
 
 use agent_core::ProcessKind;
 use agent_core::cause::{Cause, Certainty, How};
-use agent_core::observation::{End, Phase};
+use agent_core::observation::{End, Observation, Phase, ResetDirection, What};
+use agent_wire::record::flag;
 use support::{
-    PROXY, Told, attempt_of, client, core, exchange_of, know, parts, sent, told, upstream,
+    PROXY, Sock, Told, attempt_of, client, core, exchange_of, know, parts, sent, told, upstream,
 };
 
 fn cause(told: &Told) -> (Cause, Certainty, Phase, How) {
@@ -88,9 +89,47 @@ fn a_proxy_that_answers_504_to_a_client_that_left_as_its_timer_ran_out_has_timed
                 u.request(&x, "GET", "/hang"),
                 u.end(1002.2, &x),
                 c.response(&asked.peer_fin(1002.0).answered(504, 1002.4)),
+                resets(&c, 1002.5),
             ],
         );
         assert_eq!(cause(&told).0, expected, "{program}");
+    }
+}
+
+/// The client closed: what it is sent then it resets.
+fn resets(c: &Sock, at: f64) -> Observation {
+    let mut seen = c.clone().flag(flag::PEER_FIN).close(at);
+    seen.what = What::Reset {
+        direction: ResetDirection::Received,
+        phase: Phase::Idle,
+        reason: None,
+    };
+    seen
+}
+
+/// HAProxy and Apache httpd go on waiting for their upstream when their client's FIN came, and answer.
+#[test]
+fn a_client_that_only_sends_no_more_has_not_left() {
+    for (reset, expected) in [
+        (true, (Cause::ClientAbort, Certainty::Strong)),
+        (false, (Cause::ResponseTimeout, Certainty::Strong)),
+    ] {
+        let mut core = core();
+        know(&mut core, PROXY, "haproxy", ProcessKind::Known);
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let u = upstream(2).opened(1.5);
+        let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
+        let mut seen = vec![
+            c.request(&asked, "GET", "/hang"),
+            u.request(&x, "GET", "/hang"),
+            u.end(1002.2, &x),
+            c.response(&asked.peer_fin(20.0).answered(504, 1002.4)),
+        ];
+        seen.extend(reset.then(|| resets(&c, 1002.6)));
+        let told = told(&mut core, seen);
+        let error = told.request().error.expect("it got 504");
+        assert_eq!((error.cause, error.certainty), expected);
+        assert_eq!(told.request().client_left, reset);
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod alertmanager;
+pub mod beside;
 pub mod cgroup;
 pub mod churn;
 pub mod confined;

@@ -114,6 +114,10 @@ impl Core {
                         self.resets.insert(ends, socket.time, reason);
                     }
                 }
+                let from_client = direction == ResetDirection::Received && !is_outgoing(&socket);
+                if from_client && socket.flags.peer_fin() {
+                    self.departures.reset(socket.cookie);
+                }
                 self.tell_reset(&socket, direction, phase, out);
             }
         }

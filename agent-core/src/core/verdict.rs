@@ -119,6 +119,8 @@ impl Core {
         };
         let outcome = request.outcome();
         let answered = !outcome.is_failed();
+        let may_be_gone =
+            outcome.was_answered_after_fin() && !self.departures.has_reset(key.cookie);
         let last = request
             .tries
             .iter()
@@ -132,6 +134,7 @@ impl Core {
         });
         let may_wait = !answered
             && (!explained
+                || may_be_gone
                 || join::lacks_last_try(request)
                 || self.may_turn_out_a_proxys(request)
                 || self.has_unread_under_way(key));
@@ -158,7 +161,11 @@ impl Core {
         let Some(mut request) = self.requests.remove(key) else {
             return;
         };
-        let outcome = request.outcome();
+        let mut outcome = request.outcome();
+        // A client that has closed resets what it gets then; one that only sends no more takes it.
+        if outcome.was_answered_after_fin() && !self.departures.has_reset(key.cookie) {
+            outcome.client_gone = None;
+        }
         let_go(&mut self.attempts, &mut request);
         self.give_up_open(&mut request, &outcome);
         for open in &request.open {

@@ -23,6 +23,10 @@ const NEAR: f64 = 0.1;
 /// pass for a limit. More: a limit that is there shows late.
 const AGAIN: u32 = 3;
 
+/// Closes after the same idle time that are no chance: one that ends at a usual number by chance is one in
+/// some ten.
+const TWICE: u32 = 2;
+
 /// Requests at least. Fewer: what clients do on each connection, with a request at the end that the server
 /// fails at, passes for a limit. More: small limits are not named.
 const FEW: u32 = 10;
@@ -52,8 +56,8 @@ pub(super) const CLOSED_SOON_AFTER_USE: Kind = Kind {
 pub(super) const IDLE_TIMEOUT: Kind = Kind {
     name: "idle_timeout",
     causes: &[Cause::KeepaliveRace],
-    evidence: "The connection had been idle for as long as a keep-alive timeout that servers have by default, to 100 ms.",
-    meaning: "The close crossed the request, and came after {idle} of idleness: the keep-alive timeout of {asked} is {timeout} s, as far as this one case tells.",
+    evidence: "The connection had been idle for as long as a keep-alive timeout that servers have by default, to 100 ms. A guess the first time; strong when the address closes connections that were idle for as long, to 100 ms, twice in a row.",
+    meaning: "The close crossed the request, and came after {idle} of idleness ({times} so far in a row): the keep-alive timeout of {asked} is {timeout} s.",
     fix: "Set the proxy's idle timeout for upstream connections below {timeout} s (nginx keepalive_timeout in upstream, HAProxy pool-purge-delay, Envoy idle_timeout), or the upstream's above it.",
     find: idle_timeout,
 };
@@ -95,10 +99,17 @@ fn idle_timeout(scene: &Scene<'_>) -> Option<Found> {
     let timeout = DEFAULTS
         .into_iter()
         .find(|timeout| (idle - timeout).abs() <= NEAR)?;
+    let times = scene.peer.known.closed_idle.map_or(1, |(_, times)| times);
+    let sure = if times >= TWICE {
+        Certainty::Strong
+    } else {
+        Certainty::Guess
+    };
     Some(
-        Found::new(Certainty::Strong)
+        Found::new(sure)
             .fact("asked", scene.asked())
             .fact("idle", duration(idle))
+            .fact("times", times)
             .fact("timeout", timeout),
     )
 }
@@ -123,7 +134,7 @@ mod tests {
     #[test]
     fn how_long_a_connection_was_idle_separates_a_timeout_from_other_closes() {
         let soon = |sure| Some(("closed_soon_after_use", sure));
-        let timeout = Some(("idle_timeout", Certainty::Strong));
+        let timeout = Some(("idle_timeout", Certainty::Guess));
         for (idle, expected) in [
             (Some(0.001), soon(Certainty::Strong)),
             (Some(0.5), soon(Certainty::Guess)),
@@ -135,6 +146,24 @@ mod tests {
             (None, None),
         ] {
             assert_eq!(case(idle), expected, "{idle:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_strong_when_it_shows_again() {
+        let mut attempt = failed_attempt();
+        attempt.idle_seconds = Some(5.02);
+        for (times, expected) in [(1, Certainty::Guess), (2, Certainty::Strong)] {
+            let known = Known {
+                closed_idle: Some((50, times)),
+                ..Known::default()
+            };
+            let peer = Peer {
+                known,
+                ..Peer::default()
+            };
+            let case = cases::of(&attempt, &peer).unwrap();
+            assert_eq!((case.name, case.certainty), ("idle_timeout", expected));
         }
     }
 

@@ -339,6 +339,9 @@ impl Locator {
 /// A close this long after a connection was used is not for idleness, seconds.
 const SOON: f64 = 0.1;
 
+/// One after this long is, seconds. Shorter: servers that close for another reason seem to have a timeout.
+const LONG: f64 = 1.0;
+
 /// What an attempt says of its upstream's address.
 fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
     let answered = attempt.failure.is_none() || attempt.code.is_some();
@@ -363,5 +366,15 @@ fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
         let before = known.closed_after.filter(|(before, _)| *before == carried);
         let times = before.map_or(0, |(_, times)| times);
         known.closed_after = Some((carried, times.saturating_add(1)));
+    }
+    if let Some(idle) = attempt.idle_seconds.filter(|idle| *idle >= LONG)
+        && cause == Some(Cause::KeepaliveRace)
+    {
+        let tenths = (idle * 10.0).round() as u32;
+        let before = known
+            .closed_idle
+            .filter(|(before, _)| before.abs_diff(tenths) <= 1);
+        let times = before.map_or(0, |(_, times)| times);
+        known.closed_idle = Some((tenths, times.saturating_add(1)));
     }
 }

@@ -41,6 +41,9 @@ pub struct Known {
     /// Requests that a kept connection had carried when it closed that under another, soon after use, and
     /// how many times in a row it was that number.
     pub closed_after: Option<(u32, u32)>,
+    /// How long a kept connection had been idle when it closed that under another request, in tenths of a
+    /// second, and how many times in a row it was that long.
+    pub closed_idle: Option<(u32, u32)>,
 }
 
 #[derive(Clone, Copy, Debug)]

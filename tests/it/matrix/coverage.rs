@@ -41,6 +41,11 @@ pub(crate) fn page(table: &Table, verdicts: &Verdicts) -> String {
     let count = |wanted: fn(&Verdict) -> bool| verdicts.values().filter(|one| wanted(one)).count();
     let right = count(|verdict| matches!(verdict, Verdict::Right));
     let wrong = count(|verdict| matches!(verdict, Verdict::Wrong(_)));
+    let own = verdicts.iter().filter(|((_, mode), verdict)| {
+        let is_own = table.row(mode).causes.contains(&"proxy_generated");
+        is_own && matches!(verdict, Verdict::Right)
+    });
+    let own = own.count();
     let mut page = format!(
         "# Coverage: every fault at every proxy\n\n\
          Written by the matrix test (`WHY502_BLESS=1 cargo test -p e2e --test matrix`), from real\n\
@@ -51,7 +56,9 @@ pub(crate) fn page(table: &Table, verdicts: &Verdicts) -> String {
          cause of the row with at least that certainty (at HAProxy, Caddy, Varnish and Traefik, where it is less\n\
          plain what an attempt was made for, at most one step less), unless the cell says WRONG and what\n\
          the agent said instead. What is expected, and why a proxy differs, is in\n\
-         [`tests/src/faults/expected.md`](../tests/src/faults/expected.md). Upstreams that speak FastCGI, uwsgi,\n\
+         [`tests/src/faults/expected.md`](../tests/src/faults/expected.md). {own} of the right cells are in the\n\
+         rows of the proxy's own answers: `proxy_generated` says only that no upstream was at fault, and the\n\
+         agent's metrics count it as not explained. Upstreams that speak FastCGI, uwsgi,\n\
          HTTPS, gRPC, or HTTP over a Unix socket are on [a page of their own](coverage-unread.md).\n\n",
         MODES.len(),
         Kind::ALL.len()

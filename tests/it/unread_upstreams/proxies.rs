@@ -137,7 +137,7 @@ fn folder_of(file: &str) -> &str {
 
 pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
-    let mut kinds = kinds::start(
+    let kinds = kinds::start(
         stage,
         &[
             "fastcgi-tcp",
@@ -149,11 +149,6 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
             "grpc-tcp",
         ],
     );
-    // It gives up only servers that fail their checks, and of fourteen that are checked every 100 ms one
-    // falls into each request, which it is not always told from.
-    for kind in &mut kinds {
-        kind.routes.retain(|route| route.fault.name != NONE_LIVE);
-    }
     let mut apps = "fcgi-app plain\n  docroot /\n".to_owned();
     for kind in &kinds {
         if let Some(script) = &kind.script {
@@ -185,8 +180,14 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
             ("grpc", _) => "proto h2",
             _ => "",
         };
+        // It gives up only servers that fail their checks.
+        let check = if route.fault.name == NONE_LIVE {
+            "check inter 1s fall 1"
+        } else {
+            ""
+        };
         for (number, server) in route.servers.iter().enumerate() {
-            backends.push_str(&format!("  server s{number} {server} {words}\n"));
+            backends.push_str(&format!("  server s{number} {server} {words} {check}\n"));
         }
     }
     let text = format!(

@@ -304,7 +304,9 @@ pub const MODES: &[Mode] = &[
         "fresh",
         "framing=huge",
         "Content-Length of 65 bits; two bytes, FIN",
-    ),
+    )
+    // HAProxy waits for the rest.
+    .slow(),
     get(
         "unknown-coding",
         "fresh",

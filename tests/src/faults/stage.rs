@@ -6,6 +6,7 @@ mod local;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode as FileMode, chmod};
@@ -26,6 +27,13 @@ pub const RACE_IDLE: Duration = Duration::from_millis(400);
 
 /// Health checks are not what is looked at: few of them.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+
+/// An address of this host that no other stage of this program has.
+fn next_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 53, high, low)
+}
 
 /// Ports in the namespace behind which the network fails.
 const LOST: [&str; 3] = ["9001", "9002", "9003"];
@@ -58,6 +66,8 @@ impl Stage {
         let mut add = |name: &'static str, target: Target| groups.push(Group::new(name, target));
         let server = |address: SocketAddr| Target::Servers(vec![address]);
 
+        let dns = ["nxdomain", "servfail", "silent"]
+            .map(|answer| format!("{}:53={answer}", next_address()));
         let upstreams = Upstreams::start_with_dns(
             LOCALHOST,
             // Varnish has one pool of connections for each address: groups whose connections
@@ -82,11 +92,7 @@ impl Stage {
                 "0=reset",
             ],
             // The port by which the agent knows a name server.
-            &[
-                "127.0.53.1:53=nxdomain",
-                "127.0.53.2:53=servfail",
-                "127.0.53.3:53=silent",
-            ],
+            &dns.each_ref().map(String::as_str),
             None,
         );
         let [

@@ -112,7 +112,8 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
             let whole = trial.request_whole() == Some(true);
             let whole = whole && !satisfied && is_said;
-            case.sure(unanswered && whole && waited && request.client_gone.is_none())
+            let stayed = request.client_gone.or(request.client_fin).is_none();
+            case.sure(unanswered && whole && waited && stayed)
         }
         // Its client may have left: of one that is not read that is not always known.
         None => Certainty::Guess,

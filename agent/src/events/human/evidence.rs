@@ -105,6 +105,8 @@ pub(super) fn connection(attempt: &AttemptShape) -> String {
             format!("fresh connection ({} to connect)", duration(connect))
         }
         (Some(false), _, None) => "fresh connection".to_owned(),
+        // No connection was seen to be used: that one was is a guess.
+        (None, _, _) if attempt.cookie == 0 => "perhaps a connection that is not read".to_owned(),
         (None, _, _) => "connection from before the agent".to_owned(),
     }
 }

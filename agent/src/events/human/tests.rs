@@ -171,6 +171,19 @@ fn a_request_that_was_left_unread_is_not_said_to_have_been_in_hand() {
 }
 
 #[test]
+fn a_connection_that_was_not_seen_to_be_used_is_a_possibility() {
+    for (cookie, says) in [
+        (0, "perhaps a connection that is not read"),
+        (77, "connection from before the agent"),
+    ] {
+        let mut attempt = failed_attempt();
+        (attempt.cookie, attempt.reused) = (cookie, None);
+        let words = told(&request(Some(502), vec![attempt])).replace("\n              ", " ");
+        assert!(words.contains(says), "{words}");
+    }
+}
+
+#[test]
 fn what_few_attempts_have_is_told_where_it_was_seen() {
     let mut attempt = failed_attempt();
     attempt.evidence.process_ended = Some(Ended::OutOfMemory);

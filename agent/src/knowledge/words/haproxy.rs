@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const SILENT_CLOSE: &str = "closes its client without a line in the log";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 41] = [
+pub(super) static SAYINGS: [Saying; 42] = [
     says(Cause::ConnectRefused, "503", "sC--").how(How::Icmp),
     says(Cause::ConnectRefused, "503, after 4 tries in 3 s", "SC--"),
     says(Cause::ConnectTimeout, "503", "SC--").how(How::Errno),
@@ -27,6 +27,7 @@ pub(super) static SAYINGS: [Saying; 41] = [
     says(Cause::KeepaliveRace, "502", "SH--"),
     says(Cause::ClosedBeforeResponse, "nothing", "SD--").sending().unanswered().note("status -1 in the log"),
     silent(Cause::ClosedBeforeResponse, "nothing", SILENT_CLOSE).unanswered(),
+    silent(Cause::ClosedBeforeResponse, "503 or 502", "`SC--` where the RST came before the connect was over, else `SH--`").how(How::Rst).unsent(),
     says(Cause::ClosedBeforeResponse, "502", "SH--"),
     silent(Cause::UpstreamCrashed, "nothing", SILENT_CLOSE).unanswered(),
     says(Cause::UpstreamCrashed, "200, cut", "SD--").phase(Phase::Body),

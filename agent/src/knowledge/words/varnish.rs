@@ -8,7 +8,7 @@ use super::{Saying, says, silent};
 const NOBODY: &str = "`unhealthy` of a backend, `returned no backend` of a director; a repeated errno, or `errno 0 (Success)`, is a hold-down";
 
 #[rustfmt::skip] // A table: one saying a line.
-pub(super) static SAYINGS: [Saying; 37] = [
+pub(super) static SAYINGS: [Saying; 38] = [
     says(Cause::ConnectRefused, "503", "fail errno 2").errno(2),
     says(Cause::ConnectRefused, "503", "fail errno 111 (Connection refused)"),
     says(Cause::ConnectTimeout, "503", "fail errno 110 (Connection timed out)"),
@@ -24,6 +24,7 @@ pub(super) static SAYINGS: [Saying; 37] = [
     silent(Cause::TlsFailed, "none", "speaks no TLS to backends"),
     says(Cause::KeepaliveRace, "503, or 200 after a retry", "HTC eof (-1)"),
     says(Cause::ClosedBeforeResponse, "503", "req.body read error").sending(),
+    silent(Cause::ClosedBeforeResponse, "503", "`fail errno 104` where the RST came before the connect was over, else `HTC eof (-1)`").how(How::Rst).unsent(),
     says(Cause::ClosedBeforeResponse, "503", "HTC eof (-1)"),
     silent(Cause::UpstreamCrashed, "200, cut", "`straight insufficient bytes`, `chunked read err` or `eof socket fail`").phase(Phase::Body),
     says(Cause::UpstreamCrashed, "503", "HTC eof (-1)"),
