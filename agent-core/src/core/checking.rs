@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
 use crate::join::{AT_HAND_US, YOUNG_US};
 use crate::observation::{Nanos, RequestHead};
+use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
 
@@ -47,7 +48,9 @@ impl Core {
             let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
             let is_known = self.checks.is_known(name, trial.started);
             // A request with the line of a check would have been joined by that. A connect has no line.
-            let is_its = trial.head.is_some() || self.is_only_checked(tgid, trial);
+            let is_its = trial.head.is_some()
+                || self.is_only_checked(tgid, trial)
+                || self.checks.is_next(name, trial.started);
             return if is_known && is_its {
                 Asked::Unlikely
             } else if by_timer && trial.head.is_none() && young.is_none() {
@@ -119,6 +122,15 @@ impl Core {
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
         let may_be_tries = self.processes.has_unread_clients(tgid);
         self.checks.saw(name, trial.started, enough, may_be_tries)
+    }
+
+    /// No request is known to have gone to its upstream, its thread has not read from a client just now, and
+    /// it is no repetition: at a proxy that checks by a timer, it may be the first of its checks.
+    pub(super) fn may_be_first_check(&self, trial: &Trial, request: &OpenRequest) -> bool {
+        let by_timer = self.processes.habits(trial.tgid).checks_by_timer;
+        let is_first = trial.exchange.is_none() && request.tries.is_empty();
+        let only_checked = |tgid| self.is_only_checked(tgid, trial);
+        by_timer && is_first && trial.errand.is_some() && trial.tgid.is_some_and(only_checked)
     }
 
     /// Its upstream was never used for a request, and its thread has not read from a client just now: what

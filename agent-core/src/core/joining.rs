@@ -80,7 +80,8 @@ impl Core {
         let waiting = self.waiting_at(tgid, trial.started).chain(answered);
         let parent = join::only(trial, waiting)?;
         let request = self.requests.get(parent.key)?;
-        let own = self.requests.owner(request) == Some(tgid);
+        let own =
+            self.requests.owner(request) == Some(tgid) && !self.may_be_first_check(trial, request);
         let surety = parent.surety.max(self.least_surety_of(trial, request));
         (own && !self.is_checked(trial)).then_some(Parent { surety, ..parent })
     }
@@ -156,7 +157,8 @@ impl Core {
             let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
             let doubted =
                 || checked || self.goes_elsewhere(trial, request) || self.has_later(trial, request);
-            (at_once || !doubted()) && !self.has_used_another(trial, request)
+            let is_its = (at_once || !doubted()) && !self.has_used_another(trial, request);
+            is_its && !self.may_be_first_check(trial, request)
         });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;

@@ -87,13 +87,13 @@ const COVERAGE: Computed = Computed {
     name: "why502_agent_coverage",
     kind: Kind::Gauge,
     labels: &[],
-    help: "Share of the 5xx answers given to clients that were explained, 0 to 1, 1 before the first: `explained` of why502_agent_explanations_total by the sum of its `seen` and of why502_agent_unread_clients_total, each of which may have carried an error",
+    help: "Share of the errors given to clients, 5xx answers and connections closed without one, that were explained, 0 to 1, 1 before the first: `explained` of why502_agent_explanations_total by the sum of its `seen` and of why502_agent_unread_clients_total, each of which may have carried an error",
 };
 const EXPLANATIONS: Computed = Computed {
     name: "why502_agent_explanations",
     kind: Kind::Counter,
     labels: &["fate"],
-    help: "5xx answers given to clients: `seen` is the sum of `explained` and `unattributed`, which includes `proxy_generated` as a guess",
+    help: "Errors given to clients, 5xx answers and connections closed without one: `seen` is the sum of `explained` and `unattributed`, which includes `proxy_generated` as a guess",
 };
 const UNREAD_CLIENTS: Computed = Computed {
     name: "why502_agent_unread_clients",

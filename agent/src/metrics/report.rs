@@ -62,7 +62,7 @@ pub struct CoreCounts {
 /// How many of the exchanges of one side begun had which fate.
 pub type Fates = [(&'static str, u64); 7];
 
-/// 5xx answers given to clients: `seen` is `explained` plus `unattributed`. What clients were given
+/// Errors given to clients, 5xx answers and connections closed without one: `seen` is `explained` plus `unattributed`. What clients were given
 /// on connections that are not read is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {

@@ -5,10 +5,14 @@ use agent_core::event::Request;
 
 use crate::metrics::report::Coverage;
 
-/// Counts what a client was given. What was seen and what was said of it are counted apart, so
+/// Counts what a client was given: a 5xx, or a closed connection instead of an answer. What was seen and what was said of it are counted apart, so
 /// that an error of which nothing was said would show.
 pub(super) fn count(coverage: &mut Coverage, request: &Request) {
-    if !request.code.is_some_and(|code| (500..600).contains(&code)) {
+    let is_error = match request.code {
+        Some(code) => (500..600).contains(&code),
+        None => !request.client_left && request.error.is_some(),
+    };
+    if !is_error {
         return;
     }
     coverage.seen += 1;
@@ -30,9 +34,9 @@ mod tests {
     use super::*;
     use crate::samples::{failed_attempt, request};
 
-    fn counted(code: u16, cause: Cause, certainty: Certainty) -> Coverage {
+    fn counted(code: impl Into<Option<u16>>, cause: Cause, certainty: Certainty) -> Coverage {
         let mut coverage = Coverage::default();
-        let mut told = request(Some(code), vec![failed_attempt()]);
+        let mut told = request(code.into(), vec![failed_attempt()]);
         told.error = told.error.map(|error| Failure {
             cause,
             certainty,
@@ -64,6 +68,7 @@ mod tests {
             assert_eq!(coverage, expected, "{cause:?} {certainty:?}");
         }
         let proof = Certainty::Proof;
+        assert_eq!(counted(None, Cause::ClosedBeforeResponse, proof), explained);
         let not_given = counted(404, Cause::ConnectRefused, proof);
         assert_eq!(not_given, Coverage::default());
     }

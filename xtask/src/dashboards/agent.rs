@@ -32,7 +32,7 @@ fn sight() -> Row {
         Panel::stat(
             "Coverage",
             "percentunit",
-            "Share of all 5xx answers since the start that were explained; the worst agent. Below 90 % something is lost, switched off or cannot be read.",
+            "Share of all errors given to clients since the start that were explained; the worst agent. Below 90 % something is lost, switched off or cannot be read.",
         )
         .query(format!("min(why502_agent_coverage{{{HOSTS}}})"), "coverage"),
         Panel::stat(
@@ -80,7 +80,7 @@ fn sight() -> Row {
         )
         .query(gauge("instance", "why502_agent_coverage"), "{{instance}}"),
         Panel::stack(
-            "5xx answers, explained or not",
+            "Errors given to clients, explained or not",
             "reqps",
             "The same per second; seen, which is their sum, is left out.",
         )
