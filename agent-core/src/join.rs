@@ -409,6 +409,11 @@ pub(crate) fn by_answer<'a>(
     })
 }
 
+/// Whether the answer to the request followed the end of the attempt, and nothing speaks against that.
+pub(crate) fn explains(trial: &Trial, key: Key, request: &OpenRequest) -> bool {
+    evidence::by_answer(trial, key, request).is_some()
+}
+
 /// Whether an attempt fits a request that waits: as the first try, soon after the request came;
 /// as another, when it goes to an upstream that was tried, whenever the proxy's timer says, or
 /// follows a try at once.

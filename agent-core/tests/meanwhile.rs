@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::event::{Event, Join, Request};
+use agent_core::event::{Event, Join, Request, Upstream};
 use agent_core::observation::{ConnectOutcome, End, Errand, Framing, Observation, Side, What};
 use agent_core::{Core, ProcessKind};
 use support::{Ex, PROXY, Sock, Told, client, core, errand, know, ms, sent, upstream};
@@ -264,4 +264,25 @@ fn a_reset_behind_a_fin_is_of_the_peer_that_closed() {
         let found = (failure.cause, failure.certainty);
         assert_eq!(found, (Cause::ClosedBeforeResponse, sure), "{errno}");
     }
+}
+
+/// Two connects are refused before the only error, the first of them a check that is not known yet.
+#[test]
+fn of_two_refused_connects_the_one_that_the_error_followed_is_its_own_as_a_guess() {
+    let check = upstream(10).to("10.0.3.19:8080").opened(1008.0);
+    let own = upstream(11).to("10.0.3.18:8080").opened(1012.0);
+    let mut seen = asked(1, "/dead/a", (1000.0, 1012.4), 503);
+    // Another waits, so that neither is of the only one.
+    seen.extend(asked(2, "/slow/a", (990.0, 1400.0), 200));
+    seen.push((1008.1, check.connect(1008.1, ConnectOutcome::Reset, None)));
+    seen.push((1012.2, own.connect(1012.2, ConnectOutcome::Reset, None)));
+    let request = request_of(&observed("haproxy", seen), "/dead/a");
+    let upstreams = request.attempts.iter().map(|one| one.upstream.clone());
+    let expected = Upstream::Inet("10.0.3.18:8080".parse().expect("an address"));
+    assert_eq!(upstreams.collect::<Vec<_>>(), [expected]);
+    let error = request.error.expect("it got 503");
+    assert_eq!(
+        (error.cause, error.certainty),
+        (Cause::ConnectRefused, Certainty::Guess)
+    );
 }

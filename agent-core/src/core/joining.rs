@@ -163,6 +163,9 @@ impl Core {
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
         };
+        if self.is_outdone(trial, parent) {
+            return;
+        }
         // The only one left, after guesses that may have taken the wrong ones.
         let guessed = self.unjoined.last_of(tgid);
         let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE);
@@ -176,6 +179,21 @@ impl Core {
         if parent.surety == Certainty::Guess {
             self.saw_unjoined(trial);
         }
+    }
+
+    /// The request is the only one that the attempt explains, and another attempt elsewhere that nobody
+    /// claims was over sooner before the answer.
+    fn is_outdone(&self, trial: &Trial, parent: Parent) -> bool {
+        let Some(request) = self.requests.get(parent.key) else {
+            return false;
+        };
+        let answered = request.outcome().failed_at().unwrap_or(trial.ended);
+        let later = trial.ended.saturating_add(1)..=answered.saturating_add(join::SLACK);
+        let mut later = self.orphans.over(trial.tgid, later);
+        parent.witnesses.contains(Witnesses::NO_OTHER)
+            && later.any(|other| {
+                other.upstream != trial.upstream && join::explains(other, parent.key, request)
+            })
     }
 
     /// A connect that no answer explains: made for the request that its thread had read just before, if no

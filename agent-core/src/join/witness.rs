@@ -46,6 +46,11 @@ impl Witnesses {
         (Self::NO_OTHER, "no_other"),
     ];
 
+    /// All of `other` speak for it.
+    pub(crate) const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// With another one, where there is one.
     #[must_use]
     pub const fn and_if(self, is_so: bool, other: Self) -> Self {
