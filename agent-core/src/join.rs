@@ -118,7 +118,7 @@ pub(crate) fn find(
         .filter(|best| !trial.contested || best.evidence.touch >= Touch::Foreign)
         .and_then(|best| field.parent(trial, best))
         .map(|parent| Parent {
-            surety: parent.surety.max(timer_surety(trial, processes)),
+            surety: parent.surety.max(timer_surety(trial, parent, processes)),
             ..parent
         });
     let by_errand = parent.is_some_and(|parent| parent.join == Join::Errand);
@@ -129,17 +129,23 @@ pub(crate) fn find(
     }
 }
 
-/// The most that the thread's last touch says of a connect: a timer (nginx's limit_req) may have made it
-/// for a client that is not read, where there are such, and the thread read from this one by chance.
-fn timer_surety(trial: &Trial, processes: &Processes) -> Certainty {
-    let errand = trial.errand.filter(|_| trial.exchange.is_none());
-    let unread = trial
-        .tgid
-        .is_some_and(|tgid| processes.has_unread_clients(tgid));
+/// The most that the thread's last touch says by itself: a timer (nginx's limit_req) may have acted for a
+/// client that is not read, where there are such, and the thread read from this one by chance. A request
+/// whose path is not like what was sent speaks for that.
+fn timer_surety(trial: &Trial, parent: Parent, processes: &Processes) -> Certainty {
+    let of_path = Witnesses::REQUEST_LINE
+        .and_if(true, Witnesses::PATH_END)
+        .and_if(true, Witnesses::ID);
+    let has_unread = |tgid| processes.has_unread_clients(tgid);
+    let errand = trial.errand.filter(|_| trial.tgid.is_some_and(has_unread));
     match errand {
-        Some(errand) if unread && errand.age_us > AT_HAND_US => Certainty::Guess,
-        Some(_) if unread => Certainty::Strong,
-        _ => Certainty::Proof,
+        Some(_) if trial.exchange.is_some() && !parent.witnesses.has_any(of_path) => {
+            Certainty::Guess
+        }
+        Some(_) if trial.exchange.is_some() => Certainty::Proof,
+        Some(errand) if errand.age_us > AT_HAND_US => Certainty::Guess,
+        Some(_) => Certainty::Strong,
+        None => Certainty::Proof,
     }
 }
 

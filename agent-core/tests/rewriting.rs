@@ -223,6 +223,36 @@ fn a_connect_may_be_a_timers_for_a_client_that_is_not_read() {
     assert_eq!(joined(true, 5_000), Some(Certainty::Guess));
 }
 
+/// What it sends then has another path.
+#[test]
+fn what_is_sent_by_a_timer_beside_clients_that_are_not_read_needs_more_than_the_last_touch() {
+    let joined = |unread: bool, sent_path: &str| {
+        let (c, x) = (client(1), sent(0, 1.0));
+        let y = sent(0, 1.3).errand(1, 0, 100).ended(End::PeerFin);
+        let u = upstream(10).opened(1.1);
+        let mut seen = vec![];
+        if unread {
+            seen.push(client(9).unread_client(0.5, Talk::Tls));
+        }
+        seen.extend([
+            c.request(&x, "GET", "/d/x"),
+            u.request(&y, "GET", sent_path),
+            u.end(2.0, &y),
+            c.response(&x.answered(502, 2.1)),
+        ]);
+        let told = told(&mut core(), seen);
+        told.request().attempts[0].join_certainty
+    };
+    for (unread, sent_path, expected) in [
+        (true, "/close", Certainty::Guess),
+        (true, "/x", Certainty::Proof),
+        (true, "/d/x", Certainty::Proof),
+        (false, "/close", Certainty::Strong),
+    ] {
+        assert_eq!(joined(unread, sent_path), Some(expected), "{sent_path}");
+    }
+}
+
 #[test]
 fn a_refused_connect_is_no_timeout() {
     let (client, x) = (asks(1), sent(0, 1.0));

@@ -190,7 +190,7 @@ impl Core {
         let answered = request.outcome().failed_at().unwrap_or(trial.ended);
         let later = trial.ended.saturating_add(1)..=answered.saturating_add(join::SLACK);
         let mut later = self.orphans.over(trial.tgid, later);
-        parent.witnesses.contains(Witnesses::NO_OTHER)
+        parent.witnesses.has_any(Witnesses::NO_OTHER)
             && later.any(|other| {
                 other.upstream != trial.upstream && join::explains(other, parent.key, request)
             })

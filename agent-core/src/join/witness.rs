@@ -46,9 +46,9 @@ impl Witnesses {
         (Self::NO_OTHER, "no_other"),
     ];
 
-    /// All of `other` speak for it.
-    pub(crate) const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+    /// One of `others` speaks for it.
+    pub(crate) const fn has_any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
     }
 
     /// With another one, where there is one.
