@@ -339,6 +339,12 @@ pub(crate) fn only<'a>(
     })
 }
 
+/// Its thread had read from a client just before.
+pub(crate) fn is_at_hand(trial: &Trial) -> bool {
+    let errand = trial.errand.filter(|_| trial.own_errand);
+    errand.is_some_and(|errand| errand.age_us <= AT_HAND_US)
+}
+
 /// Of requests that wait for an upstream the one that the thread of a failed connect had just read, where
 /// it has no attempt and no other came then; and when it began.
 pub(crate) fn by_touch<'a>(
@@ -348,10 +354,9 @@ pub(crate) fn by_touch<'a>(
     let since = trial.started.saturating_sub(JUST_READ);
     let mut latest = waiting.filter(|(_, request)| request.started >= since);
     let (key, request) = latest.next()?;
-    let errand = trial.errand.filter(|errand| Key::of(*errand) == key)?;
+    trial.errand.filter(|errand| Key::of(*errand) == key)?;
     let is_first = request.tries.is_empty() && request.open.is_empty();
-    let at_hand = trial.own_errand && errand.age_us <= AT_HAND_US;
-    if latest.next().is_some() || !is_first || !at_hand {
+    if latest.next().is_some() || !is_first {
         return None;
     }
     let evidence = evidence::by_time(trial, request)?;

@@ -225,6 +225,13 @@ impl Routes {
         if let Some(head) = head {
             let route = self.of_instance(instance, head);
             self.goes(route, name, at);
+            if let Some(health) = self.health_of(instance, name) {
+                health.has_requests = true;
+                health.first_up = health.first_up.min(at);
+            }
+            if let Some(names) = self.unused_down.get_mut(&instance) {
+                names.remove(&name);
+            }
         }
         if let Some(health) = self.health.get_mut(&name) {
             health.is_up(at);
@@ -350,7 +357,9 @@ impl Routes {
                 }
                 None => {
                     up = true;
-                    failed |= health.is_some_and(|one| one.is_doubtful(moment));
+                    // What is under way only has not succeeded yet.
+                    failed |=
+                        health.is_none_or(|one| !one.has_answered() || one.is_doubtful(moment));
                 }
             }
         }

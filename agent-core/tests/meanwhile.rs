@@ -286,3 +286,116 @@ fn of_two_refused_connects_the_one_that_the_error_followed_is_its_own_as_a_guess
         (Cause::ConnectRefused, Certainty::Guess)
     );
 }
+
+/// A request to a server that speaks TLS gets that server's own 502 over a connection that is kept, and so
+/// is not over; one that came 6 ms before is refused at another, and tried again a second later.
+#[test]
+fn what_is_used_late_and_not_over_may_be_why_too() {
+    let mut tls = upstream(70).to("10.0.3.17:9443").opened(500.0);
+    tls.socket.side = Side::Unknown;
+    let mut used = tls.close(1300.0);
+    let exchange = sent(0, 1300.0).exchange;
+    used.socket.side = Side::Unknown;
+    used.what = What::Unread { exchange };
+    let dead = upstream(10).to("10.0.3.18:8080").opened(1394.2);
+    let refused = dead.connect(1394.3, ConnectOutcome::Reset, errand(2));
+    let mut seen = asked(1, "/tls/a", (1000.0, 1400.0), 502);
+    seen.extend(asked(2, "/dead/a", (1394.0, 3000.0), 503));
+    seen.extend([
+        (500.1, tls.connect(500.1, ConnectOutcome::Established, None)),
+        (1300.0, used),
+        (1394.3, refused),
+    ]);
+    let request = request_of(&observed("haproxy", seen), "/tls/a");
+    let error = request.error.expect("it got 502");
+    assert_eq!(error.certainty, Certainty::Guess, "{request:#?}");
+}
+
+/// A connect that a thread makes at once for the client it has just read from is that client's, also just
+/// when a check of its server is due.
+#[test]
+fn a_connect_for_the_client_just_read_is_no_check_that_is_due() {
+    let at_server = |number: u64, at: f64, outcome, why| {
+        let u = upstream(100 + number).to("10.0.3.19:8080").opened(at);
+        (at + 0.1, u.connect(at + 0.1, outcome, why))
+    };
+    let mut seen: Vec<(f64, Observation)> = Vec::new();
+    for number in 0..5_u64 {
+        let at = 2000.0 * (number + 1) as f64;
+        let (at, opened) = at_server(number, at, ConnectOutcome::Established, None);
+        let u = upstream(100 + number).to("10.0.3.19:8080").opened(at);
+        seen.extend([(at, opened), (at + 0.1, u.close(at + 0.1))]);
+    }
+    let why = errand(1).map(|errand| Errand {
+        age_us: 100,
+        ..errand
+    });
+    seen.push(at_server(9, 12_000.0, ConnectOutcome::Reset, why));
+    seen.extend(asked(1, "/shop/a", (11_999.9, 12_000.4), 503));
+    seen.extend(asked(2, "/slow/a", (11_990.0, 12_400.0), 200));
+    let request = request_of(&observed("haproxy", seen), "/shop/a");
+    let error = request.error.expect("it got 503");
+    assert_eq!(error.cause, Cause::ConnectRefused, "{request:#?}");
+    assert_eq!(request.attempts.len(), 1);
+}
+
+/// HAProxy tries a server again after a second that it had only checked before.
+#[test]
+fn tries_at_a_server_that_had_checks_only_are_no_checks() {
+    let at_server = |number: u64, at: f64, why| {
+        let u = upstream(100 + number).to("10.0.3.19:8080").opened(at);
+        (at + 0.1, u.connect(at + 0.1, ConnectOutcome::Reset, why))
+    };
+    // Its checks failed before, and passed since.
+    let mut seen: Vec<_> = (0..4_u64)
+        .map(|number| at_server(number, 5000.0 * (number + 1) as f64, None))
+        .collect();
+    for number in 0..4_u64 {
+        let age_us = 100 + 1_000_000 * number as u32;
+        let why = errand(1).map(|errand| Errand { age_us, ..errand });
+        seen.push(at_server(
+            10 + number,
+            22_000.1 + 1000.0 * number as f64,
+            why,
+        ));
+    }
+    seen.extend(asked(1, "/shop/a", (22_000.0, 25_000.4), 503));
+    let request = request_of(&observed("haproxy", seen), "/shop/a");
+    let error = request.error.expect("it got 503");
+    assert_eq!(error.cause, Cause::ConnectRefused, "{request:#?}");
+    assert_eq!(request.attempts.len(), 4, "{request:#?}");
+}
+
+/// Nobody has answered on the route yet.
+#[test]
+fn an_upstream_under_its_first_request_is_not_known_to_be_well() {
+    let (c, x) = (client(5), sent(0, 1000.0));
+    let u = upstream(60).to("10.0.3.18:8080").opened(1000.1);
+    let y = sent(0, 1000.2).errand(5, 0, 100);
+    let mut seen = asked(6, "/shop/b", (1100.0, 1100.3), 502);
+    seen.push((1000.0, c.request(&x, "GET", "/shop/a")));
+    seen.push((1000.2, u.request(&y, "GET", "/shop/a")));
+    let request = request_of(&observed("nginx", seen), "/shop/b");
+    let error = request.error.expect("it got 502");
+    let found = (error.cause, error.certainty);
+    assert_eq!(found, (Cause::ProxyGenerated, Certainty::Guess));
+}
+
+/// A client waited in vain for longer, and left.
+#[test]
+fn what_another_client_waited_in_vain_for_counts_when_it_has_left() {
+    let (c, x) = (client(50), sent(0, 1.0));
+    let u = upstream(51).opened(1.1);
+    let y = sent(0, 1.5).errand(50, 0, 100);
+    let left = x.clone().peer_fin(9000.0).ended(End::PeerFin);
+    let mut seen = vec![
+        (1.0, c.request(&x, "GET", "/shop/50")),
+        (1.5, u.request(&y, "GET", "/shop/50")),
+        (9000.0, c.end(9000.0, &left)),
+        (9000.3, u.end(9000.3, &y.ended(End::LocalClose))),
+    ];
+    seen.extend(given_up(1, 20_000.0, 502));
+    let request = request_of(&observed("gateway", seen), "/shop/1");
+    let cause = request.error.expect("it got 502").cause;
+    assert_eq!(cause, Cause::Unattributed);
+}

@@ -150,7 +150,9 @@ impl Core {
         let unanswered = |failure: Failure| {
             matches!(failure.cause, Cause::ResponseTimeout | Cause::Unattributed)
         };
-        if let Some(waited) = trial.waited_before_answer() {
+        let client_left = failure.is_some_and(|one| one.cause == Cause::ClientAbort);
+        let in_vain = trial.waited_in_vain().filter(|_| client_left);
+        if let Some(waited) = trial.waited_before_answer().or(in_vain) {
             if waited >= WAITS {
                 self.patience.went_on(name, waited, trial.ended);
             }

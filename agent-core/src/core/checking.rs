@@ -49,8 +49,8 @@ impl Core {
             let is_known = self.checks.is_known(name, trial.started);
             // A request with the line of a check would have been joined by that. A connect has no line.
             let is_its = trial.head.is_some()
-                || self.is_only_checked(tgid, trial)
-                || self.checks.is_next(name, trial.started);
+                || self.is_only_checked(tgid, trial) && !self.is_tried(tgid, trial)
+                || young.is_none() && self.checks.is_next(name, trial.started);
             return if is_known && is_its {
                 Asked::Unlikely
             } else if by_timer && trial.head.is_none() && young.is_none() {
@@ -122,6 +122,15 @@ impl Core {
         let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
         let may_be_tries = self.processes.has_unread_clients(tgid);
         self.checks.saw(name, trial.started, enough, may_be_tries)
+    }
+
+    /// A request that waits has tried that upstream before: a proxy tries again by a timer as well.
+    fn is_tried(&self, tgid: u32, trial: &Trial) -> bool {
+        let mut waiting = self.waiting_at(tgid, trial.started);
+        waiting.any(|(_, request)| {
+            let mut tries = request.tries.iter();
+            tries.any(|earlier| earlier.upstream == trial.upstream)
+        })
     }
 
     /// No request is known to have gone to its upstream, its thread has not read from a client just now, and

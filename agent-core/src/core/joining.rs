@@ -4,6 +4,8 @@
 //! [`crate::join`]; here is what the core knows besides: who else waits, who has claimed what,
 //! and which upstreams are checked.
 
+use std::cell::LazyCell;
+
 use super::Core;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
@@ -80,8 +82,7 @@ impl Core {
         let waiting = self.waiting_at(tgid, trial.started).chain(answered);
         let parent = join::only(trial, waiting)?;
         let request = self.requests.get(parent.key)?;
-        let own =
-            self.requests.owner(request) == Some(tgid) && !self.may_be_first_check(trial, request);
+        let own = self.requests.owner(request) == Some(tgid);
         let surety = parent.surety.max(self.least_surety_of(trial, request));
         (own && !self.is_checked(trial)).then_some(Parent { surety, ..parent })
     }
@@ -93,7 +94,8 @@ impl Core {
         let unread = trial
             .tgid
             .is_some_and(|tgid| self.processes.has_unread_clients(tgid));
-        if unread || self.goes_elsewhere(trial, request) {
+        let checks = self.may_be_first_check(trial, request);
+        if unread || checks || self.goes_elsewhere(trial, request) {
             Certainty::Guess
         } else {
             Certainty::Strong
@@ -115,13 +117,12 @@ impl Core {
         !head.is_some_and(|head| self.routes.goes_to(instance, head, &trial.upstream))
     }
 
-    /// Another request waited for an upstream when the attempt began, and had come later: the attempt is
-    /// rather that one's, which HAProxy tries again after a second.
-    fn has_later(&self, trial: &Trial, request: &OpenRequest) -> bool {
-        trial.tgid.is_some_and(|tgid| {
-            let mut waiting = self.waiting_at(tgid, trial.started);
-            waiting.any(|(_, other)| other.started > request.started)
-        })
+    /// When the last of the requests came that waited for an upstream when the attempt began. It is rather
+    /// that one's than one's that came before and got its error: HAProxy tries again after a second.
+    fn last_to_wait(&self, trial: &Trial) -> Option<Nanos> {
+        // Those that came last are looked at first.
+        let mut waiting = self.waiting_at(trial.tgid?, trial.started);
+        waiting.next().map(|(_, other)| other.started)
     }
 
     /// Other requests of its route go elsewhere, as far as is known.
@@ -150,15 +151,15 @@ impl Core {
             return;
         }
         let checked = self.is_checked(trial);
+        let last_to_wait = LazyCell::new(|| self.last_to_wait(trial));
         let unexplained = self.requests.failed(tgid, since..=until);
         let unexplained = unexplained.filter(|(_, request)| {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
             let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
-            let doubted =
-                || checked || self.goes_elsewhere(trial, request) || self.has_later(trial, request);
-            let is_its = (at_once || !doubted()) && !self.has_used_another(trial, request);
-            is_its && !self.may_be_first_check(trial, request)
+            let has_later = || last_to_wait.is_some_and(|last| last > request.started);
+            let doubted = || checked || self.goes_elsewhere(trial, request) || has_later();
+            (at_once || !doubted()) && !self.has_used_another(trial, request)
         });
         let Some(mut parent) = join::by_answer(trial, unexplained) else {
             return;
@@ -174,6 +175,11 @@ impl Core {
         }
         if let Some(request) = self.requests.get(parent.key) {
             parent.surety = parent.surety.max(self.least_surety_of(trial, request));
+            // Nothing but the time speaks for it, and a connection that is not read was used meanwhile.
+            let touched = parent.witnesses.has_any(Witnesses::ERRAND);
+            if !touched && self.may_use_another(tgid, request) {
+                parent.surety = Certainty::Guess;
+            }
             trial.adopt(parent, request.started);
         }
         if parent.surety == Certainty::Guess {
@@ -192,17 +198,21 @@ impl Core {
         let mut later = self.orphans.over(trial.tgid, later);
         parent.witnesses.has_any(Witnesses::NO_OTHER)
             && later.any(|other| {
-                other.upstream != trial.upstream && join::explains(other, parent.key, request)
+                other.upstream != trial.upstream
+                    && !self.may_be_first_check(other, request)
+                    && !self.is_of_unread_client(other)
+                    && join::explains(other, parent.key, request)
             })
     }
 
     /// A connect that no answer explains: made for the request that its thread had read just before, if no
     /// other had come then. HAProxy tries again after a second, and answers after that.
     pub(super) fn join_by_touch(&self, trial: &mut Trial) {
-        let Some(tgid) = trial.tgid.filter(|_| trial.exchange.is_none()) else {
+        let touched = trial.exchange.is_none() && join::is_at_hand(trial);
+        let Some(tgid) = trial.tgid.filter(|_| touched) else {
             return;
         };
-        if self.is_known_check(trial) || self.is_checked(trial) || self.is_of_unread_client(trial) {
+        if self.is_known_check(trial) || self.is_of_unread_client(trial) {
             return;
         }
         let waiting = self.waiting_at(tgid, trial.started);
@@ -409,7 +419,11 @@ impl Core {
     /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
     /// who has read it, most often one of an upstream that is on this host as well, is taken for the
     /// process's only as long as that may connect for it.
-    fn waiting_at(&self, tgid: u32, at: Nanos) -> impl Iterator<Item = (Key, &OpenRequest)> {
+    pub(super) fn waiting_at(
+        &self,
+        tgid: u32,
+        at: Nanos,
+    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
         let waiting = self.requests.waiting(tgid, at);
         waiting.filter(move |(_, request)| {
             let own = self.requests.is_of(request, Some(tgid), &self.processes);

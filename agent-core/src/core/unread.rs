@@ -252,6 +252,17 @@ impl Core {
         used
     }
 
+    /// Its process began to use a connection that is not read while the request was open, for nobody knows
+    /// whom, and is not seen to be done with it.
+    pub(super) fn may_use_another(&self, tgid: u32, request: &OpenRequest) -> bool {
+        let outcome = request.outcome();
+        let failed = outcome.failed_at().unwrap_or(outcome.ended);
+        let mut used = Used::Nothing;
+        let outgoing = self.connections.outgoing();
+        outgoing.unowned(tgid, request.started, failed, &mut used);
+        !used.is_nothing()
+    }
+
     /// What its process has open that it may have used for the request without a trace. A proxy that
     /// sends when it has read leaves one, unless a timer of its own acted (nginx's limit_req): but then
     /// the answer comes late.

@@ -163,7 +163,9 @@ impl Core {
         };
         let mut outcome = request.outcome();
         // A client that has closed resets what it gets then; one that only sends no more takes it.
-        if outcome.was_answered_after_fin() && !self.departures.has_reset(key.cookie) {
+        let whole = self.lost_at.is_none_or(|lost| lost < request.started);
+        let stayed = whole && !self.departures.has_reset(key.cookie);
+        if outcome.was_answered_after_fin() && stayed {
             outcome.client_gone = None;
         }
         let_go(&mut self.attempts, &mut request);

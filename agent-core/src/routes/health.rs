@@ -100,6 +100,11 @@ impl Health {
         failed.max(self.ups.last().copied().unwrap_or(0))
     }
 
+    /// It has answered, or let a check pass.
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered != 0
+    }
+
     /// It was used for a request, or answered, at `at`.
     pub(super) fn is_up(&mut self, at: Nanos) {
         let place = self.ups.partition_point(|up| *up < at);
