@@ -2,7 +2,8 @@
 //!
 //! In: exchanges of which nothing came back for a while, and how they went on: an answer, still
 //! nothing, or the proxy gave up. Out: whether the end of another one after so long can have been a
-//! timer. A timer cuts all of them at the same age, and none of them lasts longer.
+//! timer. A timer cuts all of them at the same age, and none of them lasts longer without
+//! a byte; one that is under way may have had some.
 //!
 //! What is compared is what one instance of a proxy sends to one upstream for one route: timers are
 //! set for these.

@@ -56,8 +56,8 @@ pub(super) const CLOSED_SOON_AFTER_USE: Kind = Kind {
 pub(super) const IDLE_TIMEOUT: Kind = Kind {
     name: "idle_timeout",
     causes: &[Cause::KeepaliveRace],
-    evidence: "The connection had been idle for as long as a keep-alive timeout that servers have by default, to 100 ms. A guess the first time; strong when the address closes connections that were idle for as long, to 100 ms, twice in a row.",
-    meaning: "The close crossed the request, and came after {idle} of idleness ({times} so far in a row): the keep-alive timeout of {asked} is {timeout} s.",
+    evidence: "The connection had been idle for as long as a keep-alive timeout that servers have by default, to 100 ms. A guess the first time; strong when the address closes connections that were idle for as long, to 100 ms, twice in a row and more than a second apart.",
+    meaning: "The close crossed the request, and came after {idle} of idleness ({times} so far in a row), as with a keep-alive timeout of {timeout} s at {asked}.",
     fix: "Set the proxy's idle timeout for upstream connections below {timeout} s (nginx keepalive_timeout in upstream, HAProxy pool-purge-delay, Envoy idle_timeout), or the upstream's above it.",
     find: idle_timeout,
 };
@@ -99,7 +99,7 @@ fn idle_timeout(scene: &Scene<'_>) -> Option<Found> {
     let timeout = DEFAULTS
         .into_iter()
         .find(|timeout| (idle - timeout).abs() <= NEAR)?;
-    let times = scene.peer.known.closed_idle.map_or(1, |(_, times)| times);
+    let times = scene.peer.known.closed_idle.map_or(1, |idle| idle.times);
     let sure = if times >= TWICE {
         Certainty::Strong
     } else {
@@ -120,7 +120,7 @@ mod tests {
 
     use crate::cases;
     use crate::identity::Peer;
-    use crate::identity::served::Known;
+    use crate::identity::served::{ClosedIdle, Known};
     use crate::samples::failed_attempt;
 
     fn case(idle: Option<f64>) -> Option<(&'static str, Certainty)> {
@@ -155,7 +155,11 @@ mod tests {
         attempt.idle_seconds = Some(5.02);
         for (times, expected) in [(1, Certainty::Guess), (2, Certainty::Strong)] {
             let known = Known {
-                closed_idle: Some((50, times)),
+                closed_idle: Some(ClosedIdle {
+                    tenths: 50,
+                    times,
+                    last: 0,
+                }),
                 ..Known::default()
             };
             let peer = Peer {

@@ -15,7 +15,7 @@ use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
 use super::listeners::Listeners;
 use super::neighbours::{Neighbours, Party};
-use super::served::{Before, Gone, Known, Served};
+use super::served::{Before, ClosedIdle, Gone, Known, Served};
 use super::{Peer, Place, Unconnected, Whereabouts};
 use crate::metrics::report::TranslationCounts;
 use crate::processes::{Identity, Processes};
@@ -371,10 +371,6 @@ fn learn(known: &mut Known, attempt: &Attempt, server: Option<Party>) {
         && cause == Some(Cause::KeepaliveRace)
     {
         let tenths = (idle * 10.0).round() as u32;
-        let before = known
-            .closed_idle
-            .filter(|(before, _)| before.abs_diff(tenths) <= 1);
-        let times = before.map_or(0, |(_, times)| times);
-        known.closed_idle = Some((tenths, times.saturating_add(1)));
+        known.closed_idle = Some(ClosedIdle::then(known.closed_idle, tenths, attempt.ended));
     }
 }

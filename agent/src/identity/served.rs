@@ -41,9 +41,41 @@ pub struct Known {
     /// Requests that a kept connection had carried when it closed that under another, soon after use, and
     /// how many times in a row it was that number.
     pub closed_after: Option<(u32, u32)>,
-    /// How long a kept connection had been idle when it closed that under another request, in tenths of a
-    /// second, and how many times in a row it was that long.
-    pub closed_idle: Option<(u32, u32)>,
+    /// Kept connections that it closed under another request after the same time of idleness, in a row.
+    pub closed_idle: Option<ClosedIdle>,
+}
+
+/// Closes of idle connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedIdle {
+    /// How long the first was idle, in tenths of a second.
+    pub tenths: u32,
+    /// How many there were, each at another time.
+    pub times: u32,
+    /// When the last one was.
+    pub last: Nanos,
+}
+
+impl ClosedIdle {
+    /// Closes nearer to each other may have one reason, ns. Shorter: a restart shows as a timeout.
+    const APART: Nanos = 1_000_000_000;
+
+    /// Another close at `at` of a connection that had been idle for so long, after those `before`.
+    pub fn then(before: Option<Self>, tenths: u32, at: Nanos) -> Self {
+        match before.filter(|before| before.tenths.abs_diff(tenths) <= 1) {
+            Some(before) if at.abs_diff(before.last) < Self::APART => before,
+            Some(before) => Self {
+                times: before.times.saturating_add(1),
+                last: at,
+                ..before
+            },
+            None => Self {
+                tenths,
+                times: 1,
+                last: at,
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +148,7 @@ impl Served {
 mod tests {
     use agent_core::observation::Ended;
 
-    use super::{ADDRESSES, Served};
+    use super::{ADDRESSES, ClosedIdle, Served};
     use crate::identity::neighbours::Party;
 
     const ADDRESS: &str = "10.0.0.5:8080";
@@ -136,6 +168,20 @@ mod tests {
         let known = served.known(Some(2), address).unwrap();
         assert_eq!((known.answered, known.by), (Some(200), Some(by)));
         assert_eq!(served.known(Some(9), address), None);
+    }
+
+    #[test]
+    fn closes_at_one_moment_are_one_and_idle_times_do_not_drift() {
+        let second = 1_000_000_000;
+        let closes = |seen: &[(u32, u64)]| {
+            let all = seen.iter().fold(None, |before, (tenths, at)| {
+                Some(ClosedIdle::then(before, *tenths, *at))
+            });
+            all.unwrap().times
+        };
+        assert_eq!(closes(&[(50, 0), (50, 10)]), 1, "a restart");
+        assert_eq!(closes(&[(50, 0), (51, 6 * second)]), 2);
+        assert_eq!(closes(&[(50, 0), (51, 6 * second), (52, 12 * second)]), 1);
     }
 
     #[test]

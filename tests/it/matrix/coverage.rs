@@ -11,6 +11,8 @@ use e2e::faults::expected::Table;
 use e2e::faults::{MODES, Mode};
 use e2e::proxies::Kind;
 
+use crate::words::MISSING;
+
 /// Columns before those of the proxies.
 const BEFORE_CELLS: usize = 4;
 
@@ -111,6 +113,15 @@ fn reasons(verdicts: &Verdicts, kind: Kind) -> BTreeMap<&'static str, Vec<&'stat
         }
     }
     reasons
+}
+
+/// Cells of which the proxy's log does not have the words.
+pub(crate) fn without_words(verdicts: &Verdicts) -> Vec<String> {
+    let wordless = |(at, verdict): (&(Kind, &str), &Verdict)| match verdict {
+        Verdict::Wrong(said) if said.ends_with(MISSING) => Some(format!("{at:?}: {said}")),
+        Verdict::Wrong(_) | Verdict::Right | Verdict::NotApplicable(_) => None,
+    };
+    verdicts.iter().filter_map(wordless).collect()
 }
 
 /// Lines of the page that are not as committed, but for cells that were wrong and those that

@@ -103,6 +103,8 @@ fn the_agent_names_each_fault_at_each_proxy_as_the_page_says() {
             verdicts.extend(judge_all(Column::PassedOn, &run, became_wrong, &table));
         }
     }
+    let wordless = coverage::without_words(&verdicts);
+    assert!(wordless.is_empty(), "not in the proxy's log: {wordless:?}");
     let page = coverage::page(&table, &verdicts);
     if blesses {
         fs::write(coverage::path(), page).expect("docs/coverage.md is written");

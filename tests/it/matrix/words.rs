@@ -8,6 +8,9 @@ use e2e::faults::observed::Told;
 use e2e::faults::play::Played;
 use e2e::proxies::{Kind, Said};
 
+/// What a cell says where words are missing.
+pub(crate) const MISSING: &str = "in its log";
+
 /// Words of a log that fit a line.
 const WIDTH: usize = 100;
 
@@ -27,7 +30,7 @@ pub(crate) fn missing(
         let mut missing = words
             .iter()
             .filter(|one| !without_texts(log).contains(&without_texts(one)));
-        missing.next().map(|one| format!("no `{one}` in its log"))
+        missing.next().map(|one| format!("no `{one}` {MISSING}"))
     })
 }
 

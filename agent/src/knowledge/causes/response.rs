@@ -167,7 +167,7 @@ pub(in crate::knowledge) const RESPONSE_TIMEOUT: Entry = Entry {
     cause: Cause::ResponseTimeout,
     meaning: "The upstream has the request and is silent; the proxy's timer gave up on it.",
     gloss: "delivered: the app is slow, not the network",
-    evidence: "The whole request was acknowledged, then silence, then the proxy closed; its client was still there. Not where others on the same route to the same upstream lasted longer, or the proxy gave another status than after a timer, unless it gives them up at the same age again and again. `proof` needs the status that the proxy gives after a timer, or such a row.",
+    evidence: "The whole request was acknowledged, then silence, then the proxy closed; its client was still there. Not where others on the same route to the same upstream lasted longer, or the proxy gave another status than after a timer, unless it gives them up at the same age again and again. `proof` needs the status that the proxy gives after a timer, or such a row, and a client that had not sent its FIN.",
     check: &[
         check(
             "What was it doing? Slow query, lock, downstream call: the application's trace of that request.",
