@@ -275,7 +275,8 @@ fn of_two_refused_connects_the_one_that_the_error_followed_is_its_own_as_a_guess
     // Another waits, so that neither is of the only one.
     seen.extend(asked(2, "/slow/a", (990.0, 1400.0), 200));
     seen.push((1008.1, check.connect(1008.1, ConnectOutcome::Reset, None)));
-    seen.push((1012.2, own.connect(1012.2, ConnectOutcome::Reset, None)));
+    let why = errand(1);
+    seen.push((1012.2, own.connect(1012.2, ConnectOutcome::Reset, why)));
     let request = request_of(&observed("haproxy", seen), "/dead/a");
     let upstreams = request.attempts.iter().map(|one| one.upstream.clone());
     let expected = Upstream::Inet("10.0.3.18:8080".parse().expect("an address"));
@@ -398,4 +399,15 @@ fn what_another_client_waited_in_vain_for_counts_when_it_has_left() {
     let request = request_of(&observed("gateway", seen), "/shop/1");
     let cause = request.error.expect("it got 502").cause;
     assert_eq!(cause, Cause::Unattributed);
+}
+
+/// A thread that has read from nobody yet checks a server, just before a rule of the proxy's answers 503.
+#[test]
+fn a_connect_of_a_thread_that_has_read_from_nobody_explains_an_error_as_a_guess() {
+    let check = upstream(10).to("10.0.3.19:8080").opened(995.0);
+    let mut seen = asked(1, "/static/a", (990.0, 1000.0), 503);
+    seen.push((995.1, check.connect(995.1, ConnectOutcome::Reset, None)));
+    let request = request_of(&observed("haproxy", seen), "/static/a");
+    let error = request.error.expect("it got 503");
+    assert_eq!(error.certainty, Certainty::Guess);
 }

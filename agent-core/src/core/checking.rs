@@ -139,7 +139,7 @@ impl Core {
         let by_timer = self.processes.habits(trial.tgid).checks_by_timer;
         let is_first = trial.exchange.is_none() && request.tries.is_empty();
         let only_checked = |tgid| self.is_only_checked(tgid, trial);
-        by_timer && is_first && trial.errand.is_some() && trial.tgid.is_some_and(only_checked)
+        by_timer && is_first && trial.tgid.is_some_and(only_checked)
     }
 
     /// Its upstream was never used for a request, and its thread has not read from a client just now: what
