@@ -119,8 +119,7 @@ impl Core {
         };
         let outcome = request.outcome();
         let answered = !outcome.is_failed();
-        let may_be_gone =
-            outcome.was_answered_after_fin() && !self.departures.has_reset(key.cookie);
+        let may_be_gone = self.may_have_stayed(key, &outcome);
         let last = request
             .tries
             .iter()
@@ -156,6 +155,11 @@ impl Core {
         guessed && self.processes.proxy(request.tgid).is_none()
     }
 
+    /// Its client was answered after its FIN, and has not reset that answer so far.
+    fn may_have_stayed(&self, key: Key, outcome: &Outcome) -> bool {
+        outcome.was_answered_after_fin() && !self.departures.has_reset(key.cookie)
+    }
+
     /// The verdict on a request that is over, and on its attempts.
     pub(super) fn resolve(&mut self, key: Key, out: &mut Vec<Event>) {
         let Some(mut request) = self.requests.remove(key) else {
@@ -164,8 +168,7 @@ impl Core {
         let mut outcome = request.outcome();
         // A client that has closed resets what it gets then; one that only sends no more takes it.
         let whole = self.lost_at.is_none_or(|lost| lost < request.started);
-        let stayed = whole && !self.departures.has_reset(key.cookie);
-        if outcome.was_answered_after_fin() && stayed {
+        if whole && self.may_have_stayed(key, &outcome) {
             outcome.client_gone = None;
         }
         let_go(&mut self.attempts, &mut request);

@@ -5,8 +5,8 @@ use agent_core::event::Request;
 
 use crate::metrics::report::Coverage;
 
-/// Counts what a client was given: a 5xx, or a closed connection instead of an answer. What was seen and what was said of it are counted apart, so
-/// that an error of which nothing was said would show.
+/// Counts a request whose client got an error: a 5xx, or a closed connection without an answer. Errors
+/// seen and errors explained are counted separately, so that a 5xx without any verdict shows.
 pub(super) fn count(coverage: &mut Coverage, request: &Request) {
     let is_error = match request.code {
         Some(code) => (500..600).contains(&code),

@@ -125,14 +125,10 @@ pub(crate) fn check(proxy: &Proxy, cells: &Cells, vague: bool) {
     let same = |old: &String, new: &String| {
         let code = |cell: &str| cell.split(' ').next().map(str::to_owned);
         let less = vague && (old.ends_with("unattributed") || new.ends_with("unattributed"));
-        // Its first connect takes so long that a timer may have made it.
-        let surely = |cell: &str| {
-            cell.trim_end_matches(" guess")
-                .trim_end_matches(" strong")
-                .to_owned()
-        };
-        let as_sure = vague && surely(old) == surely(new);
-        old == new || less && code(old) == code(new) || as_sure
+        // Its first connect takes so long that a timer may have made it: less sure, never surer.
+        let as_a_guess = new.strip_suffix(" guess");
+        let less_sure = vague && as_a_guess.is_some() && as_a_guess == old.strip_suffix(" strong");
+        old == new || less && code(old) == code(new) || less_sure
     };
     let mut differ = Vec::new();
     for (at, row) in new.iter().enumerate() {
