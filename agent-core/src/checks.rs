@@ -168,6 +168,14 @@ impl Checks {
         })
     }
 
+    /// The last of those checks failed, and the next one is to come just then.
+    pub(crate) fn goes_on_failing(&self, name: Name, at: Nanos) -> bool {
+        let last = self.series.get(&name).map(|series| series.last);
+        let failed = self.failed.get(&name.connect()).and_then(|all| all.last());
+        let did_last_fail = failed.is_some_and(|check| Some(check.ended) >= last);
+        did_last_fail && self.is_next(name, at)
+    }
+
     /// A server that was asked in a series of checks, and lets the next one not in: that comes when it
     /// is due as any other.
     fn due(&self, name: Name, at: Nanos) -> Option<Series> {

@@ -340,6 +340,33 @@ fn a_connect_for_the_client_just_read_is_no_check_that_is_due() {
     assert_eq!(request.attempts.len(), 1);
 }
 
+/// A check that goes on failing is due just when the thread has read from a client, whose request gets an
+/// error at once: the check is no attempt of that request.
+#[test]
+fn a_check_that_goes_on_failing_is_no_attempt_of_the_client_just_read() {
+    let refused = |number: u64, at: f64, why| {
+        let u = upstream(100 + number).to("10.0.3.19:8080").opened(at);
+        (at + 0.1, u.connect(at + 0.1, ConnectOutcome::Reset, why))
+    };
+    let mut seen: Vec<_> = (0..5_u64)
+        .map(|number| refused(number, 2000.0 * (number + 1) as f64, None))
+        .collect();
+    let why = errand(1).map(|errand| Errand {
+        age_us: 100,
+        ..errand
+    });
+    seen.push(refused(9, 12_000.0, why));
+    seen.extend(asked(1, "/shop/a", (11_999.9, 12_000.4), 503));
+    seen.extend(asked(2, "/slow/a", (11_990.0, 12_400.0), 200));
+    let request = request_of(&observed("haproxy", seen), "/shop/a");
+    assert!(request.attempts.is_empty(), "{request:#?}");
+    let error = request.error.expect("it got 503");
+    assert_eq!(
+        (error.cause, error.certainty),
+        (Cause::NoLiveUpstream, Certainty::Guess)
+    );
+}
+
 /// HAProxy tries a server again after a second that it had only checked before.
 #[test]
 fn tries_at_a_server_that_had_checks_only_are_no_checks() {

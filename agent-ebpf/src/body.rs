@@ -31,7 +31,7 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
             let tail = flow.tail;
             match chunks::seen(flow) {
                 // Trailers may stand between the last chunk and the blank line.
-                Seen::Last => tail & 0xffff_ffff == BLANK_LINE,
+                Seen::Last => chunks::behind(flow) != 0 || tail & 0xffff_ffff == BLANK_LINE,
                 Seen::Unknown => tail & SEVEN_BYTES == LAST_CHUNK,
                 // What looks like the end is part of a chunk.
                 Seen::Middle => false,

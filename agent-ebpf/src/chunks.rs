@@ -9,7 +9,6 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::flow::Flow;
 use crate::kernel::{self, store};
-use crate::queue;
 use crate::request_line::prefix;
 use crate::segment::Payload;
 
@@ -18,7 +17,9 @@ const CHUNKS_A_SEGMENT: u32 = 8;
 /// Digits of a size: what a word holds beside the line end.
 const DIGITS: u32 = 7;
 /// The last chunk, and the blank line behind it, without trailers.
+const LAST_CHUNK: u64 = u64::from_le_bytes(*b"0\r\n\r\n\0\0\0");
 const LAST_CHUNK_BYTES: u32 = 5;
+const FIVE_BYTES: u64 = (1 << (LAST_CHUNK_BYTES * 8)) - 1;
 
 /// [`Chunks::state`].
 mod state {
@@ -37,13 +38,15 @@ pub(crate) struct Chunks {
     /// Bytes before it, from the start of the next segment.
     ahead: u64,
     state: u32,
-    reserved: u32,
+    /// Bytes in the segment of the last chunk, behind the blank line that ends the body.
+    behind: u32,
 }
 
 /// A chunked body begins: `follow` it, or not.
 #[inline(always)]
 pub(crate) fn begin(flow: &mut Flow, follow: bool) {
     flow.chunks.ahead = 0;
+    flow.chunks.behind = 0;
     flow.chunks.state = if follow {
         state::FOLLOWING
     } else {
@@ -78,10 +81,22 @@ pub(crate) fn seen(flow: &Flow) -> Seen {
     }
 }
 
-/// Body bytes in order.
+/// Where the next size stands is known.
+#[inline(always)]
+pub(crate) fn is_followed(flow: &Flow) -> bool {
+    flow.chunks.state == state::FOLLOWING
+}
+
+/// How many bytes are behind the end of the body in its segment, where that is followed.
+#[inline(always)]
+pub(crate) fn behind(flow: &Flow) -> u64 {
+    u64::from(flow.chunks.behind)
+}
+
+/// Body bytes in order, of a body that is followed.
 #[inline(always)]
 pub(crate) fn follow(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
-    if flow.chunks.state != state::FOLLOWING {
+    if !is_followed(flow) {
         return;
     }
     let mut round = 0;
@@ -146,8 +161,8 @@ fn next_size(flow: &mut Flow, line: u64, len: u32) {
         store(&mut flow.chunks.state, state::LOST);
     } else if size == 0 {
         store(&mut flow.chunks.state, state::LAST);
-        if len > LAST_CHUNK_BYTES {
-            queue::is_unknown(flow);
+        if line & FIVE_BYTES == LAST_CHUNK && len > LAST_CHUNK_BYTES {
+            flow.chunks.behind = len - LAST_CHUNK_BYTES;
         }
     } else {
         // Size, line end, data, line end.

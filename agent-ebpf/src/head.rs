@@ -11,6 +11,7 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::body::{is_complete, keep_tail};
+use crate::calls;
 use crate::chunks;
 use crate::flow::{Flow, method, phase};
 use crate::http1::{measure_acked, method_of, next_exchange};
@@ -120,7 +121,7 @@ fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&m
     space.scan.len = space.fixed.captured;
     space.scan.is_response = u32::from(awaits_response(flow));
     if is_http(space, flow) {
-        scan::scan(&space.bytes, &mut space.lines, &mut space.scan);
+        calls::scan_head(space);
     }
     let payload = kernel::opaque(&space.at);
     let now = kernel::opaque(&space.now_ns);
@@ -311,8 +312,9 @@ fn understood(
 #[inline(always)]
 fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     let is_sent = flow.is_client_side();
-    // Behind the end of what is sent may be the next answer, where another request waits.
-    chunks::begin(flow, !is_sent || flow.queued != 0);
+    // Behind the end of what is sent may be the answer to another request.
+    let follow = !is_sent || flow.flags.has::<{ flag::PIPELINED }>();
+    chunks::begin(flow, follow);
     let body = flow
         .exchange
         .response_bytes
@@ -324,7 +326,7 @@ fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
             seq: 0,
             hole: 0,
         };
-        chunks::follow(ctx, flow, behind_head);
+        calls::follow_chunks(ctx, flow, behind_head);
     }
     keep_tail(ctx, flow, payload);
 }

@@ -12,6 +12,7 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::attention;
 use crate::body::{is_complete, keep_tail};
+use crate::calls;
 use crate::chunks;
 use crate::clients;
 use crate::errand;
@@ -43,7 +44,10 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Pay
         response_bytes(ctx, flow, sk, payload, now)
     };
     if head_bytes {
-        head::read(ctx, flow, sk, payload, now);
+        calls::read_head(ctx, flow, payload, now);
+    }
+    if sent && !is_request && flow.flags.has::<{ flag::PIPELINED }>() {
+        queue::answered_behind(ctx, flow, payload, now);
     }
     if !sent && flow.ahead != 0 {
         catch_up(flow, now);
@@ -210,7 +214,9 @@ fn response_bytes(
             flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
-                chunks::follow(ctx, flow, payload);
+                if chunks::is_followed(flow) {
+                    calls::follow_chunks(ctx, flow, payload);
+                }
                 keep_tail(ctx, flow, payload);
             }
             if is_complete(flow) {
@@ -224,12 +230,8 @@ fn response_bytes(
         }
         _ => {}
     }
-    flow.phase = phase::RESPONSE_HEAD;
-    flow.gathering = 0;
-    flow.awaiting_final = 0;
-    flow.exchange.first_byte_ns = now;
-    flow.exchange.last_byte_ns = now;
-    flow.exchange.response_bytes = u64::from(payload.len) + u64::from(payload.hole);
+    let len = u64::from(payload.len) + u64::from(payload.hole);
+    response_begins(flow, len, now);
     if flow.is_upstream_side() {
         flow.header.srtt_us = sk.srtt_us();
     }
@@ -239,6 +241,17 @@ fn response_bytes(
         return false;
     }
     true
+}
+
+/// A response begins with `len` bytes.
+#[inline(always)]
+pub(crate) fn response_begins(flow: &mut Flow, len: u64, now: u64) {
+    flow.phase = phase::RESPONSE_HEAD;
+    flow.gathering = 0;
+    flow.awaiting_final = 0;
+    flow.exchange.first_byte_ns = now;
+    flow.exchange.last_byte_ns = now;
+    flow.exchange.response_bytes = len;
 }
 
 /// A request begins with `len` bytes from `seq` on, the first of them in `start`.

@@ -18,6 +18,7 @@
 mod attention;
 mod body;
 mod by_cookie;
+mod calls;
 mod chunks;
 mod clients;
 mod connecting;

@@ -1,16 +1,26 @@
 //! Requests that a client sends before the one at hand is answered (RFC 9112, section 9.3.2).
 //!
 //! In: where the bytes of another request begin. Out: how many wait, at least: of several in one
-//! segment only the first is seen. They are not read; the answer to one begins its exchange. One that
-//! waits when its connection ends got none, which is told as well.
+//! segment only the first is seen. They are not read; the answer to one begins its exchange, in a
+//! segment of its own or behind the answer before it. One that waits when its connection ends got
+//! none, which is told as well.
 
 use agent_wire::record::{flag, framing};
 use agent_wire::tally::Tally;
+use aya_ebpf::programs::SkBuffContext;
 
+use crate::calls;
 use crate::chunks::{self, Seen};
 use crate::flow::{Flow, phase};
 use crate::http1;
+use crate::kernel;
+use crate::request_line::prefix;
+use crate::scan::{HTTP_1, SEVEN_BYTES};
+use crate::segment::Payload;
 use crate::tallies;
+
+/// Answers looked for behind one in its segment.
+const ANSWERS_BEHIND: u32 = 4;
 
 /// A request begins behind the one at hand.
 #[inline(always)]
@@ -42,23 +52,60 @@ pub(crate) fn answered(flow: &mut Flow) {
     }
 }
 
-/// A response ended. Bytes behind it in its last segment are of the answer to the next request: how
-/// many are left is not known then.
+/// A response ended. Where its end could not be told from what is behind it, how many are left is not
+/// known.
 #[inline(always)]
 pub(crate) fn response_ended(flow: &mut Flow) {
+    let has_end = match flow.exchange.framing {
+        framing::CHUNKED => chunks::seen(flow) == Seen::Last,
+        framing::NONE | framing::LENGTH => true,
+        _ => false,
+    };
+    if !has_end {
+        is_unknown(flow);
+    }
+}
+
+/// A response of a client that pipelines ended in `payload`: the bytes behind it are the answer to the
+/// next request. Some proxies gather small answers (Apache httpd).
+#[inline(always)]
+pub(crate) fn answered_behind(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u64) {
+    let mut round = 0;
+    while round < ANSWERS_BEHIND {
+        let len = behind(flow);
+        if kernel::opaque(&flow.phase) != phase::IDLE || len < 8 || len > u64::from(payload.len) {
+            return;
+        }
+        let rest = Payload {
+            offset: payload.offset + payload.len - len as u32,
+            len: len as u32,
+            seq: 0,
+            hole: 0,
+        };
+        if prefix(ctx, rest) & SEVEN_BYTES != HTTP_1 {
+            return;
+        }
+        http1::begin_unread(flow, now);
+        answered(flow);
+        http1::response_begins(flow, len, now);
+        calls::read_head(ctx, flow, rest, now);
+        round += 1;
+    }
+}
+
+/// Bytes that came in one segment with the response that ended last, and behind it.
+#[inline(always)]
+fn behind(flow: &Flow) -> u64 {
+    if flow.exchange.framing == framing::CHUNKED {
+        return chunks::behind(flow);
+    }
     let body = if flow.exchange.framing == framing::LENGTH {
         flow.exchange.content_length
     } else {
         0
     };
-    let is_whole = if flow.exchange.framing == framing::CHUNKED {
-        chunks::seen(flow) == Seen::Last
-    } else {
-        flow.exchange.response_bytes <= u64::from(flow.exchange.head_bytes) + body
-    };
-    if !is_whole {
-        flow.queued = 0;
-    }
+    let whole = u64::from(flow.exchange.head_bytes) + body;
+    flow.exchange.response_bytes.wrapping_sub(whole)
 }
 
 /// How many wait is not known any more.

@@ -81,8 +81,7 @@ pub(crate) struct Lines {
 /// The length is read anew at each use: a comparison would teach the verifier its range,
 /// another one on each way through a step, and no two states would be the same.
 ///
-/// A function of its own, and only one: where the kernel guards returns, one costs as much as a line.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn scan<const N: usize>(bytes: &[u8; N], lines: &mut Lines, scan: &mut Scan) {
     store(&mut scan.content_length, 0);
     store(&mut scan.start, 0);

@@ -37,6 +37,9 @@ pub(crate) struct Space {
     /// The time at hand, ns.
     pub(crate) now_ns: u64,
     marks: u64,
+    /// Which of this CPU's it is, for [`at`].
+    pub(crate) index: u32,
+    reserved: u32,
 }
 
 /// A space of this CPU that nobody else uses, to be given back; `None` when all are in use.
@@ -50,6 +53,7 @@ pub(crate) fn take() -> Option<&'static mut Space> {
         let space = SPACE.get_ptr_mut(index).map(kernel::value)?;
         kernel::add(&mut space.marks, 1);
         if kernel::opaque(&space.marks) == 1 {
+            space.index = index;
             return Some(space);
         }
         kernel::add(&mut space.marks, -1);
@@ -62,4 +66,10 @@ pub(crate) fn take() -> Option<&'static mut Space> {
 #[inline(always)]
 pub(crate) fn give_back(space: &mut Space) {
     kernel::add(&mut space.marks, -1);
+}
+
+/// The space of that index, of whoever took it on this CPU.
+#[inline(always)]
+pub(crate) fn at(index: u32) -> Option<&'static mut Space> {
+    SPACE.get_ptr_mut(index).map(kernel::value)
 }

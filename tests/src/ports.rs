@@ -1,18 +1,31 @@
 //! Ports that nobody else has.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// A port of this host that is free now.
-///
-/// Another program may take it before the caller does; the kernel hands out ports in an
-/// order that makes it unlikely.
+/// Below those that the kernel gives to clients (`net.ipv4.ip_local_port_range`): between here and the
+/// caller's listen(2) no connection takes one of them.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// How many were tried so far.
+static TRIED: AtomicU32 = AtomicU32::new(0);
+
+/// A port of this host that is free now, and that no other caller in this process gets.
 #[track_caller]
 pub fn free(ip: IpAddr) -> SocketAddr {
-    TcpListener::bind((ip, 0))
-        .and_then(|listener| listener.local_addr())
-        .unwrap_or_else(|error| panic!("no free port on {ip}: {error}"))
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Of tests that follow each other at once, each begins elsewhere.
+    let start = std::process::id().wrapping_mul(97) % count;
+    let mut tries = (0..count).map(|_| {
+        let at = (start + TRIED.fetch_add(1, Ordering::Relaxed)) % count;
+        SocketAddr::new(ip, PORTS.start + at as u16)
+    });
+    tries
+        .find(|address| TcpListener::bind(address).is_ok())
+        .unwrap_or_else(|| panic!("no free port on {ip}"))
 }
 
 /// A port that refuses connections for as long as this lives: bound, and not listening.

@@ -48,9 +48,15 @@ impl Core {
             let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
             let is_known = self.checks.is_known(name, trial.started);
             // A request with the line of a check would have been joined by that. A connect has no line.
+            // What fails its checks gets no requests, so that it does not matter what its thread read.
+            let goes_on_failing = || {
+                self.checks.goes_on_failing(name, trial.started)
+                    && !self.has_requests(tgid, &trial.upstream)
+            };
+            let is_only_checked = || self.is_only_checked(tgid, trial) || goes_on_failing();
             let is_its = trial.head.is_some()
-                || self.is_only_checked(tgid, trial) && !self.is_tried(tgid, trial)
-                || young.is_none() && self.checks.is_next(name, trial.started);
+                || young.is_none() && self.checks.is_next(name, trial.started)
+                || is_only_checked() && !self.is_tried(tgid, trial);
             return if is_known && is_its {
                 Asked::Unlikely
             } else if by_timer && trial.head.is_none() && young.is_none() {
@@ -145,11 +151,15 @@ impl Core {
     /// Its upstream was never used for a request, and its thread has not read from a client just now: what
     /// is known for checks there is one, in whatever rhythm (HAProxy: `inter`, then `downinter`).
     fn is_only_checked(&self, tgid: u32, trial: &Trial) -> bool {
-        let instance = self.processes.instance(tgid);
         let at_hand = trial
             .errand
             .is_some_and(|errand| errand.age_us <= AT_HAND_US);
-        !at_hand && !self.routes.has_requests(instance, &trial.upstream)
+        !at_hand && !self.has_requests(tgid, &trial.upstream)
+    }
+
+    fn has_requests(&self, tgid: u32, upstream: &Upstream) -> bool {
+        let instance = self.processes.instance(tgid);
+        self.routes.has_requests(instance, upstream)
     }
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.

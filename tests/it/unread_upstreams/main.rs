@@ -18,6 +18,7 @@ use e2e::agent::Agent;
 use e2e::agent::events::{Attempt, Request};
 use e2e::http;
 use e2e::process::need_root;
+use e2e::wait::eventually;
 use kinds::{Fault, Kind, NONE_LIVE, Route};
 use page::{Cell, Cells, OK};
 use proxies::Proxy;
@@ -25,6 +26,9 @@ use stage::Stage;
 
 /// How long the agent may take to tell all requests.
 const TELL: Duration = Duration::from_secs(15);
+
+/// Health checks by upstream and result.
+const CHECKS: &str = "why502_upstream_health_checks_total";
 
 /// Requests after which a proxy has given up the servers of a group: of each one failed.
 const GIVES_UP_AFTER: usize = 2;
@@ -91,11 +95,30 @@ fn wrong(kind: &Kind, route: &Route, cell: &Cell, upstream: &str, guesses: bool)
     }
 }
 
+/// Waits until the agent knows the health checks of servers that are down. Before, one that falls into a
+/// request may be that one's attempt.
+fn wait_for_checks(agent: &Agent, proxy: &Proxy) {
+    let routes = proxy.kinds.iter().flat_map(|kind| &kind.routes);
+    let checked = routes.filter(|route| proxy.checks_servers() && route.fault.name == NONE_LIVE);
+    let servers: Vec<&String> = checked.flat_map(|route| &route.servers).collect();
+    eventually(TELL, "the checks are known", || {
+        let known = agent
+            .metrics()
+            .by(CHECKS, &[("result", "connect_refused")], &["upstream"]);
+        let is_known = |server: &&&String| known.keys().any(|key| key[0].ends_with(**server));
+        match servers.iter().find(|server| !is_known(server)) {
+            None => Ok(()),
+            Some(server) => Err(format!("no check of {server}: {known:?}")),
+        }
+    });
+}
+
 /// Asks for every fault of each kind, and compares what the agent says. `extra` are paths that are
 /// asked for as well, behind them.
 fn play(proxy: &Proxy, extra: &[&str]) -> BTreeMap<String, Request> {
     let agent = Agent::start(&[]);
     let events = agent.events();
+    wait_for_checks(&agent, proxy);
     let mut paths = Vec::new();
     for kind in &proxy.kinds {
         for route in &kind.routes {

@@ -23,7 +23,7 @@ cause of the error, or of the attempt behind a cut answer, and how sure it is. T
 cause is not one that may be said of the fault, when another upstream is named, or when it is more sure
 than TCP allows. `unattributed` names the upstream where only one was in use. At HAProxy and Caddy, whose
 threads do not say for whom they act, a cell may be `unattributed` or a guess in another run. `-`: the server or the
-proxy cannot have it, or (`nonelive` at HAProxy, which gives up servers by checks alone) it was not tried. `ok`: the proxy hid from its client that the answer was cut.
+proxy cannot have it. `ok`: the proxy hid from its client that the answer was cut.
 ";
 
 /// What became of one fault at one kind of upstream.

@@ -26,6 +26,13 @@ pub(crate) struct Proxy {
     _running: Program,
 }
 
+impl Proxy {
+    /// It gives up only servers that fail their checks: those of [`NONE_LIVE`] have some.
+    pub(crate) fn checks_servers(&self) -> bool {
+        self.name == "haproxy"
+    }
+}
+
 /// It ends with the value.
 #[expect(dead_code, reason = "kept alive")]
 enum Program {
@@ -40,8 +47,11 @@ fn started(
     kinds: Vec<Kind>,
     program: &mut std::process::Command,
 ) -> Proxy {
-    let running = Running::start(name, program);
+    let mut running = Running::start(name, program);
     eventually(TELL, "a proxy listens", || {
+        if let Some(status) = running.ended() {
+            panic!("{name} ended at its start: {status}");
+        }
         std::net::TcpStream::connect(front).map_err(|error| format!("{name}: {error}"))
     });
     Proxy {
@@ -137,7 +147,7 @@ fn folder_of(file: &str) -> &str {
 
 pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
     let front = ports::free(LOCALHOST);
-    let mut kinds = kinds::start(
+    let kinds = kinds::start(
         stage,
         &[
             "fastcgi-tcp",
@@ -149,11 +159,6 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
             "grpc-tcp",
         ],
     );
-    // It gives up only servers that fail their checks, and of ten that are checked each second one falls
-    // within a millisecond of a request in most runs: it is guessed to be that request's.
-    for kind in &mut kinds {
-        kind.routes.retain(|route| route.fault.name != NONE_LIVE);
-    }
     let mut apps = "fcgi-app plain\n  docroot /\n".to_owned();
     for kind in &kinds {
         if let Some(script) = &kind.script {
@@ -185,8 +190,14 @@ pub(crate) fn haproxy(stage: &mut Stage) -> Proxy {
             ("grpc", _) => "proto h2",
             _ => "",
         };
+        // It gives up only servers that fail their checks.
+        let check = if route.fault.name == NONE_LIVE {
+            "check inter 1s fall 1"
+        } else {
+            ""
+        };
         for (number, server) in route.servers.iter().enumerate() {
-            backends.push_str(&format!("  server s{number} {server} {words}\n"));
+            backends.push_str(&format!("  server s{number} {server} {words} {check}\n"));
         }
     }
     let text = format!(

@@ -17,7 +17,7 @@ const END: &str = "<!-- END MEASURED -->";
 
 /// The verifier gives up at a million. Budget: a kernel to come may walk more, and so may a
 /// change; beyond this somebody has to look.
-const MOST_INSTRUCTIONS: u32 = 750_000;
+const MOST_INSTRUCTIONS: u32 = 350_000;
 
 /// Growth that is not worth a look, percent.
 const GROWTH_PERCENT: u32 = 15;

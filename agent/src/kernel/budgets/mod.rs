@@ -17,7 +17,7 @@ use measure::{Measured, Program};
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`), and other kernels and compilers come
 /// to other counts. Smaller: good programs are refused here. Larger: one that passes here is
 /// refused by a kernel that was not tried.
-const VERIFIED_MOST: u32 = 750_000;
+const VERIFIED_MOST: u32 = 350_000;
 
 /// Stack of the deepest chain of calls, bytes, each function's rounded up to 32 as older
 /// kernels do. The kernel refuses more (`MAX_BPF_STACK`).

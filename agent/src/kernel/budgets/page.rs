@@ -92,8 +92,8 @@ fn write_counts(
         text,
         "\n### Programs\n\n\
          *Verified* are the instructions that the verifier looked at, over all paths. The kernel refuses\n\
-         a program at 1,000,000; ours may have {VERIFIED_MOST}, which leaves a margin of a quarter for\n\
-         other verifiers and compilers. *Loaded* are the instructions of the program. *Stack* is in\n\
+         a program at 1,000,000; ours may have {VERIFIED_MOST}, which leaves room for\n\
+         other verifiers, compilers and protocols. *Loaded* are the instructions of the program. *Stack* is in\n\
          bytes, the entry's first, then that of each function that is called; *chain* is the deepest\n\
          of their calls, each rounded up to 32, of which a kernel allows {STACK_MOST}.\n\n\
          | program | verified | loaded | machine code, bytes | stack | chain |\n\

@@ -1,0 +1,81 @@
+//! What the verifier walks once, instead of once for every way that leads to it: global functions, of
+//! which it assumes nothing but the types of what they are given (Linux 5.6).
+//!
+//! They find by themselves what the caller has at hand: before 5.13 a global function takes numbers and
+//! the context only.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::chunks;
+use crate::flow::Flow;
+use crate::head;
+use crate::kernel::{self, Sock};
+use crate::scan;
+use crate::scratch::{self, Space};
+use crate::segment::Payload;
+
+/// [`head::read`].
+#[inline(always)]
+pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u64) {
+    kernel::changed_by(flow, || {
+        head_of(ctx.skb.skb, payload.offset, payload.len, now);
+    });
+}
+
+/// [`chunks::follow`].
+#[inline(always)]
+pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
+    kernel::changed_by(flow, || {
+        chunks_of(ctx.skb.skb, body.offset, body.len);
+    });
+}
+
+/// [`scan::scan`] of what is in `space`.
+#[inline(always)]
+pub(crate) fn scan_head(space: &mut Space) {
+    let index = space.index;
+    kernel::changed_by(space, || {
+        scan_of(index);
+    });
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn head_of(skb: *mut __sk_buff, offset: u32, len: u32, now: u64) -> u32 {
+    let ctx = SkBuffContext::new(skb);
+    if let Some(sk) = Sock::of_packet(&ctx)
+        && let Some(flow) = Flow::of(sk)
+    {
+        head::read(&ctx, flow, sk, part(offset, len), now);
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let ctx = SkBuffContext::new(skb);
+    if let Some(flow) = Sock::of_packet(&ctx).and_then(Flow::of) {
+        chunks::follow(&ctx, flow, part(offset, len));
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn scan_of(space: u32) -> u32 {
+    if let Some(space) = scratch::at(space) {
+        scan::scan(&space.bytes, &mut space.lines, &mut space.scan);
+    }
+    0
+}
+
+fn part(offset: u32, len: u32) -> Payload {
+    Payload {
+        offset,
+        len,
+        seq: 0,
+        hole: 0,
+    }
+}
