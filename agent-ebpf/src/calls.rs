@@ -2,7 +2,12 @@
 //! which it assumes nothing but the types of what they are given (Linux 5.6).
 //!
 //! They find by themselves what the caller has at hand: before 5.13 a global function takes numbers and
-//! the context only.
+//! the context only. So they change what the caller has a reference to, by a way that the compiler does not
+//! see ([`changed_by`]).
+#![expect(
+    unsafe_code,
+    reason = "names that the loader finds, and one instruction for the compiler"
+)]
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
@@ -10,15 +15,37 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::chunks;
 use crate::flow::Flow;
 use crate::head;
-use crate::kernel::{self, Sock};
+use crate::kernel::Sock;
 use crate::scan;
 use crate::scratch::{self, Space};
 use crate::segment::Payload;
 
+/// Runs `call`, which changes `value` by a way that the compiler does not see, the map it is in: what was
+/// written to it is there before, and what is read of it is read anew behind.
+#[inline(always)]
+fn changed_by<T>(value: &mut T, call: impl FnOnce()) {
+    exposed(value);
+    call();
+    exposed(value);
+}
+
+#[inline(always)]
+fn exposed<T>(value: &mut T) {
+    // SAFETY: changes nothing. No instruction at all would share its place with the next one's, which
+    // the kernel refuses in line information.
+    unsafe {
+        core::arch::asm!(
+            "{value} = {value}",
+            value = in(reg) core::ptr::from_mut(value),
+            options(nostack),
+        );
+    }
+}
+
 /// [`head::read`].
 #[inline(always)]
 pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u64) {
-    kernel::changed_by(flow, || {
+    changed_by(flow, || {
         head_of(ctx.skb.skb, payload.offset, payload.len, now);
     });
 }
@@ -26,7 +53,7 @@ pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, 
 /// [`chunks::follow`].
 #[inline(always)]
 pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
-    kernel::changed_by(flow, || {
+    changed_by(flow, || {
         chunks_of(ctx.skb.skb, body.offset, body.len);
     });
 }
@@ -35,7 +62,7 @@ pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload)
 #[inline(always)]
 pub(crate) fn scan_head(space: &mut Space) {
     let index = space.index;
-    kernel::changed_by(space, || {
+    changed_by(space, || {
         scan_of(index);
     });
 }

@@ -388,28 +388,6 @@ pub(crate) fn store<T: Copy>(to: &mut T, value: T) {
     unsafe { core::ptr::write_volatile(to, value) };
 }
 
-/// Runs `call`, which changes `value` by a way that the compiler does not see, the map it is in: what was
-/// written to it is there before, and what is read of it is read anew behind.
-#[inline(always)]
-pub(crate) fn changed_by<T>(value: &mut T, call: impl FnOnce()) {
-    exposed(value);
-    call();
-    exposed(value);
-}
-
-#[inline(always)]
-fn exposed<T>(value: &mut T) {
-    // SAFETY: changes nothing. No instruction at all would share its place with the next one's, which
-    // the kernel refuses in line information.
-    unsafe {
-        core::arch::asm!(
-            "{value} = {value}",
-            value = in(reg) core::ptr::from_mut(value),
-            options(nostack),
-        );
-    }
-}
-
 /// A byte that several CPUs read and write at once: each access is one load or one store. (Rust has
 /// no atomic byte for this target.)
 #[repr(transparent)]
