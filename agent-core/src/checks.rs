@@ -184,6 +184,12 @@ impl Checks {
         asking.filter(is_due).copied()
     }
 
+    /// Checks of that server asked something lately.
+    pub(crate) fn asks(&self, name: Name, at: Nanos) -> bool {
+        let asking = self.asking.get(&name.connect());
+        asking.is_some_and(|series| at.saturating_sub(series.last) <= AGAIN_WITHIN)
+    }
+
     /// Attempts of that name were checks lately.
     pub(crate) fn is_known(&self, name: Name, at: Nanos) -> bool {
         self.series

@@ -255,18 +255,21 @@ fn an_attempt_of_a_go_program_is_a_check_from_the_third_in_even_intervals_on() {
     assert_eq!(told.attempts().len(), 2);
 }
 
-/// The first connect that is refused has no request line by which it would be known.
+/// The first connect that is refused has no request line by which it would be known. Where nobody has asked
+/// for it, it may be late as well: the proxy had no CPU.
 #[test]
-fn a_check_that_is_refused_is_known_by_the_time_at_which_it_is_due() {
-    let mut seen: Vec<Observation> = (0..4)
-        .flat_map(|number| answered(number, 2000.0 * number as f64, 200))
-        .collect();
-    seen.extend([refused(4, 8000.0), refused(5, 10_000.0)]);
-    let told = told(&mut core_of("caddy"), seen);
-    let failed = checks(&told)
-        .into_iter()
-        .filter(|check| check.failure == Some(Cause::ConnectRefused));
-    assert_eq!(failed.count(), 2, "{:#?}", told.events);
+fn the_first_check_that_is_refused_is_one_of_a_server_that_was_checked_before() {
+    for late in [0.0, 900.0] {
+        let mut seen: Vec<Observation> = (0..4)
+            .flat_map(|number| answered(number, 2000.0 * number as f64, 200))
+            .collect();
+        seen.extend([refused(4, 8000.0 + late), refused(5, 10_000.0)]);
+        let told = told(&mut core_of("caddy"), seen);
+        let failed = checks(&told)
+            .into_iter()
+            .filter(|check| check.failure == Some(Cause::ConnectRefused));
+        assert_eq!(failed.count(), 2, "{late} ms late: {:#?}", told.events);
+    }
 }
 
 /// What a thread read last is the end of a connection whose client was read.

@@ -367,6 +367,20 @@ fn a_check_that_goes_on_failing_is_no_attempt_of_the_client_just_read() {
     );
 }
 
+/// HAProxy answers and then closes upstream; its CPU is taken away in between.
+#[test]
+fn a_connect_that_is_given_up_behind_the_answer_is_why() {
+    for late in [0.1, 1.3, 120.0] {
+        let u = upstream(10).to("10.0.3.18:8080").opened(1000.1);
+        let mut seen = asked(1, "/dark/a", (1000.0, 2001.0), 503);
+        let at = 2001.0 + late;
+        seen.push((at, u.connect(at, ConnectOutcome::ClosedByUs, errand(1))));
+        let request = request_of(&observed("haproxy", seen), "/dark/a");
+        let error = request.error.expect("it got 503");
+        assert_eq!(error.cause, Cause::ConnectTimeout, "{late}: {request:#?}");
+    }
+}
+
 /// HAProxy tries a server again after a second that it had only checked before.
 #[test]
 fn tries_at_a_server_that_had_checks_only_are_no_checks() {

@@ -414,6 +414,23 @@ fn a_proxy_that_stops_in_a_long_head_found_it_too_big() {
     assert_eq!(told.attempt().code, None, "nothing usable was answered");
 }
 
+/// HAProxy has no CPU for a third of a second. It says 504 of timers.
+#[test]
+fn a_head_that_is_found_too_big_late_is_no_slow_application() {
+    let (u, x) = fresh();
+    let x = x.partial_head(70_000, 5.0).ended(End::LocalClose);
+    let u = u.flag(flag::HEAD_CUT);
+    for (closed, code, expected) in [
+        (335.2, 502, (Cause::HeaderTooBig, Certainty::Guess)),
+        (335.2, 504, (Cause::ResponseTimeout, Certainty::Proof)),
+        (5005.2, 502, (Cause::ResponseTimeout, Certainty::Strong)),
+    ] {
+        let told = exchange_of(attempt_of(&u, &x, closed), code, closed + 0.2);
+        let (cause, sure, ..) = error(&told);
+        assert_eq!((cause, sure), expected, "{code} at {closed} ms");
+    }
+}
+
 #[test]
 fn a_long_head_that_reached_the_client_is_no_failure() {
     let (u, x) = fresh();

@@ -33,6 +33,11 @@ use giving_up::{refused_at_once, response_timeout, taken_out_of_service};
 /// sooner may have had another reason.
 const SILENCE: Nanos = 100_000_000;
 
+/// A proxy that had no CPU rejects what it read after [`SILENCE`], but within this time, ns. Too small: a
+/// crowded host makes a slow application of a bad answer. Too large: timers that are told by another
+/// status than theirs (Caddy: 502 within a head) are guesses.
+const LATE: Nanos = 1_000_000_000;
+
 /// A proxy that closes upstream within this time after its client left did it for that
 /// reason: nginx, Envoy and Caddy take less than 1 ms.
 const ABORT_WINDOW: Nanos = 50_000_000;
@@ -203,6 +208,11 @@ impl Case<'_> {
             (Some(_), Some(_)) => Words::Other,
             (Some(_) | None, _) => Words::None,
         }
+    }
+
+    /// The proxy says nothing of a timer, and its silence may be that it had no CPU.
+    fn may_be_late(&self) -> bool {
+        self.words() == Words::Other && self.silence() < LATE
     }
 
     /// The client was given an error that is not the upstream's.

@@ -119,14 +119,18 @@ impl Core {
         let (Some(tgid), None) = (trial.tgid, trial.parent) else {
             return false;
         };
+        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
+        let may_be_tries = self.processes.has_unread_clients(tgid);
+        // Of a server that is checked, it is the check that is not let in, late or not.
+        let is_expected =
+            || trial.head.is_none() && !may_be_tries && self.checks.asks(name, trial.started);
         let enough = match trial.asked {
             Asked::Perhaps => return false,
             Asked::Beside => checks::BESIDE_REQUESTS,
+            Asked::Unlikely if is_expected() => checks::SURE,
             Asked::Unlikely => checks::UNASKED,
             Asked::No => checks::SURE,
         };
-        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-        let may_be_tries = self.processes.has_unread_clients(tgid);
         self.checks.saw(name, trial.started, enough, may_be_tries)
     }
 

@@ -295,10 +295,12 @@ fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
     }
 }
 
-/// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream.
+/// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream, as soon
+/// as it has a CPU.
 pub(crate) fn ends_within(trial: &Trial) -> Nanos {
-    if trial.ended_by() == EndedBy::Local {
-        AT_ONCE
+    let given_up = trial.finish == Some(Finish::Handshake(ConnectOutcome::ClosedByUs));
+    if given_up || trial.ended_by() == EndedBy::Local {
+        DELAYED
     } else {
         SLACK
     }

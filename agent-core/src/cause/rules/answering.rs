@@ -113,6 +113,7 @@ pub(super) fn header_too_big(case: &Case<'_>) -> Option<Failure> {
     }
     let sure = match trial.ended_by() {
         EndedBy::Local if case.silence() < SILENCE => case.sure(true),
+        EndedBy::Local if case.may_be_late() => Certainty::Guess,
         EndedBy::PeerFin | EndedBy::PeerReset if trial.flags.head_cut() => Certainty::Strong,
         _ => return None,
     };

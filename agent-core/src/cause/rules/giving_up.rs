@@ -108,6 +108,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let is_said = is_said || trial.around().others.again;
     let sure = match case.request {
         _ if !trial.all_acked() => Certainty::Guess,
+        _ if trial.response_began() && case.may_be_late() => Certainty::Guess,
         Some(request) => {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
             let whole = trial.request_whole() == Some(true);
