@@ -36,6 +36,7 @@ mod requests;
 mod routes;
 mod servers;
 mod table;
+mod transport;
 mod unjoined;
 mod unread;
 

@@ -12,11 +12,12 @@ mod delivery;
 mod giving_up;
 mod unread;
 
-use crate::attempt::{EndedBy, Finish, Trial};
+use crate::attempt::{Finish, Trial};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Nanos, Phase};
 use crate::request::Outcome;
+use crate::transport::ClosedBy;
 
 use answering::{
     answered_early, closed_before_response, header_too_big, invalid_response, keepalive_race,
@@ -109,7 +110,7 @@ pub(crate) fn judge(case: &Case<'_>) -> Option<Failure> {
 fn unattributed(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let (phase, how) = match trial.finish? {
-        Finish::Handshake(_) | Finish::Call | Finish::UnixCall => (Phase::Connect, How::Errno),
+        Finish::Connect => (Phase::Connect, How::Errno),
         Finish::Tls => (Phase::Tls, How::None),
         Finish::Unread => (Phase::Request, How::None),
         Finish::Exchange(_) if trial.is_complete() => return None,
@@ -125,10 +126,10 @@ fn unattributed(case: &Case<'_>) -> Option<Failure> {
 impl Case<'_> {
     /// How the peer closed, when it was the peer.
     fn peer_closed(&self) -> Option<How> {
-        match self.trial.ended_by() {
-            EndedBy::PeerFin => Some(How::Fin),
-            EndedBy::PeerReset => Some(How::Rst),
-            EndedBy::Local | EndedBy::Kernel | EndedBy::Nobody => None,
+        match self.trial.closed_by() {
+            ClosedBy::Peer => Some(How::Fin),
+            ClosedBy::PeerReset => Some(How::Rst),
+            ClosedBy::Local | ClosedBy::Kernel | ClosedBy::Nobody => None,
         }
     }
 

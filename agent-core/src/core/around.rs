@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::attempt::{EndedBy, Trial};
+use crate::attempt::Trial;
 use crate::cause::{Cause, Certainty};
 use crate::event::{Check, Failure, Upstream};
 use crate::join::{SLACK, YOUNG_US};
@@ -14,6 +14,7 @@ use crate::limits::SECOND;
 use crate::network;
 use crate::observation::{Ended, Nanos};
 use crate::patience;
+use crate::transport::ClosedBy;
 
 /// A reset arrives within this time after it was sent on the same host, ns.
 const RESET_UNDER_WAY: Nanos = SECOND;
@@ -70,7 +71,7 @@ impl Core {
             ..Around::default()
         };
         self.ask_peer(trial, &mut around);
-        if trial.ended_by() == EndedBy::Local {
+        if trial.closed_by() == ClosedBy::Local {
             around.client_left = self.client_left(trial);
             around.check_failed = trial.tgid.is_some_and(|tgid| {
                 let failed = self.failed_before(tgid, &trial.upstream, trial.ended);
@@ -113,7 +114,7 @@ impl Core {
             around.reset_reason = self
                 .resets
                 .get(ends, at, RESET_UNDER_WAY)
-                .filter(|_| trial.flags.peer_reset());
+                .filter(|_| trial.transport.was_reset());
             around.read = self
                 .readers
                 .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)

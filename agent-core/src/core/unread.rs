@@ -16,6 +16,7 @@ use crate::outgoing::Use;
 use crate::request::{OpenRequest, Outcome};
 use crate::routes;
 use crate::table::Key;
+use crate::transport::{Connect, Transport};
 use crate::unread::Used;
 
 /// A connection that has not spoken HTTP for this long after its handshake speaks something else.
@@ -77,8 +78,9 @@ impl Core {
         let Some(tgid) = socket.tgid.filter(|_| self.has_room_for_attempt()) else {
             return;
         };
-        let mut trial = Box::new(Trial::failed_connect(
+        let mut trial = Box::new(Trial::of_connection(
             socket,
+            Transport::of_connect(socket, Connect::UnixCall),
             upstream,
             errand,
             Finish::Unread,

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
-use crate::attempt::{EndedBy, Finish, Trial};
+use crate::attempt::Trial;
+use crate::cause::How;
 use crate::event::Upstream;
 use crate::network::canonical;
-use crate::observation::{ConnectOutcome, Errand, Framing, Nanos, RequestHead};
+use crate::observation::{Errand, Framing, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::requests::Requests;
 use crate::table::Key;
+use crate::transport::{ClosedBy, NotConnected};
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;
@@ -262,8 +264,8 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
         return None;
     }
     // Nobody's timer ran out where the peer refused or closed at once (RFC 9110, 15.6.5).
-    let refused = trial.finish == Some(Finish::Handshake(ConnectOutcome::Reset));
-    let closed = matches!(trial.ended_by(), EndedBy::PeerFin | EndedBy::PeerReset);
+    let refused = trial.transport.not_connected() == Some(NotConnected::Refused(How::Rst));
+    let closed = matches!(trial.closed_by(), ClosedBy::Peer | ClosedBy::PeerReset);
     let brief = trial.ended.saturating_sub(trial.started) < SHORTEST_TIMER;
     if outcome.code == Some(GATEWAY_TIMEOUT) && (refused || closed) && brief {
         return None;
@@ -297,7 +299,7 @@ fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
 
 /// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream.
 pub(crate) fn ends_within(trial: &Trial) -> Nanos {
-    if trial.ended_by() == EndedBy::Local {
+    if trial.closed_by() == ClosedBy::Local {
         AT_ONCE
     } else {
         SLACK
