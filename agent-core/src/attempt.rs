@@ -13,12 +13,13 @@ use crate::core::{Around, Asked};
 use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
 use crate::join::Parent;
 use crate::observation::{
-    End, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase, RequestHead, ResponseHead, Side,
-    Socket, TlsHandshake,
+    End, Errand, Exchange, Flags, Nanos, Opening, Phase, RequestHead, ResponseHead, Side, Socket,
+    TlsHandshake,
 };
-use crate::request::{Outcome, request_length, request_whole};
+use crate::request::Outcome;
 use crate::table::Key;
 use crate::transport::{ClosedBy, Delivered, Transport};
+use crate::whole::{self, Response, Unread, Whole};
 use agent_wire::reset_reason;
 
 /// How an attempt is over.
@@ -333,30 +334,26 @@ impl Trial {
             .is_some_and(|exchange| exchange.head.get().is_some())
     }
 
-    /// The response is whole by its framing (RFC 9112, 6.3).
-    pub(crate) fn is_complete(&self) -> bool {
-        let (Some(finish), Some(exchange)) = (self.finish, &self.exchange) else {
-            return false;
-        };
-        match finish {
-            Finish::Exchange(End::Complete | End::Tunnel) => true,
-            // The proxy sent its next request: it had what it wanted.
-            Finish::Exchange(End::Superseded) => self.response_began(),
-            Finish::Exchange(end) => match exchange.framing {
-                Framing::None => exchange.head.get().is_some(),
-                Framing::Length(length) => {
-                    let body = exchange
-                        .response_bytes
-                        .checked_sub(u64::from(exchange.head_bytes));
-                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
-                }
-                Framing::Close => end == End::PeerFin,
-                Framing::Chunked | Framing::Unknown => false,
-            },
+    /// Whether its response is whole.
+    pub(crate) fn whole(&self) -> Whole {
+        match (self.finish, &self.exchange) {
+            (Some(Finish::Exchange(end)), Some(exchange)) => Response {
+                exchange,
+                side: Side::Upstream,
+                end,
+                began: self.response_began(),
+                head_cut: self.flags.head_cut(),
+            }
+            .whole(),
             // With a status, the fair reading of a lost end is that nothing was amiss.
-            Finish::Lost => self.code.is_some(),
-            Finish::Connect | Finish::Tls | Finish::Unread => false,
+            (Some(Finish::Lost), Some(_)) if self.code.is_some() => Whole::Yes,
+            _ => Whole::No,
         }
+    }
+
+    /// Its response is known to be whole.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.whole() == Whole::Yes
     }
 
     /// Who closed the connection under it.
@@ -429,10 +426,13 @@ impl Trial {
             })
     }
 
-    /// The request was sent to its last byte; `None` when its length is not known.
-    pub(crate) fn request_whole(&self) -> Option<bool> {
-        let (head, exchange) = (self.head.as_ref()?, self.exchange.as_ref()?);
-        request_whole(head, exchange)
+    /// Whether the request was sent to its last byte.
+    pub(crate) fn request_whole(&self) -> Whole {
+        self.exchange
+            .as_ref()
+            .map_or(Whole::Unknown(Unread::Head), |exchange| {
+                whole::request(self.head.as_ref(), exchange)
+            })
     }
 
     /// The attempt as it is told, consuming what was kept of it.
@@ -464,19 +464,13 @@ impl Trial {
             request_bytes: exchange.map_or(0, |exchange| exchange.request_bytes),
             request_acked: exchange.map_or(0, |exchange| exchange.request_acked),
             response_bytes: exchange.map_or(0, |exchange| exchange.response_bytes),
-            content_length: exchange.and_then(|exchange| match exchange.framing {
-                Framing::Length(length) => Some(length),
-                _ => None,
-            }),
+            content_length: exchange.and_then(whole::announced),
             process_ended,
             reset_reason: reset_reason.and_then(reset_reason::name),
             tls_alert: self.tls.as_ref().and_then(|tls| tls.handshake.alert),
             server_name: self.tls.as_ref().and_then(|tls| tls.server_name.clone()),
-            request_length: self
-                .head
-                .as_ref()
-                .zip(exchange)
-                .and_then(|(head, exchange)| request_length(head, exchange)),
+            request_length: exchange
+                .and_then(|exchange| whole::request_length(self.head.as_ref(), exchange)),
             carried: (self.flags.seen_open() && exchange.is_some()).then_some(self.key.index),
             read,
             opening: match &self.tls {

@@ -39,6 +39,7 @@ mod table;
 mod transport;
 mod unjoined;
 mod unread;
+mod whole;
 
 pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, Record, decode};

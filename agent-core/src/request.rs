@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 
 use crate::address::Address;
 use crate::attempt::Trial;
-use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
+use crate::observation::{End, Exchange, Flags, Nanos, RequestHead, Side, Socket};
 use crate::requests::{Hashes, Place};
 use crate::table::Key;
+use crate::whole::{self, Response, Unread, Whole};
 
 /// The status that Go's proxies write, to nobody, for a client that left.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -214,50 +215,25 @@ impl OpenRequest {
         if self.flags.head_cut() {
             return true;
         }
-        match &self.head {
-            Some(head) if self.exchange.request_head_bytes > 0 => {
-                request_whole(head, &self.exchange) != Some(false)
-            }
-            _ => self.exchange.request_head_bytes > 0,
-        }
+        let whole = whole::request(self.head.as_ref(), &self.exchange);
+        self.exchange.request_head_bytes > 0 && whole != Whole::No
     }
 
-    /// The answer is whole by its framing (RFC 9112, 6.3), seen from the server's end.
+    /// The answer is whole, as far as is known.
     fn is_complete(&self, end: Option<End>) -> bool {
-        let exchange = &self.exchange;
-        match end {
-            Some(End::Complete | End::Tunnel) => true,
-            // The client sent its next request: it had its answer.
-            Some(End::Superseded) => self.code.is_some(),
-            // Of an answer whose head was not read whole the end is not known: nothing is known to
-            // be missing.
-            Some(_) if self.flags.head_cut() && exchange.framing == Framing::Unknown => {
-                self.code.is_some()
-            }
-            Some(end) => match exchange.framing {
-                Framing::None => exchange.head.get().is_some(),
-                Framing::Length(length) => {
-                    let body = exchange
-                        .response_bytes
-                        .checked_sub(u64::from(exchange.head_bytes));
-                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
-                }
-                Framing::Close => end == End::LocalClose,
-                Framing::Chunked | Framing::Unknown => false,
-            },
-            None => false,
+        let Some(end) = end else { return false };
+        let response = Response {
+            exchange: &self.exchange,
+            side: Side::Client,
+            end,
+            began: self.code.is_some(),
+            head_cut: self.flags.head_cut(),
+        };
+        match response.whole() {
+            Whole::Yes => true,
+            Whole::No | Whole::Unknown(Unread::Chunks) => false,
+            // Nothing is known to be missing.
+            Whole::Unknown(Unread::Head) => self.code.is_some(),
         }
     }
-}
-
-/// Bytes of the request, its head included; `None` when its length is not known.
-pub(crate) fn request_length(head: &RequestHead, exchange: &Exchange) -> Option<u64> {
-    let head_bytes = u64::from(exchange.request_head_bytes);
-    let known = head_bytes > 0 && !head.chunked;
-    known.then(|| head_bytes.saturating_add(head.content_length.unwrap_or(0)))
-}
-
-/// The request is here to its last byte; `None` when its length is not known.
-pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
-    request_length(head, exchange).map(|length| exchange.request_bytes >= length)
 }

@@ -10,13 +10,14 @@ use crate::attempt::Trial;
 use crate::cause::How;
 use crate::event::Upstream;
 use crate::network::canonical;
-use crate::observation::{Errand, Framing, Nanos, RequestHead};
+use crate::observation::{Errand, Nanos, RequestHead};
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::{OpenRequest, Outcome};
 use crate::requests::Requests;
 use crate::table::Key;
 use crate::transport::{ClosedBy, NotConnected};
+use crate::whole::announced;
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;
@@ -315,15 +316,8 @@ fn passed_on(trial: &Trial, request: &OpenRequest, outcome: &Outcome) -> Option<
         (_, Some(..500)) => return None,
         _ => false,
     };
-    let length = |framing| match framing {
-        Framing::Length(length) => Some(length),
-        _ => None,
-    };
-    let given = trial
-        .exchange
-        .as_ref()
-        .and_then(|exchange| length(exchange.framing));
-    let same_length = same_status && given.is_some() && given == length(request.exchange.framing);
+    let given = trial.exchange.as_ref().and_then(announced);
+    let same_length = same_status && given.is_some() && given == announced(&request.exchange);
     Some(Answer {
         same_status,
         same_length,

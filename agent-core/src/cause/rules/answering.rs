@@ -6,9 +6,10 @@ use super::{Case, SILENCE, failure, is_5xx};
 use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::{Ended, Framing, Nanos, Phase};
+use crate::observation::{Ended, Nanos, Phase};
 use crate::request::Outcome;
 use crate::transport::{ClosedBy, Delivered};
+use crate::whole::{Unread, Whole};
 
 /// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
@@ -198,16 +199,13 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     if trial.answer.malformed && case.request.is_none_or(enough) {
         return None;
     }
-    let sure = match trial.exchange.as_ref()?.framing {
+    let sure = match trial.whole() {
         _ if trial.answer.malformed => Certainty::Guess,
         // Framing fields may be in the part that was not read: a FIN may be the right end.
-        Framing::Unknown if trial.flags.head_cut() => match how {
-            How::Rst => Certainty::Guess,
-            _ => return None,
-        },
+        Whole::Unknown(Unread::Head) if how == How::Fin => return None,
         // The end may have passed unseen: a FIN may be the right one.
-        Framing::Chunked if !trial.exchange.as_ref()?.chunks_followed => Certainty::Guess,
-        _ => Certainty::Proof,
+        Whole::Unknown(_) => Certainty::Guess,
+        Whole::Yes | Whole::No => Certainty::Proof,
     };
     failure(Cause::TruncatedResponse, sure, case.phase(), how)
 }
@@ -216,7 +214,7 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
 /// answer: its client got an error of the proxy's own (RFC 9112, 9.5).
 pub(super) fn answered_early(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
-    let unsent = trial.request_whole() == Some(false) || trial.delivered() != Delivered::All;
+    let unsent = trial.request_whole() == Whole::No || trial.delivered() != Delivered::All;
     if !unsent || trial.code().is_none_or(is_5xx) || !case.is_refused() {
         return None;
     }

@@ -7,6 +7,7 @@ use crate::event::Failure;
 use crate::limits::SECOND;
 use crate::observation::{Nanos, Phase};
 use crate::transport::{ClosedBy, Delivered};
+use crate::whole::Whole;
 
 /// The kernel gives a peer up that answers no probe after this time or later (`tcp_retries2`, 8 at
 /// least by RFC 1122, 4.2.3.5; 15 by default), ns. Sooner only where a program sets a limit (TCP_USER_TIMEOUT).
@@ -85,7 +86,7 @@ pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
     }
     let sure = if unread && is_stuck(case) {
         case.sure(true)
-    } else if trial.request_whole() == Some(false) && trial.delivered() != Delivered::All {
+    } else if trial.request_whole() == Whole::No && trial.delivered() != Delivered::All {
         Certainty::Strong
     } else {
         return None;
@@ -95,5 +96,5 @@ pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
 
 /// Part of the request was not sent, or did not arrive.
 fn is_stuck(case: &Case<'_>) -> bool {
-    case.trial.request_whole() == Some(false) || case.trial.delivered() != Delivered::All
+    case.trial.request_whole() == Whole::No || case.trial.delivered() != Delivered::All
 }

@@ -6,6 +6,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::Nanos;
 use crate::transport::{ClosedBy, Delivered};
+use crate::whole::Whole;
 
 /// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
 /// rejects is called a slow application. Longer: so is not what a very short timer ends.
@@ -94,7 +95,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     if passed_on || at_once && has_head {
         return None;
     }
-    if trial.request_whole() == Some(false) {
+    if trial.request_whole() == Whole::No {
         let phase = case.phase();
         return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
     }
@@ -111,7 +112,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
         _ if !arrived => Certainty::Guess,
         Some(request) => {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
-            let whole = trial.request_whole() == Some(true);
+            let whole = trial.request_whole() == Whole::Yes;
             let whole = whole && !satisfied && is_said;
             let stayed = request.client_gone.or(request.client_fin).is_none();
             case.sure(unanswered && whole && waited && stayed)
