@@ -3,14 +3,15 @@
 //!
 //! In: an attempt that is over and, when it is known, what became of its request. Out: why
 //! it failed, or nothing for success. A cause is added by a function in [`connecting`],
-//! [`delivery`], [`answering`] or [`giving_up`] and a line in the table. Requests without any attempt are judged
-//! where that is known, in `core::verdict`.
+//! [`delivery`], [`answering`] or [`giving_up`] and a line in the table. Requests without any attempt are
+//! judged in [`without_attempt`].
 
 mod answering;
 mod connecting;
 mod delivery;
 mod giving_up;
 mod unread;
+pub(crate) mod without_attempt;
 
 use crate::attempt::{Finish, Trial};
 use crate::cause::{Cause, Certainty, How};
@@ -44,6 +45,14 @@ const GIVEN_WITHIN: Nanos = 500_000_000;
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;
+
+/// That the evidence does not show why.
+pub(crate) const UNATTRIBUTED: Failure = Failure {
+    cause: Cause::Unattributed,
+    certainty: Certainty::Guess,
+    phase: Phase::Request,
+    how: How::None,
+};
 
 /// An attempt to be judged.
 pub(crate) struct Case<'a> {

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::verdict::UNATTRIBUTED;
 use crate::attempt::Trial;
-use crate::cause::rules::{Case, judge};
+use crate::cause::rules::{Case, UNATTRIBUTED, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Failure};
 use crate::join::{AT_ONCE, SLACK};

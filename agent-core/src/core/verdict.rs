@@ -11,10 +11,10 @@ use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use super::joining::{is_stranger, let_go};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
-use crate::cause::{Cause, Certainty, How};
+use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Event, Failure, Join, Request};
 use crate::join;
-use crate::observation::{End, Nanos, Phase, RequestHead};
+use crate::observation::{End, Nanos, RequestHead};
 use crate::request::{OpenRequest, Outcome};
 use crate::routes;
 use crate::table::Key;
@@ -22,13 +22,6 @@ use crate::table::Key;
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
-
-pub(super) const UNATTRIBUTED: Failure = Failure {
-    cause: Cause::Unattributed,
-    certainty: Certainty::Guess,
-    phase: Phase::Request,
-    how: How::None,
-};
 
 impl Core {
     /// An attempt is over: it goes to its request, is told, or waits for a request.
