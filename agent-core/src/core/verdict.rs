@@ -268,7 +268,6 @@ impl Core {
         };
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
-        out.extend(attempts.iter().cloned().map(Event::Attempt));
         let client = request.client();
         let OpenRequest { head, started, .. } = *request;
         let ended = outcome.ended.max(started);
@@ -405,7 +404,7 @@ impl Core {
         }
         let attempt = trial.into_attempt(proxy, failure, masked);
         self.remember(attempt.head.as_ref(), &attempt, false);
-        out.push(Event::Attempt(attempt));
+        out.push(Event::LoneAttempt(attempt));
     }
 
     /// An exchange on the connection `cookie` was of a process that is no proxy. Of a bystander's
