@@ -8,15 +8,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::address::Address;
+use crate::around::Around;
 use crate::connection::Connection;
-use crate::core::{Around, Asked};
 use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
-use crate::join::Parent;
 use crate::observation::{
     End, Errand, Exchange, Flags, Nanos, Opening, Phase, RequestHead, ResponseHead, Side, Socket,
     TlsHandshake,
 };
-use crate::request::Outcome;
+use crate::outcome::Outcome;
+use crate::parent::Parent;
 use crate::table::Key;
 use crate::transport::{ClosedBy, Delivered, Transport};
 use crate::whole::{self, Response, Unread, Whole};
@@ -43,6 +43,20 @@ pub(crate) struct FailedHandshake {
     pub(crate) handshake: TlsHandshake,
     /// What its ClientHello says of the server's name, if known.
     pub(crate) server_name: Option<ServerName>,
+}
+
+/// What speaks for an attempt being a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A client may have asked for it.
+    #[default]
+    Perhaps,
+    /// A request waited for an upstream when it began, of which nothing else speaks for it.
+    Beside,
+    /// No request waited for an upstream when it began.
+    Unlikely,
+    /// Nor has its thread read from a client then, or in the time before.
+    No,
 }
 
 /// One try.

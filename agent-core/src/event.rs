@@ -7,8 +7,8 @@ use std::sync::Arc;
 use smol_str::SmolStr;
 
 use crate::cause::{Cause, Certainty, How};
-pub use crate::join::Witnesses;
 use crate::observation::{Ended, Nanos, Opening, Phase, RequestHead, ResetDirection, TlsAlert};
+pub use crate::witness::Witnesses;
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]

@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 
 use crate::address::Address;
 use crate::attempt::Trial;
+use crate::event::Join;
 use crate::observation::{End, Exchange, Flags, Nanos, RequestHead, Side, Socket};
-use crate::requests::{Hashes, Place};
+use crate::outcome::{CLIENT_CLOSED_REQUEST, Outcome};
+use crate::places::{Hashes, Place, Waits};
 use crate::table::Key;
+use crate::timing::AT_ONCE;
 use crate::whole::{self, Response, Unread, Whole};
-
-/// The status that Go's proxies write, to nobody, for a client that left.
-pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// A client's request.
 #[derive(Debug)]
@@ -46,49 +46,6 @@ pub(crate) struct OpenRequest {
     pub(crate) tries: Vec<Box<Trial>>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,
-}
-
-/// What became of a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
-    /// Status code given.
-    pub(crate) code: Option<u16>,
-    /// The answer is complete by its framing.
-    pub(crate) complete: bool,
-    /// When the client's FIN or RST came, where that was before its answer was complete.
-    pub(crate) client_gone: Option<Nanos>,
-    /// When the client's FIN came, where that was before its answer began. It may still have
-    /// been there to read.
-    pub(crate) client_fin: Option<Nanos>,
-    /// First byte of the answer.
-    pub(crate) answer_began: Option<Nanos>,
-    /// Last byte of the answer, or the end without one.
-    pub(crate) ended: Nanos,
-}
-
-impl Outcome {
-    /// The client got an error or no answer, or its answer was cut short while it was there.
-    pub(crate) fn is_failed(&self) -> bool {
-        match self.code {
-            Some(code) => code >= 500 || self.is_cut(),
-            None => true,
-        }
-    }
-
-    /// It got a whole error after its FIN: it may have been there to read it.
-    pub(crate) fn was_answered_after_fin(&self) -> bool {
-        self.complete && self.client_fin.is_some() && self.code.is_some_and(|code| code >= 500)
-    }
-
-    /// An answer that began was not whole, and its client had not left.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.code.is_some() && !self.complete && self.client_gone.is_none()
-    }
-
-    /// When the client got what the last attempt led to: an error, or the end of half an answer.
-    pub(crate) fn failed_at(&self) -> Option<Nanos> {
-        self.answer_began.filter(|_| !self.is_cut())
-    }
 }
 
 impl OpenRequest {
@@ -235,5 +192,31 @@ impl OpenRequest {
             // Nothing is known to be missing.
             Whole::Unknown(Unread::Head) => self.code.is_some(),
         }
+    }
+    /// What it waits for, if anything.
+    pub(crate) fn waits(&self) -> Option<Waits> {
+        if !self.open.is_empty() {
+            return None;
+        }
+        match (self.end, self.tries.iter().map(|trial| trial.ended).max()) {
+            (Some((_, ended)), _) => {
+                let at = self.outcome().failed_at().unwrap_or(ended);
+                self.lacks_last_try().then_some(Waits::Failed(at))
+            }
+            _ if self.is_answered() => None,
+            (None, None) => Some(Waits::Fresh(self.started)),
+            (None, Some(over)) => Some(Waits::Tried(over)),
+        }
+    }
+
+    /// Whether the answer followed no known attempt at once, so that one that nobody claimed may be the
+    /// last of this request. Only connects that were joined for want of another request leave such gaps.
+    pub(crate) fn lacks_last_try(&self) -> bool {
+        let outcome = self.outcome();
+        let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        self.tries.iter().all(|trial| {
+            let join = trial.parent.map(|parent| parent.join);
+            join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
+        })
     }
 }

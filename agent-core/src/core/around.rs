@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use super::Core;
+use crate::around::Around;
 use crate::attempt::Trial;
 use crate::cause::{Cause, Certainty};
 use crate::event::{Check, Failure, Upstream};
-use crate::join::{SLACK, YOUNG_US};
-use crate::limits::SECOND;
 use crate::network;
-use crate::observation::{Ended, Nanos};
-use crate::patience;
+use crate::observation::Nanos;
+use crate::timing::{SECOND, SLACK, YOUNG_US};
 use crate::transport::ClosedBy;
 
 /// A reset arrives within this time after it was sent on the same host, ns.
@@ -32,29 +31,6 @@ const WAITS: Nanos = 50_000_000;
 
 /// How often attempts are looked through for those that still wait, ns.
 const LOOK_EVERY: Nanos = SECOND;
-
-/// What is known of the end of an attempt from elsewhere than its own connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Around {
-    /// How the upstream's process ended under this attempt.
-    pub(crate) process_ended: Option<Ended>,
-    /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
-    pub(crate) reset_reason: Option<u16>,
-    /// A process had read from the upstream's end of the connection when that was closed here.
-    pub(crate) read: Option<bool>,
-    /// The status that its proxy gives when it has waited too long.
-    pub(crate) timeout_code: Option<u16>,
-    /// Its proxy answers no client that it knows to have left.
-    pub(crate) answers_present: bool,
-    /// Its proxy takes an interim response for the answer, and that for a bad one.
-    pub(crate) refuses_interim: bool,
-    /// How others like it fared that waited.
-    pub(crate) others: patience::Seen,
-    /// A health check of its upstream had failed just before.
-    pub(crate) check_failed: bool,
-    /// When its client left, of one whose talk is not read, and how sure it is that it was its own.
-    pub(crate) client_left: Option<(Nanos, Certainty)>,
-}
 
 impl Core {
     /// Gathers what is known of the end of an attempt.

@@ -9,10 +9,10 @@ use super::Core;
 use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, seconds};
 use crate::errno;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
-use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
 use crate::outgoing::Use;
 use crate::table::Key;
+use crate::timing::SECOND;
 use crate::transport::{Connect, NotConnected, Transport};
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time

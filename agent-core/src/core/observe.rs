@@ -6,15 +6,15 @@ use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
 use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
-use crate::join::{Parent, YOUNG_US};
-use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
     End, Ended, Exchange, Lookup, Observation, Opening, Phase, RequestHead, ResetDirection,
     ResponseHead, Side, Socket, What,
 };
+use crate::parent::Parent;
 use crate::request::OpenRequest;
 use crate::table::Key;
+use crate::timing::{SECOND, YOUNG_US};
 use crate::transport::Connect;
 
 /// Sockets of system services that the C library connects to on its own (name lookups,

@@ -13,11 +13,12 @@ use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Event, Failure, Join, Request};
-use crate::join;
 use crate::observation::{End, Nanos, RequestHead};
-use crate::request::{OpenRequest, Outcome};
+use crate::outcome::Outcome;
+use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
+use crate::timing;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
@@ -127,7 +128,7 @@ impl Core {
         let may_wait = !answered
             && (!explained
                 || may_be_gone
-                || join::lacks_last_try(request)
+                || request.lacks_last_try()
                 || self.may_turn_out_a_proxys(request)
                 || self.has_unread_under_way(key));
         if may_wait {
@@ -445,7 +446,7 @@ impl Core {
 /// Whether one of the attempts `since` began at another upstream when `attempt` was over.
 fn goes_on_after(attempt: &Attempt, since: &[Arc<Attempt>]) -> bool {
     since.iter().any(|next| {
-        let began = next.started.saturating_add(join::SLACK);
+        let began = next.started.saturating_add(timing::SLACK);
         began >= attempt.ended && next.upstream != attempt.upstream
     })
 }

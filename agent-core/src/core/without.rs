@@ -11,11 +11,13 @@ use crate::cause::rules::UNATTRIBUTED;
 use crate::cause::rules::without_attempt::{self, Situation, Verdict};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Check, Failure, Join, Proxy, Upstream};
-use crate::join::{Parent, Witnesses};
-use crate::request::{OpenRequest, Outcome};
+use crate::outcome::Outcome;
+use crate::parent::Parent;
+use crate::request::OpenRequest;
 use crate::routes::Moment;
 use crate::table::Key;
 use crate::unread::Used;
+use crate::witness::Witnesses;
 
 /// The verdict on a request that got an error for which no attempt is known.
 pub(super) struct Unanswered {

@@ -5,19 +5,21 @@
 
 use std::sync::Arc;
 
-use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
 use crate::attempt::Trial;
 use crate::cause::How;
 use crate::event::Upstream;
 use crate::network::canonical;
 use crate::observation::{Errand, Nanos, RequestHead};
+use crate::outcome::Outcome;
 use crate::process::Processes;
 use crate::proxies::Habits;
-use crate::request::{OpenRequest, Outcome};
+use crate::request::OpenRequest;
 use crate::requests::Requests;
 use crate::table::Key;
+use crate::timing::{AT_ONCE, DELAYED, SLACK, YOUNG_US, is_late};
 use crate::transport::{ClosedBy, NotConnected};
 use crate::whole::announced;
+use crate::witness::Witnesses;
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;

@@ -2,12 +2,12 @@
 
 use agent_wire::reset_reason;
 
-use super::{Case, SILENCE, failure, is_5xx};
+use super::case::{Case, SILENCE, failure, is_5xx};
 use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Ended, Nanos, Phase};
-use crate::request::Outcome;
+use crate::outcome::Outcome;
 use crate::transport::{ClosedBy, Delivered};
 use crate::whole::{Unread, Whole};
 

@@ -1,6 +1,6 @@
 //! No connection to the upstream, or none that both ends agree on.
 
-use super::{ABORT_WINDOW, Case, SILENCE, failure};
+use super::case::{ABORT_WINDOW, Case, SILENCE, failure};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Nanos, Phase};

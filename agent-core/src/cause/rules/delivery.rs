@@ -1,11 +1,11 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
-use super::{ABORT_WINDOW, Case, SILENCE, Words, failure};
+use super::case::{ABORT_WINDOW, Case, SILENCE, Words, failure};
 use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::limits::SECOND;
 use crate::observation::{Nanos, Phase};
+use crate::timing::SECOND;
 use crate::transport::{ClosedBy, Delivered};
 use crate::whole::Whole;
 

@@ -1,7 +1,7 @@
 //! The proxy closed first, and the answer was not whole: it waited too long, did not like what it read,
 //! wanted no more of it, or took the upstream out of service.
 
-use super::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
+use super::case::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::Nanos;

@@ -4,7 +4,8 @@
 //! it was whole, it does not: an error that an application answered itself looks like a success. So
 //! nothing here is proof, and what the transport does not decide is unattributed.
 
-use super::{Case, SILENCE, delivery, failure, giving_up};
+use super::case::{Case, SILENCE, failure};
+use super::{answering, delivery, giving_up};
 use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
@@ -53,8 +54,8 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
         return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {
-        let race = super::keepalive_race(case).filter(|_| idled(case));
-        return race.or_else(|| super::closed_before_response(case));
+        let race = answering::keepalive_race(case).filter(|_| idled(case));
+        return race.or_else(|| answering::closed_before_response(case));
     }
     // What came back was passed on, and broke off when the upstream closed.
     let cut = case.request.is_some_and(|request| {

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::{UNATTRIBUTED, is_5xx};
+use super::case::{UNATTRIBUTED, is_5xx};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Check, Failure};
 use crate::lookups::Lookup;
 use crate::observation::Phase;
+use crate::outcome::{CLIENT_CLOSED_REQUEST, Outcome};
 use crate::proxies::Habits;
-use crate::request::{CLIENT_CLOSED_REQUEST, Outcome};
 use crate::routes::Fare;
 use crate::unread::Used;
 
