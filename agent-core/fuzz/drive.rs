@@ -95,23 +95,16 @@ fn assert_sound(core: &Core, events: &[Event]) {
     let (mut attempts, mut requests) = (HashSet::new(), HashSet::new());
     let mut told = (0, 0);
     for event in events {
-        match event {
-            Event::Attempt(attempt) => {
-                told.1 += 1;
-                let first = attempts.insert((attempt.cookie, attempt.index));
-                // A connect without a socket has no cookie to be known by.
-                assert!(first || attempt.cookie == 0, "told twice: {attempt:?}");
-            }
-            Event::Request(request) => {
-                told.0 += 1;
-                let first = requests.insert((request.cookie, request.index));
-                assert!(first, "told twice: {request:?}");
-            }
-            Event::Connect(_)
-            | Event::Reset(_)
-            | Event::Tls(_)
-            | Event::Tcp(_)
-            | Event::Check(_) => {}
+        for attempt in event.attempts() {
+            told.1 += 1;
+            let first = attempts.insert((attempt.cookie, attempt.index));
+            // A connect without a socket has no cookie to be known by.
+            assert!(first || attempt.cookie == 0, "told twice: {attempt:?}");
+        }
+        if let Event::Request(request) = event {
+            told.0 += 1;
+            let first = requests.insert((request.cookie, request.index));
+            assert!(first, "told twice: {request:?}");
         }
     }
     let stats = core.stats();

@@ -8,28 +8,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::address::Address;
+use crate::around::Around;
 use crate::connection::Connection;
-use crate::core::{Around, Asked};
-use crate::errno;
 use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
-use crate::join::Parent;
 use crate::observation::{
-    ConnectOutcome, End, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase, RequestHead,
-    ResponseHead, Side, Socket, TlsHandshake,
+    End, Errand, Exchange, Flags, Nanos, Opening, Phase, RequestHead, ResponseHead, Side, Socket,
+    TlsHandshake,
 };
-use crate::request::{Outcome, request_length, request_whole};
+use crate::outcome::Outcome;
+use crate::parent::Parent;
 use crate::table::Key;
+use crate::transport::{ClosedBy, Delivered, Transport};
+use crate::whole::{self, Response, Unread, Whole};
 use agent_wire::reset_reason;
 
 /// How an attempt is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
-    /// The handshake failed.
-    Handshake(ConnectOutcome),
-    /// `connect(2)` failed before any packet left.
-    Call,
-    /// `connect(2)` on a Unix socket failed.
-    UnixCall,
+    /// There was no connection: [`Transport::not_connected`].
+    Connect,
     /// The TLS handshake failed: [`Trial::tls`].
     Tls,
     /// The exchange ended.
@@ -40,27 +37,26 @@ pub(crate) enum Finish {
     Lost,
 }
 
-/// Who ended an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndedBy {
-    /// The peer, by FIN.
-    PeerFin,
-    /// The peer, by RST.
-    PeerReset,
-    /// This end.
-    Local,
-    /// The kernel gave up.
-    Kernel,
-    /// Nobody: the connection goes on, or how it ended is not known.
-    Nobody,
-}
-
 /// A TLS handshake that failed.
 #[derive(Debug)]
 pub(crate) struct FailedHandshake {
     pub(crate) handshake: TlsHandshake,
     /// What its ClientHello says of the server's name, if known.
     pub(crate) server_name: Option<ServerName>,
+}
+
+/// What speaks for an attempt being a check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A client may have asked for it.
+    #[default]
+    Perhaps,
+    /// A request waited for an upstream when it began, of which nothing else speaks for it.
+    Beside,
+    /// No request waited for an upstream when it began.
+    Unlikely,
+    /// Nor has its thread read from a client then, or in the time before.
+    No,
 }
 
 /// One try.
@@ -89,15 +85,10 @@ pub(crate) struct Trial {
     opening: Option<Opening>,
     /// What its head says of the response.
     pub(crate) answer: ResponseHead,
+    /// How its messages read.
     pub(crate) flags: Flags,
-    pub(crate) errno: Option<u16>,
-    pub(crate) syns: u16,
-    /// Segments retransmitted on the connection before this attempt, and by its last record.
-    retransmits_before: u32,
-    retransmits: u32,
-    pub(crate) srtt_us: Option<u32>,
-    /// A listener on this host got the SYN and did not answer.
-    pub(crate) listener_silent: bool,
+    /// What carried it.
+    pub(crate) transport: Transport,
     /// What is known of its end from elsewhere.
     pub(crate) around: Option<Box<Around>>,
     pub(crate) finish: Option<Finish>,
@@ -118,9 +109,10 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// A connect that failed.
-    pub(crate) fn failed_connect(
+    /// A connection on which no request is known to have been sent, or the want of one.
+    pub(crate) fn of_connection(
         socket: &Socket,
+        transport: Transport,
         upstream: Upstream,
         errand: Option<Errand>,
         finish: Finish,
@@ -148,12 +140,7 @@ impl Trial {
             answer: ResponseHead::default(),
             opening: None,
             flags: socket.flags,
-            errno: socket.errno,
-            syns: socket.syns,
-            retransmits_before: 0,
-            retransmits: 0,
-            srtt_us: socket.srtt_us,
-            listener_silent: false,
+            transport,
             around: None,
             finish: Some(finish),
             tls: None,
@@ -190,7 +177,8 @@ impl Trial {
             srtt_us: None,
             flags: Flags::default(),
         };
-        let trial = Self::failed_connect(&socket, upstream, None, Finish::Unread);
+        let transport = Transport::Unknown;
+        let trial = Self::of_connection(&socket, transport, upstream, None, Finish::Unread);
         Self {
             key,
             local,
@@ -221,6 +209,10 @@ impl Trial {
         let opened = socket
             .opened
             .filter(|opened| reused == Some(false) && *opened <= sent);
+        let retransmits_before = match connection.retransmits {
+            Some(earlier) if late => earlier,
+            _ => socket.retransmits,
+        };
         let connected = connection
             .established
             .get()
@@ -256,16 +248,8 @@ impl Trial {
             answer: ResponseHead::default(),
             opening: None,
             flags: socket.flags,
-            errno: socket.errno,
-            syns: socket.syns,
-            retransmits_before: match connection.retransmits {
-                Some(earlier) if late => earlier,
-                _ => socket.retransmits,
-            },
-            retransmits: socket.retransmits,
-            srtt_us: socket.srtt_us,
+            transport: Transport::used(socket, retransmits_before),
             exchange: Some(exchange),
-            listener_silent: false,
             around: None,
             finish: None,
             tls: None,
@@ -289,9 +273,7 @@ impl Trial {
         self.opening = opening.or(self.opening);
         self.tgid = socket.tgid.or(self.tgid);
         self.flags = Flags(self.flags.0 | socket.flags.0);
-        self.errno = socket.errno.or(self.errno);
-        self.retransmits = self.retransmits.max(socket.retransmits);
-        self.srtt_us = socket.srtt_us.or(self.srtt_us);
+        self.transport.update(socket);
         self.ended = socket.time;
         if let Some(head) = head {
             self.code = Some(head.status);
@@ -366,59 +348,37 @@ impl Trial {
             .is_some_and(|exchange| exchange.head.get().is_some())
     }
 
-    /// The response is whole by its framing (RFC 9112, 6.3).
-    pub(crate) fn is_complete(&self) -> bool {
-        let (Some(finish), Some(exchange)) = (self.finish, &self.exchange) else {
-            return false;
-        };
-        match finish {
-            Finish::Exchange(End::Complete | End::Tunnel) => true,
-            // The proxy sent its next request: it had what it wanted.
-            Finish::Exchange(End::Superseded) => self.response_began(),
-            Finish::Exchange(end) => match exchange.framing {
-                Framing::None => exchange.head.get().is_some(),
-                Framing::Length(length) => {
-                    let body = exchange
-                        .response_bytes
-                        .checked_sub(u64::from(exchange.head_bytes));
-                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
-                }
-                Framing::Close => end == End::PeerFin,
-                Framing::Chunked | Framing::Unknown => false,
-            },
+    /// Whether its response is whole.
+    pub(crate) fn whole(&self) -> Whole {
+        match (self.finish, &self.exchange) {
+            (Some(Finish::Exchange(end)), Some(exchange)) => Response {
+                exchange,
+                side: Side::Upstream,
+                end,
+                began: self.response_began(),
+                head_cut: self.flags.head_cut(),
+            }
+            .whole(),
             // With a status, the fair reading of a lost end is that nothing was amiss.
-            Finish::Lost => self.code.is_some(),
-            Finish::Handshake(_)
-            | Finish::Call
-            | Finish::UnixCall
-            | Finish::Tls
-            | Finish::Unread => false,
+            (Some(Finish::Lost), Some(_)) if self.code.is_some() => Whole::Yes,
+            _ => Whole::No,
         }
     }
 
-    pub(crate) fn ended_by(&self) -> EndedBy {
+    /// Its response is known to be whole.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.whole() == Whole::Yes
+    }
+
+    /// Who closed the connection under it.
+    pub(crate) fn closed_by(&self) -> ClosedBy {
         let end = match (self.finish, &self.tls) {
             (Some(Finish::Exchange(end)), _) => end,
             (_, Some(tls)) => tls.handshake.end,
-            _ => return EndedBy::Nobody,
+            _ => return ClosedBy::Nobody,
         };
-        match end {
-            End::PeerFin => EndedBy::PeerFin,
-            End::PeerReset => EndedBy::PeerReset,
-            End::LocalClose | End::LocalReset => {
-                let peer_fin = self.peer_fin();
-                if peer_fin.is_some_and(|at| at <= self.ended) {
-                    EndedBy::PeerFin
-                } else {
-                    EndedBy::Local
-                }
-            }
-            End::KernelError if matches!(self.errno, Some(errno::ECONNRESET | errno::EPIPE)) => {
-                EndedBy::PeerReset
-            }
-            End::KernelError => EndedBy::Kernel,
-            End::Complete | End::Superseded | End::Tunnel => EndedBy::Nobody,
-        }
+        let peer_closed_first = self.peer_fin().is_some_and(|at| at <= self.ended);
+        self.transport.closed_by(end, peer_closed_first)
     }
 
     /// When the peer's close arrived: its FIN where there was one, else the end.
@@ -426,14 +386,14 @@ impl Trial {
         self.peer_fin().map_or(self.ended, |at| at.min(self.ended))
     }
 
-    /// The peer's FIN had come before the request was sent.
-    pub(crate) fn fin_came_first(&self) -> bool {
+    /// The peer had closed before the request was sent.
+    pub(crate) fn peer_closed_before(&self) -> bool {
         matches!((self.peer_fin(), self.sent_at()), (Some(fin), Some(sent)) if fin < sent)
     }
 
-    /// The peer's FIN had come before the end. In CLOSE_WAIT a reset is EPIPE (tcp_reset, net/ipv4/tcp_input.c).
+    /// The peer had closed in order before the end.
     pub(crate) fn peer_had_closed(&self) -> bool {
-        self.errno == Some(errno::EPIPE) || self.peer_fin().is_some()
+        self.transport.sent_after_close() || self.peer_fin().is_some()
     }
 
     fn peer_fin(&self) -> Option<Nanos> {
@@ -464,27 +424,29 @@ impl Trial {
 
     /// How long nothing came back for the whole request, where this end closed then.
     pub(crate) fn waited_in_vain(&self) -> Option<Nanos> {
-        let in_vain =
-            self.ended_by() == EndedBy::Local && !self.response_began() && self.all_acked();
+        let in_vain = self.closed_by() == ClosedBy::Local
+            && !self.response_began()
+            && self.delivered() == Delivered::All;
         in_vain.then(|| self.waited())
     }
 
-    /// Every byte sent was acknowledged, and there was at least one.
-    pub(crate) fn all_acked(&self) -> bool {
-        self.exchange.as_ref().is_some_and(|exchange| {
-            exchange.request_bytes > 0 && exchange.request_acked >= exchange.request_bytes
-        })
+    /// How much of what was sent of the request has arrived.
+    pub(crate) fn delivered(&self) -> Delivered {
+        self.exchange
+            .as_ref()
+            .map_or(Delivered::Unknown, |exchange| {
+                let (sent, acked) = (exchange.request_bytes, exchange.request_acked);
+                self.transport.delivered(sent, acked)
+            })
     }
 
-    /// The request was sent to its last byte; `None` when its length is not known.
-    pub(crate) fn request_whole(&self) -> Option<bool> {
-        let (head, exchange) = (self.head.as_ref()?, self.exchange.as_ref()?);
-        request_whole(head, exchange)
-    }
-
-    /// Segments retransmitted during the attempt.
-    pub(crate) fn retransmits(&self) -> u32 {
-        self.retransmits.saturating_sub(self.retransmits_before)
+    /// Whether the request was sent to its last byte.
+    pub(crate) fn request_whole(&self) -> Whole {
+        self.exchange
+            .as_ref()
+            .map_or(Whole::Unknown(Unread::Head), |exchange| {
+                whole::request(self.head.as_ref(), exchange)
+            })
     }
 
     /// The attempt as it is told, consuming what was kept of it.
@@ -512,30 +474,17 @@ impl Trial {
             read,
             ..
         } = self.around();
-        let reset = self.flags.peer_reset() || self.ended_by() == EndedBy::PeerReset;
         let evidence = Evidence {
-            errno: self.errno,
-            syns: self.syns,
-            retransmits: self.retransmits(),
             request_bytes: exchange.map_or(0, |exchange| exchange.request_bytes),
             request_acked: exchange.map_or(0, |exchange| exchange.request_acked),
             response_bytes: exchange.map_or(0, |exchange| exchange.response_bytes),
-            content_length: exchange.and_then(|exchange| match exchange.framing {
-                Framing::Length(length) => Some(length),
-                _ => None,
-            }),
-            reset_had_ack: reset.then(|| self.flags.reset_had_ack()),
-            srtt_us: self.srtt_us,
-            zero_window: self.flags.zero_window(),
+            content_length: exchange.and_then(whole::announced),
             process_ended,
             reset_reason: reset_reason.and_then(reset_reason::name),
             tls_alert: self.tls.as_ref().and_then(|tls| tls.handshake.alert),
             server_name: self.tls.as_ref().and_then(|tls| tls.server_name.clone()),
-            request_length: self
-                .head
-                .as_ref()
-                .zip(exchange)
-                .and_then(|(head, exchange)| request_length(head, exchange)),
+            request_length: exchange
+                .and_then(|exchange| whole::request_length(self.head.as_ref(), exchange)),
             carried: (self.flags.seen_open() && exchange.is_some()).then_some(self.key.index),
             read,
             opening: match &self.tls {
@@ -545,6 +494,7 @@ impl Trial {
                     .filter(|opening| *opening != Opening::Tls),
                 None => self.opening,
             },
+            ..self.transport.evidence(self.closed_by())
         };
         // A head that the proxy could not use is no answer, whatever its first line says.
         let unusable = failure.is_some_and(|failure| failure.phase == Phase::Head);

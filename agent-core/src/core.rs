@@ -17,9 +17,6 @@ mod unread;
 mod verdict;
 mod without;
 
-pub(crate) use around::Around;
-pub(crate) use checking::Asked;
-
 use rustc_hash::FxHashMap;
 
 use crate::attempt::Trial;

@@ -4,9 +4,9 @@
 //! It is known only of upstreams on this host that are seen at the same addresses.
 
 use crate::by_ends::ByEnds;
-use crate::limits::SECOND;
 use crate::network::Ends;
 use crate::observation::{Ended, Nanos};
+use crate::timing::SECOND;
 
 /// A connection breaks within this time after the process that served it died, ns. Sockets are
 /// closed when the last thread is gone; a core dump comes first.

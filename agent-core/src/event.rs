@@ -1,31 +1,45 @@
 //! What the core tells the daemon.
 
 use std::net::SocketAddr;
+use std::slice;
 use std::sync::Arc;
 
 use smol_str::SmolStr;
 
 use crate::cause::{Cause, Certainty, How};
-pub use crate::join::Witnesses;
 use crate::observation::{Ended, Nanos, Opening, Phase, RequestHead, ResetDirection, TlsAlert};
+pub use crate::witness::Witnesses;
 
 /// One thing worth counting or telling.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An active open of a proxy was decided, of whatever protocol.
     Connect(ConnectDone),
-    /// An attempt is over and its outcome is final. Each attempt is told once.
-    Attempt(Arc<Attempt>),
-    /// A client's request is over and its outcome is final. Each request is told once.
+    /// A client's request is over, and its outcome and that of its attempts are final: it brings them.
+    /// Each request comes once, and so does each attempt, here or in [`Event::LoneAttempt`].
     Request(Arc<Request>),
+    /// An attempt is over and its outcome is final, and no request brings it: none is known for it, or its
+    /// request came before.
+    LoneAttempt(Arc<Attempt>),
     /// A reset on a proxy's upstream-side or other outgoing connection.
     Reset(ResetSeen),
     /// A TLS handshake with an upstream was completed.
     Tls(TlsDone),
     /// Retransmitted segments and round-trip time, since the last such event of the socket.
     Tcp(TcpSeen),
-    /// A health check is over. It is no [`Event::Attempt`].
+    /// A health check is over. It is no attempt of a request.
     Check(Arc<Check>),
+}
+
+impl Event {
+    /// The attempts that it brings, in order of start.
+    pub fn attempts(&self) -> &[Arc<Attempt>] {
+        match self {
+            Self::Request(request) => &request.attempts,
+            Self::LoneAttempt(attempt) => slice::from_ref(attempt),
+            Self::Connect(_) | Self::Reset(_) | Self::Tls(_) | Self::Tcp(_) | Self::Check(_) => &[],
+        }
+    }
 }
 
 /// A proxy: what metrics and incidents name.

@@ -6,7 +6,6 @@
 //! no verdict that needs the join is surer than that.
 
 mod evidence;
-mod witness;
 
 use std::cmp::Reverse;
 
@@ -14,47 +13,21 @@ use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::event::Join;
 use crate::observation::{Nanos, RequestHead};
+use crate::parent::Parent;
 use crate::process::Processes;
 use crate::proxies::Habits;
 use crate::request::OpenRequest;
 use crate::requests::{Listed, Requests};
 use crate::table::Key;
+use crate::timing::{AT_HAND_US, RETRIED_AT_ONCE, SLACK, is_late};
+use crate::witness::Witnesses;
 
 pub(crate) use evidence::ends_within;
 use evidence::{Evidence, Likeness, Touch};
-pub use witness::Witnesses;
-
-/// Up to this age an errand is taken as the reason for what the thread did, us. Event loops
-/// read the client and go upstream 10 to 400 us apart (nginx, HAProxy, Envoy, kernel 6.18).
-/// Too small: a busy loop's own attempts are lost. Too large: the thread may have touched
-/// this client last without acting for it.
-pub(crate) const YOUNG_US: u32 = 20_000;
-
-/// A thread that acts for the client it has just read from does so within this time, us. Shorter: on a
-/// slow machine its own attempts are joined as guesses. Longer: so are fewer of those that a timer made.
-pub(crate) const AT_HAND_US: u32 = 1_000;
 
 /// What a thread that reads several clients and then serves them has read this long before, ns. Shorter:
 /// a request that was read with others counts as the only one. Longer: on a busy proxy no request does.
 const JUST_READ: Nanos = 5_000_000;
-
-/// By how much records of two CPUs may disagree about the time, ns.
-pub(crate) const SLACK: Nanos = 1_000_000;
-
-/// An answer that followed a failure within this time may have been given on its account, ns.
-pub(crate) const AT_ONCE: Nanos = 20_000_000;
-
-/// An answer that followed a failure later than that, on a machine that took the CPUs away, may still
-/// have been given on its account, ns. Shorter: on a busy host the error and its failure stay apart.
-/// Longer than the grace: the request has its verdict already.
-pub(crate) const DELAYED: Nanos = 200_000_000;
-
-/// A proxy connects within this time after it has read the request, ns. Beyond it, who waits
-/// longest says nothing.
-const CONNECTS_WITHIN: Nanos = 5_000_000;
-
-/// A retry that follows a failure within this time is one, ns.
-pub(crate) const RETRIED_AT_ONCE: Nanos = 2_000_000;
 
 /// So much must speak for a request more than for every other, that it is a guess and no toss-up.
 const AHEAD: u32 = 4;
@@ -62,19 +35,6 @@ const AHEAD: u32 = 4;
 /// Requests as much like an attempt as others that are weighed. Too small: what would tell them apart is
 /// not seen. Too large: each attempt costs as much where all ask for the same.
 const RIVALS: usize = 8;
-
-/// The client request an attempt belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Parent {
-    pub(crate) key: Key,
-    pub(crate) join: Join,
-    /// The most that a verdict may claim which needs this join.
-    pub(crate) surety: Certainty,
-    /// What spoke for it.
-    pub(crate) witnesses: Witnesses,
-    /// Joined by errand and request line: its process passes requests on.
-    pub(crate) forwarding: bool,
-}
 
 /// What came of looking for a parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -440,17 +400,6 @@ fn is_try_of(trial: &Trial, request: &OpenRequest) -> bool {
     fits && request.end.is_none()
 }
 
-/// Whether the answer followed no known attempt at once, so that one that nobody claimed may be the
-/// last of this request. Only connects that were joined for want of another request leave such gaps.
-pub(crate) fn lacks_last_try(request: &OpenRequest) -> bool {
-    let outcome = request.outcome();
-    let answered = outcome.answer_began.unwrap_or(outcome.ended);
-    request.tries.iter().all(|trial| {
-        let join = trial.parent.map(|parent| parent.join);
-        join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
-    })
-}
-
 /// What was sent is what was asked, or ends as that does.
 pub(crate) fn is_like(trial: &Trial, asked: Option<&RequestHead>) -> bool {
     let heads = trial.head.as_ref().zip(asked);
@@ -465,9 +414,4 @@ pub(crate) fn is_followed_by(failed: &Trial, next: &Trial, request: &OpenRequest
         && failed.started.saturating_add(SLACK) >= request.started
         && after.is_some_and(|after| after <= RETRIED_AT_ONCE)
         && evidence::by_time(failed, request).is_some()
-}
-
-/// A proxy would have gone upstream for what it read at `since`, had it been its own.
-pub(crate) fn is_late(since: Nanos, at: Nanos) -> bool {
-    at.saturating_sub(since) > CONNECTS_WITHIN
 }

@@ -8,6 +8,7 @@
 //! Reading order: [`observation`] → [`mod@decode`] → [`mod@core`] → `join` → [`cause`] → [`event`].
 
 mod address;
+mod around;
 mod attempt;
 mod by_ends;
 pub mod cause;
@@ -26,8 +27,11 @@ mod lookups;
 pub mod network;
 pub mod observation;
 mod orphans;
+mod outcome;
 mod outgoing;
+mod parent;
 mod patience;
+mod places;
 mod process;
 mod proxies;
 mod recent;
@@ -36,8 +40,12 @@ mod requests;
 mod routes;
 mod servers;
 mod table;
+mod timing;
+mod transport;
 mod unjoined;
 mod unread;
+mod whole;
+mod witness;
 
 pub use crate::core::{Core, Outstanding};
 pub use crate::decode::{DecodeError, Record, decode};

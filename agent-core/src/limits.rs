@@ -2,9 +2,7 @@
 
 use crate::observation::Nanos;
 use crate::process::UnreadClients;
-
-/// One second.
-pub(crate) const SECOND: Nanos = 1_000_000_000;
+use crate::timing::SECOND;
 
 /// How much the core keeps. What does not fit is refused and counted ([`Stats`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@
 //! What is compared is what one instance of a proxy sends to one upstream for one route: timers are
 //! set for these.
 
-use crate::limits::SECOND;
 use crate::observation::Nanos;
 use crate::recent::Recent;
+use crate::timing::SECOND;
 
 /// Routes at upstreams that are remembered.
 const REMEMBERED: usize = 4096;

@@ -2,8 +2,8 @@
 //!
 //! Everything here only sharpens a verdict. A proxy that is not listed is treated with care.
 
-use crate::limits::SECOND;
 use crate::observation::Nanos;
+use crate::timing::SECOND;
 
 /// How one proxy behaves where the kernel's evidence leaves a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 
 use crate::address::Address;
 use crate::attempt::Trial;
-use crate::observation::{End, Exchange, Flags, Framing, Nanos, RequestHead, Socket};
-use crate::requests::{Hashes, Place};
+use crate::event::Join;
+use crate::observation::{End, Exchange, Flags, Nanos, RequestHead, Side, Socket};
+use crate::outcome::{CLIENT_CLOSED_REQUEST, Outcome};
+use crate::places::{Hashes, Place, Waits};
 use crate::table::Key;
-
-/// The status that Go's proxies write, to nobody, for a client that left.
-pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
+use crate::timing::AT_ONCE;
+use crate::whole::{self, Response, Unread, Whole};
 
 /// A client's request.
 #[derive(Debug)]
@@ -45,49 +46,6 @@ pub(crate) struct OpenRequest {
     pub(crate) tries: Vec<Box<Trial>>,
     /// It waits for a lost end already.
     pub(crate) straggling: bool,
-}
-
-/// What became of a request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
-    /// Status code given.
-    pub(crate) code: Option<u16>,
-    /// The answer is complete by its framing.
-    pub(crate) complete: bool,
-    /// When the client's FIN or RST came, where that was before its answer was complete.
-    pub(crate) client_gone: Option<Nanos>,
-    /// When the client's FIN came, where that was before its answer began. It may still have
-    /// been there to read.
-    pub(crate) client_fin: Option<Nanos>,
-    /// First byte of the answer.
-    pub(crate) answer_began: Option<Nanos>,
-    /// Last byte of the answer, or the end without one.
-    pub(crate) ended: Nanos,
-}
-
-impl Outcome {
-    /// The client got an error or no answer, or its answer was cut short while it was there.
-    pub(crate) fn is_failed(&self) -> bool {
-        match self.code {
-            Some(code) => code >= 500 || self.is_cut(),
-            None => true,
-        }
-    }
-
-    /// It got a whole error after its FIN: it may have been there to read it.
-    pub(crate) fn was_answered_after_fin(&self) -> bool {
-        self.complete && self.client_fin.is_some() && self.code.is_some_and(|code| code >= 500)
-    }
-
-    /// An answer that began was not whole, and its client had not left.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.code.is_some() && !self.complete && self.client_gone.is_none()
-    }
-
-    /// When the client got what the last attempt led to: an error, or the end of half an answer.
-    pub(crate) fn failed_at(&self) -> Option<Nanos> {
-        self.answer_began.filter(|_| !self.is_cut())
-    }
 }
 
 impl OpenRequest {
@@ -214,50 +172,51 @@ impl OpenRequest {
         if self.flags.head_cut() {
             return true;
         }
-        match &self.head {
-            Some(head) if self.exchange.request_head_bytes > 0 => {
-                request_whole(head, &self.exchange) != Some(false)
-            }
-            _ => self.exchange.request_head_bytes > 0,
-        }
+        let whole = whole::request(self.head.as_ref(), &self.exchange);
+        self.exchange.request_head_bytes > 0 && whole != Whole::No
     }
 
-    /// The answer is whole by its framing (RFC 9112, 6.3), seen from the server's end.
+    /// The answer is whole, as far as is known.
     fn is_complete(&self, end: Option<End>) -> bool {
-        let exchange = &self.exchange;
-        match end {
-            Some(End::Complete | End::Tunnel) => true,
-            // The client sent its next request: it had its answer.
-            Some(End::Superseded) => self.code.is_some(),
-            // Of an answer whose head was not read whole the end is not known: nothing is known to
-            // be missing.
-            Some(_) if self.flags.head_cut() && exchange.framing == Framing::Unknown => {
-                self.code.is_some()
-            }
-            Some(end) => match exchange.framing {
-                Framing::None => exchange.head.get().is_some(),
-                Framing::Length(length) => {
-                    let body = exchange
-                        .response_bytes
-                        .checked_sub(u64::from(exchange.head_bytes));
-                    exchange.head_bytes > 0 && body.is_some_and(|body| body >= length)
-                }
-                Framing::Close => end == End::LocalClose,
-                Framing::Chunked | Framing::Unknown => false,
-            },
-            None => false,
+        let Some(end) = end else { return false };
+        let response = Response {
+            exchange: &self.exchange,
+            side: Side::Client,
+            end,
+            began: self.code.is_some(),
+            head_cut: self.flags.head_cut(),
+        };
+        match response.whole() {
+            Whole::Yes => true,
+            Whole::No | Whole::Unknown(Unread::Chunks) => false,
+            // Nothing is known to be missing.
+            Whole::Unknown(Unread::Head) => self.code.is_some(),
         }
     }
-}
+    /// What it waits for, if anything.
+    pub(crate) fn waits(&self) -> Option<Waits> {
+        if !self.open.is_empty() {
+            return None;
+        }
+        match (self.end, self.tries.iter().map(|trial| trial.ended).max()) {
+            (Some((_, ended)), _) => {
+                let at = self.outcome().failed_at().unwrap_or(ended);
+                self.lacks_last_try().then_some(Waits::Failed(at))
+            }
+            _ if self.is_answered() => None,
+            (None, None) => Some(Waits::Fresh(self.started)),
+            (None, Some(over)) => Some(Waits::Tried(over)),
+        }
+    }
 
-/// Bytes of the request, its head included; `None` when its length is not known.
-pub(crate) fn request_length(head: &RequestHead, exchange: &Exchange) -> Option<u64> {
-    let head_bytes = u64::from(exchange.request_head_bytes);
-    let known = head_bytes > 0 && !head.chunked;
-    known.then(|| head_bytes.saturating_add(head.content_length.unwrap_or(0)))
-}
-
-/// The request is here to its last byte; `None` when its length is not known.
-pub(crate) fn request_whole(head: &RequestHead, exchange: &Exchange) -> Option<bool> {
-    request_length(head, exchange).map(|length| exchange.request_bytes >= length)
+    /// Whether the answer followed no known attempt at once, so that one that nobody claimed may be the
+    /// last of this request. Only connects that were joined for want of another request leave such gaps.
+    pub(crate) fn lacks_last_try(&self) -> bool {
+        let outcome = self.outcome();
+        let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        self.tries.iter().all(|trial| {
+            let join = trial.parent.map(|parent| parent.join);
+            join == Some(Join::Waiting) && answered.saturating_sub(trial.ended) > AT_ONCE
+        })
+    }
 }

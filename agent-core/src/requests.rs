@@ -9,16 +9,14 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use rustc_hash::FxHashMap;
 
-use crate::address::Address;
-use crate::join;
 use crate::network::Network;
 use crate::observation::{Nanos, RequestHead};
+use crate::places::{Hashes, Owner, Place, Waits, Whose};
 use crate::process::Processes;
 use crate::request::OpenRequest;
 use crate::servers::Servers;
@@ -45,16 +43,6 @@ pub(crate) struct Requests {
     looked_at: Cell<u64>,
 }
 
-/// Whose a request is, as far as is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Owner {
-    Process(u32),
-    /// Of a process that answers at this address: nobody has read the request yet.
-    Address(Address),
-    /// Nobody has answered yet where it arrived.
-    Nobody,
-}
-
 /// Requests of one owner in the order of a time.
 #[derive(Debug, Default)]
 struct Queues {
@@ -64,42 +52,6 @@ struct Queues {
     tried: BTreeSet<(Nanos, Key)>,
     /// Over, in an error that no attempt explains, by when that was.
     failed: BTreeSet<(Nanos, Key)>,
-}
-
-/// What a request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waits {
-    /// Its first attempt, since it came.
-    Fresh(Nanos),
-    /// Another attempt, since the last one was over.
-    Tried(Nanos),
-    /// An explanation of its error, since that.
-    Failed(Nanos),
-}
-
-/// Where a request is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    whose: Whose,
-    waits: Waits,
-}
-
-/// An [`Owner`], in a request that knows its addresses itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Process(u32),
-    Address,
-    Nobody,
-}
-
-impl Whose {
-    fn owner(self, server: SocketAddr) -> Owner {
-        match self {
-            Self::Process(tgid) => Owner::Process(tgid),
-            Self::Address => Owner::Address(server.into()),
-            Self::Nobody => Owner::Nobody,
-        }
-    }
 }
 
 impl Requests {
@@ -365,42 +317,6 @@ impl Queues {
 
     fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.tried.is_empty() && self.failed.is_empty()
-    }
-}
-
-impl OpenRequest {
-    /// What it waits for, if anything.
-    fn waits(&self) -> Option<Waits> {
-        if !self.open.is_empty() {
-            return None;
-        }
-        match (self.end, self.tries.iter().map(|trial| trial.ended).max()) {
-            (Some((_, ended)), _) => {
-                let at = self.outcome().failed_at().unwrap_or(ended);
-                join::lacks_last_try(self).then_some(Waits::Failed(at))
-            }
-            _ if self.is_answered() => None,
-            (None, None) => Some(Waits::Fresh(self.started)),
-            (None, Some(over)) => Some(Waits::Tried(over)),
-        }
-    }
-}
-
-/// A request's places in [`Lines`]: half a hash, for who collides is told apart when it is weighed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Hashes {
-    line: u32,
-    end: u32,
-}
-
-impl Hashes {
-    fn of(seed: &RandomState, head: &RequestHead) -> Self {
-        let RequestHead { method, path, .. } = head;
-        let end = path.rsplit('/').next().unwrap_or_default();
-        Self {
-            line: seed.hash_one((path, method)) as u32,
-            end: seed.hash_one((end, method)) as u32,
-        }
     }
 }
 

@@ -25,6 +25,8 @@ use crate::event::{Check, Upstream};
 use crate::observation::{Nanos, RequestHead};
 use health::{Down, Health};
 
+pub(crate) use health::Moment;
+
 /// Routes remembered. With more, those not used lately go.
 const ROUTES: usize = 4096;
 /// Upstreams of one route. With more it is never all of them that failed.
@@ -106,20 +108,6 @@ pub(crate) enum Instance {
     Known(u64),
     /// Nothing is known but the process.
     Process(u32),
-}
-
-/// When a request got an error without an attempt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
-    /// When the request came.
-    pub(crate) from: Nanos,
-    /// When it was answered.
-    pub(crate) at: Nanos,
-    /// The process that answered it.
-    pub(crate) tgid: u32,
-    /// How long its proxy leaves an upstream alone that failed, by default. It only lowers what is
-    /// said: the setting is not known.
-    pub(crate) window: Nanos,
 }
 
 /// What is known of all proxies' routes.

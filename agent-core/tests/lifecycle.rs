@@ -47,7 +47,7 @@ fn an_attempt_that_never_ends_does_not_hold_its_request_up() {
     out.clear();
     core.observe(u.end(9000.0, &y.ended(End::LocalClose)), &mut out);
     let attempt = match &out[..] {
-        [Event::Tcp(_), Event::Attempt(attempt)] => attempt,
+        [Event::Tcp(_), Event::LoneAttempt(attempt)] => attempt,
         other => panic!("{other:#?}"),
     };
     assert_eq!(attempt.masked, Some(false), "its request is remembered");

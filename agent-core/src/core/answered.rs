@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::verdict::UNATTRIBUTED;
 use crate::attempt::Trial;
-use crate::cause::rules::{Case, judge};
+use crate::cause::rules::{Case, UNATTRIBUTED, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Failure};
-use crate::join::{AT_ONCE, SLACK};
 use crate::observation::{Nanos, Phase};
-use crate::request::{OpenRequest, Outcome};
+use crate::outcome::Outcome;
+use crate::request::OpenRequest;
+use crate::timing::{AT_ONCE, SLACK};
 
 /// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
 /// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::attempt::{EndedBy, Trial};
+use crate::around::Around;
+use crate::attempt::Trial;
 use crate::cause::{Cause, Certainty};
 use crate::event::{Check, Failure, Upstream};
-use crate::join::{SLACK, YOUNG_US};
-use crate::limits::SECOND;
 use crate::network;
-use crate::observation::{Ended, Nanos};
-use crate::patience;
+use crate::observation::Nanos;
+use crate::timing::{SECOND, SLACK, YOUNG_US};
+use crate::transport::ClosedBy;
 
 /// A reset arrives within this time after it was sent on the same host, ns.
 const RESET_UNDER_WAY: Nanos = SECOND;
@@ -32,29 +32,6 @@ const WAITS: Nanos = 50_000_000;
 /// How often attempts are looked through for those that still wait, ns.
 const LOOK_EVERY: Nanos = SECOND;
 
-/// What is known of the end of an attempt from elsewhere than its own connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Around {
-    /// How the upstream's process ended under this attempt.
-    pub(crate) process_ended: Option<Ended>,
-    /// Why the upstream reset the connection, a code of [`agent_wire::reset_reason`].
-    pub(crate) reset_reason: Option<u16>,
-    /// A process had read from the upstream's end of the connection when that was closed here.
-    pub(crate) read: Option<bool>,
-    /// The status that its proxy gives when it has waited too long.
-    pub(crate) timeout_code: Option<u16>,
-    /// Its proxy answers no client that it knows to have left.
-    pub(crate) answers_present: bool,
-    /// Its proxy takes an interim response for the answer, and that for a bad one.
-    pub(crate) refuses_interim: bool,
-    /// How others like it fared that waited.
-    pub(crate) others: patience::Seen,
-    /// A health check of its upstream had failed just before.
-    pub(crate) check_failed: bool,
-    /// When its client left, of one whose talk is not read, and how sure it is that it was its own.
-    pub(crate) client_left: Option<(Nanos, Certainty)>,
-}
-
 impl Core {
     /// Gathers what is known of the end of an attempt.
     pub(super) fn look_around(&self, trial: &mut Trial) {
@@ -70,7 +47,7 @@ impl Core {
             ..Around::default()
         };
         self.ask_peer(trial, &mut around);
-        if trial.ended_by() == EndedBy::Local {
+        if trial.closed_by() == ClosedBy::Local {
             around.client_left = self.client_left(trial);
             around.check_failed = trial.tgid.is_some_and(|tgid| {
                 let failed = self.failed_before(tgid, &trial.upstream, trial.ended);
@@ -113,7 +90,7 @@ impl Core {
             around.reset_reason = self
                 .resets
                 .get(ends, at, RESET_UNDER_WAY)
-                .filter(|_| trial.flags.peer_reset());
+                .filter(|_| trial.transport.was_reset());
             around.read = self
                 .readers
                 .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)

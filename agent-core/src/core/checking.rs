@@ -7,30 +7,16 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::attempt::{Trial, seconds};
+use crate::attempt::{Asked, Trial, seconds};
 use crate::cause::Cause;
 use crate::checks::{self, Name, TRIED_AGAIN_WITHIN};
 use crate::connection::Connection;
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
-use crate::join::{AT_HAND_US, YOUNG_US};
 use crate::observation::{Nanos, RequestHead};
 use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
-
-/// What speaks for an attempt being a check.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// A client may have asked for it.
-    #[default]
-    Perhaps,
-    /// A request waited for an upstream when it began, of which nothing else speaks for it.
-    Beside,
-    /// No request waited for an upstream when it began.
-    Unlikely,
-    /// Nor has its thread read from a client then, or in the time before.
-    No,
-}
+use crate::timing::{AT_HAND_US, YOUNG_US};
 
 impl Core {
     /// Whether a client asked for what `trial` began, of which no request is known; `began_now` if

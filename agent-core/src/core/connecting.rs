@@ -9,10 +9,11 @@ use super::Core;
 use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, seconds};
 use crate::errno;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
-use crate::limits::SECOND;
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
 use crate::outgoing::Use;
 use crate::table::Key;
+use crate::timing::SECOND;
+use crate::transport::{Connect, NotConnected, Transport};
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time
 /// after its own Finished, ns.
@@ -58,12 +59,13 @@ impl Core {
             return;
         }
         let upstream = Upstream::Inet(socket.remote);
-        let finish = Finish::Handshake(outcome);
-        self.tell_connect(socket, upstream.clone(), finish, out);
+        let connect = Connect::Handshake {
+            outcome,
+            listener_silent,
+        };
+        self.tell_connect(socket, upstream.clone(), connect, out);
         if outcome != ConnectOutcome::Established {
-            let mut trial = Trial::failed_connect(socket, upstream, errand, finish);
-            trial.listener_silent = listener_silent;
-            self.failed_connect(trial, out);
+            self.connect_failed(socket, upstream, errand, connect, out);
         }
     }
 
@@ -73,7 +75,7 @@ impl Core {
         socket: &Socket,
         upstream: Upstream,
         errand: Option<Errand>,
-        finish: Finish,
+        connect: Connect,
         out: &mut Vec<Event>,
     ) {
         let under_way = [
@@ -94,10 +96,10 @@ impl Core {
             self.counts.repeated += 1;
             return;
         }
-        self.tell_connect(socket, upstream.clone(), finish, out);
+        self.tell_connect(socket, upstream.clone(), connect, out);
         if socket.errno.is_some() {
-            self.failed_connect(Trial::failed_connect(socket, upstream, errand, finish), out);
-        } else if finish == Finish::UnixCall {
+            self.connect_failed(socket, upstream, errand, connect, out);
+        } else if connect == Connect::UnixCall {
             self.unix_connected(socket, upstream, errand, out);
         }
     }
@@ -145,12 +147,13 @@ impl Core {
         }
         connection.ended.insert(0);
         self.connections.end_use(socket.cookie);
-        let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Tls);
+        let transport = Transport::unused(socket);
+        let mut trial = Trial::of_connection(socket, transport, upstream, errand, Finish::Tls);
         trial.tls = Some(Box::new(FailedHandshake {
             handshake,
             server_name,
         }));
-        self.failed_connect(trial, out);
+        self.not_usable(trial, out);
     }
 
     /// The peer closed a connection, or spoke, before a request was sent on it. When it was opened for a
@@ -172,7 +175,8 @@ impl Core {
             return;
         };
         let upstream = Upstream::Inet(socket.remote);
-        let mut trial = Trial::failed_connect(socket, upstream, errand, Finish::Exchange(end));
+        let (transport, finish) = (Transport::unused(socket), Finish::Exchange(end));
+        let mut trial = Trial::of_connection(socket, transport, upstream, errand, finish);
         trial.speculative = true;
         self.join(&mut trial, false);
         let served = trial.parent.is_some_and(|parent| {
@@ -193,7 +197,21 @@ impl Core {
             && self.connections.first_of_its_kind(cookie)
     }
 
-    fn failed_connect(&mut self, trial: Trial, out: &mut Vec<Event>) {
+    fn connect_failed(
+        &mut self,
+        socket: &Socket,
+        upstream: Upstream,
+        errand: Option<Errand>,
+        connect: Connect,
+        out: &mut Vec<Event>,
+    ) {
+        let transport = Transport::of_connect(socket, connect);
+        let trial = Trial::of_connection(socket, transport, upstream, errand, Finish::Connect);
+        self.not_usable(trial, out);
+    }
+
+    /// An attempt that is over before a request was sent.
+    fn not_usable(&mut self, trial: Trial, out: &mut Vec<Event>) {
         if !self.has_room_for_attempt() {
             return;
         }
@@ -207,7 +225,7 @@ impl Core {
         &self,
         socket: &Socket,
         upstream: Upstream,
-        finish: Finish,
+        connect: Connect,
         out: &mut Vec<Event>,
     ) {
         let Some(proxy) = self.processes.proxy(socket.tgid) else {
@@ -216,7 +234,7 @@ impl Core {
         out.push(Event::Connect(ConnectDone {
             proxy,
             upstream,
-            result: connect_result(socket, finish),
+            result: connect_result(NotConnected::of(socket, connect)),
             seconds: seconds(socket.opened.unwrap_or(socket.time), socket.time),
             syn_retransmits: socket.syns.saturating_sub(1),
         }));
@@ -249,28 +267,17 @@ fn nameless(socket: &Socket, upstream: &Upstream) -> u64 {
     hasher.finish() | 1 << 63
 }
 
-fn connect_result(socket: &Socket, finish: Finish) -> ConnectResult {
-    let by_errno = || match socket.errno {
+fn connect_result(not_connected: Option<NotConnected>) -> ConnectResult {
+    match not_connected {
         None => ConnectResult::Established,
-        Some(errno::ECONNREFUSED) => ConnectResult::Refused,
-        Some(errno::ETIMEDOUT) => ConnectResult::TimeoutKernel,
-        Some(errno::ENETUNREACH | errno::EHOSTUNREACH) => ConnectResult::Unreachable,
-        Some(_) => ConnectResult::LocalError,
-    };
-    match finish {
-        Finish::Handshake(ConnectOutcome::Established) => ConnectResult::Established,
-        Finish::Handshake(ConnectOutcome::Reset) => ConnectResult::Refused,
-        Finish::Handshake(ConnectOutcome::ClosedByUs) if socket.flags.soft_error() => {
-            match socket.errno {
-                Some(errno::ECONNREFUSED) => ConnectResult::Refused,
-                _ => ConnectResult::Unreachable,
-            }
+        Some(NotConnected::Refused(_)) => ConnectResult::Refused,
+        Some(NotConnected::Unreachable(_)) => ConnectResult::Unreachable,
+        Some(one) if one.is_given_up() => ConnectResult::TimeoutProxy,
+        Some(NotConnected::ListenerSilent(_) | NotConnected::Unanswered(_)) => {
+            ConnectResult::TimeoutKernel
         }
-        Finish::Handshake(ConnectOutcome::ClosedByUs) => ConnectResult::TimeoutProxy,
-        Finish::Handshake(ConnectOutcome::KernelError) if socket.errno.is_none() => {
+        Some(NotConnected::LocalError | NotConnected::QueueFull | NotConnected::Unclear) => {
             ConnectResult::LocalError
         }
-        Finish::UnixCall if socket.errno == Some(errno::ENOENT) => ConnectResult::Refused,
-        _ => by_errno(),
     }
 }

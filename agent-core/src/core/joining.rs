@@ -11,11 +11,14 @@ use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::cause::rules::{Case, judge};
 use crate::event::{Attempt, Event, Join, Upstream};
-use crate::join::{self, Parent, Witnesses};
+use crate::join;
 use crate::observation::Nanos;
+use crate::parent::Parent;
 use crate::request::OpenRequest;
 use crate::table::{Key, Table};
+use crate::timing;
 use crate::unread::Used;
+use crate::witness::Witnesses;
 
 /// Within this time no request can have come, been served and gone unnoticed, ns.
 const BRIEF: Nanos = 2_000_000;
@@ -145,7 +148,7 @@ impl Core {
         let since = began
             .min(trial.ended)
             .saturating_sub(join::ends_within(trial));
-        let until = trial.ended.saturating_add(join::DELAYED);
+        let until = trial.ended.saturating_add(timing::DELAYED);
         let Some(tgid) = trial.tgid else { return };
         if self.is_known_check(trial) || self.is_of_unread_client(trial) {
             return;
@@ -156,7 +159,7 @@ impl Core {
         let unexplained = unexplained.filter(|(_, request)| {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
-            let at_once = failed.saturating_sub(trial.ended) <= join::AT_ONCE;
+            let at_once = failed.saturating_sub(trial.ended) <= timing::AT_ONCE;
             let has_later = || last_to_wait.is_some_and(|last| last > request.started);
             let doubted = || checked || self.goes_elsewhere(trial, request) || has_later();
             (at_once || !doubted()) && !self.has_used_another(trial, request)
@@ -169,7 +172,7 @@ impl Core {
         }
         // The only one left, after guesses that may have taken the wrong ones.
         let guessed = self.unjoined.last_of(tgid);
-        let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= join::AT_ONCE);
+        let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= timing::AT_ONCE);
         if doubtful || checked {
             parent.surety = Certainty::Guess;
         }
@@ -194,7 +197,7 @@ impl Core {
             return false;
         };
         let answered = request.outcome().failed_at().unwrap_or(trial.ended);
-        let later = trial.ended.saturating_add(1)..=answered.saturating_add(join::SLACK);
+        let later = trial.ended.saturating_add(1)..=answered.saturating_add(timing::SLACK);
         let mut later = self.orphans.over(trial.tgid, later);
         parent.witnesses.has_any(Witnesses::NO_OTHER)
             && later.any(|other| {
@@ -241,7 +244,7 @@ impl Core {
         let Some(request) = self.requests.get(parent.key) else {
             return;
         };
-        let since = next.started.saturating_sub(join::RETRIED_AT_ONCE);
+        let since = next.started.saturating_sub(timing::RETRIED_AT_ONCE);
         let between = since..=next.started;
         let mut followed = self
             .orphans
@@ -317,11 +320,11 @@ impl Core {
                 && trial.tgid == own
                 && trial.exchange.is_none()
                 && trial.started >= began
-                && trial.ended <= at.saturating_add(join::SLACK)
-                && at.saturating_sub(trial.ended) <= join::AT_ONCE
+                && trial.ended <= at.saturating_add(timing::SLACK)
+                && at.saturating_sub(trial.ended) <= timing::AT_ONCE
         };
         let Some(tgid) = tgid else { return };
-        let over = at.saturating_sub(join::AT_ONCE)..=at.saturating_add(join::SLACK);
+        let over = at.saturating_sub(timing::AT_ONCE)..=at.saturating_add(timing::SLACK);
         let lender = self.requests.tried(tgid, over).find_map(|(key, request)| {
             let lent = request.tries.last().is_some_and(|last| is_lent(last));
             (key != answered && lent).then_some(key)
@@ -432,7 +435,7 @@ impl Core {
                 .tries
                 .iter()
                 .any(|trial| trial.started <= at && trial.ended >= at);
-            let is_its = own || (nobodys && !join::is_late(request.started, at));
+            let is_its = own || (nobodys && !timing::is_late(request.started, at));
             is_its && request.is_open_at(at) && !was_served
         })
     }
@@ -480,7 +483,7 @@ impl Core {
     /// the answer: it may be the one that was answered for.
     pub(super) fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
         let tgid = last.proxy.tgid;
-        let until = answered.saturating_add(join::SLACK);
+        let until = answered.saturating_add(timing::SLACK);
         let between = |ended: Nanos| (last.ended..=until).contains(&ended);
         self.unjoined.last_of(tgid).is_some_and(between)
             || self

@@ -6,15 +6,16 @@ use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
 use crate::event::{Event, ResetSeen, TcpSeen, Upstream};
-use crate::join::{Parent, YOUNG_US};
-use crate::limits::SECOND;
 use crate::network::{self, Network};
 use crate::observation::{
     End, Ended, Exchange, Lookup, Observation, Opening, Phase, RequestHead, ResetDirection,
     ResponseHead, Side, Socket, What,
 };
+use crate::parent::Parent;
 use crate::request::OpenRequest;
 use crate::table::Key;
+use crate::timing::{SECOND, YOUNG_US};
+use crate::transport::Connect;
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
 /// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
@@ -51,14 +52,14 @@ impl Core {
                 } else {
                     Upstream::Unknown
                 };
-                self.connect_call(&socket, upstream, errand, Finish::Call, out);
+                self.connect_call(&socket, upstream, errand, Connect::Call, out);
             }
             What::UnixConnect { path, errand } => {
                 if path.is_empty() || SYSTEM_SOCKETS.iter().any(|known| path.starts_with(known)) {
                     return;
                 }
                 let upstream = Upstream::Unix(Arc::from(path));
-                self.connect_call(&socket, upstream, errand, Finish::UnixCall, out);
+                self.connect_call(&socket, upstream, errand, Connect::UnixCall, out);
             }
             What::Request { exchange, head } => match socket.side {
                 Side::Client => self.client_request(&socket, exchange, head, out),

@@ -3,9 +3,9 @@
 use super::Core;
 use crate::attempt::Finish;
 use crate::event::Event;
-use crate::limits::SECOND;
 use crate::observation::{Nanos, Side};
 use crate::table::Key;
+use crate::timing::SECOND;
 
 /// How often stale state is looked for, ns. Too small: walks all tables often. Too large:
 /// state outlives its limit by as much.

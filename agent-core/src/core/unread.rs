@@ -9,14 +9,17 @@ use super::Core;
 use crate::attempt::{Finish, Trial};
 use crate::cause::Certainty;
 use crate::event::{Event, Join, Upstream};
-use crate::join::{AT_ONCE, Parent, SLACK, Witnesses, YOUNG_US, is_late};
-use crate::limits::SECOND;
 use crate::observation::{End, Errand, Exchange, Nanos, Socket};
+use crate::outcome::Outcome;
 use crate::outgoing::Use;
-use crate::request::{OpenRequest, Outcome};
+use crate::parent::Parent;
+use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
+use crate::timing::{AT_ONCE, SECOND, SLACK, YOUNG_US, is_late};
+use crate::transport::{Connect, Transport};
 use crate::unread::Used;
+use crate::witness::Witnesses;
 
 /// A connection that has not spoken HTTP for this long after its handshake speaks something else.
 const STILL_OPEN: Nanos = SECOND / 4;
@@ -77,8 +80,9 @@ impl Core {
         let Some(tgid) = socket.tgid.filter(|_| self.has_room_for_attempt()) else {
             return;
         };
-        let mut trial = Box::new(Trial::failed_connect(
+        let mut trial = Box::new(Trial::of_connection(
             socket,
+            Transport::of_connect(socket, Connect::UnixCall),
             upstream,
             errand,
             Finish::Unread,

@@ -11,24 +11,18 @@ use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use super::joining::{is_stranger, let_go};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
-use crate::cause::{Cause, Certainty, How};
+use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Event, Failure, Join, Request};
-use crate::join;
-use crate::observation::{End, Nanos, Phase, RequestHead};
-use crate::request::{OpenRequest, Outcome};
+use crate::observation::{End, Nanos, RequestHead};
+use crate::outcome::Outcome;
+use crate::request::OpenRequest;
 use crate::routes;
 use crate::table::Key;
+use crate::timing;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
-
-pub(super) const UNATTRIBUTED: Failure = Failure {
-    cause: Cause::Unattributed,
-    certainty: Certainty::Guess,
-    phase: Phase::Request,
-    how: How::None,
-};
 
 impl Core {
     /// An attempt is over: it goes to its request, is told, or waits for a request.
@@ -134,7 +128,7 @@ impl Core {
         let may_wait = !answered
             && (!explained
                 || may_be_gone
-                || join::lacks_last_try(request)
+                || request.lacks_last_try()
                 || self.may_turn_out_a_proxys(request)
                 || self.has_unread_under_way(key));
         if may_wait {
@@ -275,7 +269,6 @@ impl Core {
         };
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
-        out.extend(attempts.iter().cloned().map(Event::Attempt));
         let client = request.client();
         let OpenRequest { head, started, .. } = *request;
         let ended = outcome.ended.max(started);
@@ -412,7 +405,7 @@ impl Core {
         }
         let attempt = trial.into_attempt(proxy, failure, masked);
         self.remember(attempt.head.as_ref(), &attempt, false);
-        out.push(Event::Attempt(attempt));
+        out.push(Event::LoneAttempt(attempt));
     }
 
     /// An exchange on the connection `cookie` was of a process that is no proxy. Of a bystander's
@@ -453,7 +446,7 @@ impl Core {
 /// Whether one of the attempts `since` began at another upstream when `attempt` was over.
 fn goes_on_after(attempt: &Attempt, since: &[Arc<Attempt>]) -> bool {
     since.iter().any(|next| {
-        let began = next.started.saturating_add(join::SLACK);
+        let began = next.started.saturating_add(timing::SLACK);
         began >= attempt.ended && next.upstream != attempt.upstream
     })
 }

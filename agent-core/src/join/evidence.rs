@@ -5,16 +5,21 @@
 
 use std::sync::Arc;
 
-use super::{AT_ONCE, DELAYED, SLACK, Witnesses, YOUNG_US, is_late};
-use crate::attempt::{EndedBy, Finish, Trial};
+use crate::attempt::Trial;
+use crate::cause::How;
 use crate::event::Upstream;
 use crate::network::canonical;
-use crate::observation::{ConnectOutcome, Errand, Framing, Nanos, RequestHead};
+use crate::observation::{Errand, Nanos, RequestHead};
+use crate::outcome::Outcome;
 use crate::process::Processes;
 use crate::proxies::Habits;
-use crate::request::{OpenRequest, Outcome};
+use crate::request::OpenRequest;
 use crate::requests::Requests;
 use crate::table::Key;
+use crate::timing::{AT_ONCE, DELAYED, SLACK, YOUNG_US, is_late};
+use crate::transport::{ClosedBy, NotConnected};
+use crate::whole::announced;
+use crate::witness::Witnesses;
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;
@@ -262,8 +267,8 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
         return None;
     }
     // Nobody's timer ran out where the peer refused or closed at once (RFC 9110, 15.6.5).
-    let refused = trial.finish == Some(Finish::Handshake(ConnectOutcome::Reset));
-    let closed = matches!(trial.ended_by(), EndedBy::PeerFin | EndedBy::PeerReset);
+    let refused = trial.transport.not_connected() == Some(NotConnected::Refused(How::Rst));
+    let closed = matches!(trial.closed_by(), ClosedBy::Peer | ClosedBy::PeerReset);
     let brief = trial.ended.saturating_sub(trial.started) < SHORTEST_TIMER;
     if outcome.code == Some(GATEWAY_TIMEOUT) && (refused || closed) && brief {
         return None;
@@ -298,8 +303,9 @@ fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
 /// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream, as soon
 /// as it has a CPU.
 pub(crate) fn ends_within(trial: &Trial) -> Nanos {
-    let given_up = trial.finish == Some(Finish::Handshake(ConnectOutcome::ClosedByUs));
-    if given_up || trial.ended_by() == EndedBy::Local {
+    let not_connected = trial.transport.not_connected();
+    let given_up = not_connected.is_some_and(NotConnected::is_closed_here);
+    if given_up || trial.closed_by() == ClosedBy::Local {
         DELAYED
     } else {
         SLACK
@@ -315,15 +321,8 @@ fn passed_on(trial: &Trial, request: &OpenRequest, outcome: &Outcome) -> Option<
         (_, Some(..500)) => return None,
         _ => false,
     };
-    let length = |framing| match framing {
-        Framing::Length(length) => Some(length),
-        _ => None,
-    };
-    let given = trial
-        .exchange
-        .as_ref()
-        .and_then(|exchange| length(exchange.framing));
-    let same_length = same_status && given.is_some() && given == length(request.exchange.framing);
+    let given = trial.exchange.as_ref().and_then(announced);
+    let same_length = same_status && given.is_some() && given == announced(&request.exchange);
     Some(Answer {
         same_status,
         same_length,

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use super::Moment;
 use crate::cause::Cause;
 use crate::event::Check;
 use crate::observation::Nanos;
@@ -26,6 +25,20 @@ const FAILURES: usize = 8;
 /// Times of use of one upstream that are remembered. Too small: of a failure that is known late it is
 /// not known when the upstream was used again, and it counts as used at once.
 const UPS: usize = 8;
+
+/// When a request got an error without an attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// When the request came.
+    pub(crate) from: Nanos,
+    /// When it was answered.
+    pub(crate) at: Nanos,
+    /// The process that answered it.
+    pub(crate) tgid: u32,
+    /// How long its proxy leaves an upstream alone that failed, by default. It only lowers what is
+    /// said: the setting is not known.
+    pub(crate) window: Nanos,
+}
 
 /// How one upstream of a proxy fares.
 #[derive(Clone, Debug)]

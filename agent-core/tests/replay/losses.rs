@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::event::Event;
+use agent_core::event::{Event, Failure};
 use agent_core::{Core, Input, Limits};
 
 use crate::effort::Effort;
@@ -110,23 +110,26 @@ fn verdicts(inputs: impl IntoIterator<Item = Input>) -> Verdicts {
     for input in inputs {
         core.feed(input, &mut events);
         for event in events.drain(..) {
-            let (key, failure) = match &event {
-                Event::Request(request) => ((true, request.cookie, request.index), request.error),
-                // A connect without a socket has no cookie to be known by.
-                Event::Attempt(attempt) if attempt.cookie != 0 => {
-                    ((false, attempt.cookie, attempt.index), attempt.failure)
+            let mut keep = |key, failure: Option<Failure>| {
+                if let Some(failure) = failure {
+                    verdicts.insert(key, (failure.cause, failure.certainty));
+                }
+            };
+            // A connect without a socket has no cookie to be known by.
+            for attempt in event.attempts().iter().filter(|one| one.cookie != 0) {
+                keep((false, attempt.cookie, attempt.index), attempt.failure);
+            }
+            match &event {
+                Event::Request(request) => {
+                    keep((true, request.cookie, request.index), request.error);
                 }
                 Event::Check(check) => {
                     if let Some(cause) = check.failure {
                         let key = (false, check.cookie, check.index);
                         verdicts.insert(key, (cause, Certainty::Strong));
                     }
-                    continue;
                 }
-                _ => continue,
-            };
-            if let Some(failure) = failure {
-                verdicts.insert(key, (failure.cause, failure.certainty));
+                _ => {}
             }
         }
     }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
-use std::sync::Arc;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Attempt, Event, Evidence, Failure, Join, Request, ServerName, Upstream};
@@ -18,8 +17,6 @@ pub(crate) struct Told {
     began: Option<Nanos>,
     text: String,
     counts: BTreeMap<String, u64>,
-    /// Attempts that wait for their request, which comes right behind them.
-    untold: Vec<Arc<Attempt>>,
 }
 
 impl Told {
@@ -29,20 +26,15 @@ impl Told {
     }
 
     pub(crate) fn take(&mut self, event: &Event) {
+        for attempt in event.attempts() {
+            self.count(format!("attempts, join {}", join(attempt.join)));
+        }
         match event {
-            Event::Attempt(attempt) => {
-                self.count(format!("attempts, join {}", join(attempt.join)));
-                self.untold.push(Arc::clone(attempt));
-            }
             Event::Request(request) => {
                 self.count(format!("requests, {}", code(request.code)));
-                let is_told = |one: &Arc<Attempt>| {
-                    let mut told = request.attempts.iter();
-                    told.any(|told| Arc::ptr_eq(told, one))
-                };
-                self.untold.retain(|one| !is_told(one));
                 self.request(request);
             }
+            Event::LoneAttempt(attempt) => self.alone(attempt),
             Event::Connect(done) => self.count(format!("connects, {:?}", done.result)),
             Event::Reset(reset) => {
                 self.count(format!(
@@ -61,8 +53,7 @@ impl Told {
     }
 
     /// Everything.
-    pub(crate) fn text(mut self) -> String {
-        self.alone();
+    pub(crate) fn text(self) -> String {
         let Self {
             mut text, counts, ..
         } = self;
@@ -78,7 +69,6 @@ impl Told {
     }
 
     fn request(&mut self, request: &Request) {
-        self.alone();
         let Request {
             proxy,
             client: _,
@@ -137,19 +127,17 @@ impl Told {
     }
 
     /// Failed attempts that no request came for.
-    fn alone(&mut self) {
-        for attempt in std::mem::take(&mut self.untold) {
-            if attempt.failure.is_none() {
-                continue;
-            }
-            let line = self.attempt(&attempt);
-            let head = head_text(attempt.head.as_ref());
-            let name = &attempt.proxy.name;
-            push(
-                &mut self.text,
-                format_args!("alone: {name} {head} {line}\n"),
-            );
+    fn alone(&mut self, attempt: &Attempt) {
+        if attempt.failure.is_none() {
+            return;
         }
+        let line = self.attempt(attempt);
+        let head = head_text(attempt.head.as_ref());
+        let name = &attempt.proxy.name;
+        push(
+            &mut self.text,
+            format_args!("alone: {name} {head} {line}\n"),
+        );
     }
 
     fn attempt(&self, attempt: &Attempt) -> String {

@@ -68,10 +68,7 @@ impl Told {
     pub(crate) fn attempts(&self) -> Vec<Arc<Attempt>> {
         self.events
             .iter()
-            .filter_map(|event| match event {
-                Event::Attempt(attempt) => Some(Arc::clone(attempt)),
-                _ => None,
-            })
+            .flat_map(|event| event.attempts().iter().cloned())
             .collect()
     }
 

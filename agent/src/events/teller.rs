@@ -86,9 +86,9 @@ impl Teller {
             origin_check,
             attempts,
         } = request;
-        let told = error_attempt
-            .and_then(|at| attempts.get(at))
-            .or(attempts.last());
+        let last = attempts.len().checked_sub(1);
+        let shown = error_attempt.filter(|at| *at < attempts.len()).or(last);
+        let told = shown.map(|at| &attempts[at]);
         let masked = is_masked(request);
         let outcome = Outcome {
             answered: Some(code.is_some()),
@@ -97,22 +97,21 @@ impl Teller {
         };
         // What went wrong: the error, else the last attempt that failed.
         let fault = match error {
-            Some(error) => Some((*error, told)),
+            Some(error) => Some((*error, shown)),
             None => attempts
                 .iter()
-                .rev()
-                .find(|attempt| has_failed(attempt))
-                .and_then(|attempt| Some((attempt.failure?, Some(attempt)))),
+                .rposition(|attempt| has_failed(attempt))
+                .and_then(|at| Some((attempts[at].failure?, Some(at)))),
         };
-        let case = fault.and_then(|(failure, attempt)| {
-            let attempt = attempt?;
-            let mut all = attempts.iter();
-            let at = all.position(|other| Arc::ptr_eq(other, attempt))?;
+        let case = fault.and_then(|(failure, at)| {
+            let at = at?;
+            let attempt = &attempts[at];
             let is_its = attempt.failure.map(|own| own.cause) == Some(failure.cause);
             is_its.then(|| cases::of(attempt, &whereabouts.upstream(at)))?
         });
-        let words = fault.and_then(|(failure, attempt)| {
-            self.words(&proxy.name, failure, attempt.map(Arc::as_ref), outcome)
+        let words = fault.and_then(|(failure, at)| {
+            let attempt = at.map(|at| attempts[at].as_ref());
+            self.words(&proxy.name, failure, attempt, outcome)
         });
         let HeadShape {
             method,

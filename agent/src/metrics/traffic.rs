@@ -150,8 +150,13 @@ impl Traffic {
     pub fn record(&mut self, event: &Event, now: Nanos) {
         match event {
             Event::Connect(connect) => self.connect(connect, now),
-            Event::Attempt(attempt) => self.attempt(attempt, now),
-            Event::Request(request) => self.request(request, now),
+            Event::Request(request) => {
+                for attempt in &request.attempts {
+                    self.attempt(attempt, now);
+                }
+                self.request(request, now);
+            }
+            Event::LoneAttempt(attempt) => self.attempt(attempt, now),
             Event::Reset(reset) => self.reset(reset, now),
             Event::Tls(tls) => self.tls(tls, now),
             Event::Tcp(tcp) => self.tcp(tcp, now),

@@ -340,11 +340,17 @@ impl Daemon {
         sink.traffic.renew_names();
         for event in events.iter() {
             sink.traffic.record(event, now);
+            for attempt in event.attempts() {
+                locator.met(attempt, processes);
+            }
             match event {
                 Event::Request(request) => coverage::count(coverage, request),
-                Event::Attempt(attempt) => locator.met(attempt, processes),
                 Event::Tls(done) => locator.saw_tls(done, processes),
-                Event::Connect(_) | Event::Reset(_) | Event::Tcp(_) | Event::Check(_) => {}
+                Event::LoneAttempt(_)
+                | Event::Connect(_)
+                | Event::Reset(_)
+                | Event::Tcp(_)
+                | Event::Check(_) => {}
             }
         }
         let mut places = Places { locator, processes };
@@ -354,33 +360,18 @@ impl Daemon {
 }
 
 impl Sink {
-    /// Keeps incidents, and sends what readers of the stream want to see. A request comes
-    /// right behind its attempts and tells them; the others are told by themselves.
+    /// Keeps incidents, and sends what readers of the stream want to see: the requests of a round, and
+    /// behind them the attempts that none of them brought.
     fn tell(&self, events: &[Event], places: &mut Places<'_>) {
-        let read = self.stream.is_wanted(true);
-        let mut untold: Vec<&Arc<Attempt>> = Vec::new();
         for event in events {
-            match event {
-                Event::Attempt(attempt) if read => untold.push(attempt),
-                Event::Request(request) => {
-                    untold.retain(|attempt| {
-                        !request
-                            .attempts
-                            .iter()
-                            .any(|told| Arc::ptr_eq(told, attempt))
-                    });
-                    self.tell_request(request, places);
-                }
-                Event::Attempt(_)
-                | Event::Connect(_)
-                | Event::Reset(_)
-                | Event::Tls(_)
-                | Event::Tcp(_)
-                | Event::Check(_) => {}
+            if let Event::Request(request) = event {
+                self.tell_request(request, places);
             }
         }
-        for attempt in untold {
-            self.tell_attempt(attempt, places);
+        for event in events {
+            if let Event::LoneAttempt(attempt) = event {
+                self.tell_attempt(attempt, places);
+            }
         }
     }
 

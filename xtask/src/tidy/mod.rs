@@ -9,6 +9,7 @@ mod dependencies;
 mod layout;
 mod made;
 mod purity;
+mod rings;
 mod style;
 mod tree;
 
@@ -57,12 +58,13 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
     purity::aya_stays_in_its_room,
     purity::unsafe_stays_in_listed_files,
+    rings::files_of_the_core_import_one_way,
     style::files_open_with_their_contract,
     style::files_fit_a_mind,
     style::nothing_is_left_to_do,

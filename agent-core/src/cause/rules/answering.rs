@@ -2,12 +2,14 @@
 
 use agent_wire::reset_reason;
 
-use super::{Case, SILENCE, failure, is_5xx};
-use crate::attempt::{EndedBy, Finish};
+use super::case::{Case, SILENCE, failure, is_5xx};
+use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::{Ended, Framing, Nanos, Phase};
-use crate::request::Outcome;
+use crate::observation::{Ended, Nanos, Phase};
+use crate::outcome::Outcome;
+use crate::transport::{ClosedBy, Delivered};
+use crate::whole::{Unread, Whole};
 
 /// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
@@ -54,10 +56,8 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     if trial.response_began() || trial.reused == Some(false) || crashed(case) {
         return None;
     }
-    let exchange = trial.exchange.as_ref()?;
-    let unacked = exchange.request_acked == 0 && exchange.request_bytes > 0;
-    let fin_first = trial.fin_came_first();
-    let sure = if unacked || fin_first {
+    let undelivered = trial.delivered() == Delivered::Nothing;
+    let sure = if undelivered || trial.peer_closed_before() {
         Certainty::Proof
     } else if how == How::Rst && (came_soon(case) || was_left_unread(case)) {
         Certainty::Strong
@@ -111,10 +111,10 @@ pub(super) fn header_too_big(case: &Case<'_>) -> Option<Failure> {
     if trial.head_complete() || read < SMALLEST_HEAD_BUFFER || !case.is_refused() {
         return None;
     }
-    let sure = match trial.ended_by() {
-        EndedBy::Local if case.silence() < SILENCE => case.sure(true),
-        EndedBy::Local if case.may_be_late() => Certainty::Guess,
-        EndedBy::PeerFin | EndedBy::PeerReset if trial.flags.head_cut() => Certainty::Strong,
+    let sure = match trial.closed_by() {
+        ClosedBy::Local if case.silence() < SILENCE => case.sure(true),
+        ClosedBy::Local if case.may_be_late() => Certainty::Guess,
+        ClosedBy::Peer | ClosedBy::PeerReset if trial.flags.head_cut() => Certainty::Strong,
         _ => return None,
     };
     failure(Cause::HeaderTooBig, sure, Phase::Head, How::None)
@@ -148,18 +148,17 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     }
     // Something on the way may have sent it: nobody is known to have had the request. Behind a FIN it is what
     // a kernel answers to what comes after that.
-    let unacked = trial
-        .exchange
-        .as_ref()
-        .is_some_and(|exchange| exchange.request_bytes > 0 && exchange.request_acked == 0);
-    let bare = how == How::Rst && unacked && !trial.peer_had_closed();
+    let delivered = trial.delivered();
+    let bare = how == How::Rst && delivered == Delivered::Nothing && !trial.peer_had_closed();
     let unseen = bare && trial.around().reset_reason.is_none();
     let sure = match trial.reused {
         _ if unseen => Certainty::Strong,
         Some(false) => Certainty::Proof,
         // A FIN says that the request was read, unless the server only shut its sending side
         // down; an RST may say that it was not.
-        Some(true) if trial.all_acked() && how == How::Fin && !came_soon(case) => Certainty::Proof,
+        Some(true) if delivered == Delivered::All && how == How::Fin && !came_soon(case) => {
+            Certainty::Proof
+        }
         _ => Certainty::Strong,
     };
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
@@ -181,7 +180,7 @@ fn came_soon(case: &Case<'_>) -> bool {
         .exchange
         .as_ref()
         .and_then(|exchange| exchange.request.get());
-    let round_trip = Nanos::from(trial.srtt_us.unwrap_or(0)) * 1000;
+    let round_trip = trial.transport.round_trip().unwrap_or(0);
     asked.is_some_and(|asked| {
         trial.closed_at().saturating_sub(asked) <= RACE_WINDOW.max(2 * round_trip)
     })
@@ -201,16 +200,13 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
     if trial.answer.malformed && case.request.is_none_or(enough) {
         return None;
     }
-    let sure = match trial.exchange.as_ref()?.framing {
+    let sure = match trial.whole() {
         _ if trial.answer.malformed => Certainty::Guess,
         // Framing fields may be in the part that was not read: a FIN may be the right end.
-        Framing::Unknown if trial.flags.head_cut() => match how {
-            How::Rst => Certainty::Guess,
-            _ => return None,
-        },
+        Whole::Unknown(Unread::Head) if how == How::Fin => return None,
         // The end may have passed unseen: a FIN may be the right one.
-        Framing::Chunked if !trial.exchange.as_ref()?.chunks_followed => Certainty::Guess,
-        _ => Certainty::Proof,
+        Whole::Unknown(_) => Certainty::Guess,
+        Whole::Yes | Whole::No => Certainty::Proof,
     };
     failure(Cause::TruncatedResponse, sure, case.phase(), how)
 }
@@ -219,7 +215,7 @@ pub(super) fn truncated_response(case: &Case<'_>) -> Option<Failure> {
 /// answer: its client got an error of the proxy's own (RFC 9112, 9.5).
 pub(super) fn answered_early(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
-    let unsent = trial.request_whole() == Some(false) || !trial.all_acked();
+    let unsent = trial.request_whole() == Whole::No || trial.delivered() != Delivered::All;
     if !unsent || trial.code().is_none_or(is_5xx) || !case.is_refused() {
         return None;
     }

@@ -1,11 +1,10 @@
 //! No connection to the upstream, or none that both ends agree on.
 
-use super::{ABORT_WINDOW, Case, SILENCE, failure};
-use crate::attempt::{EndedBy, Finish};
+use super::case::{ABORT_WINDOW, Case, SILENCE, failure};
 use crate::cause::{Cause, Certainty, How};
-use crate::errno;
 use crate::event::Failure;
-use crate::observation::{ConnectOutcome, Nanos, Phase};
+use crate::observation::{Nanos, Phase};
+use crate::transport::{ClosedBy, NotConnected};
 
 /// An unanswered SYN that is given up sooner than this may have been one of two tried at
 /// once (RFC 8305: 250 ms between address families).
@@ -14,108 +13,62 @@ const SYN_PATIENCE: Nanos = 300_000_000;
 /// `connect(2)` returned an error and no packet left: EADDRNOTAVAIL (99), EACCES (13),
 /// EPERM (1), EMFILE (24) and so on.
 pub(super) fn connect_local_error(case: &Case<'_>) -> Option<Failure> {
-    let sure = match case.trial.finish? {
-        Finish::Call if !is_of_network(case.trial.errno) => Certainty::Proof,
-        Finish::UnixCall
-            if !is_absent(case.trial.errno) && case.trial.errno != Some(errno::EAGAIN) =>
-        {
-            Certainty::Proof
-        }
-        _ => return None,
-    };
-    failure(Cause::ConnectLocalError, sure, Phase::Connect, How::Errno)
+    match case.trial.transport.not_connected()? {
+        NotConnected::LocalError => connect_failed(Cause::ConnectLocalError, How::Errno),
+        _ => None,
+    }
 }
 
 /// ENETUNREACH or EHOSTUNREACH from the kernel, or a soft error (ICMP, ARP) other than
 /// ECONNREFUSED and then a local close while the SYN was not answered.
 pub(super) fn host_unreachable(case: &Case<'_>) -> Option<Failure> {
-    let soft = case.trial.flags.soft_error();
-    let unreachable = matches!(
-        case.trial.errno,
-        Some(errno::ENETUNREACH | errno::EHOSTUNREACH)
-    );
-    let how =
-        match case.trial.finish? {
-            Finish::Call | Finish::Handshake(ConnectOutcome::KernelError) if unreachable => {
-                if soft { How::Icmp } else { How::Errno }
-            }
-            Finish::Handshake(ConnectOutcome::ClosedByUs)
-                if soft && case.trial.errno != Some(errno::ECONNREFUSED) =>
-            {
-                How::Icmp
-            }
-            _ => return None,
-        };
-    failure(
-        Cause::HostUnreachable,
-        Certainty::Proof,
-        Phase::Connect,
-        how,
-    )
+    match case.trial.transport.not_connected()? {
+        NotConnected::Unreachable(how) => connect_failed(Cause::HostUnreachable, how),
+        _ => None,
+    }
 }
 
 /// A reset answered the SYN, or the kernel says ECONNREFUSED (111; ICMP port unreachable
 /// gives it too). On a Unix path: nobody listens (111), or no such file (2).
 pub(super) fn connect_refused(case: &Case<'_>) -> Option<Failure> {
-    let refused = case.trial.errno == Some(errno::ECONNREFUSED);
-    let soft = case.trial.flags.soft_error();
-    let how = match case.trial.finish? {
-        Finish::Handshake(ConnectOutcome::Reset) => How::Rst,
-        Finish::Handshake(ConnectOutcome::KernelError) if refused => {
-            if soft {
-                How::Icmp
-            } else {
-                How::Errno
-            }
-        }
-        // As kube-proxy refuses for a Service without endpoints.
-        Finish::Handshake(ConnectOutcome::ClosedByUs) if refused && soft => How::Icmp,
-        Finish::Call if refused => How::Errno,
-        Finish::UnixCall if is_absent(case.trial.errno) => How::Errno,
-        _ => return None,
-    };
-    failure(Cause::ConnectRefused, Certainty::Proof, Phase::Connect, how)
+    match case.trial.transport.not_connected()? {
+        NotConnected::Refused(how) => connect_failed(Cause::ConnectRefused, how),
+        _ => None,
+    }
 }
 
 /// Nobody accepts: the listener on this host got the SYN and did not answer it
-/// (`tcp_conn_request`, net/ipv4/tcp_input.c), or a Unix connect returned EAGAIN
-/// (`unix_stream_connect`, net/unix/af_unix.c).
+/// (`tcp_conn_request`, net/ipv4/tcp_input.c), or a Unix connect returned EAGAIN.
 pub(super) fn accept_queue_full(case: &Case<'_>) -> Option<Failure> {
-    let how = match case.trial.finish? {
-        Finish::UnixCall if case.trial.errno == Some(errno::EAGAIN) => How::Errno,
-        Finish::Handshake(ConnectOutcome::ClosedByUs) if case.trial.listener_silent => {
+    let trial = case.trial;
+    let how = match trial.transport.not_connected()? {
+        NotConnected::QueueFull => return connect_failed(Cause::AcceptQueueFull, How::Errno),
+        NotConnected::ListenerSilent(How::Timeout) => {
             // A client that leaves leaves no time for an answer.
-            let left = case.client_gone();
-            if left
-                .is_some_and(|gone| case.trial.syns < 2 || case.trial.ended - gone <= ABORT_WINDOW)
-            {
+            let had_time =
+                |gone| trial.transport.asked_again() && trial.ended - gone > ABORT_WINDOW;
+            if case.client_gone().is_some_and(|gone| !had_time(gone)) {
                 return None;
             }
             How::Timeout
         }
-        Finish::Handshake(ConnectOutcome::KernelError)
-            if case.trial.listener_silent && case.trial.errno == Some(errno::ETIMEDOUT) =>
-        {
-            How::Errno
-        }
+        NotConnected::ListenerSilent(how) => how,
         _ => return None,
     };
     // A SYN-ACK that a firewall drops on its way out of this host looks the same.
-    let sure = match case.trial.finish? {
-        Finish::UnixCall => Certainty::Proof,
-        _ => Certainty::Strong,
-    };
+    let sure = Certainty::Strong;
     failure(Cause::AcceptQueueFull, sure, Phase::Connect, how)
 }
 
 /// The proxy gave the first SYN up when its client had left: there was no time for an
 /// answer.
 pub(super) fn client_abort_in_connect(case: &Case<'_>) -> Option<Failure> {
-    let Finish::Handshake(ConnectOutcome::ClosedByUs) = case.trial.finish? else {
+    let transport = &case.trial.transport;
+    if !transport.not_connected()?.is_given_up() {
         return None;
-    };
+    }
     let gone = case.client_gone()?;
-    if case.trial.syns > 1 && case.trial.ended - gone > ABORT_WINDOW {
+    if transport.asked_again() && case.trial.ended - gone > ABORT_WINDOW {
         return None;
     }
     failure(
@@ -129,32 +82,34 @@ pub(super) fn client_abort_in_connect(case: &Case<'_>) -> Option<Failure> {
 /// SYNs without any reply, then a local close (the proxy's timer) or ETIMEDOUT (the
 /// kernel's, `tcp_syn_retries`).
 pub(super) fn connect_timeout(case: &Case<'_>) -> Option<Failure> {
-    let (sure, how) = match case.trial.finish? {
-        Finish::Handshake(ConnectOutcome::KernelError) | Finish::Call
-            if case.trial.errno == Some(errno::ETIMEDOUT) =>
-        {
-            (Certainty::Proof, How::Errno)
-        }
-        Finish::Handshake(ConnectOutcome::ClosedByUs) if case.proxy_left() => {
-            return failure(
-                Cause::Unattributed,
-                Certainty::Guess,
-                Phase::Connect,
-                How::None,
-            );
-        }
-        Finish::Handshake(ConnectOutcome::ClosedByUs) => {
-            let waited = case.trial.ended - case.trial.started >= SYN_PATIENCE;
-            let sure = if case.trial.syns > 1 || waited {
-                Certainty::Proof
-            } else {
-                Certainty::Strong
-            };
-            (sure, How::Timeout)
-        }
-        _ => return None,
+    let trial = case.trial;
+    let not_connected = trial.transport.not_connected()?;
+    if not_connected == NotConnected::Unanswered(How::Errno) {
+        return connect_failed(Cause::ConnectTimeout, How::Errno);
+    }
+    if !not_connected.is_given_up() {
+        return None;
+    }
+    if case.proxy_left() {
+        return failure(
+            Cause::Unattributed,
+            Certainty::Guess,
+            Phase::Connect,
+            How::None,
+        );
+    }
+    let waited = trial.ended - trial.started >= SYN_PATIENCE;
+    let sure = if trial.transport.asked_again() || waited {
+        Certainty::Proof
+    } else {
+        Certainty::Strong
     };
-    failure(Cause::ConnectTimeout, sure, Phase::Connect, how)
+    failure(Cause::ConnectTimeout, sure, Phase::Connect, How::Timeout)
+}
+
+/// The kernel or the peer says what kept the connection from being.
+fn connect_failed(cause: Cause, how: How) -> Option<Failure> {
+    failure(cause, Certainty::Proof, Phase::Connect, how)
 }
 
 /// The TLS handshake ended before application data: the peer closed, an alert passed, the reply
@@ -162,11 +117,11 @@ pub(super) fn connect_timeout(case: &Case<'_>) -> Option<Failure> {
 pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
     let handshake = &case.trial.tls.as_ref()?.handshake;
     let fail = |sure, how| failure(Cause::TlsFailed, sure, Phase::Tls, how);
-    match case.trial.ended_by() {
-        EndedBy::PeerFin => return fail(Certainty::Proof, How::Fin),
-        EndedBy::PeerReset => return fail(Certainty::Proof, How::Rst),
-        EndedBy::Kernel => return fail(Certainty::Strong, How::Errno),
-        EndedBy::Local | EndedBy::Nobody => {}
+    match case.trial.closed_by() {
+        ClosedBy::Peer => return fail(Certainty::Proof, How::Fin),
+        ClosedBy::PeerReset => return fail(Certainty::Proof, How::Rst),
+        ClosedBy::Kernel => return fail(Certainty::Strong, How::Errno),
+        ClosedBy::Local | ClosedBy::Nobody => {}
     }
     if handshake.alert.is_some() || handshake.reply_is_tls == Some(false) {
         return fail(Certainty::Proof, How::None);
@@ -194,17 +149,4 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
         (false, Some(_)) => fail(Certainty::Proof, How::None),
         (false, None) => fail(Certainty::Guess, How::None),
     }
-}
-
-/// An errno that speaks of the network, not of this host.
-fn is_of_network(errno: Option<u16>) -> bool {
-    matches!(
-        errno,
-        Some(errno::ENETUNREACH | errno::EHOSTUNREACH | errno::ECONNREFUSED | errno::ETIMEDOUT)
-    )
-}
-
-/// Nobody listens on a Unix path.
-fn is_absent(errno: Option<u16>) -> bool {
-    matches!(errno, Some(errno::ECONNREFUSED | errno::ENOENT))
 }

@@ -1,12 +1,13 @@
 //! Connected, and the request did not arrive, or nobody was left to want it.
 
-use super::{ABORT_WINDOW, Case, SILENCE, Words, failure};
-use crate::attempt::{EndedBy, Finish};
+use super::case::{ABORT_WINDOW, Case, SILENCE, Words, failure};
+use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
-use crate::errno;
 use crate::event::Failure;
-use crate::limits::SECOND;
 use crate::observation::{Nanos, Phase};
+use crate::timing::SECOND;
+use crate::transport::{ClosedBy, Delivered};
+use crate::whole::Whole;
 
 /// The kernel gives a peer up that answers no probe after this time or later (`tcp_retries2`, 8 at
 /// least by RFC 1122, 4.2.3.5; 15 by default), ns. Sooner only where a program sets a limit (TCP_USER_TIMEOUT).
@@ -15,7 +16,7 @@ const PROBED_IN_VAIN: Nanos = 100 * SECOND;
 /// The client's FIN or RST came first, then the proxy closed upstream without a complete
 /// response.
 pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
-    if case.trial.ended_by() != EndedBy::Local || case.trial.is_complete() {
+    if case.trial.closed_by() != ClosedBy::Local || case.trial.is_complete() {
         return None;
     }
     let gone = case.client_gone()?;
@@ -45,17 +46,16 @@ pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
     if trial.is_complete() || trial.finish? == Finish::Tls {
         return None;
     }
-    let how = match trial.ended_by() {
-        // Somebody had the kernel end it (`ss -K`; tcp_abort, net/ipv4/tcp.c).
-        EndedBy::Kernel if trial.errno == Some(errno::ECONNABORTED) => return None,
+    let transport = &trial.transport;
+    let how = match trial.closed_by() {
+        ClosedBy::Kernel if transport.was_aborted() => return None,
         // TCP_USER_TIMEOUT runs against a peer that answers and does not read as well.
-        EndedBy::Kernel if trial.flags.zero_window() && is_stuck(case) => return None,
-        EndedBy::Kernel => How::Errno,
-        EndedBy::Local
-            if !trial.all_acked()
-                && trial.retransmits() >= 2
-                && !trial.flags.zero_window()
-                && !trial.flags.peer_answers() =>
+        ClosedBy::Kernel if transport.peer_stopped_reading() && is_stuck(case) => return None,
+        ClosedBy::Kernel => How::Errno,
+        ClosedBy::Local
+            if trial.delivered() != Delivered::All
+                && transport.was_sent_again()
+                && !transport.peer_is_there() =>
         {
             How::Timeout
         }
@@ -69,8 +69,9 @@ pub(super) fn path_lost(case: &Case<'_>) -> Option<Failure> {
 /// client may be the slow one. Where the kernel gave up, the peer may have gone meanwhile.
 pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
-    let by_kernel = trial.ended_by() == EndedBy::Kernel && trial.flags.zero_window();
-    let by_proxy = trial.ended_by() == EndedBy::Local && case.silence() >= SILENCE;
+    let unread = trial.transport.peer_stopped_reading();
+    let by_kernel = trial.closed_by() == ClosedBy::Kernel && unread;
+    let by_proxy = trial.closed_by() == ClosedBy::Local && case.silence() >= SILENCE;
     if !(by_proxy || by_kernel) || trial.response_began() {
         return None;
     }
@@ -83,9 +84,9 @@ pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
         let stalled = failure(Cause::RequestStalled, sure, Phase::Request, How::Errno);
         return stalled.filter(|_| is_stuck(case));
     }
-    let sure = if trial.flags.zero_window() && is_stuck(case) {
+    let sure = if unread && is_stuck(case) {
         case.sure(true)
-    } else if trial.request_whole() == Some(false) && !trial.all_acked() {
+    } else if trial.request_whole() == Whole::No && trial.delivered() != Delivered::All {
         Certainty::Strong
     } else {
         return None;
@@ -93,7 +94,7 @@ pub(super) fn request_stalled(case: &Case<'_>) -> Option<Failure> {
     failure(Cause::RequestStalled, sure, Phase::Request, How::Timeout)
 }
 
-/// Part of the request was not sent, or not acknowledged.
+/// Part of the request was not sent, or did not arrive.
 fn is_stuck(case: &Case<'_>) -> bool {
-    case.trial.request_whole() == Some(false) || !case.trial.all_acked()
+    case.trial.request_whole() == Whole::No || case.trial.delivered() != Delivered::All
 }

@@ -1,11 +1,12 @@
 //! The proxy closed first, and the answer was not whole: it waited too long, did not like what it read,
 //! wanted no more of it, or took the upstream out of service.
 
-use super::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
-use crate::attempt::EndedBy;
+use super::case::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::Nanos;
+use crate::transport::{ClosedBy, Delivered};
+use crate::whole::Whole;
 
 /// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
 /// rejects is called a slow application. Longer: so is not what a very short timer ends.
@@ -78,7 +79,7 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
 /// another one was cut at the same age.
 ///
 /// Proof needs one of these two or the status that the proxy is known to give then, the whole request
-/// acknowledged, a firm join, a client that was still there, and a silence that was long enough to be
+/// delivered, a firm join, a client that was still there, and a silence that was long enough to be
 /// one. A guess if the request is not known.
 pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
@@ -94,12 +95,13 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     if passed_on || at_once && has_head {
         return None;
     }
-    if trial.request_whole() == Some(false) {
+    if trial.request_whole() == Whole::No {
         let phase = case.phase();
         return failure(Cause::Unattributed, Certainty::Guess, phase, How::Timeout);
     }
     // Sooner than any timer: the proxy does not want the answer, or not any more.
-    let too_early = trial.waited() < EARLIEST_TIMER && trial.all_acked();
+    let arrived = trial.delivered() == Delivered::All;
+    let too_early = trial.waited() < EARLIEST_TIMER && arrived;
     if too_early || case.proxy_left() || is_no_timer(case) {
         return unattributed(case);
     }
@@ -107,11 +109,12 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let is_said = matches!(case.words(), Words::Timeout | Words::Usual);
     let is_said = is_said || trial.around().others.again;
     let sure = match case.request {
-        _ if !trial.all_acked() => Certainty::Guess,
+        _ if !arrived => Certainty::Guess,
+        // It may have rejected what it read, and had no CPU to do so at once.
         _ if trial.response_began() && case.may_be_late() => Certainty::Guess,
         Some(request) => {
             let unanswered = request.code.is_none_or(is_5xx) || trial.head_complete();
-            let whole = trial.request_whole() == Some(true);
+            let whole = trial.request_whole() == Whole::Yes;
             let whole = whole && !satisfied && is_said;
             let stayed = request.client_gone.or(request.client_fin).is_none();
             case.sure(unanswered && whole && waited && stayed)
@@ -134,7 +137,7 @@ pub(super) fn is_no_timer(case: &Case<'_>) -> bool {
 
 /// The proxy closed, and the answer was not whole.
 fn gave_up(case: &Case<'_>) -> bool {
-    case.trial.ended_by() == EndedBy::Local && !case.trial.is_complete()
+    case.trial.closed_by() == ClosedBy::Local && !case.trial.is_complete()
 }
 
 /// The client got its whole answer: the proxy had what it needed (X-Accel-Redirect, ranges, a body it

@@ -1,14 +1,16 @@
-//! The talk was not read: TCP is the only witness.
+//! The talk was not read: the transport is the only witness.
 //!
 //! It tells who ended the connection and whether anything came back. Which answer that was, and whether
 //! it was whole, it does not: an error that an application answered itself looks like a success. So
-//! nothing here is proof, and what TCP does not decide is unattributed.
+//! nothing here is proof, and what the transport does not decide is unattributed.
 
-use super::{Case, SILENCE, delivery, failure, giving_up};
-use crate::attempt::{EndedBy, Finish};
+use super::case::{Case, SILENCE, failure};
+use super::{answering, delivery, giving_up};
+use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Ended, Nanos, Phase};
+use crate::transport::{ClosedBy, Delivered};
 
 /// A proxy that closes after at least this long without a byte gave up waiting, ns. One that closes
 /// sooner may have had another reason: [`SILENCE`] to this is a guess.
@@ -19,7 +21,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Failure> {
     let found = if case.trial.finish == Some(Finish::Unread) {
         None
     } else {
-        by_tcp(case)
+        by_transport(case)
     };
     let found = found.or_else(|| unclear(case))?;
     Some(Failure {
@@ -28,7 +30,7 @@ pub(super) fn judge(case: &Case<'_>) -> Option<Failure> {
     })
 }
 
-fn by_tcp(case: &Case<'_>) -> Option<Failure> {
+fn by_transport(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     // A request that was answered well needs no reason, unless its answer was cut.
     let is_fine = |code: u16| code < 500;
@@ -52,8 +54,8 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
         return failure(Cause::UpstreamCrashed, Certainty::Strong, phase(case), how);
     }
     if !trial.response_began() {
-        let race = super::keepalive_race(case).filter(|_| idled(case));
-        return race.or_else(|| super::closed_before_response(case));
+        let race = answering::keepalive_race(case).filter(|_| idled(case));
+        return race.or_else(|| answering::closed_before_response(case));
     }
     // What came back was passed on, and broke off when the upstream closed.
     let cut = case.request.is_some_and(|request| {
@@ -77,7 +79,8 @@ fn idled(case: &Case<'_>) -> bool {
 fn gave_up(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     let silence = case.silence();
-    let waited = trial.ended_by() == EndedBy::Local && silence >= SILENCE && trial.all_acked();
+    let arrived = trial.delivered() == Delivered::All;
+    let waited = trial.closed_by() == ClosedBy::Local && silence >= SILENCE && arrived;
     if !waited || trial.response_began() || case.proxy_left() || giving_up::is_no_timer(case) {
         return None;
     }
@@ -89,7 +92,7 @@ fn gave_up(case: &Case<'_>) -> Option<Failure> {
     failure(cause, sure, Phase::Request, How::Timeout)
 }
 
-/// Its request has an error or a cut answer, and TCP does not tell why.
+/// Its request has an error or a cut answer, and the transport does not show why.
 fn unclear(case: &Case<'_>) -> Option<Failure> {
     let request = case.request?;
     let is_wrong = request.code.is_none_or(|code| code >= 500) || !request.complete;

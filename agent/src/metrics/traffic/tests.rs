@@ -34,18 +34,13 @@ fn assert_line(text: &str, parts: &[&str], value: &str) {
 fn attempt_at(address: &str) -> Event {
     let mut attempt = good_attempt();
     attempt.upstream = upstream(address);
-    Event::Attempt(Arc::new(attempt))
+    Event::LoneAttempt(Arc::new(attempt))
 }
 
 #[test]
 fn a_502_is_counted_with_its_cause_and_its_failed_attempt() {
     let mut metrics = metrics("");
     let request = request(Some(502), vec![failed_attempt()]);
-    for attempt in &request.attempts {
-        metrics
-            .traffic
-            .record(&Event::Attempt(Arc::clone(attempt)), 1);
-    }
     metrics
         .traffic
         .record(&Event::Request(Arc::new(request)), 1);
@@ -129,7 +124,7 @@ fn a_status_of_the_upstream_is_an_error_and_no_failed_attempt() {
 
     metrics
         .traffic
-        .record(&Event::Attempt(Arc::new(attempt)), 1);
+        .record(&Event::LoneAttempt(Arc::new(attempt)), 1);
 
     let text = text(&metrics);
     assert_line(
@@ -213,7 +208,7 @@ fn proxies_beyond_the_bound_are_other_and_counted() {
         attempt.proxy = proxy(name);
         metrics
             .traffic
-            .record(&Event::Attempt(Arc::new(attempt)), 1);
+            .record(&Event::LoneAttempt(Arc::new(attempt)), 1);
     }
 
     let text = text(&metrics);
@@ -269,7 +264,7 @@ fn a_proxy_silent_for_long_gives_its_place_to_a_new_one() {
         let mut attempt = good_attempt();
         attempt.proxy = proxy(name);
         let told = [
-            Event::Attempt(Arc::new(attempt)),
+            Event::LoneAttempt(Arc::new(attempt)),
             Event::Request(Arc::new(request)),
         ];
         for event in told {
