@@ -1,16 +1,16 @@
 //! Where the body of a response ends, by its framing (RFC 9112, section 6.3).
 //!
-//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::chunks`]), and the
+//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`agent_flow::http1::chunks`]), and the
 //! last eight bytes are kept, for its end.
 
+use agent_flow::bytes::Payload;
+use agent_flow::http1::chunks::Seen;
+use agent_flow::http1::scan::SEVEN_BYTES;
 use agent_wire::record::framing;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::chunks::{self, Seen};
 use crate::flow::Flow;
 use crate::kernel;
-use crate::scan::SEVEN_BYTES;
-use crate::segment::Payload;
 
 /// "\r\n0\r\n\r\n": the last chunk, with the line end before it.
 const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
@@ -29,9 +29,9 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
         }
         framing::CHUNKED => {
             let tail = flow.tail;
-            match chunks::seen(flow) {
+            match flow.chunks.seen() {
                 // Trailers may stand between the last chunk and the blank line.
-                Seen::Last => chunks::behind(flow) != 0 || tail & 0xffff_ffff == BLANK_LINE,
+                Seen::Last => flow.chunks.behind() != 0 || tail & 0xffff_ffff == BLANK_LINE,
                 Seen::Unknown => tail & SEVEN_BYTES == LAST_CHUNK,
                 // What looks like the end is part of a chunk.
                 Seen::Middle => false,

@@ -9,16 +9,16 @@
     reason = "names that the loader finds, and one instruction for the compiler"
 )]
 
+use agent_flow::bytes::Payload;
+use agent_flow::http1::scan;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::chunks;
 use crate::flow::Flow;
 use crate::head;
 use crate::kernel::Sock;
-use crate::scan;
+use crate::machine::{Kernel, Packet};
 use crate::scratch::{self, Space};
-use crate::segment::Payload;
 
 /// Runs `call`, which changes `value` by a way that the compiler does not see, the map it is in: what was
 /// written to it is there before, and what is read of it is read anew behind.
@@ -50,7 +50,7 @@ pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, 
     });
 }
 
-/// [`chunks::follow`].
+/// [`agent_flow::http1::chunks::Chunks::follow`].
 #[inline(always)]
 pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
     changed_by(flow, || {
@@ -74,7 +74,7 @@ extern "C" fn head_of(skb: *mut __sk_buff, offset: u32, len: u32, now: u64) -> u
     if let Some(sk) = Sock::of_packet(&ctx)
         && let Some(flow) = Flow::of(sk)
     {
-        head::read(&ctx, flow, sk, part(offset, len), now);
+        head::read(&ctx, flow, sk, Payload::at(offset, len), now);
     }
     0
 }
@@ -84,7 +84,8 @@ extern "C" fn head_of(skb: *mut __sk_buff, offset: u32, len: u32, now: u64) -> u
 extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     let ctx = SkBuffContext::new(skb);
     if let Some(flow) = Sock::of_packet(&ctx).and_then(Flow::of) {
-        chunks::follow(&ctx, flow, part(offset, len));
+        let body = Payload::at(offset, len);
+        flow.chunks.follow(&Packet(&ctx), &flow.flags, body);
     }
     0
 }
@@ -93,16 +94,7 @@ extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
 #[inline(never)]
 extern "C" fn scan_of(space: u32) -> u32 {
     if let Some(space) = scratch::at(space) {
-        scan::scan(&space.bytes, &mut space.lines, &mut space.scan);
+        scan::scan::<Kernel, _>(&space.bytes, &mut space.lines, &mut space.scan);
     }
     0
-}
-
-fn part(offset: u32, len: u32) -> Payload {
-    Payload {
-        offset,
-        len,
-        seq: 0,
-        hole: 0,
-    }
 }

@@ -11,6 +11,7 @@
 //! else. The next handshake on this CPU passes the hook of its listener first, which forgets what
 //! is kept; and only a socket with the same ports may take it.
 
+use agent_flow::http1::request_line;
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::record::{flag, side, talk};
 use agent_wire::tally::Tally;
@@ -24,7 +25,6 @@ use crate::head;
 use crate::http1;
 use crate::kernel::{self, Sock};
 use crate::packet::{self, Segment};
-use crate::request_line;
 use crate::tallies;
 
 /// The socket is made within this time, or never, ns. That takes microseconds, and as long as the CPU is

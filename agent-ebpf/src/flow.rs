@@ -8,14 +8,15 @@
 //! What all of them write are [`Flags`]; what one probe needs while it runs is not here
 //! ([`crate::scratch`]).
 
+use agent_flow::flags::Flags;
+use agent_flow::http1::chunks::Chunks;
 use agent_wire::record::{Exchange, Header, flag, side};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::btf_map;
 
 use crate::by_cookie;
-use crate::chunks::Chunks;
-use crate::flags::Flags;
 use crate::kernel;
+use crate::machine::Kernel;
 use crate::tallies;
 use crate::tls::Handshake;
 
@@ -94,7 +95,7 @@ pub(crate) struct Flow {
     pub(crate) gathering: u8,
     /// The upstream spoke before the first request.
     pub(crate) spoke_first: u8,
-    pub(crate) flags: Flags,
+    pub(crate) flags: Flags<Kernel>,
     pub(crate) sent: Stream,
     pub(crate) received: Stream,
     /// Highest acknowledgement received.

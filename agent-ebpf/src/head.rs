@@ -3,6 +3,8 @@
 //! In: the bytes of a head as they come. Out: a REQUEST or RESPONSE record when it is complete,
 //! and in the flow what its fields say of the body that follows.
 
+use agent_flow::bytes::Payload;
+use agent_flow::http1::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::record::{MessageHead, end, flag, framing, kind};
 use agent_wire::tally::Tally;
@@ -12,15 +14,13 @@ use aya_ebpf::programs::SkBuffContext;
 
 use crate::body::{is_complete, keep_tail};
 use crate::calls;
-use crate::chunks;
 use crate::flow::{Flow, method, phase};
 use crate::http1::{measure_acked, method_of, next_exchange};
 use crate::kernel::{self, Sock};
+use crate::machine::Kernel;
 use crate::output;
 use crate::queue;
-use crate::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
 use crate::scratch::{self, APPEND_BYTES, Space};
-use crate::segment::Payload;
 use crate::tallies;
 
 /// A head that did not come complete in one segment.
@@ -133,7 +133,7 @@ fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&m
         return;
     }
     if done {
-        scan::numbers(&space.bytes, &mut space.scan);
+        scan::numbers::<Kernel, _>(&space.bytes, &mut space.scan);
         if !is_response {
             // Its first segment may have been shorter than the method.
             flow.method = method_of(kernel::word(&space.bytes, 0));
@@ -314,7 +314,7 @@ fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
     let is_sent = flow.is_client_side();
     // Behind the end of what is sent may be the answer to another request.
     let follow = !is_sent || flow.flags.has::<{ flag::PIPELINED }>();
-    chunks::begin(flow, follow);
+    flow.chunks.begin(follow);
     let body = flow
         .exchange
         .response_bytes

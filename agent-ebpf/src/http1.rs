@@ -6,6 +6,10 @@
 //!
 //! Framing is RFC 9112, section 6.3.
 
+use agent_flow::bytes::{Bytes, Payload};
+use agent_flow::http1::chunks::Seen;
+use agent_flow::http1::request_line::{CONN, HEAD, is_request};
+use agent_flow::http1::scan::{HTTP_1, SEVEN_BYTES};
 use agent_wire::record::{Exchange, UNFOLLOWED, end, flag, framing, side, talk};
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
@@ -13,17 +17,14 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::attention;
 use crate::body::{is_complete, keep_tail};
 use crate::calls;
-use crate::chunks;
 use crate::clients;
 use crate::errand;
 use crate::flow::{Flow, method, phase};
 use crate::head;
 use crate::kernel::{self, Sock, store};
+use crate::machine::Packet;
 use crate::output;
 use crate::queue;
-use crate::request_line::{CONN, HEAD, is_request, prefix};
-use crate::scan::{HTTP_1, SEVEN_BYTES};
-use crate::segment::Payload;
 use crate::tallies;
 use crate::tls;
 use crate::unread;
@@ -58,7 +59,7 @@ pub(crate) fn bytes(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Pay
 #[inline(always)]
 pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
     flow.exchange.end = how;
-    if flow.exchange.framing == framing::CHUNKED && chunks::seen(flow) == chunks::Seen::Unknown {
+    if flow.exchange.framing == framing::CHUNKED && flow.chunks.seen() == Seen::Unknown {
         flow.exchange.content_length = UNFOLLOWED;
     }
     measure_acked(flow);
@@ -70,7 +71,7 @@ pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
 #[inline(always)]
 fn recognise(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, sent: bool) -> bool {
     flow.talked |= u8::from(sent);
-    let start = prefix(ctx, payload);
+    let start = Packet(ctx).prefix(payload);
     if is_request(start, payload.len) {
         flow.header.side = if sent { side::UPSTREAM } else { side::CLIENT };
         flow.phase = phase::IDLE;
@@ -121,7 +122,7 @@ fn request_bytes(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u6
         behind_body(ctx, flow, payload);
         return false;
     }
-    let start = prefix(ctx, payload);
+    let start = Packet(ctx).prefix(payload);
     if !is_request(start, payload.len) {
         tallies::count(Tally::LEFTOVER);
         return false;
@@ -214,7 +215,7 @@ fn response_bytes(
             flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
             flow.exchange.last_byte_ns = now;
             if flow.exchange.framing == framing::CHUNKED {
-                if chunks::is_followed(flow) {
+                if flow.chunks.is_followed() {
                     calls::follow_chunks(ctx, flow, payload);
                 }
                 keep_tail(ctx, flow, payload);
@@ -363,7 +364,7 @@ fn catch_up(flow: &mut Flow, now: u64) {
     if more <= 0 {
         return;
     }
-    chunks::lose(flow);
+    flow.chunks.lose();
     flow.received.end = flow.ahead_end;
     if flow.phase == phase::RESPONSE_BODY && flow.is_upstream_side() {
         flow.tail = flow.ahead_tail;

@@ -10,7 +10,7 @@
 //! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
 //! became of a SYN), [`errand`] (whom a thread works for), [`attention`] and [`scope`] (who is looked at),
 //! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
-//! [`flow`] and its [`flags`], one per socket, in the socket's storage.
+//! [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -19,14 +19,12 @@ mod attention;
 mod body;
 mod by_cookie;
 mod calls;
-mod chunks;
 mod clients;
 mod connecting;
 mod death;
 mod deferred;
 mod dns;
 mod errand;
-mod flags;
 mod flow;
 mod head;
 mod http1;
@@ -34,11 +32,10 @@ mod kernel;
 mod lifecycle;
 mod listener;
 mod log;
+mod machine;
 mod output;
 mod packet;
 mod queue;
-mod request_line;
-mod scan;
 mod scope;
 mod scratch;
 mod segment;

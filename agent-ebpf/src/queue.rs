@@ -5,18 +5,18 @@
 //! segment of its own or behind the answer before it. One that waits when its connection ends got
 //! none, which is told as well.
 
+use agent_flow::bytes::{Bytes, Payload};
+use agent_flow::http1::chunks::Seen;
+use agent_flow::http1::scan::{HTTP_1, SEVEN_BYTES};
 use agent_wire::record::{flag, framing};
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::calls;
-use crate::chunks::{self, Seen};
 use crate::flow::{Flow, phase};
 use crate::http1;
 use crate::kernel;
-use crate::request_line::prefix;
-use crate::scan::{HTTP_1, SEVEN_BYTES};
-use crate::segment::Payload;
+use crate::machine::Packet;
 use crate::tallies;
 
 /// Answers looked for behind one in its segment.
@@ -57,7 +57,7 @@ pub(crate) fn answered(flow: &mut Flow) {
 #[inline(always)]
 pub(crate) fn response_ended(flow: &mut Flow) {
     let has_end = match flow.exchange.framing {
-        framing::CHUNKED => chunks::seen(flow) == Seen::Last,
+        framing::CHUNKED => flow.chunks.seen() == Seen::Last,
         framing::NONE | framing::LENGTH => true,
         _ => false,
     };
@@ -82,7 +82,7 @@ pub(crate) fn answered_behind(ctx: &SkBuffContext, flow: &mut Flow, payload: Pay
             seq: 0,
             hole: 0,
         };
-        if prefix(ctx, rest) & SEVEN_BYTES != HTTP_1 {
+        if Packet(ctx).prefix(rest) & SEVEN_BYTES != HTTP_1 {
             return;
         }
         http1::begin_unread(flow, now);
@@ -97,7 +97,7 @@ pub(crate) fn answered_behind(ctx: &SkBuffContext, flow: &mut Flow, payload: Pay
 #[inline(always)]
 fn behind(flow: &Flow) -> u64 {
     if flow.exchange.framing == framing::CHUNKED {
-        return chunks::behind(flow);
+        return flow.chunks.behind();
     }
     let body = if flow.exchange.framing == framing::LENGTH {
         flow.exchange.content_length

@@ -5,14 +5,14 @@
 //! finds its own mark alone on it owns it. Marks are added atomically, so two probes never
 //! both find theirs alone.
 
+use agent_flow::bytes::Payload;
+use agent_flow::http1::scan::{Lines, Scan};
 use agent_wire::limits::{HEAD_BYTES, HEAD_SLACK_BYTES};
 use agent_wire::record::MessageHead;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 
 use crate::kernel;
-use crate::scan::{Lines, Scan};
-use crate::segment::Payload;
 
 /// Bytes appended at a time to a head that comes in pieces.
 pub(crate) const APPEND_BYTES: usize = 1024;

@@ -3,12 +3,12 @@
 //! Goes in: every packet of every TCP socket on the host, so the ways out come early:
 //! not TCP, no flow and no payload, a flow that is not HTTP.
 
+use agent_flow::bytes::Payload;
 use agent_wire::record::flag;
 use agent_wire::tally::Tally;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::by_cookie;
-use crate::chunks;
 use crate::clients;
 use crate::deferred;
 use crate::dns;
@@ -26,20 +26,6 @@ use crate::unread;
 /// and much was under way behind it, the status is not known (a window of 1.5 MB is 1000 segments).
 /// Too large: a stream that is followed wrongly is taken up again late.
 const AHEAD_LIMIT: u16 = 1024;
-
-/// New bytes of a segment.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Payload {
-    /// Where they start in the packet.
-    pub(crate) offset: u32,
-    /// How many.
-    pub(crate) len: u32,
-    /// Sequence number of the first.
-    pub(crate) seq: u32,
-    /// Bytes before them that were not seen: a body's hole, which a late segment fills.
-    pub(crate) hole: u32,
-}
 
 /// A segment leaves.
 #[inline(always)]
@@ -242,7 +228,7 @@ fn new_bytes(
         tallies::count(Tally::HEAD_REORDERED);
     }
     if gap > 0 {
-        chunks::lose(flow);
+        flow.chunks.lose();
     }
     let stream = if sent {
         &mut flow.sent

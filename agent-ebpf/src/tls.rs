@@ -6,6 +6,7 @@
 //! alerts in clear are read (RFC 8446, 5.1; RFC 5246, 6.2.1), and of the ClientHello the name of the
 //! server, which has a record of its own; what follows the handshake is not.
 
+use agent_flow::bytes::Payload;
 use agent_wire::limits::SERVER_NAME_BYTES;
 use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Hello, Tls, end, kind};
 use aya_ebpf::programs::SkBuffContext;
@@ -13,7 +14,6 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::flow::{Flow, phase};
 use crate::kernel;
 use crate::output;
-use crate::segment::Payload;
 use crate::unread;
 
 /// Content types (RFC 8446, 5.1).
