@@ -172,6 +172,29 @@ fn the_longest_head_is_read() {
     assert_eq!(request(&of(HEAD_BYTES + 2)).end, 0);
 }
 
+#[test]
+fn a_head_of_more_lines_than_are_noted_is_too_long() {
+    let of = |lines: usize| {
+        let head = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(lines));
+        (
+            request(&head).end as usize == head.len(),
+            request(&head).len as usize == HEAD_BYTES,
+        )
+    };
+    assert_eq!(of(126), (true, false));
+    assert_eq!(of(127), (false, true));
+    assert_eq!(of(200), (false, true));
+}
+
+#[test]
+fn lines_of_a_body_are_not_taken_for_those_of_the_head() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1200\r\nServer: a\r\n\r\n";
+    let scan = response(&format!("{interim}{head}{}", "{\n\n}\n\n".repeat(200)));
+    assert_eq!(scan.end as usize, interim.len() + head.len());
+    assert_eq!((scan.status, length(&scan)), (200, Some(1200)));
+}
+
 proptest! {
     /// Two readers agree: the scanner, and a plain search for the blank line and the fields.
     #[test]

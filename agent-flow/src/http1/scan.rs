@@ -21,7 +21,8 @@ const LOWER: u64 = 0x2020_2020_2020_2020;
 /// The verifier holds the branches not yet walked of every step at once and allows 8,192
 /// ("The sequence of 8193 jumps is too complex").
 const LINE_FEEDS_A_WORD: u32 = 2;
-/// Lines of a head looked at; a power of two. A head with more is not understood.
+/// Places for lines of a head; a power of two. One less is looked at, and a head whose end is not
+/// among them is not understood: it counts as too long.
 const LINES: usize = 128;
 /// Bytes of a Content-Length value looked at: blanks and the digits of 64 bits.
 const LENGTH_BYTES: u32 = 23;
@@ -55,7 +56,7 @@ pub struct Scan {
     pub status: u32,
     /// Where the value of Content-Length starts, 0 for none.
     pub length_at: u32,
-    /// In: how many bytes to look at.
+    /// In: how many bytes to look at. Out: [`HEAD_BYTES`] when more bytes would not complete the head.
     pub len: u32,
     /// In: not 0 for a response.
     pub is_response: u32,
@@ -131,7 +132,10 @@ fn find_lines<M: Machine, const N: usize>(bytes: &[u8; N], lines: &mut Lines, sc
             hits &= hits - 1;
             let line = at + after as u32;
             let count = M::opaque(&lines.count);
-            lines.start[count as usize & (LINES - 1)] = line as u16;
+            // What is too much goes to the last place, which is not read.
+            let over = M::not_zero(u64::from(count / LINES as u32)) as u32;
+            let place = count | over.wrapping_neg();
+            lines.start[place as usize & (LINES - 1)] = line as u16;
             M::store(&mut lines.count, count + 1);
             let next = M::word(bytes, line);
             let is_text = M::not_zero(next & 0xff ^ LF) & M::not_zero(next & 0xffff ^ CR_LF);
@@ -148,7 +152,7 @@ fn find_lines<M: Machine, const N: usize>(bytes: &[u8; N], lines: &mut Lines, sc
 #[inline(always)]
 fn read_lines<M: Machine, const N: usize>(bytes: &[u8; N], lines: &Lines, scan: &mut Scan) {
     let mut index = 0;
-    while index < LINES {
+    while index < LINES - 1 {
         if index as u32 >= M::opaque(&lines.count) {
             return;
         }
@@ -158,6 +162,8 @@ fn read_lines<M: Machine, const N: usize>(bytes: &[u8; N], lines: &Lines, scan: 
         }
         index += 1;
     }
+    // Its end is not among them: no more bytes of it would change that.
+    M::store(&mut scan.len, HEAD_BYTES as u32);
 }
 
 /// True for the code of an interim response other than 101, as its first digits stand in
