@@ -1,11 +1,9 @@
 //! The machine of eBPF, as [`agent_flow`] asks for it.
 //!
 //! In: what that crate wants to read, write or compare. Out: the instructions of [`crate::kernel`],
-//! which the verifier and the compiler want. A packet is a source of bytes.
+//! which the verifier and the compiler want.
 
-use agent_flow::bytes::Bytes;
 use agent_flow::machine::{Machine, SharedByte};
-use aya_ebpf::programs::SkBuffContext;
 
 use crate::kernel::{self, Byte};
 
@@ -65,26 +63,5 @@ impl Machine for Kernel {
     #[inline(always)]
     fn not_zero(value: u64) -> u64 {
         kernel::not_zero(value)
-    }
-}
-
-/// A packet.
-pub(crate) struct Packet<'a>(pub(crate) &'a SkBuffContext);
-
-impl Bytes for Packet<'_> {
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32, to: &mut [u8; N], len: u32) -> bool {
-        kernel::load(self.0, offset, to, len)
-    }
-
-    #[inline(always)]
-    fn load_at<const MAX: usize, const N: usize>(
-        &self,
-        offset: u32,
-        to: &mut [u8; N],
-        at: u32,
-        len: u32,
-    ) -> bool {
-        kernel::load_at::<MAX, N>(self.0, offset, to, at, len)
     }
 }
