@@ -4,12 +4,13 @@
 //! daemon parks it, and its messages are not read any more. What an upstream's death or reset
 //! says is told all the same.
 
+use agent_flow::flow::phase;
 use agent_wire::attention::{IGNORED, PARKED};
 use agent_wire::limits::IGNORED_PROCESSES;
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::macros::btf_map;
 
-use crate::flow::{Flow, phase};
+use crate::flow::Flow;
 use crate::kernel;
 use crate::lifecycle;
 

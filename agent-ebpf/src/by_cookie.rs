@@ -20,7 +20,7 @@ use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{SockOpsContext, TracePointContext};
 
-use crate::flow::Flow;
+use crate::flow::{self, Flow};
 use crate::kernel::{self, Sock};
 use crate::lifecycle;
 
@@ -98,7 +98,7 @@ pub(crate) fn callback(ctx: &SockOpsContext) {
             lifecycle::state_changed(sk, ctx.arg(0) as i32, ctx.arg(1) as i32);
         }
         BPF_SOCK_OPS_RETRANS_CB => {
-            if let Some(flow) = Flow::of(sk) {
+            if let Some(flow) = flow::of(sk) {
                 lifecycle::retransmitted(flow);
             }
         }

@@ -9,16 +9,16 @@
     reason = "names that the loader finds, and one instruction for the compiler"
 )]
 
+use agent_flow::bytes::Payload;
+use agent_flow::http1::{head, scan};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::chunks;
-use crate::flow::Flow;
-use crate::head;
+use crate::flow::{self, Flow};
 use crate::kernel::Sock;
-use crate::scan;
-use crate::scratch::{self, Space};
-use crate::segment::Payload;
+use crate::machine::Kernel;
+use crate::scratch::{self, Lent};
+use crate::world::Packet;
 
 /// Runs `call`, which changes `value` by a way that the compiler does not see, the map it is in: what was
 /// written to it is there before, and what is read of it is read anew behind.
@@ -42,7 +42,7 @@ fn exposed<T>(value: &mut T) {
     }
 }
 
-/// [`head::read`].
+/// [`agent_flow::http1::head::read`].
 #[inline(always)]
 pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, now: u64) {
     changed_by(flow, || {
@@ -50,7 +50,7 @@ pub(crate) fn read_head(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload, 
     });
 }
 
-/// [`chunks::follow`].
+/// [`agent_flow::http1::chunks::Chunks::follow`].
 #[inline(always)]
 pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload) {
     changed_by(flow, || {
@@ -58,11 +58,11 @@ pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload)
     });
 }
 
-/// [`scan::scan`] of what is in `space`.
+/// [`agent_flow::http1::scan::scan`] of what is in `space`.
 #[inline(always)]
-pub(crate) fn scan_head(space: &mut Space) {
-    let index = space.index;
-    changed_by(space, || {
+pub(crate) fn scan_head(space: &mut Lent) {
+    let index = space.index();
+    changed_by(&mut **space, || {
         scan_of(index);
     });
 }
@@ -72,9 +72,10 @@ pub(crate) fn scan_head(space: &mut Space) {
 extern "C" fn head_of(skb: *mut __sk_buff, offset: u32, len: u32, now: u64) -> u32 {
     let ctx = SkBuffContext::new(skb);
     if let Some(sk) = Sock::of_packet(&ctx)
-        && let Some(flow) = Flow::of(sk)
+        && let Some(flow) = flow::of(sk)
     {
-        head::read(&ctx, flow, sk, part(offset, len), now);
+        let packet = Packet { ctx: &ctx, sk };
+        head::read(&packet, flow, Payload::at(offset, len), now);
     }
     0
 }
@@ -83,8 +84,12 @@ extern "C" fn head_of(skb: *mut __sk_buff, offset: u32, len: u32, now: u64) -> u
 #[inline(never)]
 extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
     let ctx = SkBuffContext::new(skb);
-    if let Some(flow) = Sock::of_packet(&ctx).and_then(Flow::of) {
-        chunks::follow(&ctx, flow, part(offset, len));
+    if let Some(sk) = Sock::of_packet(&ctx)
+        && let Some(flow) = flow::of(sk)
+    {
+        let packet = Packet { ctx: &ctx, sk };
+        let body = Payload::at(offset, len);
+        flow.chunks.follow(&packet, &flow.flags, body);
     }
     0
 }
@@ -92,17 +97,9 @@ extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn scan_of(space: u32) -> u32 {
-    if let Some(space) = scratch::at(space) {
-        scan::scan(&space.bytes, &mut space.lines, &mut space.scan);
+    if let Some(slot) = scratch::at(space) {
+        let space = &mut slot.space;
+        scan::scan::<Kernel, _>(&space.bytes, &mut space.lines, &mut space.scan);
     }
     0
-}
-
-fn part(offset: u32, len: u32) -> Payload {
-    Payload {
-        offset,
-        len,
-        seq: 0,
-        hole: 0,
-    }
 }

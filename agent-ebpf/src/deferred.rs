@@ -11,21 +11,19 @@
 //! else. The next handshake on this CPU passes the hook of its listener first, which forgets what
 //! is kept; and only a socket with the same ports may take it.
 
+use agent_flow::bytes::Payload;
+use agent_flow::recognition;
 use agent_wire::limits::HEAD_BYTES;
-use agent_wire::record::{flag, side, talk};
 use agent_wire::tally::Tally;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::clients;
 use crate::flow::Flow;
-use crate::head;
-use crate::http1;
 use crate::kernel::{self, Sock};
 use crate::packet::{self, Segment};
-use crate::request_line;
 use crate::tallies;
+use crate::world::Bare;
 
 /// The socket is made within this time, or never, ns. That takes microseconds, and as long as the CPU is
 /// taken away meanwhile: the kernel is not interrupted by its own tasks there, a virtual machine is by
@@ -57,17 +55,17 @@ pub(crate) fn keep(ctx: &SkBuffContext, segment: &Segment) {
     };
     early.forget();
     early.at_ns = kernel::now();
-    early.seq = segment.seq;
-    early.len = segment.len;
+    early.seq = segment.tcp.seq;
+    early.len = segment.tcp.len;
     early.local_port = segment.destination;
     early.remote_port = segment.source;
     packet::addresses(ctx, segment, &mut early.remote, &mut early.local);
-    let len = if segment.len > HEAD_BYTES as u32 {
+    let len = if segment.tcp.len > HEAD_BYTES as u32 {
         HEAD_BYTES as u32
     } else {
-        segment.len
+        segment.tcp.len
     };
-    if !kernel::load_at::<HEAD_BYTES, _>(ctx, segment.offset, &mut early.bytes, 0, len) {
+    if !kernel::load_at::<HEAD_BYTES, _>(ctx, segment.tcp.offset, &mut early.bytes, 0, len) {
         early.at_ns = 0;
         tallies::count(Tally::HEADERS_UNREADABLE);
     }
@@ -113,19 +111,11 @@ pub(crate) fn take(flow: &mut Flow, sk: Sock) {
     flow.addressed = 1;
     flow.header.local_port = early.local_port;
     flow.header.remote_port = early.remote_port;
-    flow.received.end = early.seq.wrapping_add(early.len);
-    flow.received.known = 1;
-    let start = kernel::word(&early.bytes, 0);
-    if !request_line::is_request(start, early.len) {
-        // What it is instead shows with the next packet, if that can be told at all.
-        let spoken = clients::talk_of(start);
-        if spoken != talk::UNKNOWN {
-            clients::not_http(flow, spoken);
-        }
-        return;
-    }
-    flow.header.side = side::CLIENT;
-    http1::request_begins(flow, start, early.seq, early.len, at);
-    flow.flags.clear::<{ flag::OWN_ERRAND }>();
-    head::read_request(flow, sk, &early.bytes, early.len, at);
+    let payload = Payload {
+        offset: 0,
+        len: early.len,
+        seq: early.seq,
+        hole: 0,
+    };
+    recognition::early(&Bare(sk), flow, &early.bytes, payload, at);
 }

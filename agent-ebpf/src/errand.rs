@@ -14,16 +14,18 @@
 //! connects within milliseconds of its start and of the other's end: no program type has a number
 //! of the thread on every kernel (a packet program has none before 6.12).
 
+use agent_flow::clients;
+use agent_flow::flow::phase;
 use agent_wire::limits::ERRAND_SLOTS;
 use agent_wire::record::{Errand, flag};
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::macros::btf_map;
 
 use crate::attention;
-use crate::clients;
-use crate::flow::{Flow, phase};
+use crate::flow::Flow;
 use crate::kernel;
 use crate::lifecycle;
+use crate::machine::Kernel;
 
 #[btf_map]
 static ERRANDS: Array<Slot, { ERRAND_SLOTS as usize }> = Array::new();
@@ -121,7 +123,7 @@ pub(crate) fn data_read(flow: &mut Flow) {
         }
     }
     touched(flow);
-    clients::data_read(flow);
+    clients::data_read(&Kernel, flow);
 }
 
 /// The running thread, which is the one that `flow` is known to belong to, acted on it: it is on

@@ -300,17 +300,6 @@ pub(crate) fn load_u64(ctx: &SkBuffContext, offset: u32) -> Option<u64> {
     }
 }
 
-/// One packet byte at `offset`.
-#[inline(always)]
-pub(crate) fn load_u8(ctx: &SkBuffContext, offset: u32) -> Option<u8> {
-    let mut byte = [0u8; 1];
-    if load(ctx, offset, &mut byte, 1) {
-        Some(byte[0])
-    } else {
-        None
-    }
-}
-
 /// Bounds of the linear part of a packet.
 #[inline(always)]
 pub(crate) fn linear(ctx: &SkBuffContext) -> (usize, usize) {

@@ -5,29 +5,27 @@
 //! it, `tcp_reset` is told before it). So CLOSE without a known reason waits for the next
 //! hook; `tcp_destroy_sock` always comes.
 
+use agent_flow::flow::phase;
+use agent_flow::{clients, ending, unread};
 use agent_wire::record::{
-    Abandoned, Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, framing, kind,
+    Abandoned, Connect, End, Exchange, RESET_RECEIVED, RESET_SENT, Reset, end, flag, kind,
     phase as told_phase,
 };
 use agent_wire::tally::Tally;
 
 use crate::attention;
-use crate::clients;
 use crate::connecting;
 use crate::death;
 use crate::deferred;
 use crate::errand;
-use crate::flow::{Flow, phase};
-use crate::http1;
+use crate::flow::{self, Flow};
 use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::log;
+use crate::machine::Kernel;
 use crate::output;
-use crate::queue;
 use crate::scope;
 use crate::tallies;
-use crate::tls;
-use crate::unread;
 
 /// `include/net/tcp_states.h`
 mod state {
@@ -55,12 +53,12 @@ pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
         return;
     }
     if old == state::SYN_RECV && new == state::ESTABLISHED {
-        if let Some(flow) = Flow::open(sk, sk.cookie(), true) {
+        if let Some(flow) = flow::open(sk, sk.cookie(), true) {
             deferred::take(flow, sk);
         }
         return;
     }
-    let Some(flow) = Flow::of(sk) else { return };
+    let Some(flow) = flow::of(sk) else { return };
     log::state(flow, old, new);
     if new == state::CLOSE {
         // Here, and not only when it is reported: in between, the socket's owner is woken, and may
@@ -96,7 +94,7 @@ pub(crate) fn opening(sk: Sock) {
         return;
     }
     let cookie = sk.cookie();
-    let Some(flow) = Flow::open(sk, cookie, true) else {
+    let Some(flow) = flow::open(sk, cookie, true) else {
         log::no_storage(cookie);
         return;
     };
@@ -137,20 +135,6 @@ fn connected(flow: &mut Flow, outcome: u8) {
     });
 }
 
-/// What was under way on the connection is over.
-#[inline(always)]
-fn finish(flow: &mut Flow, how: u8, now: u64) {
-    queue::connection_ends(flow, now);
-    if flow.in_exchange() {
-        http1::finish(flow, how, now);
-    } else if flow.phase == phase::HANDSHAKE {
-        tls::finish(flow, how, now);
-        unread::after_handshake(flow, 0);
-    } else if unread::in_use(flow) {
-        unread::finish(flow, how, now);
-    }
-}
-
 /// The peer's FIN was taken in.
 #[inline(always)]
 fn peer_closed(flow: &mut Flow) {
@@ -159,7 +143,7 @@ fn peer_closed(flow: &mut Flow) {
     flow.exchange.peer_fin_ns = now;
     // A client may shut down its sending side and still read: only noted.
     if !flow.is_client_side() {
-        finish(flow, end::PEER_FIN, now);
+        ending::finish(&Kernel, flow, end::PEER_FIN, now);
         client_left(flow, now);
     }
 }
@@ -203,24 +187,8 @@ fn local_closed(flow: &mut Flow) {
         errand::touched(flow);
     }
     if !flow.is_client_side() {
-        finish(flow, end::LOCAL_CLOSE, kernel::now());
+        ending::finish(&Kernel, flow, end::LOCAL_CLOSE, kernel::now());
     }
-}
-
-/// The client side's FIN left, behind every byte of the answer.
-#[inline(always)]
-pub(crate) fn client_side_fin_sent(flow: &mut Flow) {
-    queue::connection_ends(flow, kernel::now());
-    if !flow.in_exchange() {
-        return;
-    }
-    let until_close = flow.phase == phase::RESPONSE_BODY && flow.exchange.framing == framing::CLOSE;
-    let how = if until_close {
-        end::COMPLETE
-    } else {
-        end::LOCAL_CLOSE
-    };
-    http1::finish(flow, how, kernel::now());
 }
 
 #[inline(always)]
@@ -288,7 +256,7 @@ fn closed(flow: &mut Flow) {
         connected(flow, how);
     }
     let now = kernel::now();
-    finish(flow, how, now);
+    ending::finish(&Kernel, flow, how, now);
     if flow.is_told() {
         // In place, as the others: a callback has no stack to spare.
         output::emit_with(kind::CLOSE, now, |record: &mut End| {

@@ -5,46 +5,36 @@
 //! the packet programs always return [`PASS`]. What happened on a socket is decided here;
 //! why it happened is not (that is `agent-core`'s).
 //!
-//! Reading order: [`packet`] → [`segment`] → [`http1`] and [`head`], or [`tls`] (what the bytes mean), or [`unread`]
-//! (what their number says), then
-//! [`lifecycle`] (what TCP says), [`connecting`] (what `connect(2)` says), [`listener`] (what
-//! became of a SYN), [`errand`] (whom a thread works for), [`attention`] and [`scope`] (who is looked at),
-//! [`by_cookie`] (old kernels), [`dns`], [`death`], [`log`]. State lives in
-//! [`flow`] and its [`flags`], one per socket, in the socket's storage.
+//! Reading order: [`packet`] → [`segment`] → the crate `agent-flow` (what the bytes mean, and their
+//! number), which asks [`world`] and [`machine`]. Then [`lifecycle`] (what TCP says), [`connecting`] (what
+//! `connect(2)` says), [`listener`] (what became of a SYN), [`errand`] (whom a thread works for),
+//! [`attention`] and [`scope`] (who is looked at), [`by_cookie`] (old kernels), [`dns`], [`death`],
+//! [`log`]. State lives in [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod attention;
-mod body;
 mod by_cookie;
 mod calls;
-mod chunks;
-mod clients;
 mod connecting;
 mod death;
 mod deferred;
 mod dns;
 mod errand;
-mod flags;
 mod flow;
-mod head;
-mod http1;
 mod kernel;
 mod lifecycle;
 mod listener;
 mod log;
+mod machine;
 mod output;
 mod packet;
-mod queue;
-mod request_line;
-mod scan;
 mod scope;
 mod scratch;
 mod segment;
 mod tallies;
-mod tls;
-mod unread;
+mod world;
 
 use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, fexit, sock_ops, tracepoint};
 use aya_ebpf::programs::{
@@ -143,7 +133,7 @@ fn error_reported(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     if let Some(sk) = Sock::from_arg(ctx.arg(0))
-        && let Some(flow) = Flow::of(sk)
+        && let Some(flow) = flow::of(sk)
     {
         lifecycle::error_reported(flow, sk);
     }
@@ -328,7 +318,7 @@ fn connect_exit(ctx: TracePointContext) -> u32 {
 
 /// The flow of the socket that is a typed tracepoint's first argument.
 fn flow_of(ctx: &BtfTracePointContext) -> Option<&'static mut Flow> {
-    Sock::from_arg(ctx.arg(0)).and_then(Flow::of)
+    Sock::from_arg(ctx.arg(0)).and_then(flow::of)
 }
 
 #[panic_handler]

@@ -6,8 +6,9 @@
 //! Kind and time are written into the record, never into the socket's state: two CPUs may emit
 //! records of one socket at once.
 
+use agent_flow::world::stamp;
 use agent_wire::limits::DEFAULT_RING_BYTES;
-use agent_wire::record::{End, Header, Record, kind};
+use agent_wire::record::{Header, Record};
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE,
 };
@@ -55,14 +56,6 @@ pub(crate) fn emit_with<T: Record + 'static>(record_kind: u8, now: u64, fill: im
     }
 }
 
-/// What the record is, and when.
-#[inline(always)]
-pub(crate) fn stamp(record: &mut impl Record, record_kind: u8, now: u64) {
-    let header = record.header_mut();
-    header.kind = record_kind;
-    header.time_ns = now;
-}
-
 #[inline(always)]
 fn submit<T>(entry: RingBufEntry<T>, record_kind: u8) {
     let flags = flags(record_kind);
@@ -84,15 +77,6 @@ pub(crate) fn copy<T>(record: &T, len: u32, record_kind: u8) {
 #[inline(always)]
 pub(crate) fn header(flow: &Flow, record_kind: u8, now: u64) {
     emit_with(record_kind, now, |record: &mut Header| flow.head(record));
-}
-
-/// The exchange ended and no RESPONSE record says so.
-#[inline(always)]
-pub(crate) fn end(flow: &Flow, now: u64) {
-    emit_with(kind::END, now, |record: &mut End| {
-        flow.head(&mut record.header);
-        kernel::assign(&mut record.exchange, &flow.exchange);
-    });
 }
 
 /// Whether the record to come wakes the reader: asked now and then, for the ring's positions are

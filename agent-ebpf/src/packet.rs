@@ -1,5 +1,6 @@
 //! IP and TCP headers of a packet, read in place.
 
+use agent_flow::segment::Segment as Tcp;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::kernel;
@@ -9,12 +10,6 @@ const IPPROTO_UDP: u8 = 17;
 const UDP_HEADER_BYTES: usize = 8;
 const TCP_HEADER_BYTES: usize = 20;
 
-/// TCP flags, byte 13 of the header.
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const RST: u8 = 0x04;
-pub(crate) const ACK: u8 = 0x10;
-
 /// What a TCP segment's headers say.
 #[derive(Clone, Copy)]
 pub(crate) struct Segment {
@@ -22,21 +17,12 @@ pub(crate) struct Segment {
     pub(crate) addresses: usize,
     /// 4 or 6.
     pub(crate) version: u8,
-    /// TCP flags.
-    pub(crate) flags: u8,
     /// Source port, host order.
     pub(crate) source: u16,
     /// Destination port, host order.
     pub(crate) destination: u16,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    /// Window offered, unscaled: 0 is 0 at any scale.
-    pub(crate) window: u16,
-    /// Where the payload starts, from the IP header.
-    pub(crate) offset: u32,
-    /// Bytes of payload. With GSO and GRO up to 64 KiB and more, so from the packet's
-    /// length, never from the IP header's length field, which is 0 in a "BIG TCP" packet.
-    pub(crate) len: u32,
+    /// What the TCP header says beside, and where the payload is.
+    pub(crate) tcp: Tcp,
 }
 
 /// The headers of a TCP segment; `None` for anything else.
@@ -99,14 +85,18 @@ fn tcp(
     Some(Segment {
         addresses,
         version,
-        flags,
         source: u16::from_be(source),
         destination: u16::from_be(destination),
-        seq: u32::from_be(seq),
-        ack: u32::from_be(ack),
-        window,
-        offset,
-        len,
+        tcp: Tcp {
+            flags,
+            seq: u32::from_be(seq),
+            ack: u32::from_be(ack),
+            window: u16::from_be(window),
+            offset,
+            // With GSO and GRO up to 64 KiB and more, so from the packet's length, never from the IP
+            // header's length field, which is 0 in a "BIG TCP" packet.
+            len,
+        },
     })
 }
 

@@ -1,45 +1,60 @@
-//! Space to gather and scan a head in, larger than the stack.
+//! Spaces to gather and scan heads in ([`Space`]).
 //!
 //! Each CPU has a few. A probe may be interrupted on its CPU by another (a packet in
 //! interrupt context, or a task that preempts), so a space is taken before use: whoever
 //! finds its own mark alone on it owns it. Marks are added atomically, so two probes never
 //! both find theirs alone.
 
-use agent_wire::limits::{HEAD_BYTES, HEAD_SLACK_BYTES};
-use agent_wire::record::MessageHead;
+use core::ops::{Deref, DerefMut};
+
+use agent_flow::world::Space;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 
 use crate::kernel;
-use crate::scan::{Lines, Scan};
-use crate::segment::Payload;
-
-/// Bytes appended at a time to a head that comes in pieces.
-pub(crate) const APPEND_BYTES: usize = 1024;
 
 /// Spaces of one CPU: one in process context, one in interrupt context, and two for tasks
 /// preempted in the middle.
 const SPACES: usize = 4;
 
 #[btf_map]
-static SPACE: PerCpuArray<Space, SPACES> = PerCpuArray::new();
+static SPACE: PerCpuArray<Slot, SPACES> = PerCpuArray::new();
 
-/// A record in the making. The record comes first, so that it can be told from here.
+/// A space, and who has it.
 #[repr(C)]
-pub(crate) struct Space {
-    pub(crate) fixed: MessageHead,
-    pub(crate) bytes: [u8; HEAD_BYTES + APPEND_BYTES + HEAD_SLACK_BYTES],
-    pub(crate) lines: Lines,
-    /// What the scanner found in the head at hand.
-    pub(crate) scan: Scan,
-    /// The bytes at hand.
-    pub(crate) at: Payload,
-    /// The time at hand, ns.
-    pub(crate) now_ns: u64,
+pub(crate) struct Slot {
+    pub(crate) space: Space,
     marks: u64,
     /// Which of this CPU's it is, for [`at`].
-    pub(crate) index: u32,
+    index: u32,
     reserved: u32,
+}
+
+/// A space that the running probe has taken.
+pub(crate) struct Lent(&'static mut Slot);
+
+impl Lent {
+    /// Which of this CPU's it is, for [`at`].
+    #[inline(always)]
+    pub(crate) fn index(&self) -> u32 {
+        self.0.index
+    }
+}
+
+impl Deref for Lent {
+    type Target = Space;
+
+    #[inline(always)]
+    fn deref(&self) -> &Space {
+        &self.0.space
+    }
+}
+
+impl DerefMut for Lent {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Space {
+        &mut self.0.space
+    }
 }
 
 /// A space of this CPU that nobody else uses, to be given back; `None` when all are in use.
@@ -47,16 +62,16 @@ pub(crate) struct Space {
 /// The running probe alone knows which it is: were that written where others can write, two could
 /// use one space, or give back what is not theirs.
 #[inline(always)]
-pub(crate) fn take() -> Option<&'static mut Space> {
+pub(crate) fn take() -> Option<Lent> {
     let mut index = 0;
     while index < SPACES as u32 {
-        let space = SPACE.get_ptr_mut(index).map(kernel::value)?;
-        kernel::add(&mut space.marks, 1);
-        if kernel::opaque(&space.marks) == 1 {
-            space.index = index;
-            return Some(space);
+        let slot = SPACE.get_ptr_mut(index).map(kernel::value)?;
+        kernel::add(&mut slot.marks, 1);
+        if kernel::opaque(&slot.marks) == 1 {
+            slot.index = index;
+            return Some(Lent(slot));
         }
-        kernel::add(&mut space.marks, -1);
+        kernel::add(&mut slot.marks, -1);
         index += 1;
     }
     None
@@ -64,12 +79,12 @@ pub(crate) fn take() -> Option<&'static mut Space> {
 
 /// Ends the use of a space.
 #[inline(always)]
-pub(crate) fn give_back(space: &mut Space) {
-    kernel::add(&mut space.marks, -1);
+pub(crate) fn give_back(space: Lent) {
+    kernel::add(&mut space.0.marks, -1);
 }
 
 /// The space of that index, of whoever took it on this CPU.
 #[inline(always)]
-pub(crate) fn at(index: u32) -> Option<&'static mut Space> {
+pub(crate) fn at(index: u32) -> Option<&'static mut Slot> {
     SPACE.get_ptr_mut(index).map(kernel::value)
 }

@@ -62,6 +62,7 @@ const RULES: [Rule; 16] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
+    purity::flow_depends_on_wire_alone,
     purity::aya_stays_in_its_room,
     purity::unsafe_stays_in_listed_files,
     rings::files_of_the_core_import_one_way,

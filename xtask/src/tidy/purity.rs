@@ -106,6 +106,22 @@ pub(super) fn wire_depends_on_nothing(tree: &Tree) -> Vec<Problem> {
         .collect()
 }
 
+/// `agent-flow` compiles for the kernel and the host, and knows neither: of other crates it has
+/// `agent-wire` alone.
+pub(super) fn flow_depends_on_wire_alone(tree: &Tree) -> Vec<Problem> {
+    let Some(manifest) = tree.get("agent-flow/Cargo.toml") else {
+        return Vec::new();
+    };
+    dependencies(manifest)
+        .into_iter()
+        .filter(|(_, name)| *name != "agent-wire")
+        .map(|(line, name)| {
+            let what = format!("agent-flow depends on agent-wire alone, not on {name}");
+            Problem::of_line(&manifest.path, line, what)
+        })
+        .collect()
+}
+
 /// Only `agent/src/kernel` names aya.
 pub(super) fn aya_stays_in_its_room(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -219,6 +235,21 @@ mod tests {
             "[package]\nname = \"x\"\n[lints]\nworkspace = true\n",
         )]);
         assert_eq!(wire_depends_on_nothing(&good), []);
+    }
+
+    #[test]
+    fn another_dependency_of_the_flow_than_the_wire_is_found() {
+        let bad = Tree::of(&[(
+            "agent-flow/Cargo.toml",
+            "[dependencies]\nagent-wire.workspace = true\naya-ebpf.workspace = true\n",
+        )]);
+        let problems = flow_depends_on_wire_alone(&bad);
+        assert_eq!(problems.first().map(|problem| problem.line), Some(3));
+        let good = Tree::of(&[(
+            "agent-flow/Cargo.toml",
+            "[dependencies]\nagent-wire.workspace = true\n[dev-dependencies]\nproptest = \"1\"\n",
+        )]);
+        assert_eq!(flow_depends_on_wire_alone(&good), []);
     }
 
     #[test]

@@ -9,16 +9,14 @@
 
 use agent_wire::record::{End, end, flag, kind, side};
 
-use crate::attention;
-use crate::errand;
+use crate::bytes::Payload;
 use crate::flow::{Flow, method, phase};
-use crate::kernel::{self, assign};
-use crate::output;
-use crate::packet::Segment;
+use crate::machine::Machine;
+use crate::world::World;
 
 /// The flow is one of those, or may turn out to be.
 #[inline(always)]
-pub(crate) fn follows(flow: &Flow) -> bool {
+pub fn follows<M: Machine>(flow: &Flow<M>) -> bool {
     flow.flags.has::<{ flag::ACTIVE_OPEN }>()
         && flow.header.side == side::UNKNOWN
         && flow.ignored == 0
@@ -26,13 +24,13 @@ pub(crate) fn follows(flow: &Flow) -> bool {
 
 /// Something was sent on such a connection, and it was not told yet what came of it.
 #[inline(always)]
-pub(crate) fn in_use(flow: &Flow) -> bool {
+pub fn in_use<M: Machine>(flow: &Flow<M>) -> bool {
     flow.exchange.request_ns != 0 && follows(flow)
 }
 
 /// Payload leaves.
 #[inline(always)]
-pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
+pub fn sent<W: World>(world: &W, flow: &mut Flow<W>, segment: Payload) {
     let fresh = segment
         .seq
         .wrapping_add(segment.len)
@@ -40,7 +38,7 @@ pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
     if flow.sent.known != 0 && fresh <= 0 {
         return;
     }
-    let now = kernel::now();
+    let now = world.now();
     let answered = flow.exchange.last_byte_ns != 0;
     let again = if flow.phase == phase::OPAQUE {
         flow.sent.known = 1;
@@ -52,7 +50,7 @@ pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
         flow.phase == phase::UNKNOWN && from_open && flow.exchange.request_ns != 0 && answered
     };
     if again {
-        used_again(flow, now);
+        used_again(world, flow, now);
     }
     if flow.exchange.request_ns == 0 {
         flow.exchange.request_ns = now;
@@ -63,7 +61,7 @@ pub(crate) fn sent(flow: &mut Flow, segment: &Segment) {
 
 /// Payload arrives.
 #[inline(always)]
-pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
+pub fn received<W: World>(world: &W, flow: &mut Flow<W>, segment: Payload) {
     let fresh = segment
         .seq
         .wrapping_add(segment.len)
@@ -71,7 +69,7 @@ pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
     if flow.received.known != 0 && fresh <= 0 {
         return;
     }
-    let now = kernel::now();
+    let now = world.now();
     if flow.phase == phase::OPAQUE {
         flow.received.known = 1;
         flow.received.end = segment.seq.wrapping_add(segment.len);
@@ -86,7 +84,7 @@ pub(crate) fn received(flow: &mut Flow, segment: &Segment) {
 /// The answer is HTTP/1, although what was asked is not, as uWSGI does (and a request may be hidden
 /// behind a PROXY header): it is read. `flow` has just been taken for an upstream's.
 #[inline(always)]
-pub(crate) fn is_answered(flow: &mut Flow) {
+pub fn is_answered<M: Machine>(flow: &mut Flow<M>) {
     flow.phase = phase::REQUEST;
     flow.flags.set::<{ flag::NO_REQUEST }>();
     flow.method = method::OTHER;
@@ -96,17 +94,17 @@ pub(crate) fn is_answered(flow: &mut Flow) {
 
 /// The connection sends after it received. On another errand that is another use of it.
 #[inline(always)]
-fn used_again(flow: &mut Flow, now: u64) {
-    let errand = errand::current(now);
+fn used_again<W: World>(world: &W, flow: &mut Flow<W>, now: u64) {
+    let errand = world.errand(now);
     let another =
         errand.cookie != flow.exchange.errand.cookie || errand.index != flow.exchange.errand.index;
-    if errand.cookie == 0 || !another || attention::is_withdrawn(flow) {
+    if errand.cookie == 0 || !another || world.is_withdrawn(flow) {
         return;
     }
     flow.exchange.index = flow.exchange.index.wrapping_add(1);
     flow.exchange.idle_since_ns = flow.exchange.last_byte_ns;
     flow.exchange.errand = errand;
-    if flow.task == kernel::task() {
+    if flow.task == world.task() {
         flow.flags.set::<{ flag::OWN_ERRAND }>();
     } else {
         flow.flags.clear::<{ flag::OWN_ERRAND }>();
@@ -114,16 +112,16 @@ fn used_again(flow: &mut Flow, now: u64) {
     begin(flow);
     flow.exchange.request_ns = now;
     flow.exchange.request_last_ns = now;
-    tell(flow, end::OPEN, now);
+    tell(world, flow, end::OPEN, now);
 }
 
 /// The handshake of TLS is over. The request begins with the
 /// `len` bytes that show that it is done; 0 when it failed.
 #[inline(always)]
-pub(crate) fn after_handshake(flow: &mut Flow, len: u32) {
+pub fn after_handshake<W: World>(world: &W, flow: &mut Flow<W>, len: u32) {
     begin(flow);
     if len != 0 {
-        let now = kernel::now();
+        let now = world.now();
         flow.exchange.request_ns = now;
         flow.exchange.request_last_ns = now;
         flow.exchange.request_bytes = u64::from(len);
@@ -132,7 +130,7 @@ pub(crate) fn after_handshake(flow: &mut Flow, len: u32) {
 
 /// Counts from here.
 #[inline(always)]
-fn begin(flow: &mut Flow) {
+fn begin<M: Machine>(flow: &mut Flow<M>) {
     flow.exchange.request_ns = 0;
     flow.exchange.request_last_ns = 0;
     flow.exchange.first_byte_ns = 0;
@@ -143,21 +141,21 @@ fn begin(flow: &mut Flow) {
 
 /// The connection ends, one way or the other: what it was used for last is over.
 #[inline(always)]
-pub(crate) fn finish(flow: &mut Flow, how: u8, now: u64) {
+pub fn finish<W: World>(world: &W, flow: &mut Flow<W>, how: u8, now: u64) {
     let unacked = flow.sent.end.wrapping_sub(flow.acked) as i32;
     let unacked = if unacked > 0 { unacked as u64 } else { 0 };
     let bytes = flow.exchange.request_bytes;
     flow.exchange.request_acked = bytes.saturating_sub(unacked);
-    tell(flow, how, now);
+    tell(world, flow, how, now);
     flow.exchange.request_ns = 0;
 }
 
 #[inline(always)]
-fn tell(flow: &mut Flow, how: u8, now: u64) {
+fn tell<W: World>(world: &W, flow: &mut Flow<W>, how: u8, now: u64) {
     flow.exchange.end = how;
     // In place: the packet programs have no stack to spare.
-    output::emit_with(kind::UNREAD, now, |record: &mut End| {
+    world.emit(kind::UNREAD, now, |record: &mut End| {
         flow.head(&mut record.header);
-        assign(&mut record.exchange, &flow.exchange);
+        flow.exchange_into(&mut record.exchange);
     });
 }

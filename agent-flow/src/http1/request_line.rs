@@ -1,37 +1,16 @@
 //! Whether bytes begin as an HTTP/1 request does.
+//!
+//! In: the first eight bytes as a word. Out: yes or no; no header and no path is read.
 
-use aya_ebpf::programs::SkBuffContext;
-
-use crate::kernel;
-use crate::segment::Payload;
-
-/// The first eight bytes, zero-padded, the first in the low byte.
-#[inline(always)]
-pub(crate) fn prefix(ctx: &SkBuffContext, payload: Payload) -> u64 {
-    if payload.len >= 8 {
-        return kernel::load_u64(ctx, payload.offset).unwrap_or(0);
-    }
-    let mut start = 0u64;
-    let mut at = 0u32;
-    while at < 7 {
-        if at >= payload.len {
-            break;
-        }
-        if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
-            start |= u64::from(next) << (at * 8);
-        }
-        at += 1;
-    }
-    start
-}
-
-pub(crate) const HEAD: u64 = u32::from_le_bytes(*b"HEAD") as u64;
-pub(crate) const CONN: u64 = u32::from_le_bytes(*b"CONN") as u64;
+/// The first four bytes of HEAD, as the low half of a little-endian word.
+pub const HEAD: u64 = u32::from_le_bytes(*b"HEAD") as u64;
+/// The same of CONNECT.
+pub const CONN: u64 = u32::from_le_bytes(*b"CONN") as u64;
 
 /// True when `start` begins as a request line does; with fewer than eight bytes, when it
 /// still may. RFC 9110 methods, WebDAV (RFC 4918) and what caches use.
 #[inline(always)]
-pub(crate) fn is_request(start: u64, len: u32) -> bool {
+pub fn is_request(start: u64, len: u32) -> bool {
     if len == 0 {
         return false;
     }

@@ -1,16 +1,15 @@
 //! Where the body of a response ends, by its framing (RFC 9112, section 6.3).
 //!
-//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::chunks`]), and the
-//! last eight bytes are kept, for its end.
+//! In: counted bytes, and the last eight of a chunked body. Out: whether the response is complete.
+//! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::http1::chunks`]).
 
 use agent_wire::record::framing;
-use aya_ebpf::programs::SkBuffContext;
 
-use crate::chunks::{self, Seen};
+use crate::bytes::{Bytes, Payload};
 use crate::flow::Flow;
-use crate::kernel;
-use crate::scan::SEVEN_BYTES;
-use crate::segment::Payload;
+use crate::http1::chunks::Seen;
+use crate::http1::scan::SEVEN_BYTES;
+use crate::machine::Machine;
 
 /// "\r\n0\r\n\r\n": the last chunk, with the line end before it.
 const LAST_CHUNK: u64 = u64::from_be_bytes(*b"\0\r\n0\r\n\r\n");
@@ -20,7 +19,7 @@ const BLANK_LINE: u64 = u32::from_be_bytes(*b"\r\n\r\n") as u64;
 
 /// The response at hand has all its bytes.
 #[inline(always)]
-pub(crate) fn is_complete(flow: &Flow) -> bool {
+pub fn is_complete<M: Machine>(flow: &Flow<M>) -> bool {
     match flow.exchange.framing {
         framing::NONE => true,
         framing::LENGTH => {
@@ -29,9 +28,9 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
         }
         framing::CHUNKED => {
             let tail = flow.tail;
-            match chunks::seen(flow) {
+            match flow.chunks.seen() {
                 // Trailers may stand between the last chunk and the blank line.
-                Seen::Last => chunks::behind(flow) != 0 || tail & 0xffff_ffff == BLANK_LINE,
+                Seen::Last => flow.chunks.behind() != 0 || tail & 0xffff_ffff == BLANK_LINE,
                 Seen::Unknown => tail & SEVEN_BYTES == LAST_CHUNK,
                 // What looks like the end is part of a chunk.
                 Seen::Middle => false,
@@ -43,9 +42,9 @@ pub(crate) fn is_complete(flow: &Flow) -> bool {
 
 /// Keeps the last bytes of a chunked body, across segments.
 #[inline(always)]
-pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
+pub fn keep_tail<M: Machine>(bytes: &impl Bytes, flow: &mut Flow<M>, payload: Payload) {
     if payload.len >= 8 {
-        if let Some(last) = kernel::load_u64(ctx, payload.offset + payload.len - 8) {
+        if let Some(last) = bytes.load_u64(payload.offset + payload.len - 8) {
             flow.tail = last.swap_bytes();
         }
         return;
@@ -55,7 +54,7 @@ pub(crate) fn keep_tail(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) 
         if at >= payload.len {
             break;
         }
-        if let Some(next) = kernel::load_u8(ctx, payload.offset + at) {
+        if let Some(next) = bytes.load_u8(payload.offset + at) {
             flow.tail = (flow.tail << 8) | u64::from(next);
         }
         at += 1;

@@ -6,33 +6,15 @@
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::record::{MessageHead, end, flag, framing, kind};
 use agent_wire::tally::Tally;
-use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::SkBuffContext;
 
-use crate::body::{is_complete, keep_tail};
-use crate::calls;
-use crate::chunks;
+use crate::bytes::{Bytes, Payload};
 use crate::flow::{Flow, method, phase};
-use crate::http1::{measure_acked, method_of, next_exchange};
-use crate::kernel::{self, Sock};
-use crate::output;
-use crate::queue;
-use crate::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
-use crate::scratch::{self, APPEND_BYTES, Space};
-use crate::segment::Payload;
-use crate::tallies;
-
-/// A head that did not come complete in one segment.
-#[repr(C)]
-struct Gathered {
-    filled: u64,
-    bytes: [u8; HEAD_BYTES],
-}
-
-/// One for each socket that had such a head.
-#[btf_map]
-static GATHERED: SkStorage<Gathered> = SkStorage::new();
+use crate::http1::body::{is_complete, keep_tail};
+use crate::http1::exchange::{measure_acked, method_of, next_exchange};
+use crate::http1::queue;
+use crate::http1::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
+use crate::machine::Machine;
+use crate::world::{APPEND_BYTES, FlowOf, Socket, Source, Space, World, stamp};
 
 /// Bytes told of a response that is not HTTP, enough to see what it is instead, and of one that a
 /// client gets, of which only the status counts.
@@ -40,9 +22,10 @@ const FIRST_BYTES: u32 = 32;
 
 /// Head bytes: complete with these, or gathered until they are.
 #[inline(always)]
-pub(crate) fn read(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payload, now: u64) {
-    let Some(space) = scratch::take() else {
-        tallies::count(Tally::SCRATCH_BUSY);
+pub fn read<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, now: u64) {
+    let world = source.world();
+    let Some(mut space) = world.take_space() else {
+        world.count(Tally::SCRATCH_BUSY);
         cut(flow, awaits_response(flow));
         return;
     };
@@ -50,66 +33,61 @@ pub(crate) fn read(ctx: &SkBuffContext, flow: &mut Flow, sk: Sock, payload: Payl
     // each, and walks the scanner once instead of once for every way that leads to it.
     space.at = payload;
     space.now_ns = now;
-    if gather(ctx, flow, space, sk) {
-        examine(flow, sk, space, |flow, at| chunked(ctx, flow, at));
+    if gather(source, flow, &mut space) {
+        examine(source, flow, &mut space, |flow, at| {
+            chunked(source, flow, at)
+        });
     }
-    scratch::give_back(space);
+    world.give_back(space);
 }
 
 /// A request that came with the packet that completed the handshake, before there was a socket
 /// to see it on: `len` bytes, the first of them in `bytes`.
 #[inline(always)]
-pub(crate) fn read_request(
-    flow: &mut Flow,
-    sk: Sock,
+pub fn read_request<S: Socket>(
+    socket: &S,
+    flow: &mut FlowOf<S>,
     bytes: &[u8; HEAD_BYTES],
     len: u32,
     now: u64,
 ) {
-    let Some(space) = scratch::take() else {
-        tallies::count(Tally::SCRATCH_BUSY);
+    let world = socket.world();
+    let Some(mut space) = world.take_space() else {
+        world.count(Tally::SCRATCH_BUSY);
         cut(flow, false);
         return;
     };
-    kernel::copy::<HEAD_BYTES, _, _>(bytes, &mut space.bytes);
+    S::World::copy::<HEAD_BYTES, _, _>(bytes, &mut space.bytes);
     space.fixed.captured = if len > HEAD_BYTES as u32 {
         HEAD_BYTES as u32
     } else {
         len
     };
-    space.at = Payload {
-        offset: 0,
-        len,
-        seq: 0,
-        hole: 0,
-    };
+    space.at = Payload::at(0, len);
     space.now_ns = now;
-    examine(flow, sk, space, |_, _| {});
-    scratch::give_back(space);
+    examine(socket, flow, &mut space, |_, _| {});
+    world.give_back(space);
 }
 
 /// Brings the head at hand together in `space`; false when its bytes cannot be read.
 #[inline(always)]
-fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> bool {
+fn gather<S: Source>(source: &S, flow: &mut FlowOf<S>, space: &mut Space) -> bool {
     if flow.gathering == 0 {
-        let payload = kernel::opaque(&space.at);
+        let payload = S::World::opaque(&space.at);
         let len = if payload.len > HEAD_BYTES as u32 {
             HEAD_BYTES as u32
         } else {
             payload.len
         };
-        if !kernel::load_at::<HEAD_BYTES, _>(ctx, payload.offset, &mut space.bytes, 0, len) {
-            tallies::count(Tally::HEADERS_UNREADABLE);
+        if !source.load_at::<HEAD_BYTES, _>(payload.offset, &mut space.bytes, 0, len) {
+            source.world().count(Tally::HEADERS_UNREADABLE);
             cut(flow, awaits_response(flow));
             return false;
         }
         space.fixed.captured = len;
     } else {
-        if let Some(gathered) = kernel::storage_get(&GATHERED, sk) {
-            kernel::copy::<HEAD_BYTES, _, _>(&gathered.bytes, &mut space.bytes);
-            space.fixed.captured = gathered.filled as u32;
-        }
-        append(ctx, space, kernel::opaque(&space.at));
+        source.bring_back(space);
+        append::<S::World>(source, space, S::World::opaque(&space.at));
     }
     true
 }
@@ -117,71 +95,76 @@ fn gather(ctx: &SkBuffContext, flow: &mut Flow, space: &mut Space, sk: Sock) -> 
 /// Scans the head in `space`: keeps it when it is not complete, else tells it. `chunked` is called
 /// where a chunked body begins.
 #[inline(always)]
-fn examine(flow: &mut Flow, sk: Sock, space: &mut Space, chunked: impl FnOnce(&mut Flow, Payload)) {
+fn examine<S: Socket>(
+    socket: &S,
+    flow: &mut FlowOf<S>,
+    lent: &mut <S::World as World>::Space,
+    chunked: impl FnOnce(&mut FlowOf<S>, Payload),
+) {
+    let world = socket.world();
+    let space: &mut Space = lent;
     space.scan.len = space.fixed.captured;
     space.scan.is_response = u32::from(awaits_response(flow));
     if is_http(space, flow) {
-        calls::scan_head(space);
+        world.scan(lent);
     }
-    let payload = kernel::opaque(&space.at);
-    let now = kernel::opaque(&space.now_ns);
+    let space: &mut Space = lent;
+    let payload = S::World::opaque(&space.at);
+    let now = S::World::opaque(&space.now_ns);
     let not_http = flow.flags.has::<{ flag::NOT_HTTP }>();
-    let done = kernel::opaque(&space.scan.end) != 0 || not_http;
+    let done = S::World::opaque(&space.scan.end) != 0 || not_http;
     let is_response = awaits_response(flow);
-    if !done && kernel::opaque(&space.scan.len) < HEAD_BYTES as u32 {
-        keep(flow, sk, space, is_response);
+    if !done && S::World::opaque(&space.scan.len) < HEAD_BYTES as u32 {
+        keep(socket, flow, space, is_response);
         return;
     }
     if done {
-        scan::numbers(&space.bytes, &mut space.scan);
+        scan::numbers::<S::World, _>(&space.bytes, &mut space.scan);
         if !is_response {
             // Its first segment may have been shorter than the method.
-            flow.method = method_of(kernel::word(&space.bytes, 0));
+            flow.method = method_of(S::World::word(&space.bytes, 0));
         }
         understood(flow, &space.scan, payload, is_response, now, chunked);
         if !is_response && flow.exchange.request_bytes > flow.request_total {
             flow.exchange.request_bytes = flow.request_total;
-            behind_request(flow, space);
+            behind_request(world, flow, space);
         }
     } else {
-        tallies::count(Tally::HEAD_TOO_LONG);
+        world.count(Tally::HEAD_TOO_LONG);
         cut(flow, is_response);
     }
     flow.gathering = 0;
-    tell(flow, space, is_response, now);
+    tell(world, flow, space, is_response, now);
 }
 
 /// The bytes at hand go on behind the request whose head is at hand, and its body.
 #[inline(always)]
-fn behind_request(flow: &mut Flow, space: &Space) {
-    let at = kernel::opaque(&flow.request_total);
-    let captured = u64::from(kernel::opaque(&space.fixed.captured));
+fn behind_request<W: World>(world: &W, flow: &mut Flow<W>, space: &Space) {
+    let at = W::opaque(&flow.request_total);
+    let captured = u64::from(W::opaque(&space.fixed.captured));
     let next = if at < captured && at < HEAD_BYTES as u64 {
-        kernel::byte(
-            &space.bytes,
-            kernel::bounded::<{ HEAD_BYTES as u32 }>(at as u32),
-        )
+        W::byte(&space.bytes, W::bounded::<{ HEAD_BYTES as u32 }>(at as u32))
     } else {
         0
     };
-    queue::begins(flow, next);
+    queue::begins(world, flow, next);
 }
 
 /// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
 #[inline(always)]
-fn awaits_response(flow: &Flow) -> bool {
-    kernel::opaque(&flow.phase) == phase::RESPONSE_HEAD
+fn awaits_response<M: Machine>(flow: &Flow<M>) -> bool {
+    M::opaque(&flow.phase) == phase::RESPONSE_HEAD
 }
 
 /// Puts the payload behind what is in `space`, as far as there is room.
 #[inline(always)]
-fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
+fn append<M: Machine>(bytes: &impl Bytes, space: &mut Space, payload: Payload) {
     let mut taken = 0u32;
     let mut round = 0;
     while round < HEAD_BYTES / APPEND_BYTES {
         // Read anew, so that the compiler keeps the comparisons the verifier wants to see
         // ("R3 max value is outside of the allowed memory range").
-        let at = kernel::opaque(&space.fixed.captured);
+        let at = M::opaque(&space.fixed.captured);
         let left = payload.len.wrapping_sub(taken);
         if at >= HEAD_BYTES as u32 || left == 0 || left > payload.len {
             break;
@@ -191,11 +174,10 @@ fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
         } else {
             left
         };
-        if !kernel::load_at::<APPEND_BYTES, _>(
-            ctx,
+        if !bytes.load_at::<APPEND_BYTES, _>(
             payload.offset + taken,
             &mut space.bytes,
-            kernel::bounded::<{ HEAD_BYTES as u32 }>(at),
+            M::bounded::<{ HEAD_BYTES as u32 }>(at),
             len,
         ) {
             break;
@@ -213,14 +195,12 @@ fn append(ctx: &SkBuffContext, space: &mut Space, payload: Payload) {
 
 /// Keeps an incomplete head until more of it comes.
 #[inline(always)]
-fn keep(flow: &mut Flow, sk: Sock, space: &Space, is_response: bool) {
-    let Some(gathered) = kernel::storage_get_or_create(&GATHERED, sk) else {
-        tallies::count(Tally::STORAGE_FAILED);
+fn keep<S: Socket>(socket: &S, flow: &mut FlowOf<S>, space: &Space, is_response: bool) {
+    if !socket.keep(space) {
+        socket.world().count(Tally::STORAGE_FAILED);
         cut(flow, is_response);
         return;
-    };
-    kernel::copy::<HEAD_BYTES, _, _>(&space.bytes, &mut gathered.bytes);
-    gathered.filled = u64::from(space.fixed.captured);
+    }
     flow.gathering = 1;
     if is_response && space.scan.start == space.fixed.captured {
         flow.awaiting_final = 1;
@@ -229,19 +209,19 @@ fn keep(flow: &mut Flow, sk: Sock, space: &Space, is_response: bool) {
 
 /// False when the bytes can never become a response head.
 #[inline(always)]
-fn is_http(space: &mut Space, flow: &mut Flow) -> bool {
+fn is_http<M: Machine>(space: &mut Space, flow: &mut Flow<M>) -> bool {
     space.scan.start = 0;
     space.scan.end = 0;
-    if kernel::opaque(&space.scan.is_response) == 0 {
+    if M::opaque(&space.scan.is_response) == 0 {
         return true;
     }
-    let len = kernel::opaque(&space.scan.len);
+    let len = M::opaque(&space.scan.len);
     let mask = if len >= 7 {
         SEVEN_BYTES
     } else {
         (1u64 << ((len & 7) * 8)) - 1
     };
-    if (kernel::word(&space.bytes, 0) ^ HTTP_1) & mask == 0 {
+    if (M::word(&space.bytes, 0) ^ HTTP_1) & mask == 0 {
         return true;
     }
     flow.flags.set::<{ flag::NOT_HTTP }>();
@@ -250,13 +230,13 @@ fn is_http(space: &mut Space, flow: &mut Flow) -> bool {
 
 /// A head is complete: what follows from it.
 #[inline(always)]
-fn understood(
-    flow: &mut Flow,
+fn understood<M: Machine>(
+    flow: &mut Flow<M>,
     scan: &Scan,
     payload: Payload,
     is_response: bool,
     now: u64,
-    chunked: impl FnOnce(&mut Flow, Payload),
+    chunked: impl FnOnce(&mut Flow<M>, Payload),
 ) {
     let head_bytes = scan.end;
     if !is_response {
@@ -310,30 +290,25 @@ fn understood(
 
 /// A chunked body begins behind the head that ends in `payload`.
 #[inline(always)]
-fn chunked(ctx: &SkBuffContext, flow: &mut Flow, payload: Payload) {
+fn chunked<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload) {
     let is_sent = flow.is_client_side();
     // Behind the end of what is sent may be the answer to another request.
     let follow = !is_sent || flow.flags.has::<{ flag::PIPELINED }>();
-    chunks::begin(flow, follow);
+    flow.chunks.begin(follow);
     let body = flow
         .exchange
         .response_bytes
         .wrapping_sub(u64::from(flow.exchange.head_bytes));
     if body <= u64::from(payload.len) {
-        let behind_head = Payload {
-            offset: payload.offset + payload.len - body as u32,
-            len: body as u32,
-            seq: 0,
-            hole: 0,
-        };
-        calls::follow_chunks(ctx, flow, behind_head);
+        let at = payload.offset + payload.len - body as u32;
+        source.follow_chunks(flow, Payload::at(at, body as u32));
     }
-    keep_tail(ctx, flow, payload);
+    keep_tail(source, flow, payload);
 }
 
 /// The head could not be read to its end: the exchange goes on, its framing unknown.
 #[inline(always)]
-pub(crate) fn cut(flow: &mut Flow, is_response: bool) {
+pub fn cut<M: Machine>(flow: &mut Flow<M>, is_response: bool) {
     flow.flags.set::<{ flag::HEAD_CUT }>();
     flow.gathering = 0;
     flow.phase = if is_response {
@@ -351,12 +326,12 @@ pub(crate) fn cut(flow: &mut Flow, is_response: bool) {
 /// The response begins while the request head is still being gathered: the request is told
 /// without its head.
 #[inline(always)]
-pub(crate) fn cut_request(flow: &mut Flow, now: u64) {
+pub fn cut_request<W: World>(world: &W, flow: &mut Flow<W>, now: u64) {
     cut(flow, false);
     measure_acked(flow);
-    output::emit_with(kind::REQUEST, now, |record: &mut MessageHead| {
+    world.emit(kind::REQUEST, now, |record: &mut MessageHead| {
         flow.head(&mut record.header);
-        kernel::assign(&mut record.exchange, &flow.exchange);
+        flow.exchange_into(&mut record.exchange);
         record.captured = 0;
         record.final_start = 0;
     });
@@ -364,7 +339,7 @@ pub(crate) fn cut_request(flow: &mut Flow, now: u64) {
 
 /// Tells a head. A RESPONSE record that says the exchange is over is its last.
 #[inline(always)]
-fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
+fn tell<W: World>(world: &W, flow: &mut Flow<W>, space: &mut Space, is_response: bool, now: u64) {
     measure_acked(flow);
     let record_kind = if is_response {
         kind::RESPONSE
@@ -372,11 +347,11 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
         kind::REQUEST
     };
     flow.head(&mut space.fixed.header);
-    kernel::assign(&mut space.fixed.exchange, &flow.exchange);
-    output::stamp(&mut space.fixed, record_kind, now);
+    flow.exchange_into(&mut space.fixed.exchange);
+    stamp(&mut space.fixed, record_kind, now);
     // Nothing of the body leaves: what counts ends with the head.
-    let filled = kernel::opaque(&space.fixed.captured);
-    let end = kernel::opaque(&space.scan.end);
+    let filled = W::opaque(&space.fixed.captured);
+    let end = W::opaque(&space.scan.end);
     let captured = if end != 0 && end < filled {
         end
     } else {
@@ -391,9 +366,9 @@ fn tell(flow: &mut Flow, space: &mut Space, is_response: bool, now: u64) {
     };
     space.fixed.captured = captured;
     space.fixed.final_start = space.scan.start;
-    let captured = kernel::opaque(&space.fixed.captured);
+    let captured = W::opaque(&space.fixed.captured);
     if captured <= HEAD_BYTES as u32 {
-        output::copy(
+        world.emit_head(
             space,
             size_of::<MessageHead>() as u32 + captured,
             record_kind,

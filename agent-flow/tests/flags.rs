@@ -1,32 +1,32 @@
-//! The probes' flags of a connection under writers that do not wait for each other. The probes build
-//! for BPF only; this file of theirs builds for the host too.
+//! The flags of a connection under writers that do not wait for each other.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
+use agent_flow::flags::Flags;
+use agent_flow::machine::{Machine, SharedByte};
 use agent_wire::record::flag;
 
-#[path = "../../agent-ebpf/src/flags.rs"]
-mod flags;
+/// A byte that threads of the host share.
+#[derive(Default)]
+struct Shared(AtomicU8);
 
-use flags::Flags;
-
-/// What of the probes' kernel side the file needs, as this host has it.
-mod kernel {
-    use std::sync::atomic::{AtomicU8, Ordering};
-
-    #[derive(Default)]
-    pub(crate) struct Byte(AtomicU8);
-
-    impl Byte {
-        pub(crate) fn get(&self) -> u8 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        pub(crate) fn set(&self, value: u8) {
-            self.0.store(value, Ordering::Relaxed);
-        }
+impl SharedByte for Shared {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
     }
+
+    fn set(&self, value: u8) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// A host with several CPUs.
+struct Host;
+
+impl Machine for Host {
+    type Byte = Shared;
 }
 
 /// Writes of each thread. Fewer: two CPUs may not meet on one word.
@@ -34,7 +34,7 @@ const ROUNDS: u32 = 1_000_000;
 
 /// Sets and clears a flag that nobody else writes, and counts how often it was not what was written
 /// last.
-fn contradictions<const FLAG: u16>(flags: &Flags) -> u32 {
+fn contradictions<const FLAG: u16>(flags: &Flags<Host>) -> u32 {
     let mut wrong = 0;
     for _ in 0..ROUNDS {
         flags.set::<FLAG>();
@@ -48,7 +48,7 @@ fn contradictions<const FLAG: u16>(flags: &Flags) -> u32 {
 
 #[test]
 fn no_writer_undoes_or_repeats_what_another_wrote() {
-    let flags = &Flags::default();
+    let flags = &Flags::<Host>::default();
     let start = &Barrier::new(3);
     let wrong: u32 = thread::scope(|scope| {
         let writers = [
@@ -77,7 +77,7 @@ fn no_writer_undoes_or_repeats_what_another_wrote() {
 
 #[test]
 fn a_record_has_each_flag_as_its_bit() {
-    let flags = Flags::default();
+    let flags = Flags::<Host>::default();
     assert_eq!(flags.bits(), 0);
     flags.set::<{ flag::SEEN_OPEN }>();
     flags.set::<{ flag::BAD_CHUNK }>();

@@ -7,9 +7,8 @@ use agent_wire::record::{UnreadClient, flag, kind, side, talk};
 use agent_wire::tally::Tally;
 
 use crate::flow::{Flow, phase};
-use crate::kernel;
-use crate::output;
-use crate::tallies;
+use crate::machine::Machine;
+use crate::world::World;
 
 /// [`Flow::talk`]: the record is out.
 const TOLD: u8 = u8::MAX;
@@ -20,7 +19,7 @@ const PREFACE: u64 = u64::from_le_bytes(*b"PRI * HT");
 /// What the first bytes are: [`talk::TLS`] of a ClientHello, [`talk::HTTP2`], else
 /// [`talk::UNKNOWN`].
 #[inline(always)]
-pub(crate) fn talk_of(start: u64) -> u8 {
+pub fn talk_of(start: u64) -> u8 {
     if start & 0xffff == 0x0316 {
         talk::TLS
     } else if start == PREFACE {
@@ -32,7 +31,7 @@ pub(crate) fn talk_of(start: u64) -> u8 {
 
 /// The process of `flow` sends on it: a client that leaves after that may have had its answer.
 #[inline(always)]
-pub(crate) fn sent(flow: &mut Flow) {
+pub fn sent<M: Machine>(flow: &mut Flow<M>) {
     if flow.phase == phase::OPAQUE {
         flow.exchange.request_ns = 0;
     }
@@ -41,7 +40,7 @@ pub(crate) fn sent(flow: &mut Flow) {
 /// The client of a connection that is not read waits: it was read from, and nothing was sent since.
 /// [`Flow::exchange`] says so, which HTTP does not use there.
 #[inline(always)]
-pub(crate) fn waits(flow: &Flow) -> bool {
+pub fn waits<M: Machine>(flow: &Flow<M>) -> bool {
     flow.phase == phase::OPAQUE
         && !flow.flags.has::<{ flag::ACTIVE_OPEN }>()
         && flow.ignored == 0
@@ -50,19 +49,19 @@ pub(crate) fn waits(flow: &Flow) -> bool {
 
 /// The connection is not HTTP/1: nothing more of it is looked at.
 #[inline(always)]
-pub(crate) fn not_http(flow: &mut Flow, spoken: u8) {
+pub fn not_http<W: World>(world: &W, flow: &mut Flow<W>, spoken: u8) {
     flow.phase = phase::OPAQUE;
     flow.talk = spoken;
-    tallies::count(Tally::NOT_HTTP);
+    world.count(Tally::NOT_HTTP);
 }
 
 /// The process of `flow` read from it.
 #[inline(always)]
-pub(crate) fn data_read(flow: &mut Flow) {
+pub fn data_read<W: World>(world: &W, flow: &mut Flow<W>) {
     if flow.header.side != side::UNKNOWN || flow.flags.has::<{ flag::ACTIVE_OPEN }>() {
         return;
     }
-    flow.exchange.request_ns = kernel::now();
+    flow.exchange.request_ns = world.now();
     if flow.talk == TOLD {
         return;
     }
@@ -77,9 +76,9 @@ pub(crate) fn data_read(flow: &mut Flow) {
         flow.talk
     };
     flow.talk = TOLD;
-    output::emit_with(
+    world.emit(
         kind::UNREAD_CLIENT,
-        kernel::now(),
+        world.now(),
         |record: &mut UnreadClient| {
             flow.head(&mut record.header);
             record.talk = spoken;
