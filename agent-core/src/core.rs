@@ -19,24 +19,20 @@ mod without;
 
 use rustc_hash::FxHashMap;
 
-use crate::attempt::Trial;
 use crate::by_ends::ByEnds;
 use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::deaths::Deaths;
 use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
+use crate::exchanges::Exchanges;
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
-use crate::observation::{Lookup, Nanos, Observation, Side};
-use crate::orphans::Orphans;
+use crate::observation::{Lookup, Nanos, Observation};
 use crate::patience::Patience;
 use crate::process::{ProcessInfo, Processes};
 use crate::recent::Recent;
-use crate::requests::Requests;
 use crate::routes::Routes;
-use crate::table::{Deadlines, Key, Table};
-use crate::unjoined::Unjoined;
 use crate::unread::Unread;
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -54,8 +50,7 @@ pub struct Core {
     lost_at: Option<Nanos>,
     processes: Processes,
     connections: Connections,
-    requests: Requests,
-    attempts: Table<Key, Box<Trial>>,
+    exchanges: Exchanges,
     routes: Routes,
     checks: Checks,
     lookups: Lookups,
@@ -72,16 +67,6 @@ pub struct Core {
     unread: Unread,
     /// Attempts at Unix sockets are not seen.
     connects_unseen: bool,
-    /// When each process last had an attempt that was not joined.
-    unjoined: Unjoined,
-    /// Attempts that are over and kept: with their request, or waiting for one.
-    held: usize,
-    /// Requests that are over, waiting for attempts to end.
-    waiting: Deadlines<Key>,
-    /// Failed attempts without a request.
-    orphans: Orphans,
-    /// Exchanges whose end must have been lost, unless it comes yet.
-    stragglers: Deadlines<(Side, Key)>,
     /// Processes that turned out to be none, since last asked.
     bystanders: Vec<u32>,
     counts: Counts,
@@ -95,8 +80,6 @@ const HELLOS: usize = 4096;
 struct Counts {
     observations: u64,
     repeated: u64,
-    attempts_refused: u64,
-    attempts_crowded_out: u64,
     attempts_unmatched: u64,
     errands_unmatched: u64,
     requests: Ledger,
@@ -128,8 +111,7 @@ impl Core {
             lost_at: None,
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
-            requests: Requests::new(limits.requests),
-            attempts: Table::new(limits.attempts),
+            exchanges: Exchanges::new(&limits),
             routes: Routes::default(),
             checks: Checks::default(),
             lookups: Lookups::default(),
@@ -141,11 +123,6 @@ impl Core {
             patience: Patience::default(),
             unread: Unread::default(),
             connects_unseen: false,
-            unjoined: Unjoined::new(limits.processes),
-            held: 0,
-            waiting: Deadlines::new(limits.requests, limits.grace),
-            orphans: Orphans::new(limits.attempts, limits.grace),
-            stragglers: Deadlines::new(limits.requests, limits.grace),
             bystanders: Vec::new(),
             counts: Counts::default(),
         }
@@ -229,40 +206,39 @@ impl Core {
         let Counts {
             observations,
             repeated,
-            attempts_refused,
-            attempts_crowded_out,
             attempts_unmatched,
             errands_unmatched,
-            requests,
-            attempts,
+            requests: request_ledger,
+            attempts: attempt_ledger,
         } = self.counts;
+        let (requests, unjoined) = (self.exchanges.requests(), self.exchanges.unjoined());
         Stats {
             connections: self.connections.len(),
-            requests: self.requests.len(),
-            attempts: self.attempts.len() + self.held,
+            requests: requests.len(),
+            attempts: self.exchanges.attempts(),
             processes: self.processes.len(),
             observations,
             repeated,
             connections_refused: self.connections.refused(),
-            requests_refused: self.requests.refused(),
-            attempts_refused,
-            attempts_crowded_out,
+            requests_refused: requests.refused(),
+            attempts_refused: self.exchanges.attempts_refused(),
+            attempts_crowded_out: self.exchanges.attempts_crowded_out(),
             processes_refused: self.processes.refused(),
             connections_swept: self.connections.swept(),
             attempts_unmatched,
             errands_unmatched,
-            requests_looked_at: self.requests.looked_at(),
+            requests_looked_at: requests.looked_at(),
             connections_looked_at: self.connections.outgoing().looked_at()
                 + self.routes.looked_at(),
             evidence: [
                 ("routes", self.routes.routes()),
                 ("upstreams", self.routes.upstreams()),
                 ("checks", self.checks.len()),
-                ("servers", self.requests.servers()),
+                ("servers", requests.servers()),
                 ("deaths", self.deaths.len()),
                 ("resets", self.resets.len()),
                 ("lookups", self.lookups.len()),
-                ("unjoined", self.unjoined.len()),
+                ("unjoined", unjoined.len()),
                 ("unread", self.unread.len()),
                 ("readers", self.readers.len()),
                 ("hellos", self.hellos.len()),
@@ -273,11 +249,11 @@ impl Core {
                 ("routes_forgotten", self.routes.routes_refused()),
                 ("upstreams_forgotten", self.routes.upstreams_refused()),
                 ("checks_forgotten", self.checks.forgotten()),
-                ("servers_forgotten", self.requests.servers_forgotten()),
+                ("servers_forgotten", requests.servers_forgotten()),
                 ("deaths_forgotten", self.deaths.forgotten()),
                 ("resets_forgotten", self.resets.forgotten()),
                 ("lookups_forgotten", self.lookups.forgotten()),
-                ("unjoined_forgotten", self.unjoined.forgotten()),
+                ("unjoined_forgotten", unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
                 ("readers_forgotten", self.readers.forgotten()),
                 ("hellos_forgotten", self.hellos.forgotten()),
@@ -285,8 +261,8 @@ impl Core {
                 ("patience_forgotten", self.patience.forgotten()),
             ],
             unread_clients: self.processes.unread_clients(),
-            request_ledger: requests,
-            attempt_ledger: attempts,
+            request_ledger,
+            attempt_ledger,
         }
     }
 
@@ -294,7 +270,7 @@ impl Core {
     /// under way: for a scrape, not for every record.
     pub fn outstanding(&self) -> impl Iterator<Item = Outstanding> {
         let mut sums: FxHashMap<(u32, &Upstream), Outstanding> = FxHashMap::default();
-        for trial in self.attempts.values() {
+        for trial in self.exchanges.under_way() {
             let Some(proxy) = self.processes.proxy(trial.tgid) else {
                 continue;
             };

@@ -20,6 +20,7 @@ pub mod decode;
 mod departures;
 mod errno;
 pub mod event;
+mod exchanges;
 pub mod input;
 mod join;
 mod limits;

@@ -145,8 +145,8 @@ impl Core {
         self.next_look = self.clock.saturating_add(LOOK_EVERY);
         let now = self.clock;
         let waiting: Vec<(u64, Nanos)> = self
-            .attempts
-            .values()
+            .exchanges
+            .under_way()
             .filter_map(|trial| {
                 let sent = trial.sent_at().filter(|_| !trial.response_began())?;
                 let age = now.saturating_sub(sent);

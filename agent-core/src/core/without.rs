@@ -109,7 +109,11 @@ impl Core {
             code: outcome.code,
             records_lost: self.lost_at.is_some_and(|lost| lost >= from),
             connects_unseen: self.connects_unseen,
-            unjoined: self.unjoined.last_of(tgid).is_some_and(|at| at >= from),
+            unjoined: self
+                .exchanges
+                .unjoined()
+                .last_of(tgid)
+                .is_some_and(|at| at >= from),
             used,
             may_have_used,
             lookup: self.lookups.of_request(tgid, key, route, from, to),
