@@ -19,17 +19,18 @@ mod without;
 
 use rustc_hash::FxHashMap;
 
-use crate::by_ends::ByEnds;
 use crate::checks::Checks;
 use crate::connection::Connections;
-use crate::deaths::Deaths;
 use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
 use crate::exchanges::Exchanges;
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
+use crate::losses::Losses;
 use crate::observation::{Lookup, Nanos, Observation};
+use crate::pace::Pace;
 use crate::patience::Patience;
+use crate::peers::Peers;
 use crate::process::{ProcessInfo, Processes};
 use crate::recent::Recent;
 use crate::routes::Routes;
@@ -40,33 +41,21 @@ use crate::unread::Unread;
 #[derive(Debug)]
 pub struct Core {
     limits: Limits,
-    clock: Nanos,
-    next_sweep: Nanos,
-    /// When connections may make room for new ones again.
-    next_squeeze: Nanos,
-    /// When attempts are looked through next for those that still wait.
-    next_look: Nanos,
-    /// When records were last known to be missing.
-    lost_at: Option<Nanos>,
+    pace: Pace,
+    losses: Losses,
     processes: Processes,
     connections: Connections,
     exchanges: Exchanges,
     routes: Routes,
     checks: Checks,
     lookups: Lookups,
-    deaths: Deaths,
-    /// Why servers on this host reset their connections.
-    resets: ByEnds<u16>,
+    peers: Peers,
     /// The servers that ClientHellos named, by the cookie of the socket that they left on.
     hellos: Recent<u64, ServerName>,
-    /// Whether a server on this host had read from a connection that was given up.
-    readers: ByEnds<bool>,
     departures: Departures,
     patience: Patience,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
-    /// Attempts at Unix sockets are not seen.
-    connects_unseen: bool,
     /// Processes that turned out to be none, since last asked.
     bystanders: Vec<u32>,
     counts: Counts,
@@ -104,25 +93,19 @@ impl Core {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            clock: 0,
-            next_sweep: 0,
-            next_squeeze: 0,
-            next_look: 0,
-            lost_at: None,
+            pace: Pace::default(),
+            losses: Losses::default(),
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
             exchanges: Exchanges::new(&limits),
             routes: Routes::default(),
             checks: Checks::default(),
             lookups: Lookups::default(),
-            deaths: Deaths::default(),
-            resets: ByEnds::default(),
+            peers: Peers::default(),
             hellos: Recent::new(HELLOS),
-            readers: ByEnds::default(),
             departures: Departures::default(),
             patience: Patience::default(),
             unread: Unread::default(),
-            connects_unseen: false,
             bystanders: Vec::new(),
             counts: Counts::default(),
         }
@@ -131,7 +114,7 @@ impl Core {
     /// What the daemon found out about a process. To be told before the first
     /// [`Core::observe`] with its thread group ([`Core::is_known`] says whether).
     pub fn know_process(&mut self, tgid: u32, info: ProcessInfo) {
-        self.processes.know(tgid, info, self.clock);
+        self.processes.know(tgid, info, self.pace.now());
     }
 
     /// The process is gone, or its executable changed.
@@ -160,13 +143,13 @@ impl Core {
     /// [`Core::advance`]. Requests that began before it may lack an attempt: their cause is no
     /// proof. To be called before [`Core::observe`] with what came behind the loss.
     pub fn records_lost(&mut self) {
-        self.lost_at = Some(Nanos::MAX);
+        self.losses.lose_records();
     }
 
     /// This kernel does not tell of `connect(2)`: attempts at Unix sockets pass unseen, so that nobody
     /// can say that there was none.
     pub fn connects_unseen(&mut self) {
-        self.connects_unseen = true;
+        self.losses.lose_connects();
     }
 
     /// Takes one observation in; what became final by it is added to `out`.
@@ -184,14 +167,13 @@ impl Core {
     /// Time went on to `now` (`CLOCK_MONOTONIC`, ns): what waited long enough is told. To be
     /// called a few times within [`Limits::grace`], also when nothing is observed.
     pub fn advance(&mut self, now: Nanos, out: &mut Vec<Event>) {
-        self.clock = self.clock.max(now);
-        // When the loss was is not known, only that it was before now.
-        self.lost_at = self.lost_at.map(|lost| lost.min(self.clock));
-        self.expire(self.clock, out);
-        if self.clock >= self.next_look {
+        self.pace.advance(now);
+        self.losses.advance(self.pace.now());
+        self.expire(self.pace.now(), out);
+        if self.pace.looks() {
             self.look_who_waits();
         }
-        if self.clock >= self.next_sweep {
+        if self.pace.sweeps() {
             self.sweep(out);
         }
     }
@@ -235,12 +217,12 @@ impl Core {
                 ("upstreams", self.routes.upstreams()),
                 ("checks", self.checks.len()),
                 ("servers", requests.servers()),
-                ("deaths", self.deaths.len()),
-                ("resets", self.resets.len()),
+                ("deaths", self.peers.deaths().len()),
+                ("resets", self.peers.resets().len()),
                 ("lookups", self.lookups.len()),
                 ("unjoined", unjoined.len()),
                 ("unread", self.unread.len()),
-                ("readers", self.readers.len()),
+                ("readers", self.peers.readers().len()),
                 ("hellos", self.hellos.len()),
                 ("departures", self.departures.len()),
                 ("patience", self.patience.len()),
@@ -250,12 +232,12 @@ impl Core {
                 ("upstreams_forgotten", self.routes.upstreams_refused()),
                 ("checks_forgotten", self.checks.forgotten()),
                 ("servers_forgotten", requests.servers_forgotten()),
-                ("deaths_forgotten", self.deaths.forgotten()),
-                ("resets_forgotten", self.resets.forgotten()),
+                ("deaths_forgotten", self.peers.deaths().forgotten()),
+                ("resets_forgotten", self.peers.resets().forgotten()),
                 ("lookups_forgotten", self.lookups.forgotten()),
                 ("unjoined_forgotten", unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
-                ("readers_forgotten", self.readers.forgotten()),
+                ("readers_forgotten", self.peers.readers().forgotten()),
                 ("hellos_forgotten", self.hellos.forgotten()),
                 ("departures_forgotten", self.departures.forgotten()),
                 ("patience_forgotten", self.patience.forgotten()),

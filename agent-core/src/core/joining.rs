@@ -457,7 +457,7 @@ impl Core {
 
     /// The attempt waits for a request that it explains.
     pub(super) fn wait_for_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
-        if let Some(oldest) = self.exchanges.wait_for_request(self.clock, trial) {
+        if let Some(oldest) = self.exchanges.wait_for_request(self.pace.now(), trial) {
             self.tell_alone(oldest, out);
         }
     }

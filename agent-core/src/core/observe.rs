@@ -32,8 +32,8 @@ const SYSTEM_SOCKETS: [&str; 6] = [
 impl Core {
     pub(super) fn take_in(&mut self, observation: Observation, out: &mut Vec<Event>) {
         let Observation { socket, what } = observation;
-        self.clock = self.clock.max(socket.time);
-        let is_excluded = |tgid| self.processes.is_excluded(tgid, self.clock);
+        self.pace.advance(socket.time);
+        let is_excluded = |tgid| self.processes.is_excluded(tgid, self.pace.now());
         if socket.tgid.is_some_and(is_excluded) {
             self.left_alone(&socket, out);
             return;
@@ -112,7 +112,7 @@ impl Core {
                 {
                     let network = self.network_of(&socket);
                     if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-                        self.resets.insert(ends, socket.time, reason);
+                        self.peers.was_reset(ends, socket.time, reason);
                     }
                 }
                 let from_client = direction == ResetDirection::Received && !is_outgoing(&socket);
@@ -132,8 +132,8 @@ impl Core {
             asked,
             answer,
         } = lookup;
-        self.clock = self.clock.max(time);
-        if self.processes.is_excluded(tgid, self.clock) {
+        self.pace.advance(time);
+        if self.processes.is_excluded(tgid, self.pace.now()) {
             return;
         }
         match answer {
@@ -155,7 +155,7 @@ impl Core {
     fn death(&mut self, socket: &Socket, ended: Ended, network: Option<Network>) {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-            self.deaths.add(ends, socket.time, ended);
+            self.peers.died(ends, socket.time, ended);
         }
     }
 
@@ -163,8 +163,8 @@ impl Core {
     fn abandoned(&mut self, socket: &Socket, network: Option<Network>) {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-            self.readers
-                .insert(ends, socket.time, socket.tgid.is_some());
+            self.peers
+                .was_left(ends, socket.time, socket.tgid.is_some());
         }
     }
 
@@ -524,10 +524,8 @@ impl Core {
     /// When the table is full, connections idle for a minute make room; at most once a
     /// second, since it walks the table.
     pub(super) fn make_room(&mut self) {
-        if self.connections.is_full() && self.clock >= self.next_squeeze {
-            self.next_squeeze = self.clock.saturating_add(SECOND);
-            self.connections
-                .sweep(self.clock.saturating_sub(60 * SECOND));
+        if self.connections.is_full() && self.pace.squeezes() {
+            self.connections.sweep(self.pace.before(60 * SECOND));
         }
     }
 }

@@ -5,11 +5,6 @@ use crate::attempt::Finish;
 use crate::event::Event;
 use crate::observation::{Nanos, Side};
 use crate::table::Key;
-use crate::timing::SECOND;
-
-/// How often stale state is looked for, ns. Too small: walks all tables often. Too large:
-/// state outlives its limit by as much.
-const SWEEP_EVERY: Nanos = 10 * SECOND;
 
 impl Core {
     /// Ends the wait of everything due by `now`. Lost ends go first: an attempt that is
@@ -40,7 +35,7 @@ impl Core {
     /// The next exchange began, or the connection is gone, while this exchange is under
     /// way: its end is late or lost.
     pub(super) fn suspect_lost_end(&mut self, side: Side, key: Key, out: &mut Vec<Event>) {
-        if let Some((side, key)) = self.exchanges.wait_for_end(self.clock, side, key) {
+        if let Some((side, key)) = self.exchanges.wait_for_end(self.pace.now(), side, key) {
             self.end_was_lost(side, key, out);
         }
     }
@@ -79,9 +74,8 @@ impl Core {
     /// Forgets what has been silent for too long. Nothing is told of it: what still lives
     /// is taken up again with its next record.
     pub(super) fn sweep(&mut self, out: &mut Vec<Event>) {
-        self.next_sweep = self.clock.saturating_add(SWEEP_EVERY);
-        let idle_since = self.clock.saturating_sub(self.limits.idle);
-        let stuck_since = self.clock.saturating_sub(self.limits.stuck);
+        let idle_since = self.pace.before(self.limits.idle);
+        let stuck_since = self.pace.before(self.limits.stuck);
 
         for (key, request) in self.exchanges.take_stuck_requests(stuck_since) {
             self.counts.requests.swept += 1;

@@ -286,7 +286,7 @@ impl Core {
             .map(|head| self.routes.of(head));
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
-            let settled = self.clock.saturating_sub(STILL_OPEN);
+            let settled = self.pace.before(STILL_OPEN);
             let mut open = Used::Nothing;
             let outgoing = self.connections.outgoing();
             outgoing.open_since(tgid, settled, &mut open);

@@ -78,7 +78,7 @@ impl Core {
             return;
         }
         self.take_back_lent(key, out);
-        if let Some(oldest) = self.exchanges.wait_for_attempts(self.clock, key) {
+        if let Some(oldest) = self.exchanges.wait_for_attempts(self.pace.now(), key) {
             self.resolve(oldest, out);
         }
     }
@@ -146,7 +146,7 @@ impl Core {
         };
         let mut outcome = request.outcome();
         // A client that has closed resets what it gets then; one that only sends no more takes it.
-        let whole = self.lost_at.is_none_or(|lost| lost < request.started);
+        let whole = self.losses.none_since(request.started);
         if whole && self.may_have_stayed(key, &outcome) {
             outcome.client_gone = None;
         }
@@ -314,7 +314,7 @@ impl Core {
     /// lookalike, such as the death of the upstream's process from its own close.
     fn failure_of(&self, trial: &Trial, request: Option<&Outcome>) -> Option<Failure> {
         let failure = judge(&Case { trial, request })?;
-        let whole = self.lost_at.is_none_or(|lost| lost < trial.started);
+        let whole = self.losses.none_since(trial.started);
         let least = if whole {
             Certainty::Proof
         } else {
@@ -405,7 +405,7 @@ impl Core {
     /// to be missing, none is under way, the answer followed it at once, and the process made no
     /// other one since, for nobody knows whom.
     fn least_surety(&self, request: &OpenRequest, outcome: &Outcome, last: &Attempt) -> Certainty {
-        let complete = self.lost_at.is_none_or(|lost| lost < request.started);
+        let complete = self.losses.none_since(request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let prompt = answered.saturating_sub(last.ended) <= PROMPT;
         if complete && prompt && request.open.is_empty() && !self.has_unjoined(last, answered) {

@@ -107,8 +107,8 @@ impl Core {
         let route = head.map(|head| self.routes.of(head));
         Situation {
             code: outcome.code,
-            records_lost: self.lost_at.is_some_and(|lost| lost >= from),
-            connects_unseen: self.connects_unseen,
+            records_lost: !self.losses.none_since(from),
+            connects_unseen: self.losses.connects_unseen(),
             unjoined: self
                 .exchanges
                 .unjoined()
