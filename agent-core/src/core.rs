@@ -19,24 +19,21 @@ mod without;
 
 use rustc_hash::FxHashMap;
 
-use crate::attempt::Trial;
-use crate::by_ends::ByEnds;
 use crate::checks::Checks;
 use crate::connection::Connections;
-use crate::deaths::Deaths;
 use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
+use crate::exchanges::Exchanges;
 use crate::limits::{Ledger, Limits, Stats};
 use crate::lookups::Lookups;
-use crate::observation::{Lookup, Nanos, Observation, Side};
-use crate::orphans::Orphans;
+use crate::losses::Losses;
+use crate::observation::{Lookup, Nanos, Observation};
+use crate::pace::Pace;
 use crate::patience::Patience;
+use crate::peers::Peers;
 use crate::process::{ProcessInfo, Processes};
 use crate::recent::Recent;
-use crate::requests::Requests;
 use crate::routes::Routes;
-use crate::table::{Deadlines, Key, Table};
-use crate::unjoined::Unjoined;
 use crate::unread::Unread;
 
 /// All state of the core. It reads no clock: time is that of the observations and of
@@ -44,44 +41,21 @@ use crate::unread::Unread;
 #[derive(Debug)]
 pub struct Core {
     limits: Limits,
-    clock: Nanos,
-    next_sweep: Nanos,
-    /// When connections may make room for new ones again.
-    next_squeeze: Nanos,
-    /// When attempts are looked through next for those that still wait.
-    next_look: Nanos,
-    /// When records were last known to be missing.
-    lost_at: Option<Nanos>,
+    pace: Pace,
+    losses: Losses,
     processes: Processes,
     connections: Connections,
-    requests: Requests,
-    attempts: Table<Key, Box<Trial>>,
+    exchanges: Exchanges,
     routes: Routes,
     checks: Checks,
     lookups: Lookups,
-    deaths: Deaths,
-    /// Why servers on this host reset their connections.
-    resets: ByEnds<u16>,
+    peers: Peers,
     /// The servers that ClientHellos named, by the cookie of the socket that they left on.
     hellos: Recent<u64, ServerName>,
-    /// Whether a server on this host had read from a connection that was given up.
-    readers: ByEnds<bool>,
     departures: Departures,
     patience: Patience,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
-    /// Attempts at Unix sockets are not seen.
-    connects_unseen: bool,
-    /// When each process last had an attempt that was not joined.
-    unjoined: Unjoined,
-    /// Attempts that are over and kept: with their request, or waiting for one.
-    held: usize,
-    /// Requests that are over, waiting for attempts to end.
-    waiting: Deadlines<Key>,
-    /// Failed attempts without a request.
-    orphans: Orphans,
-    /// Exchanges whose end must have been lost, unless it comes yet.
-    stragglers: Deadlines<(Side, Key)>,
     /// Processes that turned out to be none, since last asked.
     bystanders: Vec<u32>,
     counts: Counts,
@@ -95,8 +69,6 @@ const HELLOS: usize = 4096;
 struct Counts {
     observations: u64,
     repeated: u64,
-    attempts_refused: u64,
-    attempts_crowded_out: u64,
     attempts_unmatched: u64,
     errands_unmatched: u64,
     requests: Ledger,
@@ -121,31 +93,19 @@ impl Core {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            clock: 0,
-            next_sweep: 0,
-            next_squeeze: 0,
-            next_look: 0,
-            lost_at: None,
+            pace: Pace::default(),
+            losses: Losses::default(),
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
-            requests: Requests::new(limits.requests),
-            attempts: Table::new(limits.attempts),
+            exchanges: Exchanges::new(&limits),
             routes: Routes::default(),
             checks: Checks::default(),
             lookups: Lookups::default(),
-            deaths: Deaths::default(),
-            resets: ByEnds::default(),
+            peers: Peers::default(),
             hellos: Recent::new(HELLOS),
-            readers: ByEnds::default(),
             departures: Departures::default(),
             patience: Patience::default(),
             unread: Unread::default(),
-            connects_unseen: false,
-            unjoined: Unjoined::new(limits.processes),
-            held: 0,
-            waiting: Deadlines::new(limits.requests, limits.grace),
-            orphans: Orphans::new(limits.attempts, limits.grace),
-            stragglers: Deadlines::new(limits.requests, limits.grace),
             bystanders: Vec::new(),
             counts: Counts::default(),
         }
@@ -154,7 +114,7 @@ impl Core {
     /// What the daemon found out about a process. To be told before the first
     /// [`Core::observe`] with its thread group ([`Core::is_known`] says whether).
     pub fn know_process(&mut self, tgid: u32, info: ProcessInfo) {
-        self.processes.know(tgid, info, self.clock);
+        self.processes.know(tgid, info, self.pace.now());
     }
 
     /// The process is gone, or its executable changed.
@@ -183,13 +143,13 @@ impl Core {
     /// [`Core::advance`]. Requests that began before it may lack an attempt: their cause is no
     /// proof. To be called before [`Core::observe`] with what came behind the loss.
     pub fn records_lost(&mut self) {
-        self.lost_at = Some(Nanos::MAX);
+        self.losses.lose_records();
     }
 
     /// This kernel does not tell of `connect(2)`: attempts at Unix sockets pass unseen, so that nobody
     /// can say that there was none.
     pub fn connects_unseen(&mut self) {
-        self.connects_unseen = true;
+        self.losses.lose_connects();
     }
 
     /// Takes one observation in; what became final by it is added to `out`.
@@ -207,14 +167,13 @@ impl Core {
     /// Time went on to `now` (`CLOCK_MONOTONIC`, ns): what waited long enough is told. To be
     /// called a few times within [`Limits::grace`], also when nothing is observed.
     pub fn advance(&mut self, now: Nanos, out: &mut Vec<Event>) {
-        self.clock = self.clock.max(now);
-        // When the loss was is not known, only that it was before now.
-        self.lost_at = self.lost_at.map(|lost| lost.min(self.clock));
-        self.expire(self.clock, out);
-        if self.clock >= self.next_look {
+        self.pace.advance(now);
+        self.losses.advance(self.pace.now());
+        self.expire(self.pace.now(), out);
+        if self.pace.looks() {
             self.look_who_waits();
         }
-        if self.clock >= self.next_sweep {
+        if self.pace.sweeps() {
             self.sweep(out);
         }
     }
@@ -229,42 +188,41 @@ impl Core {
         let Counts {
             observations,
             repeated,
-            attempts_refused,
-            attempts_crowded_out,
             attempts_unmatched,
             errands_unmatched,
-            requests,
-            attempts,
+            requests: request_ledger,
+            attempts: attempt_ledger,
         } = self.counts;
+        let (requests, unjoined) = (self.exchanges.requests(), self.exchanges.unjoined());
         Stats {
             connections: self.connections.len(),
-            requests: self.requests.len(),
-            attempts: self.attempts.len() + self.held,
+            requests: requests.len(),
+            attempts: self.exchanges.attempts(),
             processes: self.processes.len(),
             observations,
             repeated,
             connections_refused: self.connections.refused(),
-            requests_refused: self.requests.refused(),
-            attempts_refused,
-            attempts_crowded_out,
+            requests_refused: requests.refused(),
+            attempts_refused: self.exchanges.attempts_refused(),
+            attempts_crowded_out: self.exchanges.attempts_crowded_out(),
             processes_refused: self.processes.refused(),
             connections_swept: self.connections.swept(),
             attempts_unmatched,
             errands_unmatched,
-            requests_looked_at: self.requests.looked_at(),
+            requests_looked_at: requests.looked_at(),
             connections_looked_at: self.connections.outgoing().looked_at()
                 + self.routes.looked_at(),
             evidence: [
                 ("routes", self.routes.routes()),
                 ("upstreams", self.routes.upstreams()),
                 ("checks", self.checks.len()),
-                ("servers", self.requests.servers()),
-                ("deaths", self.deaths.len()),
-                ("resets", self.resets.len()),
+                ("servers", requests.servers()),
+                ("deaths", self.peers.deaths().len()),
+                ("resets", self.peers.resets().len()),
                 ("lookups", self.lookups.len()),
-                ("unjoined", self.unjoined.len()),
+                ("unjoined", unjoined.len()),
                 ("unread", self.unread.len()),
-                ("readers", self.readers.len()),
+                ("readers", self.peers.readers().len()),
                 ("hellos", self.hellos.len()),
                 ("departures", self.departures.len()),
                 ("patience", self.patience.len()),
@@ -273,20 +231,20 @@ impl Core {
                 ("routes_forgotten", self.routes.routes_refused()),
                 ("upstreams_forgotten", self.routes.upstreams_refused()),
                 ("checks_forgotten", self.checks.forgotten()),
-                ("servers_forgotten", self.requests.servers_forgotten()),
-                ("deaths_forgotten", self.deaths.forgotten()),
-                ("resets_forgotten", self.resets.forgotten()),
+                ("servers_forgotten", requests.servers_forgotten()),
+                ("deaths_forgotten", self.peers.deaths().forgotten()),
+                ("resets_forgotten", self.peers.resets().forgotten()),
                 ("lookups_forgotten", self.lookups.forgotten()),
-                ("unjoined_forgotten", self.unjoined.forgotten()),
+                ("unjoined_forgotten", unjoined.forgotten()),
                 ("unread_forgotten", self.unread.forgotten()),
-                ("readers_forgotten", self.readers.forgotten()),
+                ("readers_forgotten", self.peers.readers().forgotten()),
                 ("hellos_forgotten", self.hellos.forgotten()),
                 ("departures_forgotten", self.departures.forgotten()),
                 ("patience_forgotten", self.patience.forgotten()),
             ],
             unread_clients: self.processes.unread_clients(),
-            request_ledger: requests,
-            attempt_ledger: attempts,
+            request_ledger,
+            attempt_ledger,
         }
     }
 
@@ -294,7 +252,7 @@ impl Core {
     /// under way: for a scrape, not for every record.
     pub fn outstanding(&self) -> impl Iterator<Item = Outstanding> {
         let mut sums: FxHashMap<(u32, &Upstream), Outstanding> = FxHashMap::default();
-        for trial in self.attempts.values() {
+        for trial in self.exchanges.under_way() {
             let Some(proxy) = self.processes.proxy(trial.tgid) else {
                 continue;
             };

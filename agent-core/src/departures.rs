@@ -8,8 +8,12 @@
 
 use std::collections::VecDeque;
 
+use crate::attempt::Trial;
+use crate::cause::Certainty;
 use crate::observation::Nanos;
+use crate::proxies::Habits;
 use crate::recent::Recent;
+use crate::timing::YOUNG_US;
 
 /// Clients that are remembered, and the last of them in their order.
 const REMEMBERED: usize = 16_384;
@@ -65,13 +69,13 @@ impl Departures {
     }
 
     /// When the client of this connection left.
-    pub(crate) fn of(&self, cookie: u64) -> Option<Nanos> {
+    fn of(&self, cookie: u64) -> Option<Nanos> {
         self.by_cookie.get(&cookie).copied()
     }
 
     /// When the last client of the process left that did so just before `at`. One that leaves
     /// afterwards may have had its answer.
-    pub(crate) fn just_before(&self, tgid: u32, at: Nanos) -> Option<Nanos> {
+    fn just_before(&self, tgid: u32, at: Nanos) -> Option<Nanos> {
         let before = self.latest.iter().rev();
         let before = before.filter(|(left, _)| *left <= at);
         let soon = before.take_while(|(left, _)| at.saturating_sub(*left) <= SOON);
@@ -79,6 +83,26 @@ impl Departures {
         let (left, _) = of_process.next()?;
         let at_once = at.saturating_sub(*left) <= AT_ONCE;
         (at_once || of_process.next().is_none()).then_some(*left)
+    }
+
+    /// When the client of the attempt left before the proxy closed, where that client's talk is not read.
+    /// Strong where the thread that made the attempt acts for whom it has read from last; a guess where
+    /// it may have been another's.
+    pub(crate) fn of_client(&self, trial: &Trial, habits: Habits) -> Option<(Nanos, Certainty)> {
+        let tgid = trial.tgid.filter(|_| trial.parent.is_none())?;
+        let young = trial
+            .errand
+            .filter(|errand| trial.own_errand && errand.age_us <= YOUNG_US);
+        let left = young.and_then(|errand| self.of(errand.cookie.get()));
+        let before = self.just_before(tgid, trial.ended);
+        let left = left.filter(|left| *left <= trial.ended);
+        let sure = match left {
+            // It closes upstream before it answers. HAProxy answers first, and its client may leave then.
+            Some(_) if habits.sends_at_once => Certainty::Strong,
+            _ => Certainty::Guess,
+        };
+        let at = left.or(before)?;
+        Some((at.min(trial.ended), sure))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -17,6 +17,7 @@ type ByEnd = BTreeMap<(Nanos, Key), Box<Trial>>;
 pub(crate) struct Orphans {
     by_process: FxHashMap<Option<u32>, ByEnd>,
     queue: Deadlines<(Option<u32>, Nanos, Key)>,
+    len: usize,
 }
 
 impl Orphans {
@@ -24,7 +25,12 @@ impl Orphans {
         Self {
             by_process: FxHashMap::default(),
             queue: Deadlines::new(limit, delay),
+            len: 0,
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// Adds one at a time that never goes back; at the bound, the oldest is given up and returned.
@@ -34,6 +40,7 @@ impl Orphans {
         let early = early.and_then(|name| self.take_named(name));
         let of_process = self.by_process.entry(trial.tgid).or_default();
         let twin = of_process.insert((trial.ended, trial.key), trial);
+        self.len += usize::from(twin.is_none());
         early.or(twin)
     }
 
@@ -78,6 +85,7 @@ impl Orphans {
     fn take_named(&mut self, (tgid, ended, key): (Option<u32>, Nanos, Key)) -> Option<Box<Trial>> {
         let of_process = self.by_process.get_mut(&tgid)?;
         let trial = of_process.remove(&(ended, key));
+        self.len -= usize::from(trial.is_some());
         if of_process.is_empty() {
             self.by_process.remove(&tgid);
         }

@@ -193,6 +193,25 @@ impl OpenRequest {
             Whole::Unknown(Unread::Head) => self.code.is_some(),
         }
     }
+    /// The attempt is of another process, as far as that is known.
+    pub(crate) fn is_stranger(&self, trial: &Trial) -> bool {
+        trial.tgid.is_some() && trial.tgid != self.tgid
+    }
+
+    /// Takes out the attempts of other processes that are over.
+    #[expect(
+        clippy::vec_box,
+        reason = "an attempt moves from here to its table: as a pointer"
+    )]
+    pub(crate) fn take_strangers(&mut self) -> Vec<Box<Trial>> {
+        let mut tries = std::mem::take(&mut self.tries);
+        let strangers = tries
+            .extract_if(.., |trial| self.is_stranger(trial))
+            .collect();
+        self.tries = tries;
+        strangers
+    }
+
     /// What it waits for, if anything.
     pub(crate) fn waits(&self) -> Option<Waits> {
         if !self.open.is_empty() {

@@ -41,6 +41,8 @@ pub(crate) struct Requests {
     seed: RandomState,
     /// How many requests were looked at to find one.
     looked_at: Cell<u64>,
+    /// Attempts that are kept with requests.
+    tries: usize,
 }
 
 /// Requests of one owner in the order of a time.
@@ -64,6 +66,7 @@ impl Requests {
             servers: Servers::default(),
             seed: RandomState::new(),
             looked_at: Cell::new(0),
+            tries: 0,
         }
     }
 
@@ -73,6 +76,11 @@ impl Requests {
 
     pub(crate) fn refused(&self) -> u64 {
         self.table.refused()
+    }
+
+    /// Attempts that are over and kept with their request.
+    pub(crate) fn tries(&self) -> usize {
+        self.tries
     }
 
     pub(crate) fn contains(&self, key: Key) -> bool {
@@ -112,7 +120,10 @@ impl Requests {
         key: Key,
         change: impl FnOnce(&mut OpenRequest) -> R,
     ) -> Option<R> {
-        let result = self.table.get_mut(key).map(|request| change(request))?;
+        let request = self.table.get_mut(key)?;
+        let before = request.tries.len();
+        let result = change(request);
+        self.tries = self.tries - before + request.tries.len();
         self.list(key);
         Some(result)
     }
@@ -137,6 +148,7 @@ impl Requests {
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<Box<OpenRequest>> {
         let request = self.table.remove(key)?;
+        self.tries -= request.tries.len();
         if let Some(Hashes { line, end }) = request.lines {
             self.lines.remove(key, line);
             self.ends.remove(key, end);

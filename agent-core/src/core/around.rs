@@ -8,29 +8,17 @@ use std::sync::Arc;
 use super::Core;
 use crate::around::Around;
 use crate::attempt::Trial;
-use crate::cause::{Cause, Certainty};
+use crate::cause::Cause;
 use crate::event::{Check, Failure, Upstream};
-use crate::network;
 use crate::observation::Nanos;
-use crate::timing::{SECOND, SLACK, YOUNG_US};
+use crate::timing::SLACK;
 use crate::transport::ClosedBy;
-
-/// A reset arrives within this time after it was sent on the same host, ns.
-const RESET_UNDER_WAY: Nanos = SECOND;
-
-/// Before and after a proxy gave a connection up, the upstream's end of it tells of that within this
-/// time, ns. Too short: on a busy machine it is not known. Too long: where ports are used again at
-/// once, it is taken for that of another connection.
-const LEAVING: Nanos = SECOND;
 
 /// A proxy that closes on account of a health check does so within this time after it failed, ns.
 const TAKEN_OUT_WITHIN: Nanos = 20_000_000;
 
 /// Exchanges that wait for longer than this are worth remembering, ns.
 const WAITS: Nanos = 50_000_000;
-
-/// How often attempts are looked through for those that still wait, ns.
-const LOOK_EVERY: Nanos = SECOND;
 
 impl Core {
     /// Gathers what is known of the end of an attempt.
@@ -46,9 +34,10 @@ impl Core {
             refuses_interim: habits.refuses_interim,
             ..Around::default()
         };
-        self.ask_peer(trial, &mut around);
+        let network = self.processes.network(trial.tgid);
+        self.peers.ask(trial, network, &mut around);
         if trial.closed_by() == ClosedBy::Local {
-            around.client_left = self.client_left(trial);
+            around.client_left = self.departures.of_client(trial, habits);
             around.check_failed = trial.tgid.is_some_and(|tgid| {
                 let failed = self.failed_before(tgid, &trial.upstream, trial.ended);
                 failed.is_some()
@@ -76,49 +65,6 @@ impl Core {
         just_before.map(Arc::clone)
     }
 
-    /// What the upstream's own socket showed, if it is on this host: whether its process was
-    /// killed under the attempt, and why it sent a reset.
-    fn ask_peer(&self, trial: &Trial, around: &mut Around) {
-        if let Upstream::Inet(remote) = trial.upstream
-            && let network = self.processes.network(trial.tgid)
-            && let Some(ends) = network::ends(network, remote, trial.local())
-        {
-            let (at, asked) = (trial.ended, trial.sent_at().unwrap_or(trial.started));
-            around.process_ended = self.deaths.of_server(ends, asked, at);
-            // The kernel tells of a reset when it has sent it: over the loopback, that has arrived.
-            let at = at.saturating_add(SLACK);
-            around.reset_reason = self
-                .resets
-                .get(ends, at, RESET_UNDER_WAY)
-                .filter(|_| trial.transport.was_reset());
-            around.read = self
-                .readers
-                .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)
-                .filter(|_| trial.key.index == 0 && !trial.response_began());
-        }
-    }
-
-    /// When the client of the attempt left before the proxy closed, where that client's talk is not read.
-    /// Strong where the thread that made the attempt acts for whom it has read from last; a guess where
-    /// it may have been another's.
-    fn client_left(&self, trial: &Trial) -> Option<(Nanos, Certainty)> {
-        let tgid = trial.tgid.filter(|_| trial.parent.is_none())?;
-        let young = trial
-            .errand
-            .filter(|errand| trial.own_errand && errand.age_us <= YOUNG_US);
-        let left = young.and_then(|errand| self.departures.of(errand.cookie.get()));
-        let before = self.departures.just_before(tgid, trial.ended);
-        let habits = self.processes.habits(Some(tgid));
-        let left = left.filter(|left| *left <= trial.ended);
-        let sure = match left {
-            // It closes upstream before it answers. HAProxy answers first, and its client may leave then.
-            Some(_) if habits.sends_at_once => Certainty::Strong,
-            _ => Certainty::Guess,
-        };
-        let at = left.or(before)?;
-        Some((at.min(trial.ended), sure))
-    }
-
     /// Remembers how long the attempt waited for an answer.
     pub(super) fn keep_patience(&mut self, trial: &Trial, failure: Option<Failure>) {
         let Some(name) = self.name_of_wait(trial) else {
@@ -142,11 +88,10 @@ impl Core {
 
     /// Attempts that still wait show that no timer is shorter, unless bytes of a head came that is not whole.
     pub(super) fn look_who_waits(&mut self) {
-        self.next_look = self.clock.saturating_add(LOOK_EVERY);
-        let now = self.clock;
+        let now = self.pace.now();
         let waiting: Vec<(u64, Nanos)> = self
-            .attempts
-            .values()
+            .exchanges
+            .under_way()
             .filter_map(|trial| {
                 let sent = trial.sent_at().filter(|_| !trial.response_began())?;
                 let age = now.saturating_sub(sent);

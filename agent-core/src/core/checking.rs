@@ -80,7 +80,7 @@ impl Core {
         [Some(key), before]
             .into_iter()
             .flatten()
-            .any(|key| self.requests.contains(key) || self.connections.has_ended(key))
+            .any(|key| self.exchanges.requests().contains(key) || self.connections.has_ended(key))
     }
 
     /// Its thread has just read from a client that pipelines: a request may wait that shows by its
@@ -93,9 +93,12 @@ impl Core {
 
     /// An attempt of the process failed just before, and it was perhaps a client's that is not read.
     fn may_be_retry(&self, tgid: u32, at: Nanos) -> bool {
-        let alone = self.unjoined.last_of(tgid);
+        let alone = self.exchanges.unjoined().last_of(tgid);
         let since = at.saturating_sub(TRIED_AGAIN_WITHIN);
-        let mut orphans = self.orphans.over(Some(tgid), since..=Nanos::MAX);
+        let mut orphans = self
+            .exchanges
+            .orphans()
+            .over(Some(tgid), since..=Nanos::MAX);
         alone.is_some_and(|alone| alone.abs_diff(at) <= TRIED_AGAIN_WITHIN)
             || orphans.any(|trial| trial.asked != Asked::No)
     }

@@ -180,11 +180,11 @@ impl Core {
         trial.speculative = true;
         self.join(&mut trial, false);
         let served = trial.parent.is_some_and(|parent| {
-            self.requests
-                .get(parent.key)
+            self.exchanges
+                .request(parent.key)
                 .is_some_and(|request| !request.open.is_empty())
         });
-        if !served && self.has_room_for_attempt() {
+        if !served && self.exchanges.has_room_for_attempt() {
             self.counts.attempts.begun += 1;
             self.connections.mark_ended(trial.key);
             self.settle(Box::new(trial), out);
@@ -193,7 +193,7 @@ impl Core {
 
     /// A connect that failed is its connection's attempt 0, told once.
     fn is_first_failure(&mut self, cookie: u64) -> bool {
-        !self.attempts.contains(Key { cookie, index: 0 })
+        !self.exchanges.has_attempt(Key { cookie, index: 0 })
             && self.connections.first_of_its_kind(cookie)
     }
 
@@ -212,7 +212,7 @@ impl Core {
 
     /// An attempt that is over before a request was sent.
     fn not_usable(&mut self, trial: Trial, out: &mut Vec<Event>) {
-        if !self.has_room_for_attempt() {
+        if !self.exchanges.has_room_for_attempt() {
             return;
         }
         self.counts.attempts.begun += 1;

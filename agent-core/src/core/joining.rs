@@ -15,7 +15,7 @@ use crate::join;
 use crate::observation::Nanos;
 use crate::parent::Parent;
 use crate::request::OpenRequest;
-use crate::table::{Key, Table};
+use crate::table::Key;
 use crate::timing;
 use crate::unread::Used;
 use crate::witness::Witnesses;
@@ -28,7 +28,7 @@ impl Core {
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
         self.learn_server(trial);
         let habits = self.processes.habits(trial.tgid);
-        let found = join::find(trial, habits, &self.requests, &self.processes);
+        let found = join::find(trial, habits, self.exchanges.requests(), &self.processes);
         trial.contested |= found.contested;
         self.counts.errands_unmatched += u64::from(found.errand_failed);
         let parent = found.parent.or_else(|| self.only_waiting(trial));
@@ -43,17 +43,13 @@ impl Core {
         {
             parent.surety = Certainty::Guess;
         }
-        let Some(request) = self.requests.get(parent.key) else {
+        let Some(request) = self.exchanges.request(parent.key) else {
             return;
         };
         trial.adopt(parent, request.started);
         if open {
-            self.requests.edit(parent.key, |request| {
-                // Most have one.
-                request.open.reserve_exact(1);
-                request.open.push(trial.key);
-                request.served_by_guess |= parent.surety == Certainty::Guess;
-            });
+            let by_guess = parent.surety == Certainty::Guess;
+            self.exchanges.serves(trial.key, by_guess, parent.key);
         }
         if let Some(tgid) = trial.tgid
             && parent.forwarding
@@ -81,11 +77,14 @@ impl Core {
             self.processes.proxy(Some(tgid))?;
         }
         // HAProxy answers and then closes upstream.
-        let answered = self.requests.failed(tgid, trial.started..=Nanos::MAX);
+        let answered = self
+            .exchanges
+            .requests()
+            .failed(tgid, trial.started..=Nanos::MAX);
         let waiting = self.waiting_at(tgid, trial.started).chain(answered);
         let parent = join::only(trial, waiting)?;
-        let request = self.requests.get(parent.key)?;
-        let own = self.requests.owner(request) == Some(tgid);
+        let request = self.exchanges.request(parent.key)?;
+        let own = self.exchanges.requests().owner(request) == Some(tgid);
         let surety = parent.surety.max(self.least_surety_of(trial, request));
         (own && !self.is_checked(trial)).then_some(Parent { surety, ..parent })
     }
@@ -155,7 +154,7 @@ impl Core {
         }
         let checked = self.is_checked(trial);
         let last_to_wait = LazyCell::new(|| self.last_to_wait(trial));
-        let unexplained = self.requests.failed(tgid, since..=until);
+        let unexplained = self.exchanges.requests().failed(tgid, since..=until);
         let unexplained = unexplained.filter(|(_, request)| {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
@@ -171,12 +170,12 @@ impl Core {
             return;
         }
         // The only one left, after guesses that may have taken the wrong ones.
-        let guessed = self.unjoined.last_of(tgid);
+        let guessed = self.exchanges.unjoined().last_of(tgid);
         let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= timing::AT_ONCE);
         if doubtful || checked {
             parent.surety = Certainty::Guess;
         }
-        if let Some(request) = self.requests.get(parent.key) {
+        if let Some(request) = self.exchanges.request(parent.key) {
             parent.surety = parent.surety.max(self.least_surety_of(trial, request));
             // Nothing but the time speaks for it, and a connection that is not read was used meanwhile.
             let touched = parent.witnesses.has_any(Witnesses::ERRAND);
@@ -193,12 +192,12 @@ impl Core {
     /// The request is the only one that the attempt explains, and another attempt elsewhere that nobody
     /// claims was over sooner before the answer.
     fn is_outdone(&self, trial: &Trial, parent: Parent) -> bool {
-        let Some(request) = self.requests.get(parent.key) else {
+        let Some(request) = self.exchanges.request(parent.key) else {
             return false;
         };
         let answered = request.outcome().failed_at().unwrap_or(trial.ended);
         let later = trial.ended.saturating_add(1)..=answered.saturating_add(timing::SLACK);
-        let mut later = self.orphans.over(trial.tgid, later);
+        let mut later = self.exchanges.orphans().over(trial.tgid, later);
         parent.witnesses.has_any(Witnesses::NO_OTHER)
             && later.any(|other| {
                 other.upstream != trial.upstream
@@ -227,7 +226,7 @@ impl Core {
     /// The attempt may belong to any request of its process that was open then.
     pub(super) fn saw_unjoined(&mut self, trial: &Trial) {
         if let Some(tgid) = trial.tgid {
-            self.unjoined.saw(tgid, trial.ended);
+            self.exchanges.saw_unjoined(tgid, trial.ended);
         }
     }
 
@@ -241,13 +240,14 @@ impl Core {
         if self.processes.habits(next.tgid).connects_at_once {
             return;
         }
-        let Some(request) = self.requests.get(parent.key) else {
+        let Some(request) = self.exchanges.request(parent.key) else {
             return;
         };
         let since = next.started.saturating_sub(timing::RETRIED_AT_ONCE);
         let between = since..=next.started;
         let mut followed = self
-            .orphans
+            .exchanges
+            .orphans()
             .over(next.tgid, between.clone())
             .filter(|failed| join::is_followed_by(failed, next, request));
         let (Some(failed), None) = (followed.next(), followed.next()) else {
@@ -269,7 +269,7 @@ impl Core {
         let surety = self.least_surety_of(failed, request);
         let name = failed.key;
         drop(followed);
-        let Some(mut failed) = self.orphans.take(next.tgid, between, name) else {
+        let Some(failed) = self.exchanges.take_orphan(next.tgid, between, name) else {
             return;
         };
         let claim = Parent {
@@ -278,18 +278,7 @@ impl Core {
             surety,
             ..parent
         };
-        let most = self.limits.attempts_per_request.max(1);
-        let crowded_out = self.requests.edit(parent.key, |request| {
-            failed.adopt(claim, request.started);
-            if request.tries.len() < most {
-                request.tries.push(failed);
-                return None;
-            }
-            Some(failed)
-        });
-        if let Some(failed) = crowded_out.flatten() {
-            self.held -= 1;
-            self.counts.attempts_crowded_out += 1;
+        if let Some(failed) = self.exchanges.claim(failed, claim) {
             self.tell_alone(failed, out);
         }
     }
@@ -299,7 +288,7 @@ impl Core {
     /// cache lock) while the thread had read from the other last. The connect is nobody's again, and
     /// whose it was is a guess.
     pub(super) fn take_back_lent(&mut self, answered: Key, out: &mut Vec<Event>) {
-        let Some(request) = self.requests.get(answered) else {
+        let Some(request) = self.exchanges.request(answered) else {
             return;
         };
         let (tgid, began, outcome) = (request.tgid, request.started, request.outcome());
@@ -325,12 +314,16 @@ impl Core {
         };
         let Some(tgid) = tgid else { return };
         let over = at.saturating_sub(timing::AT_ONCE)..=at.saturating_add(timing::SLACK);
-        let lender = self.requests.tried(tgid, over).find_map(|(key, request)| {
-            let lent = request.tries.last().is_some_and(|last| is_lent(last));
-            (key != answered && lent).then_some(key)
-        });
+        let lender = self
+            .exchanges
+            .requests()
+            .tried(tgid, over)
+            .find_map(|(key, request)| {
+                let lent = request.tries.last().is_some_and(|last| is_lent(last));
+                (key != answered && lent).then_some(key)
+            });
         let lent =
-            lender.and_then(|lender| self.requests.edit(lender, |request| request.tries.pop()));
+            lender.and_then(|lender| self.exchanges.edit(lender, |request| request.tries.pop()));
         let Some(mut trial) = lent.flatten() else {
             return;
         };
@@ -344,7 +337,7 @@ impl Core {
     /// it tries for that seems to be of the one before. Where an answer was passed on, tries that failed
     /// behind it are nobody's again.
     pub(super) fn give_to_next(&mut self, answered: Key, out: &mut Vec<Event>) {
-        let taken = self.requests.edit(answered, |request| {
+        let taken = self.exchanges.edit(answered, |request| {
             let passed_on = request.passed_on()?;
             let is_next = |trial: &mut Box<Trial>| {
                 trial.started >= passed_on && !join::is_like(trial, request.head.as_ref())
@@ -360,7 +353,6 @@ impl Core {
             if judge(&case).is_some() {
                 self.wait_for_request(trial, out);
             } else {
-                self.held -= 1;
                 self.tell_alone(trial, out);
             }
         }
@@ -370,7 +362,7 @@ impl Core {
     /// ended since in an error that nothing explains.
     pub(super) fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
         tgid.is_some_and(|tgid| {
-            let answered = self.requests.failed(tgid, at..=Nanos::MAX);
+            let answered = self.exchanges.requests().failed(tgid, at..=Nanos::MAX);
             let mut waiting = self.waiting_at(tgid, at).chain(answered);
             waiting.any(|(key, request)| Some(key) != except && request.is_open_at(at))
         })
@@ -383,12 +375,12 @@ impl Core {
         };
         let key = Key::of(errand);
         if trial.own_errand
-            && let Some(request) = self.requests.get(key)
+            && let Some(request) = self.exchanges.request(key)
             && request.tgid.is_none()
         {
             let network = self.processes.network(Some(tgid));
             let server = request.server();
-            self.requests.saw_server(server, tgid, network);
+            self.exchanges.saw_server(server, tgid, network);
         }
     }
 
@@ -398,21 +390,10 @@ impl Core {
         let is_served = |request: &OpenRequest| {
             request.tgid.is_some() && !(request.open.is_empty() && request.tries.is_empty())
         };
-        if !self.requests.get(key).is_some_and(is_served) {
+        if !self.exchanges.request(key).is_some_and(is_served) {
             return;
         }
-        let attempts = &mut self.attempts;
-        let strangers = self.requests.edit(key, |request| {
-            let_go(attempts, request);
-            let mut tries = std::mem::take(&mut request.tries);
-            let strangers: Vec<_> = tries
-                .extract_if(.., |trial| is_stranger(trial, request))
-                .collect();
-            request.tries = tries;
-            strangers
-        });
-        for mut trial in strangers.into_iter().flatten() {
-            self.held -= 1;
+        for mut trial in self.exchanges.take_strangers(key) {
             trial.parent = None;
             self.settle(trial, out);
         }
@@ -427,10 +408,13 @@ impl Core {
         tgid: u32,
         at: Nanos,
     ) -> impl Iterator<Item = (Key, &OpenRequest)> {
-        let waiting = self.requests.waiting(tgid, at);
+        let waiting = self.exchanges.requests().waiting(tgid, at);
         waiting.filter(move |(_, request)| {
-            let own = self.requests.is_of(request, Some(tgid), &self.processes);
-            let nobodys = self.requests.owner(request).is_none();
+            let own = self
+                .exchanges
+                .requests()
+                .is_of(request, Some(tgid), &self.processes);
+            let nobodys = self.exchanges.requests().owner(request).is_none();
             let was_served = request
                 .tries
                 .iter()
@@ -473,8 +457,7 @@ impl Core {
 
     /// The attempt waits for a request that it explains.
     pub(super) fn wait_for_request(&mut self, trial: Box<Trial>, out: &mut Vec<Event>) {
-        if let Some(oldest) = self.orphans.push(self.clock, trial) {
-            self.held -= 1;
+        if let Some(oldest) = self.exchanges.wait_for_request(self.pace.now(), trial) {
             self.tell_alone(oldest, out);
         }
     }
@@ -485,29 +468,12 @@ impl Core {
         let tgid = last.proxy.tgid;
         let until = answered.saturating_add(timing::SLACK);
         let between = |ended: Nanos| (last.ended..=until).contains(&ended);
-        self.unjoined.last_of(tgid).is_some_and(between)
+        self.exchanges.unjoined().last_of(tgid).is_some_and(between)
             || self
-                .orphans
+                .exchanges
+                .orphans()
                 .over(Some(tgid), last.ended..=until)
                 .next()
                 .is_some()
     }
-}
-
-/// The attempt is of another process than the request, as far as that is known.
-pub(super) fn is_stranger(trial: &Trial, request: &OpenRequest) -> bool {
-    trial.tgid.is_some() && trial.tgid != request.tgid
-}
-
-/// Attempts under way of other processes go on without the request.
-pub(super) fn let_go(attempts: &mut Table<Key, Box<Trial>>, request: &mut OpenRequest) {
-    let mut open = std::mem::take(&mut request.open);
-    open.retain(|key| match attempts.get_mut(*key) {
-        Some(trial) if is_stranger(trial, request) => {
-            trial.parent = None;
-            false
-        }
-        _ => true,
-    });
-    request.open = open;
 }

@@ -32,8 +32,8 @@ const SYSTEM_SOCKETS: [&str; 6] = [
 impl Core {
     pub(super) fn take_in(&mut self, observation: Observation, out: &mut Vec<Event>) {
         let Observation { socket, what } = observation;
-        self.clock = self.clock.max(socket.time);
-        let is_excluded = |tgid| self.processes.is_excluded(tgid, self.clock);
+        self.pace.advance(socket.time);
+        let is_excluded = |tgid| self.processes.is_excluded(tgid, self.pace.now());
         if socket.tgid.is_some_and(is_excluded) {
             self.left_alone(&socket, out);
             return;
@@ -112,7 +112,7 @@ impl Core {
                 {
                     let network = self.network_of(&socket);
                     if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-                        self.resets.insert(ends, socket.time, reason);
+                        self.peers.was_reset(ends, socket.time, reason);
                     }
                 }
                 let from_client = direction == ResetDirection::Received && !is_outgoing(&socket);
@@ -132,8 +132,8 @@ impl Core {
             asked,
             answer,
         } = lookup;
-        self.clock = self.clock.max(time);
-        if self.processes.is_excluded(tgid, self.clock) {
+        self.pace.advance(time);
+        if self.processes.is_excluded(tgid, self.pace.now()) {
             return;
         }
         match answer {
@@ -142,7 +142,7 @@ impl Core {
                 let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
                 let request = young.map(Key::of);
                 let head = request
-                    .and_then(|key| self.requests.get(key))
+                    .and_then(|key| self.exchanges.request(key))
                     .and_then(|request| request.head.as_ref());
                 let route = head.map(|head| self.routes.of(head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
@@ -155,7 +155,7 @@ impl Core {
     fn death(&mut self, socket: &Socket, ended: Ended, network: Option<Network>) {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-            self.deaths.add(ends, socket.time, ended);
+            self.peers.died(ends, socket.time, ended);
         }
     }
 
@@ -163,8 +163,8 @@ impl Core {
     fn abandoned(&mut self, socket: &Socket, network: Option<Network>) {
         let network = network.or_else(|| self.processes.network(socket.tgid));
         if let Some(ends) = network::ends(network, socket.local, socket.remote) {
-            self.readers
-                .insert(ends, socket.time, socket.tgid.is_some());
+            self.peers
+                .was_left(ends, socket.time, socket.tgid.is_some());
         }
     }
 
@@ -188,14 +188,14 @@ impl Core {
             cookie: socket.cookie,
             index: exchange.index,
         };
-        if let Some(request) = self.requests.get(key)
+        if let Some(request) = self.exchanges.request(key)
             && (request.head.is_some() || head.is_none())
         {
             self.counts.repeated += 1;
             return;
         }
         if self.begin_request(socket, exchange, head.as_ref(), out) {
-            self.requests.edit(key, |request| request.head = head);
+            self.exchanges.edit(key, |request| request.head = head);
         }
     }
 
@@ -208,7 +208,7 @@ impl Core {
     ) {
         if let Some(tgid) = socket.tgid {
             let network = self.processes.network(Some(tgid));
-            self.requests.saw_server(socket.local, tgid, network);
+            self.exchanges.saw_server(socket.local, tgid, network);
         }
         let status = head.map(|head| head.status);
         let ended = exchange.end.is_some();
@@ -216,11 +216,12 @@ impl Core {
             cookie: socket.cookie,
             index: exchange.index,
         };
-        if !self.requests.contains(key) && !self.begin_request(socket, exchange.clone(), None, out)
+        if !self.exchanges.requests().contains(key)
+            && !self.begin_request(socket, exchange.clone(), None, out)
         {
             return;
         }
-        let Some(request) = self.requests.get(key) else {
+        let Some(request) = self.exchanges.request(key) else {
             return;
         };
         if request.end.is_some() {
@@ -228,7 +229,7 @@ impl Core {
             return;
         }
         let is_owned = request.tgid.is_some();
-        self.requests
+        self.exchanges
             .edit(key, |request| request.update(socket, exchange, status));
         if !is_owned {
             self.part_from_strangers(key, out);
@@ -263,22 +264,16 @@ impl Core {
         }
         let tgid = connection.tgid;
         let behind = connection.begin(index);
-        let fresh = !self.requests.contains(key);
         let make = || Box::new(OpenRequest::new(socket, tgid, exchange, None));
-        if !self.requests.insert_with(key, make) {
+        let Some(is_new) = self.exchanges.begin_request(key, head, make) else {
             self.connections.mark_ended(key);
             return false;
-        }
-        if fresh {
-            self.counts.requests.begun += 1;
-        }
-        if let Some(head) = head {
-            self.requests.list_by_line(key, head);
-        }
+        };
+        self.counts.requests.begun += u64::from(is_new);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Client, Key { index, ..key }, out);
         }
-        self.requests.contains(key)
+        self.exchanges.requests().contains(key)
     }
 
     fn upstream_request(
@@ -292,7 +287,7 @@ impl Core {
             cookie: socket.cookie,
             index: exchange.index,
         };
-        if let Some(trial) = self.attempts.get_mut(key) {
+        if let Some(trial) = self.exchanges.attempt_mut(key) {
             self.counts.repeated += 1;
             trial.head = trial.head.take().or(head);
             return;
@@ -313,12 +308,12 @@ impl Core {
             index: exchange.index,
         };
         let end = exchange.end;
-        if !self.attempts.contains(key)
+        if !self.exchanges.has_attempt(key)
             && !self.begin_attempt(socket, exchange.clone(), None, true, out)
         {
             return;
         }
-        let Some(trial) = self.attempts.get_mut(key) else {
+        let Some(trial) = self.exchanges.attempt_mut(key) else {
             return;
         };
         trial.update(socket, exchange, head.as_ref(), opening);
@@ -326,7 +321,7 @@ impl Core {
             // Whatever became of it was not seen.
             self.end_was_lost(Side::Upstream, key, out);
         } else if let Some(end) = end
-            && let Some(mut trial) = self.attempts.remove(key)
+            && let Some(mut trial) = self.exchanges.take_attempt(key)
         {
             self.connections.mark_ended(key);
             trial.finish(Finish::Exchange(end));
@@ -357,7 +352,7 @@ impl Core {
         }
         let behind = connection.begin(key.index);
         let mut trial = Box::new(Trial::of_exchange(socket, connection, exchange, head, late));
-        if !self.has_room_for_attempt() {
+        if !self.exchanges.has_room_for_attempt() {
             self.connections.mark_ended(key);
             return false;
         }
@@ -365,8 +360,8 @@ impl Core {
         self.join(&mut trial, true);
         // A request that proves to be another program's did not ask for it.
         let nobodys = |parent: Parent| {
-            let request = self.requests.get(parent.key);
-            request.is_some_and(|request| self.requests.is_nobodys(request))
+            let request = self.exchanges.request(parent.key);
+            request.is_some_and(|request| self.exchanges.requests().is_nobodys(request))
         };
         if trial.parent.is_none_or(nobodys) {
             let alone = trial.parent.is_none();
@@ -379,14 +374,14 @@ impl Core {
             self.processes
                 .saw_attempt(proxy.tgid, parent.key, trial.started);
             let instance = self.processes.instance(proxy.tgid);
-            let request = self.requests.get(parent.key);
+            let request = self.exchanges.request(parent.key);
             let head = request
                 .filter(|_| parent.surety != Certainty::Guess)
                 .and_then(|request| request.head.as_ref());
             self.routes
                 .saw_use(instance, &trial.upstream, head, trial.started);
         }
-        self.attempts.insert(key, trial);
+        self.exchanges.begin_attempt(trial);
         if let Some(index) = behind {
             self.suspect_lost_end(Side::Upstream, Key { index, ..key }, out);
         }
@@ -405,22 +400,14 @@ impl Core {
         }
         if let Some(index) = connection.current {
             let key = Key { cookie, index };
-            let ended = self.requests.edit(key, |request| {
-                let first = request.end.is_none();
-                let last_seen = request.last_seen();
-                request
-                    .end
-                    .get_or_insert((Some(End::LocalClose), last_seen));
-                first
-            });
-            if ended == Some(true) {
+            if self.exchanges.end_unseen(key, Some(End::LocalClose)) {
                 self.connections.mark_ended(key);
                 self.resolve(key, out);
             }
-            if let Some(trial) = self.attempts.remove(key) {
+            if let Some(trial) = self.exchanges.take_attempt(key) {
                 self.counts.attempts.foreign += 1;
                 if let Some(parent) = trial.parent {
-                    self.no_longer_open(parent.key, key);
+                    self.exchanges.no_longer_serves(key, parent.key);
                     self.resolve_if_ready(parent.key, out);
                 }
             }
@@ -537,17 +524,9 @@ impl Core {
     /// When the table is full, connections idle for a minute make room; at most once a
     /// second, since it walks the table.
     pub(super) fn make_room(&mut self) {
-        if self.connections.is_full() && self.clock >= self.next_squeeze {
-            self.next_squeeze = self.clock.saturating_add(SECOND);
-            self.connections
-                .sweep(self.clock.saturating_sub(60 * SECOND));
+        if self.connections.is_full() && self.pace.squeezes() {
+            self.connections.sweep(self.pace.before(60 * SECOND));
         }
-    }
-
-    pub(super) fn has_room_for_attempt(&mut self) -> bool {
-        let room = self.attempts.len() + self.held < self.limits.attempts;
-        self.counts.attempts_refused += u64::from(!room);
-        room
     }
 }
 

@@ -58,7 +58,7 @@ impl Core {
     }
 
     fn over(&mut self, mut trial: Box<Trial>, end: End, out: &mut Vec<Event>) {
-        if !self.has_room_for_attempt() {
+        if !self.exchanges.has_room_for_attempt() {
             return;
         }
         self.counts.attempts.begun += 1;
@@ -77,7 +77,10 @@ impl Core {
         errand: Option<Errand>,
         out: &mut Vec<Event>,
     ) {
-        let Some(tgid) = socket.tgid.filter(|_| self.has_room_for_attempt()) else {
+        let Some(tgid) = socket
+            .tgid
+            .filter(|_| self.exchanges.has_room_for_attempt())
+        else {
             return;
         };
         let mut trial = Box::new(Trial::of_connection(
@@ -93,7 +96,7 @@ impl Core {
         let head = trial
             .parent
             .filter(|parent| parent.surety != Certainty::Guess)
-            .and_then(|parent| self.requests.get(parent.key)?.head.as_ref());
+            .and_then(|parent| self.exchanges.request(parent.key)?.head.as_ref());
         let route = head.map(|head| self.routes.of(head));
         self.unread
             .connected(tgid, &trial.upstream, route, trial.ended);
@@ -125,7 +128,7 @@ impl Core {
     ) -> Option<Key> {
         let errand = errand.filter(|errand| errand.age_us <= YOUNG_US)?;
         let key = Key::of(errand);
-        let request = self.requests.get(key)?;
+        let request = self.exchanges.request(key)?;
         let same_process = request.tgid.is_none() || request.tgid == tgid;
         let open = request.is_open_at(at) || request.is_open_at(at.saturating_add(SLACK));
         (same_process && open).then_some(key)
@@ -133,7 +136,7 @@ impl Core {
 
     /// A connection that was opened or used for this request is still open, so that more may be reported.
     pub(super) fn has_unread_under_way(&mut self, key: Key) -> bool {
-        let tgid = self.requests.get(key).and_then(|request| request.tgid);
+        let tgid = self.exchanges.request(key).and_then(|request| request.tgid);
         tgid.is_some_and(|tgid| {
             let mut open = self.connections.used_for(tgid, key);
             open.next().is_some()
@@ -161,7 +164,6 @@ impl Core {
         let dropped: Vec<_> = tries
             .extract_if(.., |trial| trial.unread && (!missed || goes(trial)))
             .collect();
-        self.held -= dropped.len();
         self.counts.attempts.foreign += dropped.len() as u64;
         if !missed {
             for trial in dropped {
@@ -195,7 +197,6 @@ impl Core {
             // Its end is not reported again.
             self.connections.mark_ended(trial.key);
             self.counts.attempts.begun += 1;
-            self.held += 1;
             tries.push(Box::new(trial));
         }
     }
@@ -285,7 +286,7 @@ impl Core {
             .map(|head| self.routes.of(head));
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
-            let settled = self.clock.saturating_sub(STILL_OPEN);
+            let settled = self.pace.before(STILL_OPEN);
             let mut open = Used::Nothing;
             let outgoing = self.connections.outgoing();
             outgoing.open_since(tgid, settled, &mut open);

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::Core;
 use super::answered::{answers_for_upstream, decisive, error_of, masked};
-use super::joining::{is_stranger, let_go};
 use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
@@ -38,26 +37,13 @@ impl Core {
             self.without_request(trial, out);
             return;
         };
-        if !self.requests.contains(parent.key) {
+        if !self.exchanges.requests().contains(parent.key) {
             // Its request was forgotten.
             trial.parent = None;
             self.without_request(trial, out);
             return;
         }
-        let most = self.limits.attempts_per_request.max(1);
-        let crowded_out = self.requests.edit(parent.key, |request| {
-            request.open.retain(|open| *open != trial.key);
-            // The last attempts are those that explain the answer.
-            let crowded_out = (request.tries.len() >= most).then(|| request.tries.remove(0));
-            request.tries.reserve_exact(1);
-            request.tries.push(trial);
-            crowded_out
-        });
-        let crowded_out = crowded_out.flatten();
-        self.held += 1;
-        if let Some(oldest) = crowded_out {
-            self.held -= 1;
-            self.counts.attempts_crowded_out += 1;
+        if let Some(oldest) = self.exchanges.put_to_request(trial, parent.key) {
             self.tell_alone(oldest, out);
         }
         self.resolve_if_ready(parent.key, out);
@@ -84,7 +70,6 @@ impl Core {
             self.tell_alone(trial, out);
             return;
         }
-        self.held += 1;
         self.wait_for_request(trial, out);
     }
 
@@ -93,7 +78,7 @@ impl Core {
             return;
         }
         self.take_back_lent(key, out);
-        if let Some(oldest) = self.waiting.push(self.clock, key) {
+        if let Some(oldest) = self.exchanges.wait_for_attempts(self.pace.now(), key) {
             self.resolve(oldest, out);
         }
     }
@@ -101,14 +86,14 @@ impl Core {
     /// Resolves the request when it is over and nothing more can be expected: no attempt
     /// is under way, and an error has an attempt that failed.
     pub(super) fn resolve_if_ready(&mut self, key: Key, out: &mut Vec<Event>) -> bool {
-        let Some(request) = self.requests.get(key) else {
+        let Some(request) = self.exchanges.request(key) else {
             return false;
         };
         if request.end.is_none() || !request.open.is_empty() {
             return false;
         }
         self.give_to_next(key, out);
-        let Some(request) = self.requests.get(key) else {
+        let Some(request) = self.exchanges.request(key) else {
             return false;
         };
         let outcome = request.outcome();
@@ -156,37 +141,32 @@ impl Core {
 
     /// The verdict on a request that is over, and on its attempts.
     pub(super) fn resolve(&mut self, key: Key, out: &mut Vec<Event>) {
-        let Some(mut request) = self.requests.remove(key) else {
+        let Some(mut request) = self.exchanges.take_request(key) else {
             return;
         };
         let mut outcome = request.outcome();
         // A client that has closed resets what it gets then; one that only sends no more takes it.
-        let whole = self.lost_at.is_none_or(|lost| lost < request.started);
+        let whole = self.losses.none_since(request.started);
         if whole && self.may_have_stayed(key, &outcome) {
             outcome.client_gone = None;
         }
-        let_go(&mut self.attempts, &mut request);
+        self.exchanges.let_go(&mut request);
         self.give_up_open(&mut request, &outcome);
         for open in &request.open {
-            if let Some(trial) = self.attempts.get_mut(*open) {
+            if let Some(trial) = self.exchanges.attempt_mut(*open) {
                 trial.outcome = Some(Box::new(outcome));
             }
         }
-        let mut tries = std::mem::take(&mut request.tries);
         // Whose request it is was not known when they were joined: it is by now.
-        let strangers: Vec<_> = tries
-            .extract_if(.., |trial| is_stranger(trial, &request))
-            .collect();
-        self.held -= strangers.len();
-        for mut stranger in strangers {
+        for mut stranger in request.take_strangers() {
             stranger.parent = None;
             self.tell_alone(stranger, out);
         }
+        let mut tries = std::mem::take(&mut request.tries);
         self.take_unread(key, &request, &outcome, &mut tries);
         for trial in &mut tries {
             self.look_around(trial);
         }
-        self.held -= tries.len();
         let seen_end = request.end.and_then(|(end, _)| end);
         let end_lost = matches!(seen_end, None | Some(End::Superseded));
         if end_lost && outcome.code.is_none() {
@@ -313,12 +293,12 @@ impl Core {
             given && trial.flags.head_cut() && trial.response_began()
         };
         for key in std::mem::take(&mut request.open) {
-            let end = match self.attempts.get(key) {
+            let end = match self.exchanges.attempt(key) {
                 Some(_) if unanswered => Some(End::LocalClose),
                 Some(trial) if is_passed_on(trial) => Some(End::Superseded),
                 _ => None,
             };
-            let taken = end.and_then(|end| Some((end, self.attempts.remove(key)?)));
+            let taken = end.and_then(|end| Some((end, self.exchanges.take_attempt(key)?)));
             let Some((end, mut trial)) = taken else {
                 request.open.push(key);
                 continue;
@@ -326,7 +306,6 @@ impl Core {
             self.connections.mark_ended(key);
             trial.ended = outcome.ended;
             trial.finish(Finish::Exchange(end));
-            self.held += 1;
             request.tries.push(trial);
         }
     }
@@ -335,7 +314,7 @@ impl Core {
     /// lookalike, such as the death of the upstream's process from its own close.
     fn failure_of(&self, trial: &Trial, request: Option<&Outcome>) -> Option<Failure> {
         let failure = judge(&Case { trial, request })?;
-        let whole = self.lost_at.is_none_or(|lost| lost < trial.started);
+        let whole = self.losses.none_since(trial.started);
         let least = if whole {
             Certainty::Proof
         } else {
@@ -422,17 +401,11 @@ impl Core {
         }
     }
 
-    /// The attempt `key` is no longer under way and will not come to its request.
-    pub(super) fn no_longer_open(&mut self, request: Key, key: Key) {
-        self.requests
-            .edit(request, |request| request.open.retain(|open| *open != key));
-    }
-
     /// How sure it is that the last attempt known is the last there was. Proof when nothing is known
     /// to be missing, none is under way, the answer followed it at once, and the process made no
     /// other one since, for nobody knows whom.
     fn least_surety(&self, request: &OpenRequest, outcome: &Outcome, last: &Attempt) -> Certainty {
-        let complete = self.lost_at.is_none_or(|lost| lost < request.started);
+        let complete = self.losses.none_since(request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let prompt = answered.saturating_sub(last.ended) <= PROMPT;
         if complete && prompt && request.open.is_empty() && !self.has_unjoined(last, answered) {

@@ -107,9 +107,13 @@ impl Core {
         let route = head.map(|head| self.routes.of(head));
         Situation {
             code: outcome.code,
-            records_lost: self.lost_at.is_some_and(|lost| lost >= from),
-            connects_unseen: self.connects_unseen,
-            unjoined: self.unjoined.last_of(tgid).is_some_and(|at| at >= from),
+            records_lost: !self.losses.none_since(from),
+            connects_unseen: self.losses.connects_unseen(),
+            unjoined: self
+                .exchanges
+                .unjoined()
+                .last_of(tgid)
+                .is_some_and(|at| at >= from),
             used,
             may_have_used,
             lookup: self.lookups.of_request(tgid, key, route, from, to),
