@@ -54,7 +54,7 @@ fn request_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, 
     }
     let between = flow.phase == phase::IDLE;
     let request_complete = flow.exchange.request_bytes >= flow.request_total;
-    if !between && !request_complete {
+    if !between && !request_complete && !may_be_next(flow, payload) {
         flow.exchange.request_bytes += u64::from(payload.len) + u64::from(payload.hole);
         if flow.phase == phase::REQUEST {
             flow.exchange.request_last_ns = now;
@@ -63,8 +63,15 @@ fn request_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, 
         return false;
     }
     let start = source.prefix(payload);
-    if !is_request(start, payload.len) {
-        world.count(Tally::LEFTOVER);
+    // Behind a hole a few letters may be the middle of a head.
+    let may_be_inside = payload.hole != 0 && payload.len < 8;
+    if may_be_inside || !is_request(start, payload.len) {
+        // Asked anew: the compiler would write the question above twice, once for each answer.
+        if between || S::World::opaque(&flow.request_total) != u64::MAX {
+            world.count(Tally::LEFTOVER);
+        } else {
+            flow.exchange.request_bytes += u64::from(payload.len) + u64::from(payload.hole);
+        }
         return false;
     }
     if between && flow.queued != 0 {
@@ -106,6 +113,14 @@ fn request_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, 
     true
 }
 
+/// The answer is under way, and where the request ends is not known: it was chunked, which is not
+/// followed. If the end of the answer is missed, the next request may begin in any segment. Less than a
+/// word may be a part of the upload.
+#[inline(always)]
+fn may_be_next<M: Machine>(flow: &Flow<M>, payload: Payload) -> bool {
+    flow.phase == phase::RESPONSE_BODY && flow.request_total == u64::MAX && payload.len >= 8
+}
+
 /// The segment that ends the body of a request may go on with the next request.
 #[inline(always)]
 fn behind_body<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload) {
@@ -126,7 +141,11 @@ fn response_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload,
     let world = source.world();
     match flow.phase {
         phase::IDLE => {
-            if !flow.flags.has::<{ flag::PIPELINED }>() {
+            // Of an answer that began behind another, this may be the rest.
+            let begins = payload.len >= 8
+                && source.load_u64(payload.offset).unwrap_or(0) & SEVEN_BYTES == HTTP_1;
+            if !flow.flags.has::<{ flag::PIPELINED }>() || !begins {
+                queue::is_unknown(flow);
                 world.count(Tally::UNSOLICITED);
                 return false;
             }
