@@ -58,7 +58,7 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
