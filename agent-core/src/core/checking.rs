@@ -30,7 +30,11 @@ impl Core {
         }
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
-        if self.has_waiting(Some(tgid), trial.started, None) || self.may_be_pipelined(trial) {
+        if self
+            .exchanges
+            .has_waiting(Some(tgid), trial.started, None, &self.processes)
+            || self.may_be_pipelined(trial)
+        {
             let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
             let is_known = self.checks.is_known(name, trial.started);
             // A request with the line of a check would have been joined by that. A connect has no line.
@@ -121,7 +125,9 @@ impl Core {
 
     /// A request that waits has tried that upstream before: a proxy tries again by a timer as well.
     fn is_tried(&self, tgid: u32, trial: &Trial) -> bool {
-        let mut waiting = self.waiting_at(tgid, trial.started);
+        let mut waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes);
         waiting.any(|(_, request)| {
             let mut tries = request.tries.iter();
             tries.any(|earlier| earlier.upstream == trial.upstream)

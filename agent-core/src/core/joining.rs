@@ -10,7 +10,7 @@ use super::Core;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::cause::rules::{Case, judge};
-use crate::event::{Attempt, Event, Join, Upstream};
+use crate::event::{Event, Join, Upstream};
 use crate::join;
 use crate::observation::Nanos;
 use crate::parent::Parent;
@@ -81,7 +81,10 @@ impl Core {
             .exchanges
             .requests()
             .failed(tgid, trial.started..=Nanos::MAX);
-        let waiting = self.waiting_at(tgid, trial.started).chain(answered);
+        let waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes)
+            .chain(answered);
         let parent = join::only(trial, waiting)?;
         let request = self.exchanges.request(parent.key)?;
         let own = self.exchanges.requests().owner(request) == Some(tgid);
@@ -123,7 +126,9 @@ impl Core {
     /// that one's than one's that came before and got its error: HAProxy tries again after a second.
     fn last_to_wait(&self, trial: &Trial) -> Option<Nanos> {
         // Those that came last are looked at first.
-        let mut waiting = self.waiting_at(trial.tgid?, trial.started);
+        let mut waiting = self
+            .exchanges
+            .waiting_at(trial.tgid?, trial.started, &self.processes);
         waiting.next().map(|(_, other)| other.started)
     }
 
@@ -217,7 +222,9 @@ impl Core {
         if self.is_known_check(trial) || self.is_of_unread_client(trial) {
             return;
         }
-        let waiting = self.waiting_at(tgid, trial.started);
+        let waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes);
         if let Some((parent, started)) = join::by_touch(trial, waiting) {
             trial.adopt(parent, started);
         }
@@ -262,7 +269,12 @@ impl Core {
         if self.is_checked(failed)
             || self.is_of_unread_client(failed)
             || failed.tgid.is_some_and(tried_another)
-            || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
+            || self.exchanges.has_waiting(
+                failed.tgid,
+                failed.started,
+                Some(parent.key),
+                &self.processes,
+            )
         {
             return;
         }
@@ -314,17 +326,8 @@ impl Core {
         };
         let Some(tgid) = tgid else { return };
         let over = at.saturating_sub(timing::AT_ONCE)..=at.saturating_add(timing::SLACK);
-        let lender = self
-            .exchanges
-            .requests()
-            .tried(tgid, over)
-            .find_map(|(key, request)| {
-                let lent = request.tries.last().is_some_and(|last| is_lent(last));
-                (key != answered && lent).then_some(key)
-            });
-        let lent =
-            lender.and_then(|lender| self.exchanges.edit(lender, |request| request.tries.pop()));
-        let Some(mut trial) = lent.flatten() else {
+        let lent = self.exchanges.take_last_try(tgid, over, answered, is_lent);
+        let Some(mut trial) = lent else {
             return;
         };
         trial.parent = None;
@@ -358,16 +361,6 @@ impl Core {
         }
     }
 
-    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or
-    /// ended since in an error that nothing explains.
-    pub(super) fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
-        tgid.is_some_and(|tgid| {
-            let answered = self.exchanges.requests().failed(tgid, at..=Nanos::MAX);
-            let mut waiting = self.waiting_at(tgid, at).chain(answered);
-            waiting.any(|(key, request)| Some(key) != except && request.is_open_at(at))
-        })
-    }
-
     /// The thread that made the attempt had read a request: its process has clients where that arrived.
     fn learn_server(&mut self, trial: &Trial) {
         let (Some(errand), Some(tgid)) = (trial.errand, trial.tgid) else {
@@ -399,31 +392,6 @@ impl Core {
         }
     }
 
-    /// Requests that have waited for an upstream since `at` or before, but those of other programs
-    /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
-    /// who has read it, most often one of an upstream that is on this host as well, is taken for the
-    /// process's only as long as that may connect for it.
-    pub(super) fn waiting_at(
-        &self,
-        tgid: u32,
-        at: Nanos,
-    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
-        let waiting = self.exchanges.requests().waiting(tgid, at);
-        waiting.filter(move |(_, request)| {
-            let own = self
-                .exchanges
-                .requests()
-                .is_of(request, Some(tgid), &self.processes);
-            let nobodys = self.exchanges.requests().owner(request).is_none();
-            let was_served = request
-                .tries
-                .iter()
-                .any(|trial| trial.started <= at && trial.ended >= at);
-            let is_its = own || (nobodys && !timing::is_late(request.started, at));
-            is_its && request.is_open_at(at) && !was_served
-        })
-    }
-
     /// A connection that no request is known for was begun at `started` and over at `ended`. When none
     /// waited for an upstream, others than the requests that are seen use it. Returns whether that is so.
     pub(super) fn look_for_check(
@@ -437,7 +405,10 @@ impl Core {
             return false;
         };
         let brief = ended.saturating_sub(started) <= BRIEF;
-        let unasked = brief && !self.has_waiting(Some(tgid), started, None);
+        let unasked = brief
+            && !self
+                .exchanges
+                .has_waiting(Some(tgid), started, None, &self.processes);
         if unasked {
             let instance = self.processes.instance(tgid);
             self.routes.saw_unasked(instance, upstream, ended);
@@ -460,20 +431,5 @@ impl Core {
         if let Some(oldest) = self.exchanges.wait_for_request(self.pace.now(), trial) {
             self.tell_alone(oldest, out);
         }
-    }
-
-    /// Whether an attempt of the same process that was joined to no request ended between `last` and
-    /// the answer: it may be the one that was answered for.
-    pub(super) fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
-        let tgid = last.proxy.tgid;
-        let until = answered.saturating_add(timing::SLACK);
-        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
-        self.exchanges.unjoined().last_of(tgid).is_some_and(between)
-            || self
-                .exchanges
-                .orphans()
-                .over(Some(tgid), last.ended..=until)
-                .next()
-                .is_some()
     }
 }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::Core;
-use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use crate::attempt::{Finish, Trial, seconds};
+use crate::cause::answer::{answers_for_upstream, decisive, error_of, masked};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Event, Failure, Join, Request};
@@ -408,7 +408,11 @@ impl Core {
         let complete = self.losses.none_since(request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let prompt = answered.saturating_sub(last.ended) <= PROMPT;
-        if complete && prompt && request.open.is_empty() && !self.has_unjoined(last, answered) {
+        // One that was joined to no request may be the one that was answered for.
+        let until = answered.saturating_add(timing::SLACK);
+        let tgid = last.proxy.tgid;
+        let has_other = || self.exchanges.has_unjoined(tgid, last.ended..=until);
+        if complete && prompt && request.open.is_empty() && !has_other() {
             Certainty::Proof
         } else {
             Certainty::Strong
