@@ -119,7 +119,11 @@ impl Core {
         }
         let instance = self.processes.instance(tgid);
         let head = request.head.as_ref();
-        !head.is_some_and(|head| self.routes.goes_to(instance, head, &trial.upstream))
+        !head.is_some_and(|head| {
+            self.upstreams
+                .routes()
+                .goes_to(instance, head, &trial.upstream)
+        })
     }
 
     /// When the last of the requests came that waited for an upstream when the attempt began. It is rather
@@ -139,7 +143,9 @@ impl Core {
             .zip(request.head.as_ref())
             .is_some_and(|(proxy, head)| {
                 let instance = self.processes.instance(proxy.tgid);
-                self.routes.goes_elsewhere(instance, head, &trial.upstream)
+                self.upstreams
+                    .routes()
+                    .goes_elsewhere(instance, head, &trial.upstream)
             })
     }
 
@@ -411,14 +417,14 @@ impl Core {
                 .has_waiting(Some(tgid), started, None, &self.processes);
         if unasked {
             let instance = self.processes.instance(tgid);
-            self.routes.saw_unasked(instance, upstream, ended);
+            self.upstreams.saw_unasked(instance, upstream, ended);
         }
         unasked
     }
 
     fn is_checked(&self, trial: &Trial) -> bool {
         self.processes.proxy(trial.tgid).is_some_and(|proxy| {
-            self.routes.is_checked(
+            self.upstreams.routes().is_checked(
                 self.processes.instance(proxy.tgid),
                 &trial.upstream,
                 trial.ended,
