@@ -1,8 +1,9 @@
 //! Why an attempt failed, or why a request got its 5xx.
 //!
 //! The names and their labels are here; the evidence each needs is in `rules`, in the
-//! order in which it is asked for.
+//! order in which it is asked for. Which attempt a request was answered for is in `answer`.
 
+pub(crate) mod answer;
 pub(crate) mod rules;
 
 /// The cause of a failed attempt or of a gateway error. The label is the public name.

@@ -4,10 +4,9 @@
 //! which of them are checks. A check comes again and again, in even intervals; what is made for
 //! clients that cannot be read does not.
 
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
-
-use rustc_hash::FxHasher;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Arc, LazyLock};
 
 use crate::event::{Check, Upstream};
 use crate::observation::{Nanos, RequestHead};
@@ -46,6 +45,10 @@ const TRIED_FOR: Nanos = 60_000_000_000;
 /// A timer that is not disturbed fires within this part of its interval, and within this time, ns.
 const PRECISION: (Nanos, Nanos) = (32, 5_000_000);
 
+/// For how long a proxy may have no CPU when a check of it is due, ns. Too small: on a crowded host the first
+/// of frequent checks that is refused is a failed attempt. Too large: a failed attempt is a check.
+const TAKEN_AWAY: Nanos = 150_000_000;
+
 /// Failed checks of an upstream that are remembered: an attempt is judged a while after its end.
 const FAILED: usize = 4;
 
@@ -74,10 +77,10 @@ impl Name {
     }
 }
 
+/// Seeded, for clients choose paths.
 fn hash(what: impl Hash) -> u64 {
-    let mut hasher = FxHasher::default();
-    what.hash(&mut hasher);
-    hasher.finish()
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    SEED.hash_one(what)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -180,14 +183,12 @@ impl Checks {
     /// is due as any other.
     fn due(&self, name: Name, at: Nanos) -> Option<Series> {
         let asking = self.asking.get(&name);
-        let is_due = |series: &&Series| is_even(at.saturating_sub(series.last), series.interval);
+        let is_due = |series: &&Series| {
+            let since = at.saturating_sub(series.last);
+            let late = since.saturating_sub(series.interval);
+            is_even(since, series.interval) || (1..=TAKEN_AWAY).contains(&late)
+        };
         asking.filter(is_due).copied()
-    }
-
-    /// Checks of that server asked something lately.
-    pub(crate) fn asks(&self, name: Name, at: Nanos) -> bool {
-        let asking = self.asking.get(&name.connect());
-        asking.is_some_and(|series| at.saturating_sub(series.last) <= AGAIN_WITHIN)
     }
 
     /// Attempts of that name were checks lately.

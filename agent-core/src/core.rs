@@ -2,11 +2,11 @@
 //!
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
-//! is in `observe`, how attempts come to their requests in `joining`, those whose talk is not
-//! read in `unread`, what else is known of their end in `around`, how both come to their verdict in `verdict`, `answered` and `without`, and
-//! what happens by the mere passing of time in `time`.
+//! is in `observe` and `connecting`, how attempts come to their requests in `joining`, how health checks
+//! are told from them in `checking`, those whose talk is not read in `unread`, what else is known of
+//! their end in `around`, how both come to their verdict in `verdict` and `without`, and what happens by
+//! the mere passing of time in `time`. What is kept is in parts of their own: [`Exchanges`] first.
 
-mod answered;
 mod around;
 mod checking;
 mod connecting;
@@ -19,7 +19,6 @@ mod without;
 
 use rustc_hash::FxHashMap;
 
-use crate::checks::Checks;
 use crate::connection::Connections;
 use crate::departures::Departures;
 use crate::event::{Event, Proxy, ServerName, Upstream};
@@ -29,12 +28,11 @@ use crate::lookups::Lookups;
 use crate::losses::Losses;
 use crate::observation::{Lookup, Nanos, Observation};
 use crate::pace::Pace;
-use crate::patience::Patience;
 use crate::peers::Peers;
 use crate::process::{ProcessInfo, Processes};
 use crate::recent::Recent;
-use crate::routes::Routes;
 use crate::unread::Unread;
+use crate::upstreams::Upstreams;
 
 /// All state of the core. It reads no clock: time is that of the observations and of
 /// [`Core::advance`].
@@ -46,14 +44,12 @@ pub struct Core {
     processes: Processes,
     connections: Connections,
     exchanges: Exchanges,
-    routes: Routes,
-    checks: Checks,
+    upstreams: Upstreams,
     lookups: Lookups,
     peers: Peers,
     /// The servers that ClientHellos named, by the cookie of the socket that they left on.
     hellos: Recent<u64, ServerName>,
     departures: Departures,
-    patience: Patience,
     /// Uses of connections whose talk is not read, of which it is not known for whom.
     unread: Unread,
     /// Processes that turned out to be none, since last asked.
@@ -98,13 +94,11 @@ impl Core {
             processes: Processes::new(limits.processes),
             connections: Connections::new(limits.connections, limits.closed),
             exchanges: Exchanges::new(&limits),
-            routes: Routes::default(),
-            checks: Checks::default(),
+            upstreams: Upstreams::default(),
             lookups: Lookups::default(),
             peers: Peers::default(),
             hellos: Recent::new(HELLOS),
             departures: Departures::default(),
-            patience: Patience::default(),
             unread: Unread::default(),
             bystanders: Vec::new(),
             counts: Counts::default(),
@@ -211,11 +205,11 @@ impl Core {
             errands_unmatched,
             requests_looked_at: requests.looked_at(),
             connections_looked_at: self.connections.outgoing().looked_at()
-                + self.routes.looked_at(),
+                + self.upstreams.routes().looked_at(),
             evidence: [
-                ("routes", self.routes.routes()),
-                ("upstreams", self.routes.upstreams()),
-                ("checks", self.checks.len()),
+                ("routes", self.upstreams.routes().routes()),
+                ("upstreams", self.upstreams.routes().upstreams()),
+                ("checks", self.upstreams.checks().len()),
                 ("servers", requests.servers()),
                 ("deaths", self.peers.deaths().len()),
                 ("resets", self.peers.resets().len()),
@@ -225,12 +219,15 @@ impl Core {
                 ("readers", self.peers.readers().len()),
                 ("hellos", self.hellos.len()),
                 ("departures", self.departures.len()),
-                ("patience", self.patience.len()),
+                ("patience", self.upstreams.patience().len()),
             ],
             forgotten: [
-                ("routes_forgotten", self.routes.routes_refused()),
-                ("upstreams_forgotten", self.routes.upstreams_refused()),
-                ("checks_forgotten", self.checks.forgotten()),
+                ("routes_forgotten", self.upstreams.routes().routes_refused()),
+                (
+                    "upstreams_forgotten",
+                    self.upstreams.routes().upstreams_refused(),
+                ),
+                ("checks_forgotten", self.upstreams.checks().forgotten()),
                 ("servers_forgotten", requests.servers_forgotten()),
                 ("deaths_forgotten", self.peers.deaths().forgotten()),
                 ("resets_forgotten", self.peers.resets().forgotten()),
@@ -240,7 +237,7 @@ impl Core {
                 ("readers_forgotten", self.peers.readers().forgotten()),
                 ("hellos_forgotten", self.hellos.forgotten()),
                 ("departures_forgotten", self.departures.forgotten()),
-                ("patience_forgotten", self.patience.forgotten()),
+                ("patience_forgotten", self.upstreams.patience().forgotten()),
             ],
             unread_clients: self.processes.unread_clients(),
             request_ledger,

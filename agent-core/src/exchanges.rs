@@ -14,9 +14,11 @@ use crate::network::Network;
 use crate::observation::{End, Nanos, RequestHead, Side};
 use crate::orphans::Orphans;
 use crate::parent::Parent;
+use crate::process::Processes;
 use crate::request::OpenRequest;
 use crate::requests::Requests;
 use crate::table::{Deadlines, Key, Table};
+use crate::timing::is_late;
 use crate::unjoined::Unjoined;
 
 /// All requests and attempts that are kept.
@@ -141,6 +143,70 @@ impl Exchanges {
     /// Process `tgid` of `network` has a client at `address`.
     pub(crate) fn saw_server(&mut self, address: SocketAddr, tgid: u32, network: Option<Network>) {
         self.requests.saw_server(address, tgid, network);
+    }
+
+    /// Requests that have waited for an upstream since `at` or before, but those of other programs
+    /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
+    /// who has read it, most often one of an upstream that is on this host as well, is taken for the
+    /// process's only as long as that may connect for it.
+    pub(crate) fn waiting_at(
+        &self,
+        tgid: u32,
+        at: Nanos,
+        processes: &Processes,
+    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
+        let waiting = self.requests.waiting(tgid, at);
+        waiting.filter(move |(_, request)| {
+            let own = self.requests.is_of(request, Some(tgid), processes);
+            let nobodys = self.requests.owner(request).is_none();
+            let was_served = request
+                .tries
+                .iter()
+                .any(|trial| trial.started <= at && trial.ended >= at);
+            let is_its = own || (nobodys && !is_late(request.started, at));
+            is_its && request.is_open_at(at) && !was_served
+        })
+    }
+
+    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or
+    /// ended since in an error that nothing explains.
+    pub(crate) fn has_waiting(
+        &self,
+        tgid: Option<u32>,
+        at: Nanos,
+        except: Option<Key>,
+        processes: &Processes,
+    ) -> bool {
+        tgid.is_some_and(|tgid| {
+            let answered = self.requests.failed(tgid, at..=Nanos::MAX);
+            let mut waiting = self.waiting_at(tgid, at, processes).chain(answered);
+            waiting.any(|(key, request)| Some(key) != except && request.is_open_at(at))
+        })
+    }
+
+    /// Whether an attempt of the process that was joined to no request was over then, as far as is known.
+    pub(crate) fn has_unjoined(&self, tgid: u32, between: RangeInclusive<Nanos>) -> bool {
+        let last = self.unjoined.last_of(tgid);
+        let mut orphans = self.orphans.over(Some(tgid), between.clone());
+        last.is_some_and(|ended| between.contains(&ended)) || orphans.next().is_some()
+    }
+
+    /// Takes the last attempt from the first request of the process, other than `except`, whose last
+    /// attempt was over then and `is_its`.
+    pub(crate) fn take_last_try(
+        &mut self,
+        tgid: u32,
+        over: RangeInclusive<Nanos>,
+        except: Key,
+        is_its: impl Fn(&Trial) -> bool,
+    ) -> Option<Box<Trial>> {
+        let mut tried = self.requests.tried(tgid, over);
+        let (key, _) = tried.find(|(key, request)| {
+            let is_its = || request.tries.last().is_some_and(|last| is_its(last));
+            *key != except && is_its()
+        })?;
+        drop(tried);
+        self.requests.edit(key, |request| request.tries.pop())?
     }
 
     /// There is room for another attempt; counted where there is none.

@@ -338,10 +338,11 @@ pub(crate) fn by_touch<'a>(
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
+    answers_first: bool,
 ) -> Option<Parent> {
     let mut weighed: Vec<_> = unexplained
         .filter_map(|(key, request)| {
-            let evidence = evidence::by_answer(trial, key, request)?;
+            let evidence = evidence::by_answer(trial, key, request, answers_first)?;
             Some((evidence, request.started, key))
         })
         .collect();
@@ -381,8 +382,13 @@ pub(crate) fn by_answer<'a>(
 }
 
 /// Whether the answer to the request followed the end of the attempt, and nothing speaks against that.
-pub(crate) fn explains(trial: &Trial, key: Key, request: &OpenRequest) -> bool {
-    evidence::by_answer(trial, key, request).is_some()
+pub(crate) fn explains(
+    trial: &Trial,
+    key: Key,
+    request: &OpenRequest,
+    answers_first: bool,
+) -> bool {
+    evidence::by_answer(trial, key, request, answers_first).is_some()
 }
 
 /// Whether an attempt fits a request that waits: as the first try, soon after the request came;

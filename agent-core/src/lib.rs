@@ -48,6 +48,7 @@ mod timing;
 mod transport;
 mod unjoined;
 mod unread;
+mod upstreams;
 mod whole;
 mod witness;
 

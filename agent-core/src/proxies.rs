@@ -38,6 +38,8 @@ pub(crate) struct Habits {
     /// The same of sending on a connection that is open. Envoy connects at once, but sends in the
     /// next turn of its loop (ConnectionImpl::write), when it has read all clients that are ready.
     pub(crate) sends_at_once: bool,
+    /// It answers its client, and closes the upstream that it has given up after that, when it has a CPU.
+    pub(crate) answers_first: bool,
 }
 
 /// Fail windows are defaults: nginx `fail_timeout` 10 s; Apache httpd balancer `retry` 60 s; Envoy
@@ -50,7 +52,7 @@ const KNOWN: [(&str, Habits); 10] = [
     ("tengine", NGINX),
     ("httpd", waiting(502, checking(at_once(60)))),
     ("envoy", checking(envoy(30))),
-    ("haproxy", checking(later(30))),
+    ("haproxy", HAPROXY),
     ("caddy", later(30)),
     ("traefik", later(30)),
     ("varnish", VARNISH),
@@ -67,6 +69,11 @@ const NGINX: Habits = Habits {
     leaves_alone: true,
     answers_present: true,
     ..at_once(10)
+};
+
+const HAPROXY: Habits = Habits {
+    answers_first: true,
+    ..checking(later(30))
 };
 
 const VARNISH: Habits = Habits {
@@ -86,6 +93,7 @@ const fn at_once(seconds: u64) -> Habits {
         checks_by_timer: false,
         connects_at_once: true,
         sends_at_once: true,
+        answers_first: false,
     }
 }
 

@@ -255,20 +255,40 @@ fn an_attempt_of_a_go_program_is_a_check_from_the_third_in_even_intervals_on() {
     assert_eq!(told.attempts().len(), 2);
 }
 
-/// The first connect that is refused has no request line by which it would be known. Where nobody has asked
-/// for it, it may be late as well: the proxy had no CPU.
+/// The first connect that is refused has no request line by which it would be known. It is late where the
+/// proxy had no CPU when it was due.
 #[test]
-fn the_first_check_that_is_refused_is_one_of_a_server_that_was_checked_before() {
-    for late in [0.0, 900.0] {
+fn a_check_that_is_refused_is_known_by_the_time_at_which_it_is_due() {
+    for (interval, late) in [(2000.0, 0.0), (200.0, 120.0)] {
         let mut seen: Vec<Observation> = (0..4)
-            .flat_map(|number| answered(number, 2000.0 * number as f64, 200))
+            .flat_map(|number| answered(number, interval * number as f64, 200))
             .collect();
-        seen.extend([refused(4, 8000.0 + late), refused(5, 10_000.0)]);
+        let at = 4.0 * interval + late;
+        seen.extend([refused(4, at), refused(5, at + interval)]);
         let told = told(&mut core_of("caddy"), seen);
         let failed = checks(&told)
             .into_iter()
             .filter(|check| check.failure == Some(Cause::ConnectRefused));
         assert_eq!(failed.count(), 2, "{late} ms late: {:#?}", told.events);
+    }
+}
+
+/// A server that is checked each 10 s is asked in the background (`proxy_cache_background_update`, grace of
+/// Varnish), for a client that was answered from the cache.
+#[test]
+fn an_attempt_that_is_not_due_is_no_check() {
+    for program in ["nginx", "varnish", "caddy", "traefik"] {
+        let mut seen: Vec<Observation> = (0..4)
+            .flat_map(|number| answered(number, 10_000.0 * number as f64, 200))
+            .collect();
+        let (a, x) = (client(1), sent(0, 35_000.0).answered(200, 35_000.5));
+        seen.extend([a.request(&x, "GET", "/shop/a"), a.response(&x)]);
+        let u = upstream(104).to(APP).opened(35_001.0);
+        seen.push(u.connect(35_001.1, ConnectOutcome::Reset, errand(1)));
+        let told = told(&mut core_of(program), seen);
+        let attempts = told.attempts();
+        let failed = attempts.iter().filter(|one| one.failure.is_some());
+        assert_eq!(failed.count(), 1, "{program}: {:#?}", told.events);
     }
 }
 

@@ -367,17 +367,26 @@ fn a_check_that_goes_on_failing_is_no_attempt_of_the_client_just_read() {
     );
 }
 
-/// HAProxy answers and then closes upstream; its CPU is taken away in between.
+/// HAProxy answers and then closes upstream; its CPU is taken away in between. No other proxy is known to.
 #[test]
-fn a_connect_that_is_given_up_behind_the_answer_is_why() {
-    for late in [0.1, 1.3, 120.0] {
+fn a_connect_that_haproxy_gives_up_behind_its_answer_may_be_why() {
+    let with = |program, late: f64| {
         let u = upstream(10).to("10.0.3.18:8080").opened(1000.1);
         let mut seen = asked(1, "/dark/a", (1000.0, 2001.0), 503);
         let at = 2001.0 + late;
         seen.push((at, u.connect(at, ConnectOutcome::ClosedByUs, errand(1))));
-        let request = request_of(&observed("haproxy", seen), "/dark/a");
+        let request = request_of(&observed(program, seen), "/dark/a");
         let error = request.error.expect("it got 503");
-        assert_eq!(error.cause, Cause::ConnectTimeout, "{late}: {request:#?}");
+        (error.cause, error.certainty)
+    };
+    for late in [1.3, 120.0] {
+        let found = with("haproxy", late);
+        assert_eq!(found, (Cause::ConnectTimeout, Certainty::Guess), "{late}");
+        for program in ["caddy", "varnish", "traefik"] {
+            let (cause, sure) = with(program, late);
+            assert_ne!(sure, Certainty::Proof, "{program} {late}");
+            assert_ne!((cause, sure), (Cause::ConnectTimeout, Certainty::Strong));
+        }
     }
 }
 

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use super::Core;
 use crate::attempt::{Asked, Trial, seconds};
 use crate::cause::Cause;
-use crate::checks::{self, Name, TRIED_AGAIN_WITHIN};
+use crate::checks::{Name, TRIED_AGAIN_WITHIN};
 use crate::connection::Connection;
 use crate::event::{Check, Event, Failure, Proxy, Upstream};
 use crate::observation::{Nanos, RequestHead};
 use crate::request::OpenRequest;
-use crate::routes;
 use crate::table::Key;
 use crate::timing::{AT_HAND_US, YOUNG_US};
 
@@ -30,18 +29,22 @@ impl Core {
         }
         let young = trial.errand.filter(|errand| errand.age_us <= YOUNG_US);
         let by_timer = self.processes.habits(Some(tgid)).checks_by_timer;
-        if self.has_waiting(Some(tgid), trial.started, None) || self.may_be_pipelined(trial) {
+        if self
+            .exchanges
+            .has_waiting(Some(tgid), trial.started, None, &self.processes)
+            || self.may_be_pipelined(trial)
+        {
             let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-            let is_known = self.checks.is_known(name, trial.started);
+            let is_known = self.upstreams.checks().is_known(name, trial.started);
             // A request with the line of a check would have been joined by that. A connect has no line.
             // What fails its checks gets no requests, so that it does not matter what its thread read.
             let goes_on_failing = || {
-                self.checks.goes_on_failing(name, trial.started)
+                self.upstreams.checks().goes_on_failing(name, trial.started)
                     && !self.has_requests(tgid, &trial.upstream)
             };
             let is_only_checked = || self.is_only_checked(tgid, trial) || goes_on_failing();
             let is_its = trial.head.is_some()
-                || young.is_none() && self.checks.is_next(name, trial.started)
+                || young.is_none() && self.upstreams.checks().is_next(name, trial.started)
                 || is_only_checked() && !self.is_tried(tgid, trial);
             return if is_known && is_its {
                 Asked::Unlikely
@@ -108,24 +111,16 @@ impl Core {
         let (Some(tgid), None) = (trial.tgid, trial.parent) else {
             return false;
         };
-        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
         let may_be_tries = self.processes.has_unread_clients(tgid);
-        // Of a server that is checked, it is the check that is not let in, late or not.
-        let is_expected =
-            || trial.head.is_none() && !may_be_tries && self.checks.asks(name, trial.started);
-        let enough = match trial.asked {
-            Asked::Perhaps => return false,
-            Asked::Beside => checks::BESIDE_REQUESTS,
-            Asked::Unlikely if is_expected() => checks::SURE,
-            Asked::Unlikely => checks::UNASKED,
-            Asked::No => checks::SURE,
-        };
-        self.checks.saw(name, trial.started, enough, may_be_tries)
+        let instance = self.processes.instance(tgid);
+        self.upstreams.is_check(instance, trial, may_be_tries)
     }
 
     /// A request that waits has tried that upstream before: a proxy tries again by a timer as well.
     fn is_tried(&self, tgid: u32, trial: &Trial) -> bool {
-        let mut waiting = self.waiting_at(tgid, trial.started);
+        let mut waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes);
         waiting.any(|(_, request)| {
             let mut tries = request.tries.iter();
             tries.any(|earlier| earlier.upstream == trial.upstream)
@@ -152,20 +147,13 @@ impl Core {
 
     fn has_requests(&self, tgid: u32, upstream: &Upstream) -> bool {
         let instance = self.processes.instance(tgid);
-        self.routes.has_requests(instance, upstream)
+        self.upstreams.routes().has_requests(instance, upstream)
     }
 
     /// Whether the attempt is one of a series of checks, so that no request has to be waited for.
     pub(super) fn is_known_check(&self, trial: &Trial) -> bool {
-        let Some(tgid) = trial.tgid.filter(|_| trial.asked != Asked::Perhaps) else {
-            return false;
-        };
-        let name = self.name_of(tgid, &trial.upstream, trial.head.as_ref());
-        if trial.asked == Asked::Beside {
-            self.checks.is_next(name, trial.started)
-        } else {
-            self.checks.is_known(name, trial.started)
-        }
+        let instance = self.instance_of(trial);
+        instance.is_some_and(|instance| self.upstreams.is_known_check(instance, trial))
     }
 
     /// A check is over. It passed with a status below 400, whether or not the proxy read the rest of
@@ -212,8 +200,11 @@ impl Core {
         let Some(proxy) = self.processes.proxy(Some(tgid)) else {
             return;
         };
-        let name = self.name_of(tgid, &upstream, None);
-        if self.checks.saw(name, started, checks::UNASKED, false) {
+        let instance = self.processes.instance(tgid);
+        if self
+            .upstreams
+            .is_connect_check(instance, &upstream, started)
+        {
             let check = Check {
                 proxy,
                 upstream,
@@ -232,22 +223,8 @@ impl Core {
 
     fn take_check(&mut self, check: Check, out: &mut Vec<Event>) {
         let check = Arc::new(check);
-        let tgid = check.proxy.tgid;
-        if check.failure.is_some() {
-            let instance = self.processes.instance(tgid);
-            self.checks.failed(instance, &check);
-        }
-        let outcome = routes::Outcome {
-            used: None,
-            started: check.ended,
-            ended: check.ended,
-            passed_over: false,
-            failure: check.failure,
-            check: Some(Arc::clone(&check)),
-            instance: self.processes.instance(tgid),
-            tgid,
-        };
-        self.routes.record(None, &check.upstream, outcome);
+        let instance = self.processes.instance(check.proxy.tgid);
+        self.upstreams.check_is_over(instance, &check);
         out.push(Event::Check(check));
     }
 

@@ -10,7 +10,7 @@ use super::Core;
 use crate::attempt::Trial;
 use crate::cause::Certainty;
 use crate::cause::rules::{Case, judge};
-use crate::event::{Attempt, Event, Join, Upstream};
+use crate::event::{Event, Join, Upstream};
 use crate::join;
 use crate::observation::Nanos;
 use crate::parent::Parent;
@@ -81,7 +81,10 @@ impl Core {
             .exchanges
             .requests()
             .failed(tgid, trial.started..=Nanos::MAX);
-        let waiting = self.waiting_at(tgid, trial.started).chain(answered);
+        let waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes)
+            .chain(answered);
         let parent = join::only(trial, waiting)?;
         let request = self.exchanges.request(parent.key)?;
         let own = self.exchanges.requests().owner(request) == Some(tgid);
@@ -116,14 +119,20 @@ impl Core {
         }
         let instance = self.processes.instance(tgid);
         let head = request.head.as_ref();
-        !head.is_some_and(|head| self.routes.goes_to(instance, head, &trial.upstream))
+        !head.is_some_and(|head| {
+            self.upstreams
+                .routes()
+                .goes_to(instance, head, &trial.upstream)
+        })
     }
 
     /// When the last of the requests came that waited for an upstream when the attempt began. It is rather
     /// that one's than one's that came before and got its error: HAProxy tries again after a second.
     fn last_to_wait(&self, trial: &Trial) -> Option<Nanos> {
         // Those that came last are looked at first.
-        let mut waiting = self.waiting_at(trial.tgid?, trial.started);
+        let mut waiting = self
+            .exchanges
+            .waiting_at(trial.tgid?, trial.started, &self.processes);
         waiting.next().map(|(_, other)| other.started)
     }
 
@@ -134,7 +143,9 @@ impl Core {
             .zip(request.head.as_ref())
             .is_some_and(|(proxy, head)| {
                 let instance = self.processes.instance(proxy.tgid);
-                self.routes.goes_elsewhere(instance, head, &trial.upstream)
+                self.upstreams
+                    .routes()
+                    .goes_elsewhere(instance, head, &trial.upstream)
             })
     }
 
@@ -144,9 +155,10 @@ impl Core {
         // Proxies write an error of their own in one go: it ends when it begins.
         // What is passed on begins before the attempt is over.
         let began = trial.began_to_answer().unwrap_or(trial.ended);
+        let answers_first = self.processes.habits(trial.tgid).answers_first;
         let since = began
             .min(trial.ended)
-            .saturating_sub(join::ends_within(trial));
+            .saturating_sub(join::ends_within(trial, answers_first));
         let until = trial.ended.saturating_add(timing::DELAYED);
         let Some(tgid) = trial.tgid else { return };
         if self.is_known_check(trial) || self.is_of_unread_client(trial) {
@@ -158,12 +170,12 @@ impl Core {
         let unexplained = unexplained.filter(|(_, request)| {
             // With time to do something else in between, nothing else may speak against it.
             let failed = request.outcome().failed_at().unwrap_or(until);
-            let at_once = failed.saturating_sub(trial.ended) <= timing::AT_ONCE;
+            let at_once = failed.abs_diff(trial.ended) <= timing::AT_ONCE;
             let has_later = || last_to_wait.is_some_and(|last| last > request.started);
             let doubted = || checked || self.goes_elsewhere(trial, request) || has_later();
             (at_once || !doubted()) && !self.has_used_another(trial, request)
         });
-        let Some(mut parent) = join::by_answer(trial, unexplained) else {
+        let Some(mut parent) = join::by_answer(trial, unexplained, answers_first) else {
             return;
         };
         if self.is_outdone(trial, parent) {
@@ -179,7 +191,10 @@ impl Core {
             parent.surety = parent.surety.max(self.least_surety_of(trial, request));
             // Nothing but the time speaks for it, and a connection that is not read was used meanwhile.
             let touched = parent.witnesses.has_any(Witnesses::ERRAND);
-            if !touched && self.may_use_another(tgid, request) {
+            let failed = request.outcome().failed_at();
+            let is_behind = failed.is_some_and(|at| at.saturating_add(timing::SLACK) < trial.ended);
+            let is_connect = trial.exchange.is_none();
+            if is_connect && is_behind || !touched && self.may_use_another(tgid, request) {
                 parent.surety = Certainty::Guess;
             }
             trial.adopt(parent, request.started);
@@ -195,6 +210,7 @@ impl Core {
         let Some(request) = self.exchanges.request(parent.key) else {
             return false;
         };
+        let answers_first = self.processes.habits(trial.tgid).answers_first;
         let answered = request.outcome().failed_at().unwrap_or(trial.ended);
         let later = trial.ended.saturating_add(1)..=answered.saturating_add(timing::SLACK);
         let mut later = self.exchanges.orphans().over(trial.tgid, later);
@@ -203,7 +219,7 @@ impl Core {
                 other.upstream != trial.upstream
                     && !self.may_be_first_check(other, request)
                     && !self.is_of_unread_client(other)
-                    && join::explains(other, parent.key, request)
+                    && join::explains(other, parent.key, request, answers_first)
             })
     }
 
@@ -217,7 +233,9 @@ impl Core {
         if self.is_known_check(trial) || self.is_of_unread_client(trial) {
             return;
         }
-        let waiting = self.waiting_at(tgid, trial.started);
+        let waiting = self
+            .exchanges
+            .waiting_at(tgid, trial.started, &self.processes);
         if let Some((parent, started)) = join::by_touch(trial, waiting) {
             trial.adopt(parent, started);
         }
@@ -262,7 +280,12 @@ impl Core {
         if self.is_checked(failed)
             || self.is_of_unread_client(failed)
             || failed.tgid.is_some_and(tried_another)
-            || self.has_waiting(failed.tgid, failed.started, Some(parent.key))
+            || self.exchanges.has_waiting(
+                failed.tgid,
+                failed.started,
+                Some(parent.key),
+                &self.processes,
+            )
         {
             return;
         }
@@ -314,17 +337,8 @@ impl Core {
         };
         let Some(tgid) = tgid else { return };
         let over = at.saturating_sub(timing::AT_ONCE)..=at.saturating_add(timing::SLACK);
-        let lender = self
-            .exchanges
-            .requests()
-            .tried(tgid, over)
-            .find_map(|(key, request)| {
-                let lent = request.tries.last().is_some_and(|last| is_lent(last));
-                (key != answered && lent).then_some(key)
-            });
-        let lent =
-            lender.and_then(|lender| self.exchanges.edit(lender, |request| request.tries.pop()));
-        let Some(mut trial) = lent.flatten() else {
+        let lent = self.exchanges.take_last_try(tgid, over, answered, is_lent);
+        let Some(mut trial) = lent else {
             return;
         };
         trial.parent = None;
@@ -358,16 +372,6 @@ impl Core {
         }
     }
 
-    /// Whether a request of the process `tgid` other than `except` waited for an upstream at `at`, or
-    /// ended since in an error that nothing explains.
-    pub(super) fn has_waiting(&self, tgid: Option<u32>, at: Nanos, except: Option<Key>) -> bool {
-        tgid.is_some_and(|tgid| {
-            let answered = self.exchanges.requests().failed(tgid, at..=Nanos::MAX);
-            let mut waiting = self.waiting_at(tgid, at).chain(answered);
-            waiting.any(|(key, request)| Some(key) != except && request.is_open_at(at))
-        })
-    }
-
     /// The thread that made the attempt had read a request: its process has clients where that arrived.
     fn learn_server(&mut self, trial: &Trial) {
         let (Some(errand), Some(tgid)) = (trial.errand, trial.tgid) else {
@@ -399,31 +403,6 @@ impl Core {
         }
     }
 
-    /// Requests that have waited for an upstream since `at` or before, but those of other programs
-    /// than `tgid`: an attempt that it began then may be their own. A request of which nobody knows
-    /// who has read it, most often one of an upstream that is on this host as well, is taken for the
-    /// process's only as long as that may connect for it.
-    pub(super) fn waiting_at(
-        &self,
-        tgid: u32,
-        at: Nanos,
-    ) -> impl Iterator<Item = (Key, &OpenRequest)> {
-        let waiting = self.exchanges.requests().waiting(tgid, at);
-        waiting.filter(move |(_, request)| {
-            let own = self
-                .exchanges
-                .requests()
-                .is_of(request, Some(tgid), &self.processes);
-            let nobodys = self.exchanges.requests().owner(request).is_none();
-            let was_served = request
-                .tries
-                .iter()
-                .any(|trial| trial.started <= at && trial.ended >= at);
-            let is_its = own || (nobodys && !timing::is_late(request.started, at));
-            is_its && request.is_open_at(at) && !was_served
-        })
-    }
-
     /// A connection that no request is known for was begun at `started` and over at `ended`. When none
     /// waited for an upstream, others than the requests that are seen use it. Returns whether that is so.
     pub(super) fn look_for_check(
@@ -437,17 +416,20 @@ impl Core {
             return false;
         };
         let brief = ended.saturating_sub(started) <= BRIEF;
-        let unasked = brief && !self.has_waiting(Some(tgid), started, None);
+        let unasked = brief
+            && !self
+                .exchanges
+                .has_waiting(Some(tgid), started, None, &self.processes);
         if unasked {
             let instance = self.processes.instance(tgid);
-            self.routes.saw_unasked(instance, upstream, ended);
+            self.upstreams.saw_unasked(instance, upstream, ended);
         }
         unasked
     }
 
     fn is_checked(&self, trial: &Trial) -> bool {
         self.processes.proxy(trial.tgid).is_some_and(|proxy| {
-            self.routes.is_checked(
+            self.upstreams.routes().is_checked(
                 self.processes.instance(proxy.tgid),
                 &trial.upstream,
                 trial.ended,
@@ -460,20 +442,5 @@ impl Core {
         if let Some(oldest) = self.exchanges.wait_for_request(self.pace.now(), trial) {
             self.tell_alone(oldest, out);
         }
-    }
-
-    /// Whether an attempt of the same process that was joined to no request ended between `last` and
-    /// the answer: it may be the one that was answered for.
-    pub(super) fn has_unjoined(&self, last: &Attempt, answered: Nanos) -> bool {
-        let tgid = last.proxy.tgid;
-        let until = answered.saturating_add(timing::SLACK);
-        let between = |ended: Nanos| (last.ended..=until).contains(&ended);
-        self.exchanges.unjoined().last_of(tgid).is_some_and(between)
-            || self
-                .exchanges
-                .orphans()
-                .over(Some(tgid), last.ended..=until)
-                .next()
-                .is_some()
     }
 }

@@ -144,7 +144,7 @@ impl Core {
                 let head = request
                     .and_then(|key| self.exchanges.request(key))
                     .and_then(|request| request.head.as_ref());
-                let route = head.map(|head| self.routes.of(head));
+                let route = head.map(|head| self.upstreams.routes().of(head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
                 self.lookups.asked(tgid, request, sure, route, asked);
             }
@@ -378,7 +378,7 @@ impl Core {
             let head = request
                 .filter(|_| parent.surety != Certainty::Guess)
                 .and_then(|request| request.head.as_ref());
-            self.routes
+            self.upstreams
                 .saw_use(instance, &trial.upstream, head, trial.started);
         }
         self.exchanges.begin_attempt(trial);

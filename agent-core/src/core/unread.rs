@@ -14,7 +14,6 @@ use crate::outcome::Outcome;
 use crate::outgoing::Use;
 use crate::parent::Parent;
 use crate::request::OpenRequest;
-use crate::routes;
 use crate::table::Key;
 use crate::timing::{AT_ONCE, SECOND, SLACK, YOUNG_US, is_late};
 use crate::transport::{Connect, Transport};
@@ -97,7 +96,7 @@ impl Core {
             .parent
             .filter(|parent| parent.surety != Certainty::Guess)
             .and_then(|parent| self.exchanges.request(parent.key)?.head.as_ref());
-        let route = head.map(|head| self.routes.of(head));
+        let route = head.map(|head| self.upstreams.routes().of(head));
         self.unread
             .connected(tgid, &trial.upstream, route, trial.ended);
         self.keep_use(&trial);
@@ -211,18 +210,10 @@ impl Core {
             return;
         };
         if sure && answered {
-            let worked = routes::Outcome {
-                used: Some(trial.started),
-                started: trial.started,
-                ended: trial.ended,
-                passed_over: false,
-                failure: None,
-                check: None,
-                instance: self.processes.instance(proxy.tgid),
-                tgid: proxy.tgid,
-            };
+            let instance = self.processes.instance(proxy.tgid);
             let head = request.head.as_ref();
-            self.routes.record(head, &trial.upstream, worked);
+            self.upstreams
+                .unread_worked(instance, proxy.tgid, head, trial);
         }
     }
 
@@ -283,7 +274,7 @@ impl Core {
         let head = request.head.as_ref();
         let route = head
             .filter(|_| habits.connects_at_once && !late)
-            .map(|head| self.routes.of(head));
+            .map(|head| self.upstreams.routes().of(head));
         let mut used = self.unread.kept(tgid, route);
         if !habits.sends_at_once || late {
             let settled = self.pace.before(STILL_OPEN);
@@ -293,7 +284,7 @@ impl Core {
             // That a connection was open names no upstream, unless requests of this route go there.
             let instance = self.processes.instance(tgid);
             let goes_there = |upstream: &Upstream| {
-                head.is_some_and(|head| self.routes.goes_to(instance, head, upstream))
+                head.is_some_and(|head| self.upstreams.routes().goes_to(instance, head, upstream))
             };
             match open {
                 Used::Nothing => {}

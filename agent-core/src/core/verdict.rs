@@ -7,15 +7,14 @@
 use std::sync::Arc;
 
 use super::Core;
-use super::answered::{answers_for_upstream, decisive, error_of, masked};
 use crate::attempt::{Finish, Trial, seconds};
+use crate::cause::answer::{answers_for_upstream, decisive, error_of, masked};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
-use crate::event::{Attempt, Event, Failure, Join, Request};
+use crate::event::{Attempt, Event, Failure, Request};
 use crate::observation::{End, Nanos, RequestHead};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
-use crate::routes;
 use crate::table::Key;
 use crate::timing;
 
@@ -239,9 +238,12 @@ impl Core {
             }
             Some(failure) if failure.cause == Cause::NoLiveUpstream => {
                 // What was under way ended with the server.
+                let instance = self.processes.instance(proxy.tgid);
                 let attempt = error_attempt.and_then(|at| attempts.get(at));
-                let check = attempt
-                    .and_then(|one| self.failed_before(proxy.tgid, &one.upstream, one.ended));
+                let check = attempt.and_then(|one| {
+                    self.upstreams
+                        .failed_before(instance, &one.upstream, one.ended)
+                });
                 let origin = check.as_ref().and_then(|check| check.failure);
                 (error, origin, check)
             }
@@ -328,32 +330,9 @@ impl Core {
 
     /// Keeps how an attempt went, for requests that will find no upstream to try.
     fn remember(&mut self, head: Option<&RequestHead>, attempt: &Attempt, passed_over: bool) {
-        let Attempt {
-            proxy,
-            upstream,
-            join,
-            started,
-            ended,
-            failure,
-            ..
-        } = attempt;
-        // An answer 4xx to an unknown request may be a check that failed.
-        let is_open = *join == Join::None && matches!(attempt.code, Some(400..500));
-        if is_open {
-            return;
-        }
-        let outcome = routes::Outcome {
-            // What no request asked for may be a health check.
-            used: (*join != Join::None).then_some(*started),
-            started: *started,
-            ended: *ended,
-            passed_over,
-            failure: failure.map(|failure| failure.cause),
-            check: None,
-            instance: self.processes.instance(proxy.tgid),
-            tgid: proxy.tgid,
-        };
-        self.routes.record(head, upstream, outcome);
+        let instance = self.processes.instance(attempt.proxy.tgid);
+        self.upstreams
+            .attempt_is_over(instance, head, attempt, passed_over);
     }
 
     /// Tells an attempt by itself: its request is not known, or was told before.
@@ -408,7 +387,11 @@ impl Core {
         let complete = self.losses.none_since(request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let prompt = answered.saturating_sub(last.ended) <= PROMPT;
-        if complete && prompt && request.open.is_empty() && !self.has_unjoined(last, answered) {
+        // One that was joined to no request may be the one that was answered for.
+        let until = answered.saturating_add(timing::SLACK);
+        let tgid = last.proxy.tgid;
+        let has_other = || self.exchanges.has_unjoined(tgid, last.ended..=until);
+        if complete && prompt && request.open.is_empty() && !has_other() {
             Certainty::Proof
         } else {
             Certainty::Strong

@@ -102,9 +102,10 @@ impl Core {
         let used = self.used_meanwhile(tgid, request, outcome);
         let may_have_used = self.may_have_used(tgid, request, outcome);
         let fare = self
-            .routes
+            .upstreams
+            .routes()
             .fare(self.processes.instance(tgid), head, moment);
-        let route = head.map(|head| self.routes.of(head));
+        let route = head.map(|head| self.upstreams.routes().of(head));
         Situation {
             code: outcome.code,
             records_lost: !self.losses.none_since(from),

@@ -242,7 +242,12 @@ pub(super) fn by_time(trial: &Trial, request: &OpenRequest) -> Option<Evidence> 
 
 /// A request whose error, or the end of half an answer, followed the end of the attempt at once, or
 /// as soon as its proxy may have had a CPU.
-pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Option<Evidence> {
+pub(super) fn by_answer(
+    trial: &Trial,
+    key: Key,
+    request: &OpenRequest,
+    answers_first: bool,
+) -> Option<Evidence> {
     let outcome = request.outcome();
     let answered = outcome.failed_at().unwrap_or(outcome.ended);
     // An answer that is passed on begins long before its last byte.
@@ -261,7 +266,7 @@ pub(super) fn by_answer(trial: &Trial, key: Key, request: &OpenRequest) -> Optio
     let slack = u64::from(request.is_pipelined()) * SLACK;
     let around = (request.started <= trial.started.saturating_add(slack) || ahead)
         && answered >= trial.started
-        && answered.saturating_add(ends_within(trial)) >= over;
+        && answered.saturating_add(ends_within(trial, answers_first)) >= over;
     let apart = answered.abs_diff(over);
     if !around || apart > DELAYED || contradicts(trial, request) {
         return None;
@@ -300,15 +305,14 @@ fn touch(trial: &Trial, key: Key, request: &OpenRequest) -> Touch {
     }
 }
 
-/// How long after the answer the attempt may be over, ns. HAProxy answers and then closes upstream, as soon
-/// as it has a CPU.
-pub(crate) fn ends_within(trial: &Trial) -> Nanos {
+/// How long after the answer the attempt may be over, ns; `answers_first` as the proxy's habits have it.
+pub(crate) fn ends_within(trial: &Trial, answers_first: bool) -> Nanos {
     let not_connected = trial.transport.not_connected();
     let given_up = not_connected.is_some_and(NotConnected::is_closed_here);
-    if given_up || trial.closed_by() == ClosedBy::Local {
-        DELAYED
-    } else {
-        SLACK
+    match trial.closed_by() == ClosedBy::Local {
+        is_local if answers_first && (is_local || given_up) => DELAYED,
+        true => AT_ONCE,
+        false => SLACK,
     }
 }
 

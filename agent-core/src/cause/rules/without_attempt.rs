@@ -78,6 +78,7 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
         answers_present: _,
         tries_all_down,
         checks_by_timer: _,
+        answers_first: _,
     } = habits;
     // An attempt may have been there and not been seen. Without a code the proxy closed: that says
     // nothing of upstreams.

@@ -15,7 +15,7 @@ use crate::timing::{AT_ONCE, SLACK};
 /// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
 /// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does
 /// not count.
-pub(super) fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> bool {
+pub(crate) fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> bool {
     outcome.code.is_some_and(|code| code >= 500)
         && tries.iter().any(|trial| {
             let surely_its_own = trial
@@ -28,7 +28,7 @@ pub(super) fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> b
 
 /// Whether the request was rescued from this failure. A body that broke off under the last
 /// attempt was not: the client has its status, and a cut body.
-pub(super) fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<bool> {
+pub(crate) fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool) -> Option<bool> {
     let failure = failure?;
     let answered = outcome.code.is_some_and(|code| code < 500);
     let reached_client = is_last && failure.phase == Phase::Body;
@@ -38,7 +38,7 @@ pub(super) fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool)
 /// The attempt that the answer was given for, and the most that can be said of that: of those that
 /// were answered or over by then, the last to be so. Of attempts side by side (a mirrored request, a
 /// hedged one) it is that whose status was passed on.
-pub(super) fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
+pub(crate) fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
     let by = outcome.answer_began.unwrap_or(outcome.ended);
     let by = by.saturating_add(AT_ONCE);
     let known = |attempt: &Attempt| match attempt.header_seconds {
@@ -84,7 +84,7 @@ pub(super) fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(
 
 /// Why the client got 500 or more, or no answer: the cause of the attempt `at`, where that explains
 /// it. `surety` is the most that can be said of it being the one that was answered for.
-pub(super) fn error_of(
+pub(crate) fn error_of(
     request: &OpenRequest,
     outcome: &Outcome,
     attempts: &[Arc<Attempt>],
