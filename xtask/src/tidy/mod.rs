@@ -6,6 +6,7 @@
 
 mod code;
 mod dependencies;
+mod floors;
 mod layout;
 mod made;
 mod purity;
@@ -57,11 +58,12 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
     purity::flow_depends_on_wire_alone,
+    floors::flow_imports_one_way,
     purity::aya_stays_in_its_room,
     purity::unsafe_stays_in_listed_files,
     style::files_open_with_their_contract,
