@@ -47,8 +47,8 @@ fn records_come_in_the_order_of_the_exchange() {
     assert_eq!(kinds, [kind::REQUEST, kind::RESPONSE, kind::END]);
 }
 
-/// The end of such a request is not known, and that of the answer was missed: every request behind it
-/// was counted as a part of the upload.
+/// Neither end is seen: the request is chunked, and the answer has a trailer behind chunks that are not
+/// followed. Before, every later request counted as a part of the upload.
 #[test]
 fn a_request_behind_an_exchange_whose_ends_are_not_seen_begins_another() {
     let chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
@@ -62,17 +62,17 @@ fn a_request_behind_an_exchange_whose_ends_are_not_seen_begins_another() {
         &mut connection,
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
     );
-    let told = connection.exchanges();
-    assert_eq!(told.len(), 2);
+    let reported = connection.exchanges();
+    assert_eq!(reported.len(), 2);
     assert_eq!(
-        (told[0].exchange.status, told[0].exchange.end),
+        (reported[0].exchange.status, reported[0].exchange.end),
         (200, end::SUPERSEDED)
     );
     assert_eq!(
-        (told[1].exchange.status, told[1].exchange.end),
+        (reported[1].exchange.status, reported[1].exchange.end),
         (502, end::COMPLETE)
     );
-    assert_eq!(told[0].exchange.request_bytes as usize, chunked.len());
+    assert_eq!(reported[0].exchange.request_bytes as usize, chunked.len());
 }
 
 #[test]
@@ -88,10 +88,10 @@ fn an_upload_that_goes_on_behind_its_answer_stays_an_upload() {
     );
     asked.pass(&mut connection, b"5\r\nabcde\r\n0\r\n\r\n");
     answered.pass(&mut connection, b"cd");
-    let told = connection.exchanges();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].exchange.request_bytes, u64::from(asked.at));
-    assert_eq!(told[0].exchange.end, end::COMPLETE);
+    let reported = connection.exchanges();
+    assert_eq!(reported.len(), 1);
+    assert_eq!(reported[0].exchange.request_bytes, u64::from(asked.at));
+    assert_eq!(reported[0].exchange.end, end::COMPLETE);
     assert_eq!(connection.tally(Tally::LEFTOVER), 0);
 }
 
@@ -123,17 +123,17 @@ fn an_answer_to_connect_begins_a_tunnel() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_told_by_its_first_bytes() {
+fn an_answer_that_is_no_http_is_reported_by_its_first_bytes() {
     let (mut connection, mut asked, mut answered) = upstream();
     asked.pass(&mut connection, GET);
     answered.pass(
         &mut connection,
-        b"SSH-2.0-OpenSSH_9.6p1 Debian-1 and more than is told\r\n",
+        b"SSH-2.0-OpenSSH_9.6p1 Debian-1 and more than is reported\r\n",
     );
-    let told = connection.exchanges();
-    assert_ne!(told[0].flags & flag::NOT_HTTP, 0);
-    assert_eq!(told[0].response.len(), 32);
-    assert_eq!(told[0].exchange.status, 0);
+    let reported = connection.exchanges();
+    assert_ne!(reported[0].flags & flag::NOT_HTTP, 0);
+    assert_eq!(reported[0].response.len(), 32);
+    assert_eq!(reported[0].exchange.status, 0);
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn a_head_that_is_too_long_says_so() {
     for part in long.as_bytes().chunks(1448) {
         answered.pass(&mut connection, part);
     }
-    let told = connection.exchanges();
-    assert_ne!(told[0].flags & flag::HEAD_CUT, 0);
+    let reported = connection.exchanges();
+    assert_ne!(reported[0].flags & flag::HEAD_CUT, 0);
     assert_eq!(connection.tally(Tally::HEAD_TOO_LONG), 1);
-    assert_eq!(told[0].exchange.framing, framing::UNKNOWN);
+    assert_eq!(reported[0].exchange.framing, framing::UNKNOWN);
 }
 
 #[test]
@@ -169,15 +169,15 @@ fn a_body_that_came_before_its_head_is_counted() {
     let head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 7\r\n\r\n";
     connection.segment(false, head.len() as u32, b"1234567");
     connection.segment(false, 0, head);
-    let told = connection.exchanges();
+    let reported = connection.exchanges();
     assert_eq!(
-        (told[0].exchange.status, told[0].exchange.end),
+        (reported[0].exchange.status, reported[0].exchange.end),
         (502, end::COMPLETE)
     );
     assert_eq!(connection.tally(Tally::HEAD_REORDERED), 0);
 }
 
-/// The connection was called no HTTP then, and a request that had its answer was told as left without.
+/// Before, the agent took the rest for an answer that is no HTTP, and reported that a request got none.
 #[test]
 fn an_answer_of_which_a_few_bytes_came_behind_another_is_missed_and_nothing_is_made_of_it() {
     let mut connection = Connection::of_client();
@@ -205,7 +205,7 @@ fn without_memory_a_head_in_pieces_is_cut() {
 }
 
 #[test]
-fn a_process_that_is_withdrawn_is_not_told_of() {
+fn a_process_that_is_withdrawn_is_not_reported_of() {
     let (mut connection, mut asked, _) = upstream();
     connection.host.withdrawn.set(true);
     asked.pass(&mut connection, GET);
@@ -220,10 +220,13 @@ fn an_answer_until_close_is_whole_when_this_end_closes() {
     let answer = b"HTTP/1.0 200 OK\r\n\r\nsome";
     connection.segment(true, 0, answer);
     connection.segment_with(true, answer.len() as u32, b"more", ACK | FIN);
-    let told = connection.exchanges();
-    assert_eq!(told[0].exchange.framing, framing::CLOSE);
-    assert_eq!(told[0].exchange.end, end::COMPLETE);
-    assert_eq!(told[0].exchange.response_bytes as usize, answer.len() + 4);
+    let reported = connection.exchanges();
+    assert_eq!(reported[0].exchange.framing, framing::CLOSE);
+    assert_eq!(reported[0].exchange.end, end::COMPLETE);
+    assert_eq!(
+        reported[0].exchange.response_bytes as usize,
+        answer.len() + 4
+    );
 }
 
 #[test]
@@ -235,7 +238,10 @@ fn an_answer_before_the_head_of_its_request_is_complete_cuts_it() {
         0,
         b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
     );
-    let told = connection.exchanges();
-    assert_eq!((told[0].exchange.status, told[0].request.len()), (408, 0));
-    assert_ne!(told[0].flags & flag::HEAD_CUT, 0);
+    let reported = connection.exchanges();
+    assert_eq!(
+        (reported[0].exchange.status, reported[0].request.len()),
+        (408, 0)
+    );
+    assert_ne!(reported[0].flags & flag::HEAD_CUT, 0);
 }

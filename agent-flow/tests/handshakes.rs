@@ -57,7 +57,7 @@ fn named(hello: &[u8]) -> Option<(ServerName, &[u8])> {
 }
 
 /// The TLS record that was emitted, if any.
-fn told(connection: &Connection) -> Option<Tls> {
+fn reported(connection: &Connection) -> Option<Tls> {
     let records = connection.records();
     let tls = records.iter().find(|record| record.kind == kind::TLS)?;
     read(&tls.bytes)
@@ -97,7 +97,7 @@ fn a_name_behind_more_extensions_than_are_read_is_not_denied() {
 }
 
 #[test]
-fn a_hello_is_told_with_its_name() {
+fn a_hello_is_reported_with_its_name() {
     let (connection, _) = begun();
     assert_eq!(connection.flow.phase, phase::HANDSHAKE);
     let records = connection.records();
@@ -124,10 +124,10 @@ fn a_handshake_is_done_with_the_second_record_of_data() {
     }
     let finished = record(DATA, &[0; 53]);
     connection.segment(true, at, &finished);
-    assert!(told(&connection).is_none());
+    assert!(reported(&connection).is_none());
     connection.segment(true, at + finished.len() as u32, &record(DATA, &[0; 200]));
 
-    let tls = told(&connection).expect("it is told");
+    let tls = reported(&connection).expect("it is reported");
     assert_eq!(
         (tls.outcome, tls.reply, tls.alert_by),
         (end::COMPLETE, HANDSHAKE, 0)
@@ -137,11 +137,11 @@ fn a_handshake_is_done_with_the_second_record_of_data() {
 }
 
 #[test]
-fn an_alert_of_the_peer_is_told_with_its_description() {
+fn an_alert_of_the_peer_is_reported_with_its_description() {
     let (mut connection, _) = begun();
     connection.segment(false, 0, &record(ALERT, &[2, 40]));
     connection.ends(end::PEER_FIN);
-    let tls = told(&connection).expect("it is told");
+    let tls = reported(&connection).expect("it is reported");
     assert_eq!(
         (tls.outcome, tls.alert_by, tls.alert),
         (end::PEER_FIN, ALERT_BY_PEER, 40)
@@ -149,11 +149,11 @@ fn an_alert_of_the_peer_is_told_with_its_description() {
 }
 
 #[test]
-fn a_reply_that_is_no_tls_is_told_by_its_first_byte() {
+fn a_reply_that_is_no_tls_is_reported_by_its_first_byte() {
     let (mut connection, _) = begun();
     connection.segment(false, 0, b"HTTP/1.1 400 Bad Request\r\n\r\n");
     connection.ends(end::PEER_FIN);
-    let tls = told(&connection).expect("it is told");
+    let tls = reported(&connection).expect("it is reported");
     assert_eq!((tls.reply, tls.finished_ns), (b'H', 0));
 }
 
@@ -165,7 +165,7 @@ proptest! {
         prop_assert_eq!(said.map(|(_, name)| name), Some(name.as_bytes()));
     }
 
-    /// However the flights are cut, what is told is the same.
+    /// However the flights are cut, what is reported is the same.
     #[test]
     fn a_handshake_cut_anywhere_is_followed(
         server in 1usize..60,
@@ -189,7 +189,7 @@ proptest! {
             sent += part.len() as u32;
         }
         connection.ends(end::LOCAL_CLOSE);
-        let tls = told(&connection);
+        let tls = reported(&connection);
         prop_assert!(tls.is_some());
         // A header in two segments is not read: then nothing is said of what follows.
         if let Some(tls) = tls {
