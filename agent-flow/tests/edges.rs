@@ -4,6 +4,7 @@ mod support;
 
 use agent_flow::flow::phase;
 use agent_flow::segment::{ACK, FIN};
+use agent_flow::world::World;
 use agent_wire::record::{end, flag, framing, kind};
 use agent_wire::tally::Tally;
 use support::Connection;
@@ -93,6 +94,82 @@ fn an_upload_that_goes_on_behind_its_answer_stays_an_upload() {
     assert_eq!(reported[0].exchange.request_bytes, u64::from(asked.at));
     assert_eq!(reported[0].exchange.end, end::COMPLETE);
     assert_eq!(connection.tally(Tally::LEFTOVER), 0);
+}
+
+/// The time of a first byte is that of the final head: interim ones are not an answer.
+#[test]
+fn the_first_byte_is_that_of_the_final_head() {
+    let interim: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+    let last: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let times = |segments: &[&[u8]]| {
+        let (mut connection, mut asked, mut answered) = upstream();
+        asked.pass(&mut connection, GET);
+        let mut starts = Vec::new();
+        for segment in segments {
+            starts.push(connection.host.now() + 1);
+            answered.pass(&mut connection, segment);
+        }
+        let exchange = connection.exchanges()[0].exchange;
+        let place = |time| starts.iter().rposition(|start| *start <= time);
+        (place(exchange.first_byte_ns), place(exchange.head_ns))
+    };
+    let (cut, rest) = last.split_at(20);
+    assert_eq!(times(&[last]), (Some(0), Some(0)));
+    assert_eq!(times(&[cut, rest]), (Some(0), Some(1)));
+    assert_eq!(times(&[interim, last]), (Some(1), Some(1)));
+    assert_eq!(times(&[interim, cut, rest]), (Some(1), Some(2)));
+    assert_eq!(
+        times(&[interim, &[interim, last].concat()]),
+        (Some(1), Some(1))
+    );
+    // Before, the time was that of the interim head where this came in pieces.
+    assert_eq!(
+        times(&[&interim[..9], &[&interim[9..], last].concat()]),
+        (Some(1), Some(1))
+    );
+}
+
+#[test]
+fn an_exchange_begins_with_nothing_of_the_one_before() {
+    let (mut connection, mut asked, mut answered) = upstream();
+    asked.pass(&mut connection, GET);
+    answered.pass(
+        &mut connection,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+    );
+    asked.pass(&mut connection, GET);
+    connection.ends(end::PEER_RESET);
+    let exchange = connection.exchanges()[1].exchange;
+    assert_eq!((exchange.index, exchange.end), (1, end::PEER_RESET));
+    assert_eq!((exchange.status, exchange.framing), (0, framing::UNKNOWN));
+    assert_eq!((exchange.response_bytes, exchange.content_length), (0, 0));
+    assert_eq!(exchange.head_bytes, 0);
+    assert_eq!(
+        (
+            exchange.first_byte_ns,
+            exchange.head_ns,
+            exchange.last_byte_ns
+        ),
+        (0, 0, 0)
+    );
+    assert!(exchange.idle_since_ns != 0 && exchange.request_ns > exchange.idle_since_ns);
+}
+
+#[test]
+fn a_few_letters_behind_a_hole_begin_no_request() {
+    let mut connection = Connection::of_client();
+    connection.segment(false, 0, GET);
+    // Its end is not seen, so that another request may begin at any time.
+    connection.segment(
+        true,
+        0,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    let at = GET.len() as u32;
+    connection.segment(false, at + 9, b"T");
+    connection.segment(false, at + 10, b"P/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(connection.exchanges().len(), 1);
+    assert_eq!(connection.tally(Tally::LEFTOVER), 2);
 }
 
 #[test]

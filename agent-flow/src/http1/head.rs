@@ -258,8 +258,8 @@ fn understood<M: Machine>(
     flow.exchange.head_ns = now;
     flow.exchange.head_bytes = head_bytes;
     flow.exchange.status = status;
-    if scan.start != 0 && flow.awaiting_final == 0 && flow.gathering == 0 {
-        // Interim and final head in one segment: the final one's first byte came now too.
+    if scan.start != 0 && scan.start + payload.len >= scan.len {
+        // The segment that ends the interim head has all of the final one: its first byte came now.
         flow.exchange.first_byte_ns = now;
     }
     let tunnel = status == 101 || (flow.method == method::CONNECT && (200..300).contains(&status));
