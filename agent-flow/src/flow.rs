@@ -94,7 +94,9 @@ pub struct Flow<M: Machine> {
     /// Segments that came out of order while a head was awaited.
     pub ahead: u16,
     /// Requests of the client that wait behind the one at hand, as far as they can be counted.
-    pub queued: u16,
+    pub queued: u8,
+    /// Which of the first eight of them are HEAD, the next one in the low bit.
+    pub queued_heads: u8,
     /// What each record starts with, but for its kind, its time and its flags ([`Flow::head`]).
     pub header: Header,
     /// Thread that opened or last read this socket (its `task_struct` address, as a name).
@@ -157,6 +159,7 @@ impl<M: Machine> Default for Flow<M> {
             acked: 0,
             ahead: 0,
             queued: 0,
+            queued_heads: 0,
             header: Header::default(),
             task: 0,
             exchange: Exchange::default(),

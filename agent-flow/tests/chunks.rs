@@ -86,7 +86,7 @@ fn an_extension_is_given_up_and_not_called_wrong() {
 }
 
 #[test]
-fn what_is_no_size_is_told() {
+fn what_is_no_size_is_reported() {
     for body in [
         &b"<html>"[..],
         b"\r\n5\r\n",

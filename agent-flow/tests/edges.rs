@@ -4,6 +4,7 @@ mod support;
 
 use agent_flow::flow::phase;
 use agent_flow::segment::{ACK, FIN};
+use agent_flow::world::World;
 use agent_wire::record::{end, flag, framing, kind};
 use agent_wire::tally::Tally;
 use support::Connection;
@@ -47,8 +48,8 @@ fn records_come_in_the_order_of_the_exchange() {
     assert_eq!(kinds, [kind::REQUEST, kind::RESPONSE, kind::END]);
 }
 
-/// The end of such a request is not known, and that of the answer was missed: every request behind it
-/// was counted as a part of the upload.
+/// Neither end is seen: the request is chunked, and the answer has a trailer behind chunks that are not
+/// followed. Before, every later request counted as a part of the upload.
 #[test]
 fn a_request_behind_an_exchange_whose_ends_are_not_seen_begins_another() {
     let chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
@@ -62,17 +63,17 @@ fn a_request_behind_an_exchange_whose_ends_are_not_seen_begins_another() {
         &mut connection,
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
     );
-    let told = connection.exchanges();
-    assert_eq!(told.len(), 2);
+    let reported = connection.exchanges();
+    assert_eq!(reported.len(), 2);
     assert_eq!(
-        (told[0].exchange.status, told[0].exchange.end),
+        (reported[0].exchange.status, reported[0].exchange.end),
         (200, end::SUPERSEDED)
     );
     assert_eq!(
-        (told[1].exchange.status, told[1].exchange.end),
+        (reported[1].exchange.status, reported[1].exchange.end),
         (502, end::COMPLETE)
     );
-    assert_eq!(told[0].exchange.request_bytes as usize, chunked.len());
+    assert_eq!(reported[0].exchange.request_bytes as usize, chunked.len());
 }
 
 #[test]
@@ -88,11 +89,87 @@ fn an_upload_that_goes_on_behind_its_answer_stays_an_upload() {
     );
     asked.pass(&mut connection, b"5\r\nabcde\r\n0\r\n\r\n");
     answered.pass(&mut connection, b"cd");
-    let told = connection.exchanges();
-    assert_eq!(told.len(), 1);
-    assert_eq!(told[0].exchange.request_bytes, u64::from(asked.at));
-    assert_eq!(told[0].exchange.end, end::COMPLETE);
+    let reported = connection.exchanges();
+    assert_eq!(reported.len(), 1);
+    assert_eq!(reported[0].exchange.request_bytes, u64::from(asked.at));
+    assert_eq!(reported[0].exchange.end, end::COMPLETE);
     assert_eq!(connection.tally(Tally::LEFTOVER), 0);
+}
+
+/// The time of a first byte is that of the final head: interim ones are not an answer.
+#[test]
+fn the_first_byte_is_that_of_the_final_head() {
+    let interim: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+    let last: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let times = |segments: &[&[u8]]| {
+        let (mut connection, mut asked, mut answered) = upstream();
+        asked.pass(&mut connection, GET);
+        let mut starts = Vec::new();
+        for segment in segments {
+            starts.push(connection.host.now() + 1);
+            answered.pass(&mut connection, segment);
+        }
+        let exchange = connection.exchanges()[0].exchange;
+        let place = |time| starts.iter().rposition(|start| *start <= time);
+        (place(exchange.first_byte_ns), place(exchange.head_ns))
+    };
+    let (cut, rest) = last.split_at(20);
+    assert_eq!(times(&[last]), (Some(0), Some(0)));
+    assert_eq!(times(&[cut, rest]), (Some(0), Some(1)));
+    assert_eq!(times(&[interim, last]), (Some(1), Some(1)));
+    assert_eq!(times(&[interim, cut, rest]), (Some(1), Some(2)));
+    assert_eq!(
+        times(&[interim, &[interim, last].concat()]),
+        (Some(1), Some(1))
+    );
+    // Before, the time was that of the interim head where this came in pieces.
+    assert_eq!(
+        times(&[&interim[..9], &[&interim[9..], last].concat()]),
+        (Some(1), Some(1))
+    );
+}
+
+#[test]
+fn an_exchange_begins_with_nothing_of_the_one_before() {
+    let (mut connection, mut asked, mut answered) = upstream();
+    asked.pass(&mut connection, GET);
+    answered.pass(
+        &mut connection,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+    );
+    asked.pass(&mut connection, GET);
+    connection.ends(end::PEER_RESET);
+    let exchange = connection.exchanges()[1].exchange;
+    assert_eq!((exchange.index, exchange.end), (1, end::PEER_RESET));
+    assert_eq!((exchange.status, exchange.framing), (0, framing::UNKNOWN));
+    assert_eq!((exchange.response_bytes, exchange.content_length), (0, 0));
+    assert_eq!(exchange.head_bytes, 0);
+    assert_eq!(
+        (
+            exchange.first_byte_ns,
+            exchange.head_ns,
+            exchange.last_byte_ns
+        ),
+        (0, 0, 0)
+    );
+    assert!(exchange.idle_since_ns != 0 && exchange.request_ns > exchange.idle_since_ns);
+}
+
+#[test]
+fn a_few_letters_behind_a_hole_begin_no_request() {
+    let mut connection = Connection::of_client();
+    connection.segment(false, 0, GET);
+    // Its end is not seen, so that another request may begin at any time.
+    connection.segment(
+        true,
+        0,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    let at = GET.len() as u32;
+    connection.segment(false, at + 9, b"T");
+    connection.segment(false, at + 10, b"P/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(connection.exchanges().len(), 1);
+    assert_eq!(connection.tally(Tally::LEFTOVER), 2);
 }
 
 #[test]
@@ -123,17 +200,17 @@ fn an_answer_to_connect_begins_a_tunnel() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_told_by_its_first_bytes() {
+fn an_answer_that_is_no_http_is_reported_by_its_first_bytes() {
     let (mut connection, mut asked, mut answered) = upstream();
     asked.pass(&mut connection, GET);
     answered.pass(
         &mut connection,
-        b"SSH-2.0-OpenSSH_9.6p1 Debian-1 and more than is told\r\n",
+        b"SSH-2.0-OpenSSH_9.6p1 Debian-1 and more than is reported\r\n",
     );
-    let told = connection.exchanges();
-    assert_ne!(told[0].flags & flag::NOT_HTTP, 0);
-    assert_eq!(told[0].response.len(), 32);
-    assert_eq!(told[0].exchange.status, 0);
+    let reported = connection.exchanges();
+    assert_ne!(reported[0].flags & flag::NOT_HTTP, 0);
+    assert_eq!(reported[0].response.len(), 32);
+    assert_eq!(reported[0].exchange.status, 0);
 }
 
 #[test]
@@ -144,10 +221,10 @@ fn a_head_that_is_too_long_says_so() {
     for part in long.as_bytes().chunks(1448) {
         answered.pass(&mut connection, part);
     }
-    let told = connection.exchanges();
-    assert_ne!(told[0].flags & flag::HEAD_CUT, 0);
+    let reported = connection.exchanges();
+    assert_ne!(reported[0].flags & flag::HEAD_CUT, 0);
     assert_eq!(connection.tally(Tally::HEAD_TOO_LONG), 1);
-    assert_eq!(told[0].exchange.framing, framing::UNKNOWN);
+    assert_eq!(reported[0].exchange.framing, framing::UNKNOWN);
 }
 
 #[test]
@@ -169,15 +246,15 @@ fn a_body_that_came_before_its_head_is_counted() {
     let head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 7\r\n\r\n";
     connection.segment(false, head.len() as u32, b"1234567");
     connection.segment(false, 0, head);
-    let told = connection.exchanges();
+    let reported = connection.exchanges();
     assert_eq!(
-        (told[0].exchange.status, told[0].exchange.end),
+        (reported[0].exchange.status, reported[0].exchange.end),
         (502, end::COMPLETE)
     );
     assert_eq!(connection.tally(Tally::HEAD_REORDERED), 0);
 }
 
-/// The connection was called no HTTP then, and a request that had its answer was told as left without.
+/// Before, the agent took the rest for an answer that is no HTTP, and reported that a request got none.
 #[test]
 fn an_answer_of_which_a_few_bytes_came_behind_another_is_missed_and_nothing_is_made_of_it() {
     let mut connection = Connection::of_client();
@@ -191,7 +268,8 @@ fn an_answer_of_which_a_few_bytes_came_behind_another_is_missed_and_nothing_is_m
     connection.segment_with(true, both.len() as u32, &[], ACK | FIN);
     assert_eq!(connection.exchanges().len(), 1);
     assert_eq!(connection.flow.flags.bits() & flag::NOT_HTTP, 0);
-    assert_eq!(connection.tally(Tally::UNSOLICITED), 1);
+    // Its first bytes, and the rest.
+    assert_eq!(connection.tally(Tally::UNSOLICITED), 2);
 }
 
 #[test]
@@ -205,7 +283,7 @@ fn without_memory_a_head_in_pieces_is_cut() {
 }
 
 #[test]
-fn a_process_that_is_withdrawn_is_not_told_of() {
+fn a_process_that_is_withdrawn_is_not_reported_of() {
     let (mut connection, mut asked, _) = upstream();
     connection.host.withdrawn.set(true);
     asked.pass(&mut connection, GET);
@@ -220,10 +298,13 @@ fn an_answer_until_close_is_whole_when_this_end_closes() {
     let answer = b"HTTP/1.0 200 OK\r\n\r\nsome";
     connection.segment(true, 0, answer);
     connection.segment_with(true, answer.len() as u32, b"more", ACK | FIN);
-    let told = connection.exchanges();
-    assert_eq!(told[0].exchange.framing, framing::CLOSE);
-    assert_eq!(told[0].exchange.end, end::COMPLETE);
-    assert_eq!(told[0].exchange.response_bytes as usize, answer.len() + 4);
+    let reported = connection.exchanges();
+    assert_eq!(reported[0].exchange.framing, framing::CLOSE);
+    assert_eq!(reported[0].exchange.end, end::COMPLETE);
+    assert_eq!(
+        reported[0].exchange.response_bytes as usize,
+        answer.len() + 4
+    );
 }
 
 #[test]
@@ -235,7 +316,10 @@ fn an_answer_before_the_head_of_its_request_is_complete_cuts_it() {
         0,
         b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
     );
-    let told = connection.exchanges();
-    assert_eq!((told[0].exchange.status, told[0].request.len()), (408, 0));
-    assert_ne!(told[0].flags & flag::HEAD_CUT, 0);
+    let reported = connection.exchanges();
+    assert_eq!(
+        (reported[0].exchange.status, reported[0].request.len()),
+        (408, 0)
+    );
+    assert_ne!(reported[0].flags & flag::HEAD_CUT, 0);
 }

@@ -3,7 +3,7 @@
 //! In: counted bytes, and the last eight of a chunked body. Out: whether the response is complete.
 //! Bytes are counted, not read: of a chunked body the chunk sizes are ([`crate::http1::chunks`]).
 
-use agent_wire::record::framing;
+use agent_wire::record::{flag, framing};
 
 use crate::bytes::{Bytes, Payload};
 use crate::flow::Flow;
@@ -29,8 +29,9 @@ pub fn is_complete<M: Machine>(flow: &Flow<M>) -> bool {
         framing::CHUNKED => {
             let tail = flow.tail;
             match flow.chunks.seen() {
-                // Trailers may stand between the last chunk and the blank line.
-                Seen::Last => flow.chunks.behind() != 0 || tail & 0xffff_ffff == BLANK_LINE,
+                // Trailers may stand between the last chunk and the blank line. Behind that may be the
+                // next answer, which is not to be taken for more of them.
+                Seen::Last => has_clear_end(flow) || may_go_on(flow),
                 Seen::Unknown => tail & SEVEN_BYTES == LAST_CHUNK,
                 // What looks like the end is part of a chunk.
                 Seen::Middle => false,
@@ -38,6 +39,19 @@ pub fn is_complete<M: Machine>(flow: &Flow<M>) -> bool {
         }
         _ => false,
     }
+}
+
+/// The end of a chunked body that was followed is the end of its segment, or it is known what is behind.
+#[inline(always)]
+pub fn has_clear_end<M: Machine>(flow: &Flow<M>) -> bool {
+    let is_blank = flow.tail & 0xffff_ffff == BLANK_LINE;
+    flow.chunks.seen() == Seen::Last && (flow.chunks.behind() != 0 || is_blank)
+}
+
+/// Behind what this end sends may be its answer to another request.
+#[inline(always)]
+pub fn may_go_on<M: Machine>(flow: &Flow<M>) -> bool {
+    flow.is_client_side() && flow.flags.has::<{ flag::PIPELINED }>()
 }
 
 /// Keeps the last bytes of a chunked body, across segments.

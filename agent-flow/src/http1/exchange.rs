@@ -135,7 +135,7 @@ pub fn next_exchange<M: Machine>(flow: &mut Flow<M>, now: u64) {
 #[inline(always)]
 pub fn connection_ends<M: Machine>(flow: &mut Flow<M>, now: u64) {
     let waits = flow.queued != 0 && flow.phase == phase::IDLE;
-    flow.queued = 0;
+    queue::is_unknown(flow);
     if waits {
         begin_unread(flow, now);
         flow.phase = phase::REQUEST;

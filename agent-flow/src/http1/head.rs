@@ -142,12 +142,12 @@ fn examine<S: Socket>(
 fn behind_request<W: World>(world: &W, flow: &mut Flow<W>, space: &Space) {
     let at = W::opaque(&flow.request_total);
     let captured = u64::from(W::opaque(&space.fixed.captured));
-    let next = if at < captured && at < HEAD_BYTES as u64 {
-        W::byte(&space.bytes, W::bounded::<{ HEAD_BYTES as u32 }>(at as u32))
+    if at < captured && at < HEAD_BYTES as u64 {
+        let start = W::word(&space.bytes, W::bounded::<{ HEAD_BYTES as u32 }>(at as u32));
+        queue::begins(world, flow, start, captured - at);
     } else {
-        0
-    };
-    queue::begins(world, flow, next);
+        queue::begins(world, flow, 0, 0);
+    }
 }
 
 /// The head at hand is a response's. Read anew at each use, see [`scan::scan`].
@@ -258,8 +258,8 @@ fn understood<M: Machine>(
     flow.exchange.head_ns = now;
     flow.exchange.head_bytes = head_bytes;
     flow.exchange.status = status;
-    if scan.start != 0 && flow.awaiting_final == 0 && flow.gathering == 0 {
-        // Interim and final head in one segment: the final one's first byte came now too.
+    if scan.start != 0 && scan.start + payload.len >= scan.len {
+        // The segment that ends the interim head has all of the final one: its first byte came now.
         flow.exchange.first_byte_ns = now;
     }
     let tunnel = status == 101 || (flow.method == method::CONNECT && (200..300).contains(&status));

@@ -11,7 +11,8 @@ use agent_wire::tally::Tally;
 
 use crate::bytes::Payload;
 use crate::flow::{Flow, phase};
-use crate::http1::body::{is_complete, keep_tail};
+use crate::http1::body::{is_complete, keep_tail, may_go_on};
+use crate::http1::chunks::Seen;
 use crate::http1::exchange::{begin_unread, finish, request_begins, response_begins};
 use crate::http1::request_line::is_request;
 use crate::http1::scan::{HTTP_1, SEVEN_BYTES};
@@ -20,13 +21,14 @@ use crate::machine::Machine;
 use crate::world::{FlowOf, Source, World};
 
 /// Answers looked for behind one in its segment.
-const ANSWERS_BEHIND: u32 = 4;
+const ANSWERS_BEHIND: u32 = 8;
 
 /// New bytes on a socket that carries HTTP.
 #[inline(always)]
 pub fn bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, sent: bool) {
     let now = source.world().now();
     let is_request = sent == flow.is_upstream_side();
+    let index = S::World::opaque(&flow.exchange.index);
     let head_bytes = if is_request {
         request_bytes(source, flow, payload, now)
     } else {
@@ -35,7 +37,8 @@ pub fn bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, sent
     if head_bytes {
         source.read_head(flow, payload, now);
     }
-    if sent && !is_request && flow.flags.has::<{ flag::PIPELINED }>() {
+    let is_over = flow.exchange.index != index;
+    if sent && !is_request && is_over && flow.flags.has::<{ flag::PIPELINED }>() {
         answered_behind(source, flow, payload, now);
     }
     if !sent && flow.ahead != 0 {
@@ -76,14 +79,14 @@ fn request_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, 
     }
     if between && flow.queued != 0 {
         // It is behind others that were not answered yet.
-        queue::add(world, flow);
+        queue::add(world, flow, start);
         return false;
     }
     if !between {
         let unfinished = flow.phase != phase::RESPONSE_BODY
             || (flow.is_client_side() && flow.exchange.framing == framing::LENGTH);
         if unfinished {
-            queue::add(world, flow);
+            queue::add(world, flow, start);
             return false;
         }
         finish(world, flow, end::SUPERSEDED, now);
@@ -130,8 +133,8 @@ fn behind_body<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload) {
     let behind = flow.exchange.request_bytes - flow.request_total;
     flow.exchange.request_bytes = flow.request_total;
     if behind <= u64::from(payload.len) {
-        let at = payload.offset + payload.len - behind as u32;
-        queue::begins(source.world(), flow, source.load_u8(at).unwrap_or(0));
+        let rest = Payload::at(payload.offset + payload.len - behind as u32, behind as u32);
+        queue::begins(source.world(), flow, source.prefix(rest), behind);
     }
 }
 
@@ -139,11 +142,12 @@ fn behind_body<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload) {
 #[inline(always)]
 fn response_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, now: u64) -> bool {
     let world = source.world();
+    let begins =
+        || payload.len >= 8 && source.load_u64(payload.offset).unwrap_or(0) & SEVEN_BYTES == HTTP_1;
     match flow.phase {
         phase::IDLE => {
             // Of an answer that began behind another, this may be the rest.
-            let begins = payload.len >= 8
-                && source.load_u64(payload.offset).unwrap_or(0) & SEVEN_BYTES == HTTP_1;
+            let begins = begins();
             if !flow.flags.has::<{ flag::PIPELINED }>() || !begins {
                 queue::is_unknown(flow);
                 world.count(Tally::UNSOLICITED);
@@ -164,6 +168,11 @@ fn response_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload,
                 flow.exchange.first_byte_ns = now;
             }
             return true;
+        }
+        // The end of the answer before it was missed.
+        phase::RESPONSE_BODY if is_lost(flow) && may_go_on(flow) && begins() => {
+            finish(world, flow, end::SUPERSEDED, now);
+            begin_unread(flow, now);
         }
         phase::RESPONSE_BODY => {
             flow.exchange.response_bytes += u64::from(payload.len) + u64::from(payload.hole);
@@ -198,26 +207,37 @@ fn response_bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload,
     true
 }
 
+/// Where the chunks of the body at hand end is not known.
+#[inline(always)]
+fn is_lost<M: Machine>(flow: &Flow<M>) -> bool {
+    flow.exchange.framing == framing::CHUNKED && flow.chunks.seen() == Seen::Unknown
+}
+
 /// A response of a client that pipelines ended in `payload`: the bytes behind it are the answer to the
-/// next request. Some proxies gather small answers (Apache httpd).
+/// next request. Some proxies gather small answers (Apache httpd). What is left of them is not read, and
+/// then how many requests wait is not known.
 #[inline(always)]
 fn answered_behind<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, now: u64) {
     let mut round = 0;
     while round < ANSWERS_BEHIND {
         let len = behind(flow);
         if S::World::opaque(&flow.phase) != phase::IDLE || len < 8 || len > u64::from(payload.len) {
-            return;
+            break;
         }
         let at = payload.offset + payload.len - len as u32;
         let rest = Payload::at(at, len as u32);
         if source.prefix(rest) & SEVEN_BYTES != HTTP_1 {
-            return;
+            break;
         }
         begin_unread(flow, now);
         queue::answered(flow);
         response_begins(flow, len, now);
         source.read_head(flow, rest, now);
         round += 1;
+    }
+    if S::World::opaque(&flow.phase) == phase::IDLE && behind(flow) != 0 {
+        queue::is_unknown(flow);
+        source.world().count(Tally::UNSOLICITED);
     }
 }
 

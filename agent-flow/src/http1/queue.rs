@@ -8,38 +8,47 @@
 use agent_wire::record::{flag, framing};
 use agent_wire::tally::Tally;
 
-use crate::flow::Flow;
-use crate::http1::chunks::Seen;
+use crate::flow::{Flow, method};
+use crate::http1::body;
 use crate::machine::Machine;
 use crate::world::World;
 
-/// A request begins behind the one at hand.
+/// A request that begins with `start` comes behind the one at hand.
 #[inline(always)]
-pub fn add<W: World>(world: &W, flow: &mut Flow<W>) {
+pub fn add<W: World>(world: &W, flow: &mut Flow<W>, start: u64) {
     flow.flags.set::<{ flag::PIPELINED }>();
     world.count(Tally::PIPELINED);
-    if flow.is_client_side() && flow.queued != u16::MAX {
+    if flow.is_client_side() && flow.queued != u8::MAX {
+        // No other method that is in use begins so.
+        if start & 0xff == u64::from(b'H') && flow.queued < 8 {
+            flow.queued_heads |= 1 << flow.queued;
+        }
         flow.queued += 1;
     }
 }
 
-/// The bytes behind a request begin with `first`; 0 where that is not known. They are a request by
-/// their letter: what old clients send behind a body is a line end.
+/// The bytes behind a request begin with `start`, `len` of them there. They are a request by their
+/// letters: what old clients send behind a body is a line end.
 #[inline(always)]
-pub fn begins<W: World>(world: &W, flow: &mut Flow<W>, first: u8) {
-    if first.wrapping_sub(b'A') < 26 {
-        add(world, flow);
+pub fn begins<W: World>(world: &W, flow: &mut Flow<W>, start: u64, len: u64) {
+    let is_capital = |at: u64| (((start >> (at * 8)) & 0xff) as u8).wrapping_sub(b'A') < 26;
+    if is_capital(0) && (len < 2 || is_capital(1)) && (len < 3 || is_capital(2)) {
+        add(world, flow, start);
     } else {
         flow.flags.set::<{ flag::PIPELINED }>();
         world.count(Tally::PIPELINED);
     }
 }
 
-/// The answer to one begins.
+/// The answer to one begins, whose exchange has begun: by its method, if known, it has a body.
 #[inline(always)]
 pub fn answered<M: Machine>(flow: &mut Flow<M>) {
     if flow.queued != 0 {
         flow.queued -= 1;
+        if flow.queued_heads & 1 != 0 {
+            flow.method = method::HEAD;
+        }
+        flow.queued_heads >>= 1;
     }
 }
 
@@ -48,7 +57,7 @@ pub fn answered<M: Machine>(flow: &mut Flow<M>) {
 #[inline(always)]
 pub fn response_ended<M: Machine>(flow: &mut Flow<M>) {
     let has_end = match flow.exchange.framing {
-        framing::CHUNKED => flow.chunks.seen() == Seen::Last,
+        framing::CHUNKED => body::has_clear_end(flow),
         framing::NONE | framing::LENGTH => true,
         _ => false,
     };
@@ -61,4 +70,5 @@ pub fn response_ended<M: Machine>(flow: &mut Flow<M>) {
 #[inline(always)]
 pub fn is_unknown<M: Machine>(flow: &mut Flow<M>) {
     flow.queued = 0;
+    flow.queued_heads = 0;
 }

@@ -33,7 +33,7 @@ pub struct ServerName {
 /// Which server the ClientHello in `payload` names, or that it names none; nothing when not all of it
 /// is here.
 #[inline(always)]
-pub fn server_name(bytes: &impl Bytes, payload: Payload) -> Option<ServerName> {
+pub fn server_name(bytes: &(impl Bytes + ?Sized), payload: Payload) -> Option<ServerName> {
     let (mut at, end) = extensions(bytes, payload)?;
     let mut named = false;
     let mut round = 0;
@@ -66,7 +66,7 @@ pub fn server_name(bytes: &impl Bytes, payload: Payload) -> Option<ServerName> {
 
 /// Where the extensions of a ClientHello begin and end; `None` when the segment is none.
 #[inline(always)]
-fn extensions(bytes: &impl Bytes, payload: Payload) -> Option<(u32, u32)> {
+fn extensions(bytes: &(impl Bytes + ?Sized), payload: Payload) -> Option<(u32, u32)> {
     let hello = payload.offset + RECORD_HEADER_BYTES;
     if bytes.load_u8(hello)? != CLIENT_HELLO {
         return None;
@@ -82,7 +82,7 @@ fn extensions(bytes: &impl Bytes, payload: Payload) -> Option<(u32, u32)> {
 }
 
 #[inline(always)]
-fn load_u16(from: &impl Bytes, offset: u32) -> Option<u32> {
+fn load_u16(from: &(impl Bytes + ?Sized), offset: u32) -> Option<u32> {
     let mut bytes = [0u8; 2];
     if from.load(offset, &mut bytes, 2) {
         Some(u32::from(u16::from_be_bytes(bytes)))

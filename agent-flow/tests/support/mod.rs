@@ -11,12 +11,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use agent_flow::bytes::{Bytes, Payload};
-use agent_flow::ending;
 use agent_flow::flow::Flow;
 use agent_flow::http1::{head, scan};
 use agent_flow::machine::Machine;
 use agent_flow::segment::{self, ACK, Segment};
 use agent_flow::world::{FlowOf, Socket, Source, Space, World, stamp};
+use agent_flow::{clients, ending, recognition};
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::plain::{Plain, bytes_of, read};
 use agent_wire::record::{End, Errand, Exchange, Header, MessageHead, Record, flag, kind};
@@ -291,6 +291,30 @@ impl Connection {
         }
     }
 
+    /// These bytes of a client came before there was a socket.
+    pub(crate) fn early(&mut self, payload: &[u8]) {
+        let mut bytes = [0; HEAD_BYTES];
+        let len = payload.len().min(HEAD_BYTES);
+        bytes[..len].copy_from_slice(&payload[..len]);
+        let source = At {
+            host: &self.host,
+            bytes: &[],
+        };
+        let payload = Payload {
+            offset: 0,
+            len: payload.len() as u32,
+            seq: START,
+            hole: 0,
+        };
+        let now = self.host.now();
+        recognition::early(&source, &mut self.flow, &bytes, payload, now);
+    }
+
+    /// The process of the connection read from it.
+    pub(crate) fn is_read(&mut self) {
+        clients::data_read(&self.host, &mut self.flow);
+    }
+
     /// The connection ends in that way, one of [`agent_wire::record::end`].
     pub(crate) fn ends(&mut self, how: u8) {
         let now = self.host.now();
@@ -317,18 +341,18 @@ impl Connection {
     }
 
     /// What the records say of each exchange, by its index.
-    pub(crate) fn exchanges(&self) -> Vec<Told> {
-        let mut exchanges: BTreeMap<u32, Told> = BTreeMap::new();
+    pub(crate) fn exchanges(&self) -> Vec<Reported> {
+        let mut exchanges: BTreeMap<u32, Reported> = BTreeMap::new();
         for record in self.records() {
             let Some(exchange) = record.exchange() else {
                 continue;
             };
-            let told = exchanges.entry(exchange.index).or_default();
-            told.flags |= record.header().flags;
-            told.exchange = exchange;
+            let reported = exchanges.entry(exchange.index).or_default();
+            reported.flags |= record.header().flags;
+            reported.exchange = exchange;
             match record.kind {
-                kind::REQUEST => told.request = record.head().to_vec(),
-                kind::RESPONSE => told.response = record.head().to_vec(),
+                kind::REQUEST => reported.request = record.head().to_vec(),
+                kind::RESPONSE => reported.response = record.head().to_vec(),
                 _ => {}
             }
         }
@@ -336,9 +360,9 @@ impl Connection {
     }
 }
 
-/// What is told of one exchange.
+/// What is reported of one exchange.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     /// As the last record of it has it.
     pub(crate) exchange: Exchange,
     /// Head of the request, as far as it was captured.

@@ -6,6 +6,7 @@
 
 mod code;
 mod dependencies;
+mod floors;
 mod layout;
 mod made;
 mod purity;
@@ -63,6 +64,7 @@ const RULES: [Rule; 17] = [
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
     purity::flow_depends_on_wire_alone,
+    floors::flow_imports_one_way,
     purity::aya_stays_in_its_room,
     purity::unsafe_stays_in_listed_files,
     rings::files_of_the_core_import_one_way,
