@@ -59,7 +59,7 @@ impl fmt::Display for Problem {
 
 type Rule = fn(&Tree) -> Vec<Problem>;
 
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 18] = [
     purity::core_depends_on_no_runtime,
     purity::core_touches_no_outside,
     purity::wire_depends_on_nothing,
