@@ -15,7 +15,7 @@ use crate::parent::Parent;
 use crate::request::OpenRequest;
 use crate::table::Key;
 use crate::timing::{SECOND, YOUNG_US};
-use crate::transport::Connect;
+use crate::transport::{Connect, peer_closed};
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
 /// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
@@ -433,7 +433,7 @@ impl Core {
             let upstream = Upstream::Inet(socket.remote);
             let unasked = self.look_for_check(tgid, &upstream, established, socket.time);
             let by_client = errand.is_some_and(|errand| errand.age_us <= YOUNG_US);
-            let by_peer = socket.flags.peer_fin() || socket.flags.peer_reset();
+            let by_peer = peer_closed(socket);
             if unasked
                 && !by_client
                 && !by_peer
