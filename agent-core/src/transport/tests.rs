@@ -193,7 +193,7 @@ fn what_another_attempt_sent_again_does_not_count() {
 }
 
 #[test]
-fn a_connection_without_a_request_ended_by_whoever_closed_or_spoke_first() {
+fn a_connection_without_a_request_ends_by_what_the_peer_did_first() {
     for (flags, expected) in [
         (flag::PEER_RESET | flag::PEER_FIN, Some(End::PeerReset)),
         (flag::PEER_FIN | flag::NOT_HTTP, Some(End::PeerFin)),
