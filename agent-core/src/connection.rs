@@ -36,8 +36,8 @@ pub(crate) struct Connection {
     opener: Opener,
     last_seen: Nanos,
     pub(crate) ended: Ended,
-    /// The exchange under way.
-    pub(crate) current: Option<u32>,
+    /// The exchange under way: of HTTP/1 there is one at a time.
+    current: Option<u32>,
     /// The handshake was told.
     pub(crate) connect_told: bool,
     /// When the handshake was complete.
@@ -74,6 +74,11 @@ impl Connection {
     /// The peer.
     pub(crate) fn remote(&self) -> Upstream {
         Upstream::Inet(self.ends[1].into())
+    }
+
+    /// The exchanges under way.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = u32> + use<> {
+        self.current.into_iter()
     }
 
     /// The exchange `index` begins. Returns the exchange that must be over by that: the one

@@ -420,3 +420,123 @@ fn let_go(attempts: &mut Table<Key, Box<Trial>>, request: &mut OpenRequest) {
     });
     request.open = open;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::attempt::Finish;
+    use crate::cause::Certainty;
+    use crate::event::{Join, Upstream};
+    use crate::observation::{Exchange, Flags, Framing, Seen, Socket};
+    use crate::transport::Transport;
+    use crate::witness::Witnesses;
+
+    const CLIENT: Key = Key {
+        cookie: 1,
+        index: 0,
+    };
+
+    fn socket(cookie: u64, time: Nanos) -> Socket {
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        Socket {
+            cookie,
+            time,
+            side: Side::Unknown,
+            tgid: Some(7),
+            opened: None,
+            local: nowhere,
+            remote: nowhere,
+            errno: None,
+            syns: 0,
+            retransmits: 0,
+            srtt_us: None,
+            flags: Flags::default(),
+        }
+    }
+
+    fn trial(cookie: u64, time: Nanos) -> Box<Trial> {
+        let socket = socket(cookie, time);
+        let (transport, upstream) = (Transport::unused(&socket), Upstream::Unknown);
+        let finish = Finish::Connect;
+        Box::new(Trial::of_connection(
+            &socket, transport, upstream, None, finish,
+        ))
+    }
+
+    fn request() -> Box<OpenRequest> {
+        let exchange = Exchange {
+            index: 0,
+            end: None,
+            framing: Framing::Unknown,
+            status: 0,
+            request: Seen::told(1),
+            request_last: Seen::default(),
+            first_byte: Seen::default(),
+            head: Seen::default(),
+            last_byte: Seen::default(),
+            idle_since: Seen::default(),
+            peer_fin: Seen::default(),
+            request_bytes: 0,
+            request_acked: 0,
+            response_bytes: 0,
+            head_bytes: 0,
+            request_head_bytes: 0,
+            chunks_followed: true,
+            errand: None,
+        };
+        Box::new(OpenRequest::new(&socket(1, 1), Some(7), exchange, None))
+    }
+
+    #[test]
+    fn an_attempt_is_counted_wherever_it_is() {
+        let mut exchanges = Exchanges::new(&Limits {
+            attempts: 3,
+            attempts_per_request: 2,
+            ..Limits::default()
+        });
+        assert_eq!(exchanges.begin_request(CLIENT, None, request), Some(true));
+        assert_eq!(exchanges.begin_request(CLIENT, None, request), Some(false));
+
+        let claim = Parent {
+            key: CLIENT,
+            join: Join::Retry,
+            surety: Certainty::Guess,
+            witnesses: Witnesses::default(),
+            forwarding: false,
+        };
+        exchanges.begin_attempt(trial(2, 10));
+        assert_eq!(exchanges.attempts(), 1, "under way");
+        let over = exchanges.take_attempt(trial(2, 10).key).unwrap();
+        assert_eq!(exchanges.attempts(), 0, "taken out");
+        assert!(exchanges.put_to_request(over, CLIENT).is_none());
+        assert_eq!(exchanges.attempts(), 1, "with its request");
+        assert!(exchanges.wait_for_request(20, trial(3, 20)).is_none());
+        assert!(exchanges.wait_for_request(20, trial(4, 20)).is_none());
+        assert_eq!(exchanges.attempts(), 3, "two more without one");
+        assert!(!exchanges.has_room_for_attempt());
+
+        let orphan = exchanges.take_orphan(Some(7), 20..=20, trial(3, 20).key);
+        assert!(exchanges.claim(orphan.unwrap(), claim).is_none());
+        assert_eq!(exchanges.attempts(), 3, "one was claimed");
+        let last = exchanges.pop_orphan(Nanos::MAX).unwrap();
+        let oldest = exchanges.put_to_request(last, CLIENT).unwrap();
+        assert_eq!(
+            (oldest.key.cookie, exchanges.attempts()),
+            (2, 2),
+            "crowded out"
+        );
+
+        let all = |_: &Trial| true;
+        let lent = exchanges.take_last_try(7, 0..=Nanos::MAX, Key::LAST, all);
+        assert_eq!(lent.unwrap().key.cookie, 4);
+        assert_eq!(exchanges.take_request(CLIENT).unwrap().tries.len(), 1);
+        assert_eq!(exchanges.attempts(), 0, "gone with its request");
+        let counts = (
+            exchanges.attempts_refused(),
+            exchanges.attempts_crowded_out(),
+        );
+        assert_eq!(counts, (1, 1));
+    }
+}

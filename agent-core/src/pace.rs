@@ -30,7 +30,7 @@ impl Pace {
         self.now
     }
 
-    /// So long before now, or at the beginning.
+    /// The time `ago` ns before now; 0 where there is none.
     pub(crate) fn before(&self, ago: Nanos) -> Nanos {
         self.now.saturating_sub(ago)
     }

@@ -54,7 +54,8 @@ impl Whose {
     }
 }
 
-/// A request's places in the lists by line and by end: half a hash, for who collides is told apart when it is weighed.
+/// A request's places in the lists by line and by end. Half a hash is enough: requests that collide are
+/// distinguished when they are weighed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hashes {
     pub(crate) line: u32,

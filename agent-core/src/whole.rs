@@ -63,7 +63,7 @@ impl Response<'_> {
                 let body = exchange.response_bytes.checked_sub(head);
                 head > 0 && body.is_some_and(|body| body >= length)
             }
-            // Whoever writes it ends it.
+            // The end that writes it closes behind it.
             (end, Framing::Close) => match side {
                 Side::Client => end == End::LocalClose,
                 Side::Upstream | Side::Unknown => end == End::PeerFin,

@@ -7,13 +7,12 @@ use smol_str::SmolStr;
 
 use super::Core;
 use crate::attempt::{FailedHandshake, Finish, Trial, errand_at_start, seconds};
-use crate::errno;
 use crate::event::{ConnectDone, ConnectResult, Event, ServerName, TlsDone, Upstream};
 use crate::observation::{ConnectOutcome, End, Errand, Nanos, Seen, Socket, TlsHandshake};
 use crate::outgoing::Use;
 use crate::table::Key;
 use crate::timing::SECOND;
-use crate::transport::{Connect, NotConnected, Transport};
+use crate::transport::{Connect, NotConnected, Transport, ended_unused, given_up, is_under_way};
 
 /// A proxy that refuses what the upstream said of itself in the handshake closes within this time
 /// after its own Finished, ns.
@@ -78,13 +77,7 @@ impl Core {
         connect: Connect,
         out: &mut Vec<Event>,
     ) {
-        let under_way = [
-            errno::EINTR,
-            errno::EISCONN,
-            errno::EALREADY,
-            errno::EINPROGRESS,
-        ];
-        if socket.errno.is_some_and(|errno| under_way.contains(&errno)) {
+        if is_under_way(socket) {
             return;
         }
         let name = if socket.cookie == 0 {
@@ -164,14 +157,7 @@ impl Core {
         errand: Option<Errand>,
         out: &mut Vec<Event>,
     ) {
-        let end = if socket.flags.peer_reset() {
-            End::PeerReset
-        } else if socket.flags.peer_fin() {
-            End::PeerFin
-        } else if socket.flags.not_http() {
-            // It spoke before it was asked, and the proxy would not hear it.
-            End::LocalClose
-        } else {
+        let Some(end) = ended_unused(socket) else {
             return;
         };
         let upstream = Upstream::Inet(socket.remote);
@@ -238,24 +224,6 @@ impl Core {
             seconds: seconds(socket.opened.unwrap_or(socket.time), socket.time),
             syn_retransmits: socket.syns.saturating_sub(1),
         }));
-    }
-}
-
-/// A socket that is closed with SO_LINGER 0 while its SYN is not answered has ECONNRESET for an error
-/// (`tcp_disconnect`, net/ipv4/tcp.c), and nobody sent a RST: one that answers a SYN gives ECONNREFUSED
-/// (`tcp_reset`, net/ipv4/tcp_input.c). HAProxy closes so when `timeout connect` has run out.
-fn given_up(socket: &Socket, outcome: ConnectOutcome) -> (Socket, ConnectOutcome) {
-    let closed = outcome == ConnectOutcome::KernelError
-        && socket.errno == Some(errno::ECONNRESET)
-        && !socket.flags.peer_reset();
-    if closed {
-        let socket = Socket {
-            errno: None,
-            ..socket.clone()
-        };
-        (socket, ConnectOutcome::ClosedByUs)
-    } else {
-        (socket.clone(), outcome)
     }
 }
 

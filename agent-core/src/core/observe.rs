@@ -15,7 +15,7 @@ use crate::parent::Parent;
 use crate::request::OpenRequest;
 use crate::table::Key;
 use crate::timing::{SECOND, YOUNG_US};
-use crate::transport::Connect;
+use crate::transport::{Connect, peer_closed};
 
 /// Sockets of system services that the C library connects to on its own (name lookups,
 /// logging): a failure there is no attempt at an upstream. glibc tries nscd in every
@@ -398,7 +398,7 @@ impl Core {
         if connection.tgid.is_some() && connection.tgid != socket.tgid {
             return;
         }
-        if let Some(index) = connection.current {
+        for index in connection.under_way() {
             let key = Key { cookie, index };
             if self.exchanges.end_unseen(key, Some(End::LocalClose)) {
                 self.connections.mark_ended(key);
@@ -420,7 +420,7 @@ impl Core {
             self.counts.repeated += u64::from(self.connections.is_closed(socket.cookie));
             return;
         };
-        let (side, current) = (connection.side, connection.current);
+        let (side, mut under_way) = (connection.side, connection.under_way().peekable());
         let unused = connection.was_never_used();
         let errand = connection.connect_errand;
         let (tgid, established) = (socket.tgid.or(connection.tgid), connection.established);
@@ -433,7 +433,7 @@ impl Core {
             let upstream = Upstream::Inet(socket.remote);
             let unasked = self.look_for_check(tgid, &upstream, established, socket.time);
             let by_client = errand.is_some_and(|errand| errand.age_us <= YOUNG_US);
-            let by_peer = socket.flags.peer_fin() || socket.flags.peer_reset();
+            let by_peer = peer_closed(socket);
             if unasked
                 && !by_client
                 && !by_peer
@@ -454,18 +454,12 @@ impl Core {
         if let Some(owner) = owner {
             self.resolve_if_ready(owner, out);
         }
-        match current {
-            Some(index) => {
-                self.suspect_lost_end(
-                    side,
-                    Key {
-                        cookie: socket.cookie,
-                        index,
-                    },
-                    out,
-                );
-            }
-            None => self.connections.remove(socket.cookie),
+        let cookie = socket.cookie;
+        if under_way.peek().is_none() {
+            self.connections.remove(cookie);
+        }
+        for index in under_way {
+            self.suspect_lost_end(side, Key { cookie, index }, out);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::answer::{answers_for_upstream, decisive, error_of, masked};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
-use crate::event::{Attempt, Event, Failure, Request};
+use crate::event::{Attempt, Check, Event, Failure, Proxy, Request};
 use crate::observation::{End, Nanos, RequestHead};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
@@ -21,6 +21,18 @@ use crate::timing;
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
 const PROMPT: Nanos = 100_000_000;
+
+/// Why a request got its error, if it did, and the attempts that it had.
+struct Explained {
+    attempts: Vec<Arc<Attempt>>,
+    error: Option<Failure>,
+    /// The attempt that the error comes from.
+    error_attempt: Option<usize>,
+    /// Why the upstreams had been given up before, where none was left.
+    origin: Option<Cause>,
+    /// The check that showed that, if one did.
+    origin_check: Option<Arc<Check>>,
+}
 
 impl Core {
     /// An attempt is over: it goes to its request, is told, or waits for a request.
@@ -193,62 +205,14 @@ impl Core {
             self.counts.requests.not_begun += 1;
             return;
         }
-        tries.sort_by_key(|trial| (trial.started, trial.key));
-        let last = tries.len().saturating_sub(1);
-        let mut tells_health = Vec::new();
-        let mut attempts: Vec<Arc<Attempt>> = tries
-            .into_iter()
-            .enumerate()
-            .map(|(at, trial)| {
-                let failure = self.failure_of(&trial, Some(&outcome));
-                self.keep_patience(&trial, failure);
-                // What an application says through it is not read: it may be its own error.
-                let unclear = failure.is_some_and(|one| one.cause == Cause::Unattributed);
-                tells_health.push(!(trial.unread && unclear));
-                let masked = masked(failure, &outcome, at == last);
-                trial.into_attempt(proxy.clone(), failure, masked)
-            })
-            .collect();
-        let leaves_alone = self.processes.habits(Some(proxy.tgid)).leaves_alone;
-        for (at, attempt) in attempts.iter().enumerate() {
-            if tells_health[at] {
-                let passed_over = leaves_alone && goes_on_after(attempt, &attempts[at + 1..]);
-                self.remember(request.head.as_ref(), attempt, passed_over);
-            }
-        }
-        let decisive = decisive(&attempts, &outcome);
-        let surety = decisive.map_or(Certainty::Guess, |(at, surety)| {
-            let attempt = &attempts[at];
-            let joined = attempt.join_certainty.unwrap_or(Certainty::Guess);
-            let least = self.least_surety(&request, &outcome, attempt);
-            surety.max(joined).max(least)
-        });
-        let at = decisive.map(|(at, _)| at);
-        let (error, mut error_attempt) = error_of(&request, &outcome, &attempts, at, surety);
-        let (error, origin, origin_check) = match error {
-            Some(_) if attempts.is_empty() && request.open.is_empty() => {
-                let found = self.unanswered(key, &request, &outcome, &proxy);
-                error_attempt = found.attempt.is_some().then_some(0);
-                attempts.extend(found.attempt);
-                (Some(found.failure), found.origin, found.check)
-            }
-            None if attempts.is_empty() && request.open.is_empty() => {
-                attempts.extend(self.behind(key, &request, &outcome, &proxy));
-                (None, None, None)
-            }
-            Some(failure) if failure.cause == Cause::NoLiveUpstream => {
-                // What was under way ended with the server.
-                let instance = self.processes.instance(proxy.tgid);
-                let attempt = error_attempt.and_then(|at| attempts.get(at));
-                let check = attempt.and_then(|one| {
-                    self.upstreams
-                        .failed_before(instance, &one.upstream, one.ended)
-                });
-                let origin = check.as_ref().and_then(|check| check.failure);
-                (error, origin, check)
-            }
-            error => (error, None, None),
-        };
+        let attempts = self.judge_tries(tries, &request, &outcome, &proxy);
+        let Explained {
+            attempts,
+            error,
+            error_attempt,
+            origin,
+            origin_check,
+        } = self.explain(key, &request, &outcome, &proxy, attempts);
         self.counts.attempts.told += attempts.len() as u64;
         self.counts.requests.told += 1;
         let client = request.client();
@@ -272,6 +236,96 @@ impl Core {
             origin_check,
             attempts,
         })));
+    }
+
+    /// The verdicts on the attempts of a request that is over, in the order of their start. What they show
+    /// of their upstreams is kept.
+    #[expect(
+        clippy::vec_box,
+        reason = "an attempt comes here from its request: as a pointer"
+    )]
+    fn judge_tries(
+        &mut self,
+        mut tries: Vec<Box<Trial>>,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        proxy: &Proxy,
+    ) -> Vec<Arc<Attempt>> {
+        tries.sort_by_key(|trial| (trial.started, trial.key));
+        let last = tries.len().saturating_sub(1);
+        let mut tells_health = Vec::new();
+        let attempts: Vec<Arc<Attempt>> = tries
+            .into_iter()
+            .enumerate()
+            .map(|(at, trial)| {
+                let failure = self.failure_of(&trial, Some(outcome));
+                self.keep_patience(&trial, failure);
+                // What an application says through it is not read: it may be its own error.
+                let unclear = failure.is_some_and(|one| one.cause == Cause::Unattributed);
+                tells_health.push(!(trial.unread && unclear));
+                let masked = masked(failure, outcome, at == last);
+                trial.into_attempt(proxy.clone(), failure, masked)
+            })
+            .collect();
+        let leaves_alone = self.processes.habits(Some(proxy.tgid)).leaves_alone;
+        for (at, attempt) in attempts.iter().enumerate() {
+            if tells_health[at] {
+                let passed_over = leaves_alone && goes_on_after(attempt, &attempts[at + 1..]);
+                self.remember(request.head.as_ref(), attempt, passed_over);
+            }
+        }
+        attempts
+    }
+
+    /// Why a request got its error, if it did: for one of its attempts, or in spite of having none.
+    fn explain(
+        &mut self,
+        key: Key,
+        request: &OpenRequest,
+        outcome: &Outcome,
+        proxy: &Proxy,
+        mut attempts: Vec<Arc<Attempt>>,
+    ) -> Explained {
+        let decisive = decisive(&attempts, outcome);
+        let surety = decisive.map_or(Certainty::Guess, |(at, surety)| {
+            let attempt = &attempts[at];
+            let joined = attempt.join_certainty.unwrap_or(Certainty::Guess);
+            let least = self.least_surety(request, outcome, attempt);
+            surety.max(joined).max(least)
+        });
+        let at = decisive.map(|(at, _)| at);
+        let (error, mut error_attempt) = error_of(request, outcome, &attempts, at, surety);
+        let (error, origin, origin_check) = match error {
+            Some(_) if attempts.is_empty() && request.open.is_empty() => {
+                let found = self.unanswered(key, request, outcome, proxy);
+                error_attempt = found.attempt.is_some().then_some(0);
+                attempts.extend(found.attempt);
+                (Some(found.failure), found.origin, found.check)
+            }
+            None if attempts.is_empty() && request.open.is_empty() => {
+                attempts.extend(self.behind(key, request, outcome, proxy));
+                (None, None, None)
+            }
+            Some(failure) if failure.cause == Cause::NoLiveUpstream => {
+                // What was under way ended with the server.
+                let instance = self.processes.instance(proxy.tgid);
+                let attempt = error_attempt.and_then(|at| attempts.get(at));
+                let check = attempt.and_then(|one| {
+                    self.upstreams
+                        .failed_before(instance, &one.upstream, one.ended)
+                });
+                let origin = check.as_ref().and_then(|check| check.failure);
+                (error, origin, check)
+            }
+            error => (error, None, None),
+        };
+        Explained {
+            attempts,
+            error,
+            error_attempt,
+            origin,
+            origin_check,
+        }
     }
 
     /// Ends what was under way for a request that is over, where the end would come too late or never:
