@@ -22,8 +22,8 @@ A cell is what the client got (a status, `none` for no status line), and what th
 cause of the error, or of the attempt behind a cut answer, and how sure it is. The test fails when a
 cause is not one that may be said of the fault, when another upstream is named, or when it is more sure
 than TCP allows. `unattributed` names the upstream where only one was in use. At HAProxy and Caddy, whose
-threads do not say for whom they act, a cell may be `unattributed` or a guess in another run. `-`: the server or the
-proxy cannot have it. `ok`: the proxy hid from its client that the answer was cut.
+threads do not say for whom they act, a cell may be `unattributed` or a guess in another run. `-`: the proxy cannot
+have it, or (gRPC at Caddy) the small server of these scenes cannot show it. `ok`: the proxy hid from its client that the answer was cut.
 ";
 
 /// What became of one fault at one kind of upstream.
