@@ -62,7 +62,7 @@ impl Upstreams {
     }
 
     /// Keeps how an attempt went, for requests that will find no upstream to try; `head` is its request's,
-    /// where that is known. `passed_over` when its request went on to another upstream, at a proxy that
+    /// if known. `passed_over` when its request went on to another upstream, at a proxy that
     /// leaves alone what failed.
     pub(crate) fn attempt_is_over(
         &mut self,

@@ -83,7 +83,7 @@ pub(crate) fn give_back(space: Lent) {
     kernel::add(&mut space.0.marks, -1);
 }
 
-/// The space of that index, of whoever took it on this CPU.
+/// The space of that index on this CPU, which the caller has taken.
 #[inline(always)]
 pub(crate) fn at(index: u32) -> Option<&'static mut Slot> {
     SPACE.get_ptr_mut(index).map(kernel::value)

@@ -330,6 +330,14 @@ fn kinds() -> impl Iterator<Item = Kind> {
     all.filter(move |kind| one.as_deref().is_none_or(|one| one == kind.name()))
 }
 
+/// A group that answers as its paths say, and one of which nobody listens.
+fn groups(upstreams: &Upstreams, nobody: &Refusing) -> [Group; 2] {
+    [
+        Group::new("x", Target::Servers(upstreams.addresses.clone())).kept(),
+        Group::new("dead", Target::Servers(vec![nobody.address])).kept(),
+    ]
+}
+
 /// What an upstream does with the second request, and what may be said of it.
 const FAULTS: [(&str, &[&str]); 5] = [
     (
@@ -347,10 +355,7 @@ fn each_pipelined_request_whose_attempt_fails_has_its_incident() {
     need_root();
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let nobody = Refusing::new(LOCALHOST);
-    let groups = [
-        Group::new("x", Target::Servers(upstreams.addresses.clone())).kept(),
-        Group::new("dead", Target::Servers(vec![nobody.address])).kept(),
-    ];
+    let groups = groups(&upstreams, &nobody);
     let mut wrong = Vec::new();
     for kind in kinds() {
         let agent = Agent::start_as(&format!("pipelined-{kind}"), &[]);
@@ -394,10 +399,7 @@ fn of_several_requests_in_one_segment_the_last_has_its_incident() {
     need_root();
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let nobody = Refusing::new(LOCALHOST);
-    let groups = [
-        Group::new("x", Target::Servers(upstreams.addresses.clone())).kept(),
-        Group::new("dead", Target::Servers(vec![nobody.address])).kept(),
-    ];
+    let groups = groups(&upstreams, &nobody);
     for kind in kinds() {
         let agent = Agent::start_as(&format!("several-{kind}"), &[]);
         let events = agent.events();

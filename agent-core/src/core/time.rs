@@ -80,7 +80,7 @@ impl Core {
         for (key, request) in self.exchanges.take_stuck_requests(stuck_since) {
             self.counts.requests.swept += 1;
             self.connections.no_longer_current(key);
-            // Its attempts are told without it.
+            // Its attempts are reported without it.
             for mut trial in request.tries {
                 trial.parent = None;
                 self.tell_alone(trial, out);

@@ -130,7 +130,7 @@ pub fn next_exchange<M: Machine>(flow: &mut Flow<M>, now: u64) {
     flow.exchange.end = end::OPEN;
 }
 
-/// The connection ends: begins the exchange of a request that waits, so that its end is told. Of
+/// The connection ends: begins the exchange of a request that waits, so that its end is reported. Of
 /// those that waited while another was under way it is not known what the proxy would have done.
 #[inline(always)]
 pub fn connection_ends<M: Machine>(flow: &mut Flow<M>, now: u64) {

@@ -1,4 +1,4 @@
-//! Messages of HTTP/1.0 and 1.1: where they start and end, told as they do.
+//! Messages of HTTP/1.0 and 1.1: where they start and end, reported as they do.
 //!
 //! In: the new bytes of each direction, in order of arrival. Out: a REQUEST record when a
 //! request head is complete, a RESPONSE record when the response head is, and an END

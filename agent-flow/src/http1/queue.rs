@@ -3,7 +3,7 @@
 //! In: where the bytes of another request begin. Out: how many wait, at least: of several in one
 //! segment only the first is seen. They are not read; the answer to one begins its exchange, in a
 //! segment of its own or behind the answer before it. One that waits when its connection ends got
-//! none, which is told as well ([`crate::http1::exchange::connection_ends`]).
+//! none, which is reported too ([`crate::http1::exchange::connection_ends`]).
 
 use agent_wire::record::{flag, framing};
 use agent_wire::tally::Tally;
@@ -52,8 +52,7 @@ pub fn answered<M: Machine>(flow: &mut Flow<M>) {
     }
 }
 
-/// A response ended. Where its end could not be told from what is behind it, how many are left is not
-/// known.
+/// A response ended. If its end is not known, how many requests are left is not known either.
 #[inline(always)]
 pub fn response_ended<M: Machine>(flow: &mut Flow<M>) {
     let has_end = match flow.exchange.framing {

@@ -12,8 +12,8 @@ use crate::transport::ClosedBy;
 pub(super) const SILENCE: Nanos = 100_000_000;
 
 /// A proxy that had no CPU rejects what it read after [`SILENCE`], but within this time, ns. Too small: a
-/// crowded host makes a slow application of a bad answer. Too large: timers that are told by another
-/// status than theirs (Caddy: 502 within a head) are guesses.
+/// crowded host makes a slow application of a bad answer. Too large: a timer whose
+/// status is not the usual one (Caddy: 502 within a head) is a guess.
 const LATE: Nanos = 1_000_000_000;
 
 /// A proxy that closes upstream within this time after its client left did it for that
