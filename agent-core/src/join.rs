@@ -352,9 +352,10 @@ pub(crate) fn by_answer<'a>(
     });
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
-    let is_connect = trial.exchange.is_none();
-    let is_touched = best.pipelined && best.touch >= Touch::Young;
-    let is_its = is_connect || is_touched || best.likeness > Likeness::Unknown;
+    // On a connection that is not read there is no line either.
+    let is_opened = trial.exchange.is_none() || (trial.unread && trial.reused == Some(false));
+    let is_touched = (best.pipelined || trial.unread) && best.touch >= Touch::Young;
+    let is_its = is_opened || is_touched || best.likeness > Likeness::Unknown;
     if !best.answer.at_once && !is_its {
         return None;
     }

@@ -4,7 +4,7 @@ mod support;
 
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::Join;
-use agent_core::observation::{ConnectOutcome, End, Errand, Observation};
+use agent_core::observation::{ConnectOutcome, End, Errand, Observation, Side, What};
 use agent_core::{Core, Limits, ProcessKind};
 use agent_wire::record::flag;
 use support::{Ex, PROXY, client, core, errand, know, sent, told, upstream};
@@ -239,6 +239,46 @@ fn the_first_error_for_a_failed_attempt_makes_an_unknown_process_a_proxy() {
         c.response(&x.answered(200, 8.0)),
     ];
     assert_eq!(self::told(&mut core, seen).requests().len(), 0);
+}
+
+/// What a process that nobody knows makes of a client's request: it asks a database on a connection that it
+/// opens, in which it says something of its own, and answers 500 when that ends so.
+fn asks_a_database(end: End, until: f64, touched: bool) -> Vec<Observation> {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut database = upstream(10).to("10.0.0.9:5432").opened(1.5);
+    database.socket.side = Side::Unknown;
+    let asked = sent(0, 1.8).ended(end);
+    let mut used = database.close(until);
+    used.what = What::Unread {
+        exchange: asked.exchange,
+    };
+    let by = if touched { errand(1) } else { None };
+    vec![
+        c.request(&x, "GET", "/cart"),
+        database.connect(1.7, ConnectOutcome::Established, by),
+        used,
+        database.close(until),
+        c.response(&x.answered(500, until + 0.3)),
+    ]
+}
+
+#[test]
+fn the_first_error_for_a_database_that_does_not_answer_makes_an_unknown_process_a_proxy() {
+    for (end, until, cause) in [
+        (End::PeerReset, 2.5, Cause::ClosedBeforeResponse),
+        (End::PeerFin, 2.5, Cause::ClosedBeforeResponse),
+        (End::LocalClose, 1001.9, Cause::ResponseTimeout),
+    ] {
+        for touched in [true, false] {
+            let mut core = Core::new(Limits::default());
+            know(&mut core, PROXY, "node", ProcessKind::Unknown);
+            let told = told(&mut core, asks_a_database(end, until, touched));
+            let request = told.request();
+            let error = request.error.expect("500");
+            assert_eq!(error.cause, cause, "{end:?} {touched}");
+            assert_eq!(error.certainty, Certainty::Strong, "{end:?} {touched}");
+        }
+    }
 }
 
 #[test]

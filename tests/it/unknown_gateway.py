@@ -1,5 +1,6 @@
-"""A gateway that nobody knows by name, in front of a database: asks it for each request, and answers
-500 when that fails. `loop` serves all clients in one thread, as node does; `threads` each in its own."""
+"""A gateway that nobody knows by name, in front of a database: asks it for each request, waits a second at
+most, and answers 500 when that fails. `loop` serves all clients in one thread, as node does; `kept` does so
+too and asks on one connection that it keeps; `threads` serves each client in its own."""
 
 import asyncio
 import socket
@@ -14,7 +15,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 class Threaded(BaseHTTPRequestHandler):
     def do_GET(self):
         try:
-            with socket.create_connection(("127.0.0.1", DATABASE)) as database:
+            with socket.create_connection(("127.0.0.1", DATABASE), timeout=1) as database:
                 database.sendall(b"PING\r\n")
                 answer = WHOLE if database.recv(100) else FAILED
         except OSError:
@@ -26,21 +27,35 @@ class Threaded(BaseHTTPRequestHandler):
         pass
 
 
+KEPT = []
+
+
+async def connection():
+    if HOW != "kept":
+        return await asyncio.open_connection("127.0.0.1", DATABASE)
+    if not KEPT:
+        KEPT.append(await asyncio.open_connection("127.0.0.1", DATABASE))
+    return KEPT[0]
+
+
 async def asked(reader, writer):
-    answer = FAILED
+    answer, to = FAILED, None
     try:
         await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         writer.close()
         return
     try:
-        database, to = await asyncio.open_connection("127.0.0.1", DATABASE)
+        database, to = await connection()
         to.write(b"PING\r\n")
-        if await database.read(100):
+        if await asyncio.wait_for(database.read(100), 1):
             answer = WHOLE
-        to.close()
-    except OSError:
+    except (OSError, asyncio.TimeoutError):
         pass
+    finally:
+        if to and (answer is FAILED or HOW != "kept"):
+            to.close()
+            KEPT.clear()
     writer.write(answer)
     await writer.drain()
     writer.close()
@@ -52,7 +67,7 @@ async def loop():
         await server.serve_forever()
 
 
-if HOW == "loop":
-    asyncio.run(loop())
-else:
+if HOW == "threads":
     ThreadingHTTPServer(("127.0.0.1", LISTEN), Threaded).serve_forever()
+else:
+    asyncio.run(loop())
