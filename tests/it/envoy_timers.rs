@@ -6,9 +6,9 @@ use std::time::Duration;
 use e2e::agent::Agent;
 use e2e::load::{Order, one_by_one};
 use e2e::process::need_root;
-use e2e::proxies::{Group, Proxy, Target};
+use e2e::proxies::{Besides, Group, Proxy, Target};
 use e2e::upstreams::Upstreams;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// How long the agent may take to tell a request.
 const TELL: Duration = Duration::from_secs(20);
@@ -34,11 +34,15 @@ fn envoy_says_which_timer_it_was() {
             json!({ "timeout": "0s", "max_stream_duration": { "max_stream_duration": "1s" } }),
         ),
     ];
-    let routes: Vec<(Group, Value)> = timers
+    let routes: Vec<(Group, Besides)> = timers
         .into_iter()
-        .map(|(name, fields)| {
+        .map(|(name, action)| {
             let group = Group::new(name, Target::Servers(upstreams.addresses.clone()));
-            (group, fields)
+            let besides = Besides {
+                action,
+                ..Besides::default()
+            };
+            (group, besides)
         })
         .collect();
     let agent = Agent::start_as("envoy", &[]);

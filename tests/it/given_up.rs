@@ -1,15 +1,20 @@
-//! Errors for which nginx tries no upstream: whether its own upstreams had failed is what counts, not
-//! those of another nginx or of another location.
+//! Errors for which a proxy tries no upstream: whether its own upstreams had failed is what counts, not
+//! those of another instance or of another location.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::agent::{Agent, Events};
+use e2e::http;
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::{self, Refusing};
 use e2e::process::need_root;
+use e2e::proxies::{Besides, Group, Proxy, Target};
+use e2e::upstreams::Upstreams;
+use e2e::wait::eventually;
+use serde_json::json;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -98,4 +103,50 @@ fn a_location_that_answers_by_itself_has_no_upstreams_to_give_up() {
     assert_eq!(told(&events, "/dead").0, "connect_refused");
     let after = ask(&events, front, "/static2");
     assert_eq!(after, told_as("proxy_generated", "guess"));
+}
+
+/// Envoy ejects a host after one failure, and asks it again after a second. That it does is in its
+/// configuration alone: without that it would have gone on, so it is a guess. Its log says that it had none.
+#[test]
+fn envoy_that_has_ejected_its_only_host_has_none_left() {
+    need_root();
+    let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
+    let ejecting = Besides {
+        cluster: json!({
+            "outlier_detection": {
+                "consecutive_5xx": 1,
+                "interval": "0.1s",
+                "base_ejection_time": "1s",
+                "max_ejection_time": "1s",
+                "max_ejection_percent": 100,
+                "always_eject_one_host": true,
+            },
+            "common_lb_config": { "healthy_panic_threshold": {} },
+        }),
+        ..Besides::default()
+    };
+    let group = Group::new("app", Target::Servers(upstreams.addresses.clone()));
+    let agent = Agent::start_as("envoy", &[]);
+    let events = agent.events();
+    let proxy = Proxy::envoy(&[(group, ejecting)]);
+
+    let (cause, _) = ask(&events, proxy.address, "/app/close");
+    assert_eq!(cause, "closed_before_response");
+    let given_up = ask(&events, proxy.address, "/app/2/ok");
+    assert_eq!(given_up, told_as("no_live_upstream", "guess"));
+    let said = proxy.said_of(["/app/2/ok"]);
+    let words = &said["/app/2/ok"].words;
+    assert!(words.contains("no_healthy_upstream"), "{words}");
+
+    eventually(TELL, "the host is back", || {
+        let answer =
+            http::get(proxy.address, "/app/ok", "*/*").map_err(|error| error.to_string())?;
+        if answer.status == 200 {
+            Ok(())
+        } else {
+            Err(format!("{}", answer.status))
+        }
+    });
+    let (cause, _) = ask(&events, proxy.address, "/app/2/close");
+    assert_eq!(cause, "closed_before_response");
 }

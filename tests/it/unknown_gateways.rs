@@ -1,5 +1,6 @@
 //! Programs that nobody knows by name, in front of a database that fails: the first request that they
 //! answer 500 is explained.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,14 +21,19 @@ const LONG: Duration = Duration::from_secs(20);
 
 const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A gateway in Python, and where its clients go.
+/// A gateway in node, or in Python of that kind, and where its clients go.
 fn gateway(how: &str, database: SocketAddr) -> (Running, SocketAddr) {
     let address = ports::free(HOST);
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("it/unknown_gateway.py");
-    let mut python = command("python3", None);
-    python.arg(script).arg(how);
-    python.args([address.port(), database.port()].map(|port| port.to_string()));
-    let running = Running::start("python3", &mut python);
+    let program = if how == "node" { "node" } else { "python3" };
+    let mut gateway = command(program, None);
+    if how == "node" {
+        gateway.args(["-e", NODE]);
+    } else {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("it/unknown_gateway.py");
+        gateway.arg(script).arg(how);
+    }
+    gateway.args([address.port(), database.port()].map(|port| port.to_string()));
+    let running = Running::start(program, &mut gateway);
     eventually(LONG, "the gateway listens", || {
         TcpStream::connect(address)
             .map(drop)
@@ -35,6 +41,17 @@ fn gateway(how: &str, database: SocketAddr) -> (Running, SocketAddr) {
     });
     (running, address)
 }
+
+/// Asks the database for each request, and waits a second at most.
+const NODE: &str = "const net = require('net');
+require('http').createServer((request, response) => {
+    let code = 500;
+    const database = net.connect(Number(process.argv[2]), '127.0.0.1', () => database.write('PING\\r\\n'));
+    database.setTimeout(1000, () => database.destroy());
+    database.on('data', () => { code = 200; database.destroy(); });
+    database.on('error', () => {});
+    database.on('close', () => { response.statusCode = code; response.end(); });
+}).listen(Number(process.argv[1]), '127.0.0.1');";
 
 /// What a database does when it is asked.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +140,7 @@ fn the_first_error_of_a_gateway_nobody_knows_is_explained() {
     let database = ports::free(HOST);
     let agent = Agent::start(&[]);
     let events = agent.events();
-    for how in ["loop", "threads"] {
+    for how in ["node", "loop", "threads"] {
         let (running, address) = gateway(how, database);
         let request = first_error(&events, address, &format!("/{how}/first"), 500);
         assert_explained(&request, &running, database, &["connect_refused"]);
@@ -134,14 +151,14 @@ fn the_first_error_of_a_gateway_nobody_knows_is_explained() {
 #[test]
 fn a_database_that_resets_closes_or_is_silent_is_why() {
     need_root();
-    let agent = Agent::start(&[]);
+    let agent = Agent::start_as("unknown", &[]);
     let events = agent.events();
     for (fault, causes) in [
         (Database::Resets, &["closed_before_response"][..]),
         (Database::Closes, &["closed_before_response"]),
         (Database::IsSilent, &["response_timeout"]),
     ] {
-        for how in ["loop", "threads", "kept"] {
+        for how in ["node", "loop", "threads", "kept"] {
             let well = usize::from(how == "kept");
             let database = fault.start(well);
             let (running, address) = gateway(how, database);

@@ -11,18 +11,19 @@ use crate::observation::{Nanos, Phase};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
 use crate::timing::{AT_ONCE, SLACK};
+use crate::witness::Witnesses;
 
 /// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
 /// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does
-/// not count.
+/// not count, unless its thread had read this one last.
 pub(crate) fn answers_for_upstream(tries: &[Box<Trial>], outcome: &Outcome) -> bool {
     outcome.code.is_some_and(|code| code >= 500)
         && tries.iter().any(|trial| {
-            let surely_its_own = trial
-                .parent
-                .is_some_and(|parent| parent.surety < Certainty::Guess);
+            let is_its_own = trial.parent.is_some_and(|parent| {
+                parent.surety < Certainty::Guess || parent.witnesses.has_any(Witnesses::ERRAND)
+            });
             let request = Some(outcome);
-            surely_its_own && judge(&Case { trial, request }).is_some()
+            is_its_own && judge(&Case { trial, request }).is_some()
         })
 }
 

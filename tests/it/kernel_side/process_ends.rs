@@ -2,14 +2,17 @@
 //! signal by which the kernel stops the other threads.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use e2e::agent::{Agent, Events};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::free;
 use e2e::process::{Running, command, need_root};
 use e2e::wait::eventually;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{LOCALHOST, LONG, ask, reported};
@@ -28,7 +31,11 @@ impl Scene {
         let (proxy, app) = (free(LOCALHOST), free(LOCALHOST));
         let servers = format!(
             "upstream app {{ server {app} max_fails=0; }}
-             server {{ listen {proxy}; location / {{ proxy_pass http://app; }} }}"
+             server {{
+                listen {proxy};
+                location / {{ proxy_pass http://app; }}
+                location /go/ {{ proxy_pass http://app/; }}
+             }}"
         );
         let nginx = Nginx::start(&Config::new(servers), None);
         let agent = Agent::start(&[]);
@@ -154,7 +161,7 @@ fn node_exits_with_a_status() {
     ] {
         let mut node = command("node", None);
         node.args(["-e", NODE, &scene.app.port().to_string()]);
-        node.stderr(std::process::Stdio::null());
+        node.stderr(Stdio::null());
         let _app = Running::start("node", &mut node);
         scene.listens();
         scene.assert_ends(path, cause, json!(null), json!(status));
@@ -166,6 +173,39 @@ const NODE: &str = "require('http').createServer((request) => {
     if (request.url === '/exit0') process.exit(0);
     throw new Error('nobody catches it');
 }).listen(Number(process.argv[1]), '127.0.0.1');";
+
+/// Go's `os.Exit`: a copy of Caddy under another name, which does that when it gets SIGQUIT.
+#[test]
+fn go_exits_with_a_status() {
+    let scene = Scene::build();
+    let silent = TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
+    let behind = silent.local_addr().expect("it is bound");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let program = folder.path().join("goapp");
+    fs::copy("/usr/bin/caddy", &program).expect("Caddy is installed");
+    let config = folder.path().join("config");
+    let site = format!(
+        "{{\n admin off\n auto_https off\n}}\nhttp://:{} {{\n bind {}\n reverse_proxy {behind}\n}}\n",
+        scene.app.port(),
+        scene.app.ip(),
+    );
+    fs::write(&config, site).expect("it can be written");
+    let mut go = command(&program.display().to_string(), None);
+    go.env("HOME", folder.path()).stderr(Stdio::null());
+    go.args(["run", "--adapter", "caddyfile", "--config"]);
+    let app = Running::start("goapp", go.arg(config));
+    scene.listens();
+    let quits = std::thread::spawn(move || {
+        // It has the request in hand when it has passed it on.
+        let (mut passed_on, _) = silent.accept().expect("a connection");
+        let read = passed_on.read(&mut [0; 1000]).expect("a request");
+        assert!(read > 0);
+        app.signal(Signal::QUIT);
+        (app, passed_on)
+    });
+    scene.assert_ends("/go/exits", "upstream_crashed", json!(null), json!(2));
+    let _held_until_here = quits.join().expect("it was signalled");
+}
 
 #[test]
 fn a_process_killed_for_memory_is_told_from_one_that_is_killed() {

@@ -25,16 +25,29 @@ pub(super) fn lacks(_: &Group) -> Option<&'static str> {
     None
 }
 
+/// What a group is configured with besides, as the fields of JSON objects.
+#[derive(Debug, Default)]
+pub struct Besides {
+    /// Of the action of its route.
+    pub action: Value,
+    /// Of its cluster.
+    pub cluster: Value,
+}
+
 pub(super) fn launch(launch: Launch, groups: &[&Group]) -> Launched {
     launch_with(launch, groups, &BTreeMap::new())
 }
 
-/// With other fields in the action of the route to a group.
+/// With more of some groups, by their name.
 pub(super) fn launch_with(
     launch: Launch,
     groups: &[&Group],
-    actions: &BTreeMap<&str, Value>,
+    besides: &BTreeMap<&str, &Besides>,
 ) -> Launched {
+    let clusters = groups.iter().filter_map(|group| {
+        let more = besides.get(group.name).map(|besides| &besides.cluster);
+        Some(with(cluster(group)?, more))
+    });
     let config = json!({
         "static_resources": {
             "listeners": [{
@@ -42,10 +55,10 @@ pub(super) fn launch_with(
                 "address": socket(launch.address),
                 "filter_chains": [{ "filters": [{
                     "name": "http",
-                    "typed_config": manager(launch.file("access.log"), groups, actions),
+                    "typed_config": manager(launch.file("access.log"), groups, besides),
                 }]}],
             }],
-            "clusters": groups.iter().copied().filter_map(cluster).collect::<Vec<_>>(),
+            "clusters": clusters.collect::<Vec<_>>(),
         },
     });
     launch.write("envoy.json", &config.to_string());
@@ -62,7 +75,11 @@ pub(super) fn launch_with(
     launch.done(vec![envoy])
 }
 
-fn manager(log: PathBuf, groups: &[&Group], actions: &BTreeMap<&str, Value>) -> Value {
+fn manager(log: PathBuf, groups: &[&Group], besides: &BTreeMap<&str, &Besides>) -> Value {
+    let routes = groups.iter().map(|group| {
+        let more = besides.get(group.name).map(|besides| &besides.action);
+        route(group, more)
+    });
     json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "front",
@@ -84,7 +101,7 @@ fn manager(log: PathBuf, groups: &[&Group], actions: &BTreeMap<&str, Value>) -> 
         "route_config": { "virtual_hosts": [{
             "name": "all",
             "domains": ["*"],
-            "routes": groups.iter().map(|group| route(group, actions.get(group.name))).collect::<Vec<_>>(),
+            "routes": routes.collect::<Vec<_>>(),
         }]},
     })
 }
@@ -124,10 +141,7 @@ fn route(group: &Group, fields: Option<&Value>) -> Value {
             }),
         );
     }
-    for (key, value) in fields.and_then(Value::as_object).into_iter().flatten() {
-        set(&mut action, key, value.clone());
-    }
-    json!({ "match": prefix, "route": action })
+    json!({ "match": prefix, "route": with(action, fields) })
 }
 
 fn cluster(group: &Group) -> Option<Value> {
@@ -251,6 +265,14 @@ fn checked(cluster: &mut Value, every: Duration, kind: &str, how: Value) {
         "common_lb_config",
         json!({ "healthy_panic_threshold": {} }),
     );
+}
+
+/// `object` with these fields too.
+fn with(mut object: Value, fields: Option<&Value>) -> Value {
+    for (key, value) in fields.and_then(Value::as_object).into_iter().flatten() {
+        set(&mut object, key, value.clone());
+    }
+    object
 }
 
 fn set(object: &mut Value, key: &str, value: Value) {

@@ -20,11 +20,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use serde_json::Value;
-
+pub use envoy::Besides;
 pub use group::{Checked, Group, Judged, Name, Target, Tls};
 use launch::{Launch, Launched, Release};
+use rustix::process::Signal;
 
 use crate::process::{children_of, signal};
 
@@ -175,17 +174,17 @@ impl Proxy {
         }
     }
 
-    /// An Envoy whose routes to these groups have these fields besides their cluster.
+    /// An Envoy in front of these groups, each with what it is configured with besides.
     #[track_caller]
-    pub fn envoy(routes: &[(Group, Value)]) -> Self {
+    pub fn envoy(groups: &[(Group, Besides)]) -> Self {
         let launch = Launch::new(Kind::Envoy.name());
-        let groups: Vec<&Group> = routes.iter().map(|(group, _)| group).collect();
-        let actions = routes
+        let besides = groups
             .iter()
-            .map(|(group, action)| (group.name, action.clone()))
+            .map(|(group, besides)| (group.name, besides))
             .collect();
+        let groups: Vec<&Group> = groups.iter().map(|(group, _)| group).collect();
         let address = launch.address;
-        let mut launched = envoy::launch_with(launch, &groups, &actions);
+        let mut launched = envoy::launch_with(launch, &groups, &besides);
         launched.wait_until_it_listens(address);
         Self {
             kind: Kind::Envoy,
