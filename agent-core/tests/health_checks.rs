@@ -273,6 +273,44 @@ fn a_check_that_is_refused_is_known_by_the_time_at_which_it_is_due() {
     }
 }
 
+/// A request to a process that is left alone, the agent's own scrape say, is not the proxy's, once that
+/// process has read from a client there: until it reads, nobody knows whose a request is.
+#[test]
+fn a_check_that_is_refused_while_the_agent_is_scraped_is_one() {
+    let scrape = |cookie: u64, at: f64, read: f64| {
+        let mut unread = client(cookie).of(None);
+        unread.socket.local = "127.0.0.1:9502".parse().expect("address");
+        let ignored = unread.clone().of(Some(900)).ignored(read);
+        vec![
+            (at, unread.request(&sent(0, at), "GET", "/metrics")),
+            (read, ignored),
+        ]
+    };
+    for program in ["caddy", "traefik", "varnish"] {
+        let mut seen: Vec<(f64, Observation)> = (0..4)
+            .flat_map(|number| {
+                let at = 200.0 * number as f64;
+                answered(number, at, 200)
+                    .into_iter()
+                    .map(move |one| (at, one))
+            })
+            .collect();
+        seen.extend(scrape(1, 20.0, 20.3));
+        // The agent had no CPU for a while.
+        seen.extend(scrape(2, 799.0, 850.0));
+        seen.push((800.1, refused(4, 800.0)));
+        seen.push((1000.1, refused(5, 1000.0)));
+        seen.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        let mut core = core_of(program);
+        know(&mut core, 900, "why502", ProcessKind::Excluded);
+        let told = told(&mut core, seen.into_iter().map(|(_, one)| one));
+        let failed = checks(&told)
+            .into_iter()
+            .filter(|check| check.failure == Some(Cause::ConnectRefused));
+        assert_eq!(failed.count(), 2, "{program}: {:#?}", told.events);
+    }
+}
+
 /// A server that is checked each 10 s is asked in the background (`proxy_cache_background_update`, grace of
 /// Varnish), for a client that was answered from the cache.
 #[test]

@@ -360,14 +360,20 @@ fn assert_races(kind: Kind, raced: &[Made]) {
 }
 
 /// The upstream's timeout is what the histogram shows of lost races, and the wins before it.
-fn assert_shows_the_timeout(metrics: &Metrics, upstream: &str, races: usize) {
-    let of = |what: &str, raced: &str| {
+fn assert_shows_the_timeout(agent: &Agent, kind: Kind, upstream: &str, races: usize) {
+    let of = |metrics: &Metrics, what: &str| {
         let name = format!("why502_upstream_idle_before_reuse_seconds_{what}");
-        metrics.sum(&name, &[("upstream", upstream), ("raced", raced)])
+        let proxy = ("proxy", kind.label());
+        metrics.sum(&name, &[proxy, ("upstream", upstream), ("raced", "true")])
     };
-    let count = of("count", "true");
-    let mean = of("sum", "true") / count;
-    assert_eq!(count as usize, races, "each race is counted as one");
+    let metrics = eventually(TELL, "each race is counted as one", || {
+        let metrics = agent.metrics();
+        match of(&metrics, "count") {
+            count if count as usize == races => Ok(metrics),
+            count => Err(format!("{count} of {races}")),
+        }
+    });
+    let mean = of(&metrics, "sum") / races as f64;
     let least = (IDLE - BEFORE - BEFORE - TAKEN).as_secs_f64();
     let most = (IDLE + TAKEN).as_secs_f64();
     assert!(
@@ -386,12 +392,11 @@ fn at(kind: Kind) {
     let crashed = judged(&proxy, &events, crash(&proxy));
     let killed = judged(&proxy, &events, kill(&proxy, &scene));
     let killed_under_way = killed_under_way(&proxy, &scene, &events);
-    let metrics = agent.settled(TELL);
 
     assert_races(kind, &raced);
     let races = raced.iter().filter(|made| made.failed().is_some()).count();
     let upstream = SocketAddr::new(scene.line.far, RACING).to_string();
-    assert_shows_the_timeout(&metrics, &upstream, races);
+    assert_shows_the_timeout(&agent, kind, &upstream, races);
     for made in &crashed {
         // A reset at once looks like a close with the request unread; a FIN does not.
         let allowed = [

@@ -391,6 +391,11 @@ impl Core {
     /// The connection's process is to be left alone: what was begun before that was known is given up.
     fn left_alone(&mut self, socket: &Socket, out: &mut Vec<Event>) {
         let cookie = socket.cookie;
+        if let (Side::Client, Some(tgid)) = (socket.side, socket.tgid) {
+            // What arrives there next is nobody else's, before its process has read it.
+            let network = self.processes.network(Some(tgid));
+            self.exchanges.saw_server(socket.local, tgid, network);
+        }
         let Some(connection) = self.connections.get(cookie) else {
             return;
         };
