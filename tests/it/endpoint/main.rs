@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_secs(60);
 )]
 fn curl(url: &str, flags: &[&str]) -> (u16, String) {
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--include", "--max-time", "10"])
+        .args(["--silent", "--show-error", "--include", "--max-time", "60"])
         .args(["--write-out", "\n%{http_code}"])
         .args(flags)
         .arg(url)
