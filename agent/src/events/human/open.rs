@@ -80,7 +80,7 @@ fn at(attempt: &OpenAttemptShape) -> String {
         _ => "",
     };
     let state = match (read, answering) {
-        (false, _) => "its connection is not read, so it may be over",
+        (false, _) => "not read, so it may be over",
         (true, false) => "no answer yet",
         (true, true) => "its answer has begun",
     };
@@ -152,7 +152,10 @@ mod tests {
         over.attempts[0].is_answering = true;
         for (open, words) in [
             (guessed, "; perhaps at upstream 10.0.3.17:8080"),
-            (unread.clone(), "its connection is not read, so it may be"),
+            (
+                unread.clone(),
+                " for 1 min 29 s: not read, so it may be over\n",
+            ),
             (unread, "after 1 earlier attempt\n"),
             (lone, "→ request not known  1 min 30 s\n"),
             (over.clone(), "→ request is over  1 min 30 s\n"),
