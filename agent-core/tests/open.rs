@@ -1,4 +1,5 @@
 //! What is under way, when somebody asks: in order, within a bound, each with its attempts.
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod support;
 
