@@ -161,6 +161,11 @@ fn who_has_a_request_is_known_by_its_attempt_before_its_connection_says_so() {
 
     let x = sent(0, 2.0).errand(1, 0, 100);
     see(&mut core, [upstream(2).opened(2.0).request(&x, "GET", "/")]);
+    // Another worker answers where it arrived.
+    know(&mut core, OTHER, "nginx", ProcessKind::Known);
+    let (other, y) = (client(3).of(Some(OTHER)), sent(0, 2.1));
+    let answered = other.response(&y.clone().answered(200, 2.2));
+    see(&mut core, [other.request(&y, "GET", "/other"), answered]);
 
     let open = only(core.open(&all(3.0), None));
     assert_eq!(open.proxy.tgid, PROXY);
