@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_core::decode::head;
 use agent_core::event::Event;
+use agent_core::open::OpenFilter;
 use agent_core::{Core, Ledger, Limits, ProcessInfo, ProcessKind};
 
 /// Bounds so low that a short input meets them.
@@ -86,6 +87,16 @@ pub(crate) fn core(bytes: &[u8]) {
         assert!(stats.requests <= LIMITS.requests);
         assert!(stats.attempts <= LIMITS.attempts);
         let _outstanding = core.outstanding().count();
+        let filter = OpenFilter {
+            now,
+            min_age: 0,
+            proxy: None,
+            limit: 2,
+        };
+        let list = core.open(&filter, None);
+        assert!(list.open.len() == list.matched.min(2) && list.matched <= list.looked_at);
+        assert!(list.looked_at <= stats.requests + stats.attempts);
+        assert!(list.open.is_sorted_by_key(|open| open.started));
     }
     core.finish(&mut events);
     assert_sound(&core, &events);

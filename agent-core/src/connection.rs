@@ -232,6 +232,17 @@ impl Connections {
         used.filter_map(|(cookie, used)| Some((cookie, used, self.get(cookie)?)))
     }
 
+    /// As [`Connections::used_for`], whichever process it is where that is not known.
+    pub(crate) fn used_by_any(
+        &self,
+        tgid: Option<u32>,
+        owner: Key,
+    ) -> impl Iterator<Item = (u64, Use, &Connection)> {
+        let processes = self.outgoing.processes();
+        let processes = processes.filter(move |one| tgid.is_none_or(|tgid| tgid == *one));
+        processes.flat_map(move |tgid| self.used_for(tgid, owner))
+    }
+
     /// Drops the entry and keeps what must not be told again.
     pub(crate) fn remove(&mut self, cookie: u64) {
         self.end_use(cookie);

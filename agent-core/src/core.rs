@@ -5,13 +5,14 @@
 //! is in `observe` and `connecting`, how attempts come to their requests in `joining`, how health checks
 //! are distinguished from them in `checking`, those whose talk is not read in `unread`, what else is known of
 //! their end in `around`, how both come to their verdict in `verdict` and `without`, and what happens by
-//! the mere passing of time in `time`. What is kept is in parts of their own, `exchanges` first.
+//! the mere passing of time in `time`. `open` lists what is under way. What is kept is in parts of their own, `exchanges` first.
 
 mod around;
 mod checking;
 mod connecting;
 mod joining;
 mod observe;
+mod open;
 mod time;
 mod unread;
 mod verdict;

@@ -94,6 +94,11 @@ impl Outgoing {
         owner
     }
 
+    /// Processes that use some.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u32> {
+        self.processes.keys().copied()
+    }
+
     /// The connections that the process uses for the request `owner`.
     pub(crate) fn of(&self, tgid: u32, owner: Key) -> impl Iterator<Item = (u64, Use)> {
         let uses = self.processes.get(&tgid);

@@ -239,6 +239,14 @@ impl Processes {
         })
     }
 
+    /// The process is a proxy, and of that name where one is given.
+    pub(crate) fn is_proxy_named(&self, tgid: u32, name: Option<&str>) -> bool {
+        let process = self.table.get(tgid);
+        process.is_some_and(|process| {
+            process.is_proxy() && name.is_none_or(|name| *process.info.name == *name)
+        })
+    }
+
     /// Which instance of a proxy the process belongs to.
     pub(crate) fn instance(&self, tgid: u32) -> Instance {
         let instance = self.table.get(tgid).and_then(|one| one.info.instance);

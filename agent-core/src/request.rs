@@ -119,6 +119,11 @@ impl OpenRequest {
         self.server.into()
     }
 
+    /// Status that the answer began with, as far as that was reported.
+    pub(crate) fn code(&self) -> Option<u16> {
+        self.code
+    }
+
     pub(crate) fn last_seen(&self) -> Nanos {
         self.last_seen
     }

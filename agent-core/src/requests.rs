@@ -159,6 +159,12 @@ impl Requests {
         Some(request)
     }
 
+    /// Requests that are not over. Walks all that are held.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (Key, &OpenRequest)> {
+        let open = self.table.iter().filter(|(_, one)| one.end.is_none());
+        open.map(|(key, request)| (*key, request.as_ref()))
+    }
+
     /// Requests that are stuck, those that came first before the others.
     pub(crate) fn stuck_since(&self, time: Nanos) -> Vec<Key> {
         let stuck = |request: &OpenRequest| request.end.is_none() && request.last_seen() < time;

@@ -52,7 +52,7 @@ struct Use {
 
 /// What may have been used for a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Used {
+pub enum Used {
     /// Nothing.
     #[default]
     Nothing,

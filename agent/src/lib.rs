@@ -2,7 +2,7 @@
 //!
 //! In: records of the kernel side ([`kernel`]), settings ([`config`]). Out: metrics
 //! ([`metrics`]), a stream of explained requests ([`events`]) and the last of them
-//! ([`incidents`]), all over HTTP ([`exporter`]). What is known about causes is in [`knowledge`], what the evidence says of one failure beyond that in [`cases`]. Causes are decided in `agent-core`, never here; only [`kernel`] names aya.
+//! ([`incidents`]), what is under way ([`open`]), all over HTTP ([`exporter`]). What is known about causes is in [`knowledge`], what the evidence says of one failure beyond that in [`cases`]. Causes are decided in `agent-core`, never here; only [`kernel`] names aya.
 //!
 //! Reading order: [`commands`] → [`pipeline`] → [`metrics`] → [`exporter`].
 
@@ -19,6 +19,7 @@ pub mod knowledge;
 mod memory;
 pub mod metrics;
 pub mod names;
+pub mod open;
 pub mod pipeline;
 pub mod privileges;
 pub mod processes;

@@ -14,6 +14,7 @@ use super::client::{self, Whom};
 use crate::events::human;
 use crate::incidents::filter::{MAX_LIMIT, encoded};
 use crate::incidents::shape::{Listing, Refusal, Single, UnreadClientsShape};
+use crate::open::shape::OpenListing;
 
 /// What `--help` says first.
 pub(super) const LONG_ABOUT: &str = "\
@@ -24,6 +25,8 @@ answer) and masked failures (an attempt failed and the request succeeded), newes
 with the evidence below it. With the number of one (the #17 on its left) it tells that one in \
 full: what happened when, the kernel's numbers, what the proxy wrote into its own log, and the \
 usual fix. docs/diagnosing.md explains each cause.
+
+With --open it lists what no answer has ended yet: the requests that proxies have now, the oldest first, with the upstream that each waits for, such as one that hangs for longer than any timer.
 
 Needs no rights: it asks a running agent, which keeps the last 1000 (setting incidents).";
 
@@ -36,6 +39,7 @@ Examples:
   why502 explain --cause keepalive_race --last 50
   why502 explain --upstream 10.0.3.17:8080 --path /api/
   why502 explain --code none                      connections closed instead of an answer
+  why502 explain --open --min-age 10s             requests that have waited for so long by now
   why502 explain --json | jq '.incidents[] | {time, path, cause, upstream}'
 
 Causes:
@@ -68,7 +72,18 @@ pub(super) struct Arguments {
     /// Only since then: 10m, 1h30m, or a time such as 2026-11-25T14:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// At most so many, the newest
+    /// List the requests that are under way now instead, the oldest first
+    #[arg(long, conflicts_with_all = ["id", "cause", "code", "path", "since"])]
+    open: bool,
+    /// With --open: only those that have been under way for so long: 30s, 10m
+    #[arg(
+        long,
+        value_name = "DURATION",
+        requires = "open",
+        conflicts_with = "id"
+    )]
+    min_age: Option<String>,
+    /// At most so many, the newest; with --open, the oldest
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = last)]
     last: usize,
     /// Print the agent's answer as JSON (docs/api.md)
@@ -117,6 +132,8 @@ impl Arguments {
             code,
             path,
             since,
+            open,
+            min_age,
             last,
             json: _,
             whom: _,
@@ -124,7 +141,8 @@ impl Arguments {
         if let Some(id) = id {
             return format!("/api/v1/incidents/{id}");
         }
-        let mut target = format!("/api/v1/incidents?limit={last}");
+        let what = if *open { "open" } else { "incidents" };
+        let mut target = format!("/api/v1/{what}?limit={last}");
         for (name, value) in [
             ("proxy", proxy),
             ("upstream", upstream),
@@ -132,6 +150,7 @@ impl Arguments {
             ("code", code),
             ("path", path),
             ("since", since),
+            ("min_age", min_age),
         ] {
             if let Some(value) = value {
                 target.push_str(&format!("&{name}={}", encoded(value)));
@@ -152,6 +171,10 @@ impl Arguments {
             let single: Single = serde_json::from_slice(body).with_context(unreadable)?;
             return Ok(human::in_full(&single.incident, &zone));
         }
+        if self.open {
+            let listing: OpenListing = serde_json::from_slice(body).with_context(unreadable)?;
+            return Ok(self.open_listed(&listing, &zone));
+        }
         let listing: Listing = serde_json::from_slice(body).with_context(unreadable)?;
         Ok(self.listed(&listing, &zone))
     }
@@ -168,7 +191,7 @@ impl Arguments {
             incidents,
         } = listing;
         let agent = self.whom.agent;
-        let unread = unread(unread_clients);
+        let unread = unread(unread_clients, "errors");
         if incidents.is_empty() {
             let nothing = match (*stored, &unread) {
                 (0, None) => format!(
@@ -205,10 +228,64 @@ impl Arguments {
         }
         text
     }
+
+    fn open_listed(&self, listing: &OpenListing, zone: &TimeZone) -> String {
+        let OpenListing {
+            v: _,
+            matched,
+            truncated,
+            swept,
+            unread_clients,
+            open,
+        } = listing;
+        let agent = self.whom.agent;
+        let unread = unread(unread_clients, "requests");
+        let mut text = human::open_list(open, zone);
+        if open.is_empty() {
+            let is_filtered =
+                self.proxy.is_some() || self.upstream.is_some() || self.min_age.is_some();
+            let where_read = if unread.is_some() {
+                " where it can read"
+            } else {
+                ""
+            };
+            text = if is_filtered {
+                format!(
+                    "Nothing under way matches, as far as the agent at {agent} sees{where_read}.\n"
+                )
+            } else {
+                format!(
+                    "Nothing is under way: the agent at {agent} sees no open request of a proxy{where_read}.\n"
+                )
+            };
+        }
+        let mut remarks = String::new();
+        if *truncated {
+            let shown = open.len();
+            let more = if shown == self.last && shown < MAX_LIMIT {
+                "--last shows more"
+            } else {
+                "narrow it with --proxy, --upstream or --min-age"
+            };
+            remarks.push_str(&format!(
+                "The oldest {shown} of {matched} that are under way; {more}.\n"
+            ));
+        }
+        if *swept > 0 {
+            remarks.push_str(&format!(
+                "{swept} requests on this host without a sign of life for an hour were forgotten: they may be under way.\n"
+            ));
+        }
+        remarks.push_str(&unread.unwrap_or_default());
+        if !open.is_empty() && !remarks.is_empty() {
+            text.push('\n');
+        }
+        text + &remarks
+    }
 }
 
-/// How many connections of clients were not read, and why; `None` when all were.
-fn unread(clients: &UnreadClientsShape) -> Option<String> {
+/// How many connections of clients were not read, so that `what` on them are not known, and why; `None` when all were.
+fn unread(clients: &UnreadClientsShape, what: &str) -> Option<String> {
     let UnreadClientsShape {
         tls,
         http2,
@@ -236,7 +313,7 @@ fn unread(clients: &UnreadClientsShape) -> Option<String> {
         .map(|(count, kind)| format!("{count} {kind}"))
         .collect();
     Some(format!(
-        "{connections} not read, and errors on them are not known: {}.\n",
+        "{connections} not read, and {what} on them are not known: {}.\n",
         kinds.join(", ")
     ))
 }
@@ -258,6 +335,8 @@ mod tests {
     use crate::identity::Whereabouts;
     use crate::incidents::shape::{Listing, UnreadClientsShape};
     use crate::knowledge;
+    use crate::open::samples::{found, found_these};
+    use crate::open::shape::OpenListing;
     use crate::samples::{failed_attempt, request};
 
     #[derive(Debug, Parser)]
@@ -301,6 +380,62 @@ mod tests {
             arguments(&["--path", "/a b&c", "--since", "10m", "--last", "3"]).target(),
             "/api/v1/incidents?limit=3&path=/a%20b%26c&since=10m"
         );
+    }
+
+    #[test]
+    fn what_is_under_way_is_another_question() {
+        assert_eq!(arguments(&["--open"]).target(), "/api/v1/open?limit=20");
+        assert_eq!(
+            arguments(&["--open", "--upstream", "10.0.3.17:80", "--min-age", "10s"]).target(),
+            "/api/v1/open?limit=20&upstream=10.0.3.17:80&min_age=10s"
+        );
+        for line in [
+            &["explain", "--open", "--cause", "path_lost"][..],
+            &["explain", "--open", "17"],
+            &["explain", "--min-age", "10s"],
+        ] {
+            assert!(Line::try_parse_from(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_under_way_it_says_so_and_what_it_cannot_see() {
+        let nothing = OpenListing::new(found_these(Vec::new(), 0)).unwrap();
+        let text = |flags: &[&str], listing: &OpenListing| {
+            arguments(&[&["--open"], flags].concat()).open_listed(listing, &TimeZone::UTC)
+        };
+        assert_eq!(
+            text(&[], &nothing),
+            "Nothing is under way: the agent at 127.0.0.1:9502 sees no open request of a proxy.\n"
+        );
+        let filtered = text(&["--proxy", "nginx"], &nothing);
+        assert!(
+            filtered.starts_with("Nothing under way matches"),
+            "{filtered}"
+        );
+
+        let mut unread = nothing;
+        unread.unread_clients.tls = 2;
+        unread.swept = 3;
+        assert_eq!(
+            text(&[], &unread),
+            "Nothing is under way: the agent at 127.0.0.1:9502 sees no open request of a proxy where it can \
+             read.\n\
+             3 requests on this host without a sign of life for an hour were forgotten: they may be under \
+             way.\n\
+             2 connections of proxies' clients were not read, and requests on them are not known: 2 TLS.\n"
+        );
+    }
+
+    #[test]
+    fn a_list_of_what_is_under_way_that_is_cut_says_of_how_many() {
+        let listing = OpenListing::new(found(2)).unwrap();
+
+        let text = arguments(&["--open", "--last", "2"]).open_listed(&listing, &TimeZone::UTC);
+
+        assert_eq!(text.matches("/slow").count(), 2, "{text}");
+        let words = "\n\nThe oldest 2 of 3 that are under way; --last shows more.\n";
+        assert!(text.ends_with(words), "{text}");
     }
 
     #[test]

@@ -253,14 +253,14 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     let incidents = Incidents::new(settings).named_by(traffic.names().clone());
     let turned_away = Arc::new(AtomicU64::new(0));
     let ready = Arc::new(AtomicBool::new(true));
-    let (refresh, asks) = pipeline::refresh();
+    let (questions, asked) = pipeline::questions();
     let address = listener.local_addr().unwrap_or(settings.listen);
     let service = Service {
         registry,
         report: report.clone(),
         stream: stream.clone(),
         incidents: incidents.clone(),
-        refresh,
+        pipeline: questions,
         ready: Arc::clone(&ready),
         turned_away: Arc::clone(&turned_away),
         web,
@@ -294,7 +294,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         server.abort();
         trimming.abort();
     };
-    pipeline.run(asks, stopped).await;
+    pipeline.run(asked, stopped).await;
     tracing::info!("stopped; the probes are detached");
     Ok(())
 }

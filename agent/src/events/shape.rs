@@ -291,7 +291,7 @@ impl Envelope {
 }
 
 impl ProxyShape {
-    pub(super) fn new(proxy: &agent_core::event::Proxy, place: &Place) -> Self {
+    pub(crate) fn new(proxy: &agent_core::event::Proxy, place: &Place) -> Self {
         Self {
             name: proxy.name.to_string(),
             pid: proxy.tgid,
@@ -301,7 +301,7 @@ impl ProxyShape {
 }
 
 impl PlaceShape {
-    pub(super) fn new(place: &Place) -> Self {
+    pub(crate) fn new(place: &Place) -> Self {
         let Place {
             container,
             namespace,
@@ -361,16 +361,16 @@ pub(super) fn is_masked(request: &Request) -> bool {
         .any(|attempt| attempt.masked == Some(true) && has_failed(attempt))
 }
 
-pub(super) struct HeadShape {
-    pub(super) method: Option<String>,
-    pub(super) path: Option<String>,
-    pub(super) host: Option<String>,
-    pub(super) request_id: Option<String>,
-    pub(super) trace_id: Option<String>,
+pub(crate) struct HeadShape {
+    pub(crate) method: Option<String>,
+    pub(crate) path: Option<String>,
+    pub(crate) host: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) trace_id: Option<String>,
 }
 
 impl HeadShape {
-    pub(super) fn new(head: Option<&RequestHead>) -> Self {
+    pub(crate) fn new(head: Option<&RequestHead>) -> Self {
         Self {
             method: head.map(|head| head.method.to_string()),
             path: head.map(|head| head.path.to_string()),
@@ -399,11 +399,11 @@ impl FailureShape {
     }
 }
 
-pub(super) fn word(value: impl Into<Word>) -> String {
+pub(crate) fn word(value: impl Into<Word>) -> String {
     value.into().as_str().to_owned()
 }
 
-pub(super) fn rfc3339(time: u64, clock: &WallClock) -> String {
+pub(crate) fn rfc3339(time: u64, clock: &WallClock) -> String {
     format!("{:.6}", clock.at(time))
 }
 

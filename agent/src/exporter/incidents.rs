@@ -76,18 +76,18 @@ pub(super) fn refused(status: StatusCode, words: String) -> Answer {
     }
 }
 
-fn failed(error: &anyhow::Error) -> Answer {
-    tracing::error!(%error, "an answer about incidents could not be written");
+pub(super) fn failed(error: &anyhow::Error) -> Answer {
+    tracing::error!(%error, "an answer of the API could not be written");
     let body = b"{\"v\":1,\"error\":\"the answer could not be written; see the agent's log\"}\n";
     json(StatusCode::INTERNAL_SERVER_ERROR, body.to_vec())
 }
 
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+pub(super) fn to_json(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut body = serde_json::to_vec(value)?;
     body.push(b'\n');
     Ok(body)
 }
 
-fn json(status: StatusCode, body: Vec<u8>) -> Answer {
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Answer {
     with(bytes(status, body), CONTENT_TYPE, "application/json")
 }

@@ -1,4 +1,4 @@
-//! The HTTP server: metrics, health, the event stream, incidents.
+//! The HTTP server: metrics, health, the event stream, incidents, what is under way.
 //!
 //! In: connections on one address. Out: answers (`routes`), to those who may ask (`gate`,
 //! `web`). Everything is bounded: the number of connections (`places`), the time to agree on
@@ -10,6 +10,7 @@
 mod gate;
 mod incidents;
 mod negotiate;
+mod open;
 mod places;
 mod routes;
 pub mod web;
@@ -38,7 +39,7 @@ use crate::config::ApiAccess;
 use crate::events::EventStream;
 use crate::incidents::Incidents;
 use crate::metrics::report::Report;
-use crate::pipeline::Refresh;
+use crate::pipeline::Questions;
 use places::{Place, Places};
 use routes::Answer;
 use web::{Rules, Web};
@@ -72,8 +73,8 @@ pub struct Service {
     pub stream: EventStream,
     /// What `/api/v1/incidents` shows.
     pub incidents: Incidents,
-    /// Asks the pipeline to bring the registry up to date.
-    pub refresh: Refresh,
+    /// Asks the pipeline to bring the registry up to date, and what is under way.
+    pub pipeline: Questions,
     /// The probes are attached.
     pub ready: Arc<AtomicBool>,
     /// Connections that had to go at the bound.
@@ -272,7 +273,8 @@ mod tests {
     use crate::identity::Whereabouts;
     use crate::incidents::Incidents;
     use crate::metrics::Metrics;
-    use crate::pipeline::refresh;
+    use crate::open;
+    use crate::pipeline::{Questions, answered, questions};
     use crate::samples::{failed_attempt, request};
 
     struct Server {
@@ -283,13 +285,16 @@ mod tests {
     }
 
     async fn server() -> Server {
+        // Without a pipeline behind it a refresh returns at once.
+        server_at(questions().0).await
+    }
+
+    async fn server_at(pipeline: Questions) -> Server {
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let stream = EventStream::new();
         let incidents = Incidents::new(&Settings::default());
         let turned_away = Arc::new(AtomicU64::new(0));
-        // Without a pipeline behind it a refresh returns at once.
-        let (refresh, _) = refresh();
         let Metrics {
             registry, report, ..
         } = Metrics::new(&Settings::default());
@@ -298,7 +303,7 @@ mod tests {
             report,
             stream: stream.clone(),
             incidents: incidents.clone(),
-            refresh,
+            pipeline,
             ready: Arc::new(AtomicBool::new(true)),
             turned_away: Arc::clone(&turned_away),
             web: Web::default(),
@@ -341,6 +346,9 @@ mod tests {
             ("GET /healthz HTTP/1.1", "200"),
             ("GET /readyz HTTP/1.1", "200"),
             ("GET /metrics HTTP/1.1", "200"),
+            // There is no pipeline to say what is under way.
+            ("GET /api/v1/open HTTP/1.1", "503"),
+            ("GET /api/v1/open/1 HTTP/1.1", "404"),
             ("GET /nothing HTTP/1.1", "404"),
             ("GET /api/v1/incidentsx HTTP/1.1", "404"),
             ("POST /metrics HTTP/1.1", "405"),
@@ -463,6 +471,31 @@ mod tests {
             let (at, expected) = expected;
             assert_eq!(body.pointer(at), Some(&expected), "{path}: {body}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_answered_by_the_pipeline() {
+        let pipeline = answered(|question| {
+            assert_eq!(question.proxy.as_deref(), Some("nginx"));
+            open::samples::found(question.limit)
+        });
+        let Server { address, .. } = server_at(pipeline).await;
+
+        let line = "GET /api/v1/open?proxy=nginx&limit=3 HTTP/1.1";
+        let (head, body) = ask(address, line).await;
+
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(head.contains("application/json"), "{head}");
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["matched"], 4, "{body}");
+        assert_eq!(body["open"].as_array().unwrap().len(), 3);
+        assert_eq!(body["open"][0]["upstream"], "10.0.3.17:8080");
+
+        let (head, body) = ask(address, "GET /api/v1/open?code=502 HTTP/1.1").await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        let words = "there is no parameter `code`: there are proxy, upstream, min_age and limit";
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"], words);
     }
 
     #[tokio::test]

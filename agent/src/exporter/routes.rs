@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use super::gate::text;
 use super::places::Place;
-use super::{Service, incidents, negotiate};
+use super::{Service, incidents, negotiate, open};
 use crate::events::shape::{Envelope, Line};
 use crate::events::{Interest, Reader};
 
@@ -37,7 +37,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// How long an answer waits for the pipeline to finish its round. Longer than any round; when
 /// it takes longer, the answer shows the state of before.
-const REFRESH_WAIT: Duration = Duration::from_secs(1);
+pub(super) const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 
@@ -48,6 +48,7 @@ why502 explains 502, 503 and 504 answers.
 /api/v1/events   failed requests as they happen, one JSON object a line; ?all=1 for every request
 /api/v1/incidents
                  the last failed requests with their evidence; ?cause=..&since=10m and others
+/api/v1/open     requests under way, the oldest first; ?min_age=10s and others
 /healthz         200 while the process lives
 /readyz          200 while the probes are attached, else 503
 ";
@@ -85,6 +86,7 @@ pub(super) async fn answer(
                 .is_some_and(|query| query.split('&').any(|part| part == "all=1"));
             events(&service, all, place)
         }
+        "/api/v1/open" => open::answer(request.uri().query().unwrap_or_default(), &service).await,
         path => match path.strip_prefix("/api/v1/incidents") {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
                 let query = request.uri().query().unwrap_or_default();
@@ -97,7 +99,10 @@ pub(super) async fn answer(
 
 /// Waits for the pipeline to finish its round, so that the answer shows all that happened.
 pub(super) async fn catch_up(service: &Service) {
-    if timeout(REFRESH_WAIT, service.refresh.now()).await.is_err() {
+    if timeout(REFRESH_WAIT, service.pipeline.refresh())
+        .await
+        .is_err()
+    {
         tracing::warn!("the pipeline is slow: this answer shows an earlier state");
     }
 }

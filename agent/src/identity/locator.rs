@@ -9,6 +9,7 @@ use std::sync::Arc;
 use agent_core::cause::Cause;
 use agent_core::event::{Attempt, Request, TlsDone, Upstream};
 use agent_core::observation::{Ended, Nanos, Phase, Side, Socket};
+use agent_core::open::{Open, OpenAttempt};
 
 use super::bounded::Bounded;
 use super::conntrack::{Translated, Translations};
@@ -167,6 +168,33 @@ impl Locator {
         }
     }
 
+    /// Of both sides of what is under way. Who is at an upstream is taken from its address alone: this asks
+    /// nobody, and is for many at once.
+    pub fn of_open(&self, open: &Open, processes: &Processes) -> Whereabouts {
+        let peer = |attempt: &OpenAttempt| {
+            let ends = self.ends_of(&attempt.upstream, attempt.cookie, attempt.local);
+            ends.map_or_else(Peer::default, |ends| Peer {
+                place: self.by_address(ends),
+                endpoint: ends.is_translated.then_some(ends.server),
+                ..Peer::default()
+            })
+        };
+        Whereabouts {
+            upstreams: open.attempts.iter().map(peer).collect(),
+            proxy: self.proxy(open.proxy.tgid, processes),
+        }
+    }
+
+    /// `namespace/service` of the address, where Kubernetes says so.
+    pub fn service_name(&self, address: SocketAddr) -> Option<String> {
+        self.directory.as_ref()?.behind(address)?.service_name()
+    }
+
+    /// Where the connection of this cookie leads, if it was translated.
+    pub fn endpoint(&self, cookie: u64) -> Option<SocketAddr> {
+        self.led.get(&cookie).map(|translated| translated.endpoint)
+    }
+
     /// Of a process: its container, and the pod by the uid in its cgroup.
     fn proxy(&self, tgid: u32, processes: &Processes) -> Place {
         let Some(Identity { ids, .. }) = processes.known(tgid) else {
@@ -297,14 +325,19 @@ impl Locator {
 
     /// Both ends of an attempt's connection; `None` of a Unix socket.
     fn ends(&self, attempt: &Attempt) -> Option<Ends> {
-        let Upstream::Inet(asked) = attempt.upstream else {
+        self.ends_of(&attempt.upstream, attempt.cookie, attempt.local)
+    }
+
+    /// As [`Locator::ends`], of the connection to `upstream` with this cookie and this end `local`.
+    fn ends_of(&self, upstream: &Upstream, cookie: u64, local: SocketAddr) -> Option<Ends> {
+        let Upstream::Inet(asked) = *upstream else {
             return None;
         };
-        let translated = self.led.get(&attempt.cookie);
+        let translated = self.led.get(&cookie);
         let is_translated = translated.is_some();
         let Translated { endpoint, client } = translated.unwrap_or(Translated {
             endpoint: asked,
-            client: attempt.local,
+            client: local,
         });
         Some(Ends {
             asked,

@@ -3,7 +3,7 @@
 //! In: the query of a URL. Out: a [`Filter`], or one sentence about what is wrong with it.
 
 use agent_core::cause::Cause;
-use agent_core::event::{Attempt, Request};
+use agent_core::event::{Request, Upstream};
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
@@ -44,10 +44,12 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadFilter {
     /// A parameter that there is not.
-    #[error("there is no parameter `{name}`: there are {PARAMETERS}")]
+    #[error("there is no parameter `{name}`: there are {known}")]
     Unknown {
         /// As it was written.
         name: String,
+        /// All of them.
+        known: &'static str,
     },
     /// A parameter that came before.
     #[error("`{name}` is given twice: give it once")]
@@ -83,12 +85,28 @@ pub enum BadFilter {
         /// As it was written.
         value: String,
     },
+    /// An age that is none.
+    #[error("`{value}` is no age: write a duration such as 30s or 10m")]
+    Age {
+        /// As it was written.
+        value: String,
+    },
     /// A limit that is none.
     #[error("`{value}` is no limit: write a number from 1 to {MAX_LIMIT}")]
     Limit {
         /// As it was written.
         value: String,
     },
+}
+
+impl BadFilter {
+    /// There is no such parameter; `known` lists those that there are.
+    pub(crate) fn unknown(name: &str, known: &'static str) -> Self {
+        Self::Unknown {
+            name: name.to_owned(),
+            known,
+        }
+    }
 }
 
 impl Default for Filter {
@@ -112,18 +130,7 @@ impl Filter {
     /// Names what is wrong and what would do.
     pub fn parse(query: &str, now: Timestamp) -> Result<Self, BadFilter> {
         let mut filter = Self::default();
-        let mut seen: Vec<&str> = Vec::new();
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            if seen.contains(&name) {
-                return Err(BadFilter::Twice {
-                    name: name.to_owned(),
-                });
-            }
-            seen.push(name);
-            let value = decoded(value).ok_or_else(|| BadFilter::Encoding {
-                name: name.to_owned(),
-            })?;
+        for (name, value) in parameters(query)? {
             match name {
                 "proxy" => filter.proxy = Some(value),
                 "upstream" => filter.upstream = Some(upstream(value)),
@@ -132,11 +139,7 @@ impl Filter {
                 "path" => filter.path = Some(value),
                 "since" => filter.since = Some(since(value, now)?),
                 "limit" => filter.limit = limit(value)?,
-                _ => {
-                    return Err(BadFilter::Unknown {
-                        name: name.to_owned(),
-                    });
-                }
+                _ => return Err(BadFilter::unknown(name, PARAMETERS)),
             }
         }
         Ok(filter)
@@ -184,7 +187,7 @@ impl Filter {
                     || request
                         .attempts
                         .iter()
-                        .any(|attempt| is_of(attempt, upstream, names))
+                        .any(|attempt| is_called(&attempt.upstream, upstream, names))
             })
     }
 }
@@ -197,12 +200,34 @@ fn has_cause(request: &Request, cause: Cause) -> bool {
         .any(|failure| failure.cause == cause)
 }
 
-fn is_of(attempt: &Attempt, upstream: &str, names: &UpstreamNames) -> bool {
-    names::address(&attempt.upstream) == upstream || *names.name(&attempt.upstream) == *upstream
+/// It has this address, or this name by the operator.
+pub(crate) fn is_called(upstream: &Upstream, called: &str, names: &UpstreamNames) -> bool {
+    names::address(upstream) == called || *names.name(upstream) == *called
+}
+
+/// The parameters of a query in their order, values decoded. Empty parts are skipped.
+///
+/// # Errors
+/// One is given twice, or its value cannot be decoded.
+pub(crate) fn parameters(query: &str) -> Result<Vec<(&str, String)>, BadFilter> {
+    let mut parameters: Vec<(&str, String)> = Vec::new();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        if parameters.iter().any(|(before, _)| *before == name) {
+            return Err(BadFilter::Twice {
+                name: name.to_owned(),
+            });
+        }
+        let value = decoded(value).ok_or_else(|| BadFilter::Encoding {
+            name: name.to_owned(),
+        })?;
+        parameters.push((name, value));
+    }
+    Ok(parameters)
 }
 
 /// An address in the form in which addresses are told; a name stays as it is.
-fn upstream(value: String) -> String {
+pub(crate) fn upstream(value: String) -> String {
     names::normalised(&value).unwrap_or(value)
 }
 
@@ -237,7 +262,7 @@ fn since(value: String, now: Timestamp) -> Result<Timestamp, BadFilter> {
         .ok_or(BadFilter::Since { value })
 }
 
-fn limit(value: String) -> Result<usize, BadFilter> {
+pub(crate) fn limit(value: String) -> Result<usize, BadFilter> {
     value
         .parse()
         .ok()

@@ -108,6 +108,11 @@ impl Incidents {
         }
     }
 
+    /// By what names upstreams are found.
+    pub(crate) fn names(&self) -> &UpstreamNames {
+        &self.names
+    }
+
     /// Keeps one; its number. `None` when the settings keep none.
     pub fn keep(
         &self,

@@ -104,11 +104,11 @@ impl Listing {
             counts,
         } = found;
         let mut incidents = Vec::new();
-        let mut size = Size(0);
+        let mut size = Size::default();
         for one in &kept {
             let shape = one.shape();
             serde_json::to_writer(&mut size, &shape)?;
-            if size.0 > max_bytes {
+            if size.bytes() > max_bytes {
                 break;
             }
             incidents.push(shape);
@@ -144,7 +144,14 @@ impl Refusal {
 }
 
 /// Counts what is written.
-struct Size(usize);
+#[derive(Debug, Default)]
+pub(crate) struct Size(usize);
+
+impl Size {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0
+    }
+}
 
 impl io::Write for Size {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

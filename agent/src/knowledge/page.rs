@@ -21,6 +21,7 @@ Paged for a 502, 503 or 504? Ask the agent on the proxy's host:
     why502 explain --last 20                   # what happened, newest last
     why502 explain --since 10m --cause CAUSE   # of one cause
     why502 explain ID                          # one of them in full
+    why502 explain --open --min-age 10s        # what hangs now, before any error
 
 Each error has a cause, and each cause has a section here: what it means, what the agent saw,
 what the proxy itself writes about it, what to check, what fixes it, and what looks the same.

@@ -1,14 +1,18 @@
 //! One record after the other: decode, identify, observe, count, tell.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::decode::{Record, decode};
-use agent_core::event::{Attempt, Event, Request};
+use agent_core::event::{Attempt, Event, Request, Upstream};
 use agent_core::observation::{Nanos, Observation, What};
+use agent_core::open::{GoesThere, OpenFilter};
 use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
 use agent_wire::record::kind;
+use rustc_hash::FxHashMap;
 
 use super::coverage;
 use crate::clock::monotonic;
@@ -19,12 +23,13 @@ use crate::events::teller::Teller;
 use crate::identity::conntrack::Translations;
 use crate::identity::kubernetes::Directory;
 use crate::identity::locator::Locator;
-use crate::incidents::Incidents;
+use crate::incidents::{Incidents, filter};
 use crate::kernel::Attention;
 use crate::metrics::report::{
     CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts, TranslationCounts,
 };
 use crate::metrics::traffic::{Traffic, UnderWay};
+use crate::open::{Found, Question};
 use crate::processes::{Identity, Look, Processes, Standing};
 use crate::recording::Recorder;
 
@@ -253,6 +258,60 @@ impl Daemon {
             }
         });
         sink.traffic.set_under_way(under_way, now);
+    }
+
+    /// What is under way now.
+    pub(super) fn open(&self, question: &Question, now: Nanos) -> Found {
+        let Question {
+            proxy,
+            upstream,
+            min_age,
+            limit,
+        } = question;
+        let filter = OpenFilter {
+            now,
+            min_age: u64::try_from(min_age.as_nanos()).unwrap_or(Nanos::MAX),
+            proxy: proxy.as_deref(),
+            limit: *limit,
+        };
+        let called = upstream.as_deref().map(|name| self.is_called(name));
+        let goes_there = called.as_ref().map(|is_called| is_called as GoesThere<'_>);
+        let list = self.core.open(&filter, goes_there);
+        let whereabouts = list.open.iter();
+        let whereabouts = whereabouts.map(|one| self.locator.of_open(one, &self.processes));
+        let stats = self.core.stats();
+        Found {
+            whereabouts: whereabouts.collect(),
+            list,
+            now,
+            clock: self.sink.teller.clock,
+            unread_clients: stats.unread_clients,
+            swept: stats.request_ledger.swept,
+        }
+    }
+
+    /// Whether a connection, by its cookie, to an upstream goes to what is called so. What it asks of an
+    /// upstream it asks once.
+    fn is_called(&self, name: &str) -> impl Fn(u64, &Upstream) -> bool {
+        let names = self.sink.incidents.names();
+        let endpoint = name.parse::<SocketAddr>().ok();
+        let known: RefCell<FxHashMap<Upstream, bool>> = RefCell::default();
+        move |cookie, upstream| {
+            if endpoint.is_some() && self.locator.endpoint(cookie) == endpoint {
+                return true;
+            }
+            if let Some(is_called) = known.borrow().get(upstream) {
+                return *is_called;
+            }
+            let service = match upstream {
+                Upstream::Inet(address) => self.locator.service_name(*address),
+                Upstream::Unix(_) | Upstream::Unknown => None,
+            };
+            let is_called =
+                service.as_deref() == Some(name) || filter::is_called(upstream, name, names);
+            known.borrow_mut().insert(upstream.clone(), is_called);
+            is_called
+        }
     }
 
     /// What the source must learn: how to attend to which process.

@@ -2,11 +2,13 @@
 //!
 //! In: records. Out: series, lines of the event stream, incidents, the agent's own state. A round
 //! drains the ring, looks whether anything was lost, decodes, tells the core who the processes
-//! are, counts what the core tells, and lets the core's time pass. Records in are records decoded
+//! are, counts what the core tells, and lets the core's time pass. Questions are answered between two
+//! rounds. Records in are records decoded
 //! plus records refused, at every moment.
 
 mod coverage;
 mod daemon;
+mod questions;
 mod slice;
 mod source;
 #[cfg(test)]
@@ -18,11 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agent_wire::record::kind;
-use agent_wire::tally::{self, Tally};
-use tokio::sync::{mpsc, oneshot};
-
 use self::daemon::Daemon;
+use self::questions::Ask;
+#[cfg(test)]
+pub(crate) use self::questions::answered;
+pub use self::questions::{Asked, Questions, questions};
 use self::slice::Slice;
 pub use self::source::Source;
 use crate::clock;
@@ -35,6 +37,8 @@ use crate::kernel::Attention;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
 use crate::recording::Recorder;
+use agent_wire::record::kind;
+use agent_wire::tally::{self, Tally};
 
 /// Time between two rounds where there is much to do. Longer: a burst needs a larger ring.
 /// Shorter: the agent wakes more often for nothing.
@@ -57,21 +61,6 @@ const KUBERNETES: &str = "kubernetes";
 
 /// What the capability is called that connection tracking is heard.
 const CONNTRACK: &str = "conntrack";
-
-/// Scrapes that may wait for a round at once; as many as the exporter lets in.
-const MAX_WAITING_SCRAPES: usize = 64;
-
-/// Asks the pipeline for an up-to-date registry; clones ask the same pipeline.
-#[derive(Clone, Debug)]
-pub struct Refresh {
-    asks: mpsc::Sender<oneshot::Sender<()>>,
-}
-
-/// The pipeline's end of [`Refresh`].
-#[derive(Debug)]
-pub struct RefreshAsks {
-    asks: mpsc::Receiver<oneshot::Sender<()>>,
-}
 
 /// Where the pipeline puts what it finds out.
 #[derive(Debug)]
@@ -112,24 +101,6 @@ struct LossWatch {
     lost: u64,
     /// They did in this round.
     fresh: bool,
-}
-
-/// A pair of ends.
-pub fn refresh() -> (Refresh, RefreshAsks) {
-    let (sender, receiver) = mpsc::channel(MAX_WAITING_SCRAPES);
-    (Refresh { asks: sender }, RefreshAsks { asks: receiver })
-}
-
-impl Refresh {
-    /// Returns when the registry shows everything that was in the ring at the call, or when
-    /// the pipeline is gone.
-    pub async fn now(&self) {
-        let (done, wait) = oneshot::channel();
-        if self.asks.send(done).await.is_ok() {
-            // An error says that the pipeline ended: the registry is final then.
-            let _ = wait.await;
-        }
-    }
 }
 
 impl<S: Source> Pipeline<S> {
@@ -174,35 +145,31 @@ impl<S: Source> Pipeline<S> {
     }
 
     /// Runs rounds until `stop` is ready, then drains and finishes.
-    pub async fn run(mut self, mut asks: RefreshAsks, stop: impl Future<Output = ()>) {
+    pub async fn run(mut self, mut asked: Asked, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut pause = ROUND;
         loop {
-            let mut asked = None;
-            let stopped = tokio::select! {
-                () = self.source.wait(pause) => false,
-                Some(ask) = asks.asks.recv() => {
-                    asked = Some(ask);
-                    false
-                }
-                () = &mut stop => true,
+            let question = tokio::select! {
+                () = self.source.wait(pause) => None,
+                question = asked.next() => Some(question),
+                () = &mut stop => break,
             };
-            if stopped {
-                break;
-            }
             let much = self.round() >= slice::RECORDS;
             pause = if much {
                 ROUND
             } else {
                 (2 * pause).min(LONGEST_ROUND)
             };
-            if let Some(first) = asked {
-                self.daemon.show_under_way(clock::monotonic());
-                self.report();
-                let more = std::iter::from_fn(|| asks.asks.try_recv().ok());
-                for ask in [first].into_iter().chain(more) {
-                    // The scrape that asked may have gone.
-                    let _ = ask.send(());
+            match question {
+                None => {}
+                Some(Ask::Refresh(scrapes)) => {
+                    self.daemon.show_under_way(clock::monotonic());
+                    self.report();
+                    scrapes.done();
+                }
+                // One each round: however many ask, records wait for one answer at most.
+                Some(Ask::Open(open)) => {
+                    open.answer(|question| self.daemon.open(question, clock::monotonic()))
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! The pipeline fed with records made by hand.
 
+mod open;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +15,7 @@ use agent_wire::record::{
 use agent_wire::tally::{self, SLOTS, Tally};
 use tokio::sync::oneshot;
 
-use super::{Pipeline, Sinks, Source, refresh};
+use super::{Pipeline, Sinks, Source, questions};
 use crate::clock;
 use crate::config::Settings;
 use crate::events::{EventStream, Interest};
@@ -145,17 +147,17 @@ async fn records_drained_are_records_decoded_plus_records_refused() {
         Vec::new(),
     ];
     let (pipeline, report) = pipeline(records, &Settings::default());
-    let (ask, asks) = refresh();
+    let (ask, asked) = questions();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = async {
         pipeline
-            .run(asks, async {
+            .run(asked, async {
                 let _ = stopped.await;
             })
             .await;
     };
     let scrape = async {
-        ask.now().await;
+        ask.refresh().await;
         let counts = report.get().records;
         stop.send(()).unwrap();
         counts
@@ -195,9 +197,9 @@ async fn what_began_before_all_probes_were_there_is_left_aside() {
         ..Fake::default()
     };
     let (pipeline, report) = pipeline_of(source, &Settings::default());
-    let (_ask, asks) = refresh();
+    let (_ask, asked) = questions();
 
-    pipeline.run(asks, std::future::ready(())).await;
+    pipeline.run(asked, std::future::ready(())).await;
 
     let told = report.get();
     assert_eq!(told.records.decoded.iter().sum::<u64>(), 3);
@@ -208,9 +210,9 @@ async fn what_began_before_all_probes_were_there_is_left_aside() {
 #[tokio::test]
 async fn what_waits_at_the_stop_is_drained_before_the_end() {
     let (pipeline, report) = pipeline(vec![close(0)], &Settings::default());
-    let (_ask, asks) = refresh();
+    let (_ask, asked) = questions();
 
-    pipeline.run(asks, std::future::ready(())).await;
+    pipeline.run(asked, std::future::ready(())).await;
 
     assert_eq!(report.get().records.decoded.iter().sum::<u64>(), 1);
 }
@@ -353,10 +355,10 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         records: records.into(),
         ..Fake::default()
     };
-    let (_ask, asks) = refresh();
+    let (_ask, asked) = questions();
 
     Pipeline::new(source, &settings, sinks)
-        .run(asks, std::future::ready(()))
+        .run(asked, std::future::ready(()))
         .await;
 
     let text = String::from_utf8(Format::Text.to_vec(&registry).unwrap()).unwrap();
@@ -437,9 +439,9 @@ async fn with_counters(tallies: Vec<u64>, unreadable: bool) -> (String, serde_js
         unreadable,
         ..Fake::default()
     };
-    let (_ask, asks) = refresh();
+    let (_ask, asked) = questions();
     Pipeline::new(source, &settings, sinks)
-        .run(asks, std::future::ready(()))
+        .run(asked, std::future::ready(()))
         .await;
     let text = String::from_utf8(Format::Text.to_vec(&registry).unwrap()).unwrap();
     let event: serde_json::Value = serde_json::from_slice(&reader.next().await.unwrap()).unwrap();
@@ -546,10 +548,10 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
         records: refused_connect_and_502(std::process::id()).into(),
         ..Fake::default()
     };
-    let (_ask, asks) = refresh();
+    let (_ask, asked) = questions();
 
     Pipeline::new(source, &settings, sinks)
-        .run(asks, std::future::ready(()))
+        .run(asked, std::future::ready(()))
         .await;
 
     let text = std::fs::read_to_string(&path).unwrap();

@@ -45,12 +45,21 @@ pub(super) fn sentence(attempt: &AttemptShape) -> String {
 
 /// The upstream's address, where that is translated to, and who is there where that is known.
 pub(super) fn named(attempt: &AttemptShape) -> String {
-    let mut name = attempt.upstream.clone();
-    if let Some(endpoint) = &attempt.endpoint {
+    named_as(
+        &attempt.upstream,
+        attempt.endpoint.as_deref(),
+        &attempt.peer,
+    )
+}
+
+/// As [`named`], from its parts.
+pub(super) fn named_as(upstream: &str, endpoint: Option<&str>, peer: &PlaceShape) -> String {
+    let mut name = upstream.to_owned();
+    if let Some(endpoint) = endpoint {
         name.push_str(" → ");
         name.push_str(endpoint);
     }
-    if let Some(who) = who(&attempt.peer) {
+    if let Some(who) = who(peer) {
         name.push_str(&format!(" ({who})"));
     }
     name

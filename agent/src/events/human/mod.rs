@@ -1,10 +1,12 @@
 //! Events and incidents for people: a line for each failed request with its evidence below
-//! ([`lines`], [`list`]), and one request in full as a timeline ([`in_full`]).
+//! ([`lines`], [`list`]), one request in full as a timeline ([`in_full`]), and what is under way
+//! ([`open_list`]).
 //!
 //! In: the JSON shapes, whoever sent them. Out: text no wider than 118 columns where words
 //! allow. `why502 tail` and `why502 explain` say the same in the same words.
 
 mod evidence;
+mod open;
 mod timeline;
 mod units;
 
@@ -17,6 +19,7 @@ use super::shape::{AttemptShape, CheckShape, Envelope, Line, LoneAttemptShape, R
 use crate::knowledge;
 use crate::metrics::traffic::is_failed_attempt;
 
+pub use self::open::open_list;
 pub use self::timeline::in_full;
 pub use self::units::duration;
 
@@ -38,6 +41,21 @@ const MAX_ATTEMPTS: usize = 4;
 struct Columns {
     proxy: usize,
     path: usize,
+}
+
+impl Columns {
+    /// As wide as these proxies and paths need.
+    fn of<'a>(lines: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> Self {
+        let (mut proxy, mut path) = (0, 0);
+        for (name, of_path) in lines {
+            proxy = proxy.max(name.chars().count());
+            path = path.max(of_path.unwrap_or("?").chars().count());
+        }
+        Self {
+            proxy: proxy.clamp(5, 16),
+            path: path.clamp(8, MAX_PATH),
+        }
+    }
 }
 
 /// For who does not know what comes next.
@@ -63,18 +81,11 @@ pub fn lines(envelope: &Envelope, zone: &TimeZone) -> String {
 
 /// Requests below each other, earliest first, their columns as wide as they need.
 pub fn list(requests: &[RequestShape], zone: &TimeZone) -> String {
-    let widest = |of: fn(&RequestShape) -> &str, least, most| {
-        let widths = requests.iter().map(|request| of(request).chars().count());
-        widths.max().unwrap_or(0).clamp(least, most)
-    };
-    let columns = Columns {
-        proxy: widest(|request| &request.proxy.name, 5, 16),
-        path: widest(
-            |request| request.path.as_deref().unwrap_or("?"),
-            8,
-            MAX_PATH,
-        ),
-    };
+    let columns = Columns::of(
+        requests
+            .iter()
+            .map(|request| (&*request.proxy.name, request.path.as_deref())),
+    );
     let mut sorted: Vec<&RequestShape> = requests.iter().collect();
     // All times have the same form and zone.
     sorted.sort_by(|one, other| one.time.cmp(&other.time));

@@ -33,6 +33,19 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// As [`duration`] below a minute; then to the second, and above an hour to the minute.
+pub(super) fn age(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return duration(seconds);
+    }
+    let seconds = seconds as u64;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    match hours {
+        0 => format!("{minutes} min {} s", seconds % 60),
+        hours => format!("{hours} h {minutes} min"),
+    }
+}
+
 /// From one time to another, milliseconds; `None` when either is no time.
 pub(super) fn milliseconds_between(from: &str, to: &str) -> Option<f64> {
     let from = from.parse::<Timestamp>().ok()?;
@@ -92,7 +105,7 @@ pub(super) fn wrapped(lead: &str, indent: usize, width: usize, text: &str) -> St
 
 #[cfg(test)]
 mod tests {
-    use super::{counted, cut, duration, errno, milliseconds_between, wrapped};
+    use super::{age, counted, cut, duration, errno, milliseconds_between, wrapped};
 
     #[test]
     fn long_text_breaks_between_words() {
@@ -116,6 +129,9 @@ mod tests {
         assert_eq!(duration(0.000_02), "20 µs");
         assert_eq!(duration(0.041), "41.0 ms");
         assert_eq!(duration(5.002), "5.002 s");
+        assert_eq!(age(59.9994), "59.999 s");
+        assert_eq!(age(754.9), "12 min 34 s");
+        assert_eq!(age(7_384.0), "2 h 3 min");
         assert_eq!(errno(111), "Connection refused (errno 111)");
     }
 

@@ -179,7 +179,7 @@ pub(in crate::knowledge) const RESPONSE_TIMEOUT: Entry = Entry {
         ),
         check(
             "Which requests wait now?",
-            "curl -s http://127.0.0.1:9502/metrics | grep oldest_request_seconds",
+            "why502 explain --open --min-age 1s",
         ),
         check(
             "Which timer was it? Durations cluster at its value.",
