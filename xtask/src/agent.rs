@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::host::cgroup::Cgroup;
 use crate::host::child::Guard;
 use crate::host::net;
 
@@ -42,7 +43,21 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one and waits until its probes are attached: it answers only then.
     pub(crate) fn start(agent: &Path, listen: SocketAddr, more: &[String]) -> Result<Self> {
-        let mut guard = Guard::start("why502", &run_command(agent, listen, more))?;
+        Self::start_command(&run_command(agent, listen, more), listen)
+    }
+
+    /// The same in a cgroup.
+    pub(crate) fn start_inside(
+        place: &Cgroup,
+        agent: &Path,
+        listen: SocketAddr,
+        more: &[String],
+    ) -> Result<Self> {
+        Self::start_command(&place.inside(&run_command(agent, listen, more)), listen)
+    }
+
+    fn start_command(command: &Command, listen: SocketAddr) -> Result<Self> {
+        let mut guard = Guard::start("why502", command)?;
         guard.wait_listening(listen, START)?;
         let started = Instant::now();
         while let Err(error) = net::get(listen, "/metrics", ANSWER) {

@@ -54,7 +54,7 @@ struct Bench {
 #[derive(Debug, Subcommand)]
 enum BenchTask {
     /// What the agent costs an nginx proxy at saturation.
-    Overhead(bench::Options),
+    Overhead(bench::overhead::Options),
     /// The agent beside what one would do instead: tcpdump, bpftrace, an access log and mtail.
     Compare(bench::compare::Options),
     /// How the cost grows: rate, connections, upstreams, size of bodies, traffic that is not HTTP.
@@ -77,7 +77,7 @@ impl Cli {
             Task::Tidy => tidy::run()?,
             Task::Dashboards => dashboards::run()?,
             Task::Bench(Bench { what }) => match what {
-                BenchTask::Overhead(options) => bench::run(&options)?,
+                BenchTask::Overhead(options) => bench::overhead::run(&options)?,
                 BenchTask::Compare(options) => bench::compare::run(&options)?,
                 BenchTask::Growth(options) => bench::growth::run(&options)?,
             },

@@ -1,7 +1,7 @@
 //! What may watch the proxy during a run: nothing, the agent, or what one would do instead.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -9,16 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use super::against::Against;
 use super::cost::Memory;
 use super::proxy::Proxy;
 use super::{cost, quiet};
 use crate::agent::Agent;
+use crate::host::cgroup::Cgroup;
 use crate::host::child::Guard;
 use crate::host::scratch::Scratch;
 use crate::host::{bpf, net};
 
 /// One of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) enum Contender {
     /// Nothing at all.
     Nothing,
@@ -26,6 +28,8 @@ pub(super) enum Contender {
     Idle,
     /// The agent, told to leave every process alone: what a host pays where there is no proxy.
     Excluded,
+    /// The agent of another commit.
+    Against,
     /// The agent.
     Agent,
     /// A capture that is thrown away.
@@ -36,6 +40,31 @@ pub(super) enum Contender {
     AccessLog,
     /// The same, and mtail counts its lines.
     Exporter,
+}
+
+/// What contenders are started from, and where.
+#[derive(Debug)]
+pub(super) struct Programs {
+    /// The agent of this checkout.
+    agent: PathBuf,
+    against: Option<Against>,
+    /// Whatever watches runs here, so that its CPU time is told from that of others.
+    place: Cgroup,
+}
+
+impl Programs {
+    pub(super) fn new(agent: PathBuf, against: Option<Against>) -> Result<Self> {
+        Ok(Self {
+            agent,
+            against,
+            place: Cgroup::new("bench-watching")?,
+        })
+    }
+
+    /// CPU time of all that watched so far, seconds.
+    pub(super) fn cpu_seconds(&self) -> Result<f64> {
+        self.place.cpu_seconds()
+    }
 }
 
 /// It runs until this is dropped or stopped.
@@ -76,24 +105,13 @@ counter seconds_total by upstream
 ";
 
 impl Contender {
-    /// All, the first being what the others are compared with.
-    pub(super) const ALL: [Self; 8] = [
-        Self::Nothing,
-        Self::Idle,
-        Self::Excluded,
-        Self::Agent,
-        Self::Tcpdump,
-        Self::Bpftrace,
-        Self::AccessLog,
-        Self::Exporter,
-    ];
-
     /// What a reader calls it.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
             Self::Idle => "the same probes, which return at once",
             Self::Excluded => "why502, all processes excluded",
+            Self::Against => "why502 of the other commit",
             Self::Agent => "why502",
             Self::Tcpdump => "`tcpdump -i lo -w /dev/null tcp port ...`",
             Self::Bpftrace => "a bpftrace script that counts status lines",
@@ -111,14 +129,21 @@ impl Contender {
     }
 
     /// Starts it, and waits until it watches.
-    pub(super) fn start(self, agent: &Path, proxy: &Proxy) -> Result<Watching> {
-        let with = |more: &[&str]| {
+    pub(super) fn start(self, programs: &Programs, proxy: &Proxy) -> Result<Watching> {
+        let Programs {
+            agent,
+            against,
+            place,
+        } = programs;
+        let program = |name: &str, command: &Command| program(name, &place.inside(command));
+        let run = |agent: &Path, more: &[&str]| {
             let flags = quiet()
                 .into_iter()
                 .chain(more.iter().map(|flag| (*flag).to_owned()));
             let flags: Vec<String> = flags.collect();
-            Agent::start(agent, net::free_address()?, &flags).map(Watching::Agent)
+            Agent::start_inside(place, agent, net::free_address()?, &flags).map(Watching::Agent)
         };
+        let with = |more: &[&str]| run(agent, more);
         match self {
             Self::Nothing | Self::AccessLog => Ok(Watching::Nothing),
             Self::Idle => with(&["--idle-probes"]),
@@ -126,6 +151,10 @@ impl Contender {
                 let application = Proxy::application();
                 let names = ["nginx", "wrk", &application];
                 with(&names.map(|name| ["--exclude-process", name]).concat())
+            }
+            Self::Against => {
+                let against = against.as_ref().context("no other commit was named")?;
+                run(&against.program, &[])
             }
             Self::Agent => with(&[]),
             Self::Tcpdump => {
@@ -199,11 +228,6 @@ impl Watching {
             Self::Agent(agent) => Some(agent.pid()),
             Self::Program(guard, _) => Some(guard.pid()),
         }
-    }
-
-    /// User and system time so far, seconds.
-    pub(super) fn cpu_seconds(&self) -> f64 {
-        self.pid().map_or(0.0, |pid| cost::cpu_seconds(&[pid]))
     }
 
     /// How often one of its threads that waited went on, so far.

@@ -8,18 +8,9 @@ use serde::Serialize;
 
 use crate::host::bpf::Program;
 
-/// USER_HZ: the unit of the times in /proc/PID/stat, the same on every Linux of this
+/// USER_HZ: the unit of the times in /proc/stat, the same on every Linux of this
 /// architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// User and system time of these processes, seconds; one that is gone counts nothing.
-pub(super) fn cpu_seconds(pids: &[u32]) -> f64 {
-    let stat = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    pids.iter()
-        .filter_map(stat)
-        .filter_map(|text| parse_cpu(&text))
-        .sum()
-}
 
 /// What the CPUs of this machine did, seconds of all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -28,6 +19,8 @@ pub(super) struct Machine {
     pub(super) busy: f64,
     /// Nothing.
     pub(super) idle: f64,
+    /// Nothing, for the hypervisor gave them to somebody else.
+    pub(super) stolen: f64,
 }
 
 impl Machine {
@@ -43,21 +36,24 @@ impl Machine {
         Self {
             busy: self.busy - earlier.busy,
             idle: self.idle - earlier.idle,
+            stolen: self.stolen - earlier.stolen,
         }
     }
 
-    /// proc_stat(5): user, nice, system, idle, iowait, irq, softirq; guests are in user.
+    /// proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal; guests are in user.
     fn parse(text: &str) -> Option<Self> {
         let line = text.lines().next()?.strip_prefix("cpu ")?;
         let ticks: Vec<f64> = line
             .split_whitespace()
-            .take(7)
+            .take(8)
             .map(|field| field.parse().ok())
             .collect::<Option<_>>()?;
         let idle: f64 = ticks.get(3..5)?.iter().sum();
+        let stolen = *ticks.get(7)?;
         Some(Self {
-            busy: (ticks.iter().sum::<f64>() - idle) / TICKS_PER_SECOND,
+            busy: (ticks.iter().sum::<f64>() - idle - stolen) / TICKS_PER_SECOND,
             idle: idle / TICKS_PER_SECOND,
+            stolen: stolen / TICKS_PER_SECOND,
         })
     }
 }
@@ -111,16 +107,6 @@ pub(super) fn difference(before: &[Program], after: &[Program]) -> Vec<Program> 
     after.iter().map(used).collect()
 }
 
-/// utime and stime are fields 14 and 15, counted after the name, which may hold blanks and
-/// brackets: proc_pid_stat(5).
-fn parse_cpu(stat: &str) -> Option<f64> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(11);
-    let user: f64 = fields.next()?.parse().ok()?;
-    let system: f64 = fields.next()?.parse().ok()?;
-    Some((user + system) / TICKS_PER_SECOND)
-}
-
 fn parse_bytes(status: &str, name: &str) -> Option<u64> {
     let kilobytes: u64 = parse(status, name)?.strip_suffix(" kB")?.parse().ok()?;
     Some(kilobytes * 1024)
@@ -140,21 +126,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_read_past_a_name_with_brackets() {
-        let stat = "12 (a) b) S 1 12 12 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 3 0 1 2 3";
-        assert_eq!(parse_cpu(stat), Some(2.0));
-        assert_eq!(parse_cpu("nothing"), None);
-    }
-
-    #[test]
-    fn a_cpu_that_waits_for_a_disk_is_idle() {
+    fn a_cpu_that_waits_for_a_disk_is_idle_and_one_that_was_stolen_is_neither() {
         let stat = "cpu  100 50 200 300 100 20 30 40 5 5\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
         let machine = Machine {
             busy: 4.0,
             idle: 4.0,
+            stolen: 0.4,
         };
         assert_eq!(Machine::parse(stat), Some(machine));
-        assert_eq!(Machine::parse("cpu0 1 2 3 4 5 6 7 8"), None);
+        assert_eq!(Machine::parse("cpu0 1 2 3 4 5 6 7 8 9"), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::stage::Places;
 use crate::host::net;
 use crate::host::nginx::Nginx;
 
@@ -14,9 +15,10 @@ use crate::host::nginx::Nginx;
 #[derive(Debug)]
 pub(super) struct Proxy {
     // Order of ending: the proxy first.
-    proxy: Nginx,
+    _proxy: Nginx,
     _upstream: Nginx,
     address: SocketAddr,
+    status: SocketAddr,
     access_log: PathBuf,
 }
 
@@ -26,7 +28,7 @@ impl Proxy {
     /// One worker, and one thread of nginx is the limit, and the report says how busy it was. More where
     /// connections want more descriptors than a process may have. Nothing is bound to a CPU: with two
     /// of them, client and upstream on one could be the limit instead.
-    pub(super) fn start(folder: &Path, workers: usize) -> Result<Self> {
+    pub(super) fn start(folder: &Path, places: &Places, workers: usize) -> Result<Self> {
         let upstream_address = net::free_address()?;
         let files = folder.join("files");
         fs::create_dir_all(&files).context("cannot make a folder for files")?;
@@ -38,6 +40,7 @@ impl Proxy {
         }
         let port = upstream_address.port();
         let upstream = Nginx::start_as_application(
+            &places.application,
             folder,
             APPLICATION,
             &main(1),
@@ -54,9 +57,13 @@ impl Proxy {
             ),
             upstream_address,
         )?;
-        let address = net::free_address()?;
+        let (address, status) = (net::free_address()?, net::free_address()?);
+        let refusing = net::free_address()?;
+        let choices = FAILING.map(choice_that_fails).concat();
+        let failing = FAILING.map(location_that_fails).concat();
         let access_log = folder.join("access.log");
-        let proxy = Nginx::start(
+        let proxy = Nginx::start_inside(
+            &places.proxy,
             folder,
             "proxy",
             &main(workers),
@@ -71,12 +78,17 @@ impl Proxy {
     upstream app {{ server {upstream_address}; keepalive 10240; keepalive_requests 1000000000; }}
     upstream hundred {{ {} keepalive 10240; keepalive_requests 1000000000; }}
     upstream thousand {{ {} keepalive 10240; keepalive_requests 1000000000; }}
+    upstream refusing {{ server {refusing}; }}
+    {choices}
+    server {{ listen {status}; location / {{ stub_status; }} }}
     server {{
         listen {address} backlog=16384 reuseport;
         location / {{ proxy_pass http://app; }}
         location = /logged {{ access_log {} full; proxy_pass http://app/; }}
         location = /hundred {{ proxy_pass http://hundred/; }}
         location = /thousand {{ proxy_pass http://thousand/; }}
+        location = /churn {{ proxy_set_header Connection close; proxy_pass http://{upstream_address}/; }}
+        {failing}
         location /packed/ {{ gzip on; gzip_types *; gzip_proxied any; proxy_pass http://app/; }}
     }}",
                 servers(100, port),
@@ -86,9 +98,10 @@ impl Proxy {
             address,
         )?;
         Ok(Self {
-            proxy,
+            _proxy: proxy,
             _upstream: upstream,
             address,
+            status,
             access_log,
         })
     }
@@ -98,14 +111,14 @@ impl Proxy {
         self.address
     }
 
+    /// Where it tells its counters to whoever asks: nobody does whose requests are counted.
+    pub(super) fn status(&self) -> SocketAddr {
+        self.status
+    }
+
     /// The executable of the application behind it.
     pub(super) fn application() -> String {
         Nginx::application(APPLICATION)
-    }
-
-    /// Its worker processes.
-    pub(super) fn workers(&self) -> Vec<u32> {
-        self.proxy.workers()
     }
 
     /// What it logs of requests for `/logged`.
@@ -119,6 +132,26 @@ fn servers(count: usize, port: u16) -> String {
     (0..count)
         .map(|number| format!("server 127.1.{}.{}:{port};", number / 250, number % 250 + 1))
         .collect()
+}
+
+/// Percentages of requests that fail: at `/fail/NUMBER` so many of them go to a port where nobody
+/// listens.
+const FAILING: [u32; 4] = [0, 1, 5, 100];
+
+fn choice_that_fails(percent: u32) -> String {
+    let others = if percent == 100 { "" } else { "* app;" };
+    let failing = if percent == 0 {
+        String::new()
+    } else if percent == 100 {
+        "* refusing;".to_owned()
+    } else {
+        format!("{percent}% refusing;")
+    };
+    format!("split_clients $request_id $at_{percent} {{ {failing} {others} }}\n")
+}
+
+fn location_that_fails(percent: u32) -> String {
+    format!("location = /fail/{percent} {{ proxy_pass http://$at_{percent}/; }}\n")
 }
 
 /// Words as a text has them: what a proxy packs, and what takes its time.

@@ -1,30 +1,19 @@
-//! From runs to numbers, and from numbers to files: raw JSON and CSV, and a summary that
-//! holds nothing the raw files do not.
+//! From turns to numbers, and from numbers to tables: nothing that the raw files do not hold.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::Result;
 use serde::Serialize;
 
-use super::wrk::{Load, Loaded};
-use crate::host::bpf::Program;
+use super::contender::Contender;
+use super::rounds::{ProbeTurn, Taken, Turn};
+use super::spread::Spread;
+use super::stage::Layout;
 
-/// Below this the proxy's worker was not the limit, percent of a CPU.
-const SATURATED_PERCENT: f64 = 85.0;
-
-/// Everything that was measured.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Report {
-    /// On what.
-    pub(super) setting: Setting,
-    /// Throughput, latency, the agent's own use.
-    pub(super) pairs: Vec<Pair>,
-    /// Time in the probes.
-    pub(super) probes: Vec<ProbePair>,
-}
+/// More of the CPUs than this taken by others, and the numbers are of a disturbed machine, percent.
+const DISTURBED_PERCENT: f64 = 3.0;
 
 /// The machine and the load.
 #[derive(Clone, Debug, Serialize)]
@@ -37,57 +26,9 @@ pub(super) struct Setting {
     seconds_per_run: u64,
 }
 
-/// Two runs next to each other.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Pair {
-    /// Without the agent.
-    pub(super) without: Measured,
-    /// With it.
-    pub(super) with: Measured,
-}
-
-/// One run.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Measured {
-    /// What wrk saw.
-    pub(super) load: Loaded,
-    /// CPU time of the proxy's workers, seconds: near the length of the run when the proxy
-    /// is the limit.
-    pub(super) proxy_cpu_seconds: f64,
-    /// The agent's own use, when it ran.
-    pub(super) agent: Option<AgentCost>,
-}
-
-/// What the daemon used during a run.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct AgentCost {
-    /// User and system time.
-    pub(super) cpu_seconds: f64,
-    /// Peak resident memory.
-    pub(super) rss_bytes: u64,
-}
-
-/// One run with the kernel's statistics on.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Probes {
-    /// Requests during it.
-    pub(super) requests: u64,
-    /// What each program used.
-    pub(super) programs: Vec<Program>,
-}
-
-/// Two runs of them, one after the other.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct ProbePair {
-    /// When they return at once.
-    pub(super) idle: Probes,
-    /// When they do what they are for.
-    pub(super) at_work: Probes,
-}
-
 impl Setting {
     /// This machine, as far as it matters to the numbers.
-    pub(super) fn of_this_machine(load: &Load) -> Self {
+    pub(super) fn of_this_machine(connections: u32, each: Duration) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpuinfo
@@ -99,8 +40,8 @@ impl Setting {
             cpu: cpu.to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             nginx: nginx_version(),
-            connections: load.connections,
-            seconds_per_run: load.time.as_secs(),
+            connections,
+            seconds_per_run: each.as_secs(),
         }
     }
 }
@@ -123,224 +64,190 @@ impl fmt::Display for Setting {
     }
 }
 
-impl Pair {
-    /// Throughput with over throughput without.
-    pub(super) fn ratio(&self) -> f64 {
-        self.with.load.per_second / self.without.load.per_second
+/// Numbers of some turns, one for each round in which there is one.
+type ByRound = Vec<(usize, f64)>;
+
+impl Taken {
+    fn of(&self, layout: Layout, watching: Contender) -> impl Iterator<Item = &Turn> {
+        let turns = self.turns.iter();
+        turns.filter(move |turn| turn.layout == layout && turn.watching == watching)
     }
 
-    /// CPU time of the agent for a load of 1,000 requests per second, thousandths of a CPU.
-    fn agent_mcpu_per_1000(&self) -> Option<f64> {
-        let agent = self.with.agent?;
-        Some(agent.cpu_seconds / self.with.load.requests as f64 * 1e6)
-    }
-}
-
-impl Probes {
-    /// Time in all programs per request, ns.
-    fn ns_per_request(&self) -> f64 {
-        let time: u64 = self
-            .programs
-            .iter()
-            .map(|program| program.run_time_ns)
-            .sum();
-        time as f64 / self.requests as f64
+    fn by_round(&self, layout: Layout, watching: Contender, of: fn(&Turn) -> f64) -> ByRound {
+        let turns = self.of(layout, watching);
+        turns.map(|turn| (turn.round, of(turn))).collect()
     }
 
-    /// Time of one run of a program, ns; not a number when it did not run.
-    fn ns_per_run(&self, name: &str) -> f64 {
-        let mut named = self.programs.iter().filter(|program| program.name == name);
-        let one = named.next();
-        one.map_or(f64::NAN, |one| one.run_time_ns as f64 / one.run_cnt as f64)
-    }
-}
-
-impl Report {
-    /// Writes `overhead.json`, `overhead.csv` and `overhead.md`.
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
-        let json = serde_json::to_string_pretty(self)? + "\n";
-        super::write(folder, "overhead.json", &json)?;
-        super::write(folder, "overhead.csv", &self.csv())?;
-        super::write(folder, "overhead.md", &self.summary())
+    /// Median and all that of a number of its turns.
+    pub(super) fn spread(
+        &self,
+        layout: Layout,
+        watching: Contender,
+        of: fn(&Turn) -> f64,
+    ) -> Spread {
+        Spread::of(self.of(layout, watching).map(of))
     }
 
-    /// One line a run.
-    fn csv(&self) -> String {
+    /// The number of `one` over that of `other`, in the same round.
+    pub(super) fn ratio(
+        &self,
+        layout: Layout,
+        [one, other]: [Contender; 2],
+        of: fn(&Turn) -> f64,
+    ) -> Spread {
+        let by_round = |watching| self.by_round(layout, watching, of);
+        Spread::of(ratios(&by_round(one), &by_round(other)))
+    }
+
+    fn probe_turns(&self, layout: Layout, watching: Contender) -> impl Iterator<Item = &ProbeTurn> {
+        let turns = self.probes.iter();
+        turns.filter(move |turn| turn.layout == layout && turn.watching == watching)
+    }
+
+    /// Time in the probes for a request, ns.
+    pub(super) fn probes(&self, layout: Layout, watching: Contender) -> Spread {
+        let turns = self.probe_turns(layout, watching);
+        Spread::of(turns.map(ProbeTurn::ns_per_request))
+    }
+
+    /// That of `one` over that of `other`, in the same round of the probes.
+    pub(super) fn probes_ratio(&self, layout: Layout, [one, other]: [Contender; 2]) -> Spread {
+        let by_round = |watching| -> ByRound {
+            let turns = self.probe_turns(layout, watching);
+            turns
+                .map(|turn| (turn.round, turn.ns_per_request()))
+                .collect()
+        };
+        Spread::of(ratios(&by_round(one), &by_round(other)))
+    }
+
+    /// Medians of runs a request and of ns a run, of the program of this name.
+    fn program(&self, layout: Layout, watching: Contender, name: &str) -> (f64, f64) {
+        let of = |number: fn(u64, u64, u64) -> f64| {
+            let turns = self.probe_turns(layout, watching);
+            let numbers = turns.map(|turn| {
+                let (time, runs) = turn.program(name);
+                number(time, runs, turn.requests)
+            });
+            Spread::of(numbers).median
+        };
+        (
+            of(|_, runs, requests| runs as f64 / requests as f64),
+            of(|time, runs, _| time as f64 / runs as f64),
+        )
+    }
+
+    /// A line of a table for each way of watching.
+    pub(super) fn table(&self, layout: Layout, contenders: &[Contender]) -> String {
         let mut text = String::from(
-            "pair,agent,requests,requests_per_second,p50_us,p99_us,proxy_cpu_seconds,agent_cpu_seconds,agent_rss_bytes\n",
-        );
-        for (pair, number) in self.pairs.iter().zip(1..) {
-            for (agent, run) in [("without", &pair.without), ("with", &pair.with)] {
-                let Loaded {
-                    requests,
-                    per_second,
-                    p50_us,
-                    p99_us,
-                } = run.load;
-                let proxy = run.proxy_cpu_seconds;
-                let (cpu, rss) = run.agent.map_or_else(Default::default, |agent| {
-                    (
-                        format!("{:.2}", agent.cpu_seconds),
-                        agent.rss_bytes.to_string(),
-                    )
-                });
-                text += &format!(
-                    "{number},{agent},{requests},{per_second:.2},{p50_us},{p99_us},{proxy:.2},{cpu},{rss}\n"
-                );
-            }
-        }
-        text
-    }
-
-    /// The summary, in Markdown.
-    pub(super) fn summary(&self) -> String {
-        let Self {
-            setting,
-            pairs,
-            probes,
-        } = self;
-        let Setting {
-            kernel,
-            cpu,
-            cpus,
-            nginx,
-            connections,
-            seconds_per_run,
-        } = setting;
-        let ratio = Spread::of(pairs.iter().map(Pair::ratio));
-        let mcpu = Spread::of(pairs.iter().filter_map(Pair::agent_mcpu_per_1000));
-        let in_probes = Spread::of(probes.iter().map(|pair| pair.at_work.ns_per_request()));
-        let in_idle = Spread::of(probes.iter().map(|pair| pair.idle.ns_per_request()));
-        let rss = Spread::of(
-            pairs
-                .iter()
-                .filter_map(|p| Some(p.with.agent?.rss_bytes as f64)),
-        );
-        let busy = |run: &Measured| run.proxy_cpu_seconds / *seconds_per_run as f64 * 100.0;
-        let saturation = Spread::of(pairs.iter().map(|pair| busy(&pair.without)));
-        let doubt = if saturation.median < SATURATED_PERCENT {
-            "\n**Not at saturation**: something else was the limit, or other programs took the CPUs.\nThe ratios below say little; measure again on a quiet machine.\n"
-        } else {
-            ""
-        };
-        let of = |field: fn(&Loaded) -> f64| {
-            let without = Spread::of(pairs.iter().map(|pair| field(&pair.without.load)));
-            let with = Spread::of(pairs.iter().map(|pair| field(&pair.with.load)));
-            (without.median, with.median)
-        };
-        let (rate_without, rate_with) = of(|load| load.per_second);
-        let proxy_us = |run: &Measured| run.proxy_cpu_seconds * 1e6 / run.load.requests as f64;
-        let proxy_without = Spread::of(pairs.iter().map(|pair| proxy_us(&pair.without))).median;
-        let proxy_with = Spread::of(pairs.iter().map(|pair| proxy_us(&pair.with))).median;
-        let (p50_without, p50_with) = of(|load| load.p50_us);
-        let (p99_without, p99_with) = of(|load| load.p99_us);
-        let mut text = format!(
-            "# What the agent costs
-
-Written by `cargo xtask bench overhead`; every run is in `overhead.csv` and `overhead.json`.
-
-Kernel {kernel}, {cpu}, {cpus} CPUs, {nginx}. One nginx worker as proxy, one
-as application, wrk with {connections} connections; keep-alive on both sides, answers of about
-100 bytes, everything on this host. {} pairs of {seconds_per_run} s, order alternating. The
-proxy's worker was busy {:.0} % of the time (median) without the agent.
-{doubt}
-| | without | with |
-| --- | --- | --- |
-| requests per second, median | {rate_without:.0} | {rate_with:.0} |
-| CPU of the proxy for a request, median of runs, us | {proxy_without:.1} | {proxy_with:.1} |
-| latency p50, median of runs, us | {p50_without:.0} | {p50_with:.0} |
-| latency p99, median of runs, us | {p99_without:.0} | {p99_with:.0} |
-
-| | median | least | most |
-| --- | --- | --- | --- |
-| throughput with / without, per pair | {:.4} | {:.4} | {:.4} |
-| agent CPU per 1,000 requests/s, mCPU | {:.2} | {:.2} | {:.2} |
-| agent peak memory, MB | {:.1} | {:.1} | {:.1} |
-| time in the probes per request, ns | {:.0} | {:.0} | {:.0} |
-| the same when they return at once, ns | {:.0} | {:.0} | {:.0} |
-
-The time in the probes is of {} runs of its own, with the kernel's statistics on, which are most of what
-probes take that return at once. Client, proxy and upstream are on this host: the probes see all four
-sockets of a request; after 2,000 requests they leave those of the client and of the upstream alone,
-which are no proxies. By program, in the run in the middle:
-
-| program | runs per request | ns per run | when it returns at once | ns per request |
-| --- | --- | --- | --- | --- |
+            "| what watches | requests/s | ratio to nothing | CPU, us a request | ratio of nothing to it | CPU of the whole machine, us a request | CPUs idle, % | p50, us | p99, us | probes, ns a request | its own CPU, us a request | its memory, MB | peak |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ",
-            pairs.len(),
-            saturation.median,
-            ratio.median,
-            ratio.least,
-            ratio.most,
-            mcpu.median,
-            mcpu.least,
-            mcpu.most,
-            rss.median / 1e6,
-            rss.least / 1e6,
-            rss.most / 1e6,
-            in_probes.median,
-            in_probes.least,
-            in_probes.most,
-            in_idle.median,
-            in_idle.least,
-            in_idle.most,
-            probes.len(),
         );
-        let mut sorted: Vec<&ProbePair> = probes.iter().collect();
-        sorted.sort_by(|one, other| {
-            let of = |pair: &ProbePair| pair.at_work.ns_per_request();
-            of(one).total_cmp(&of(other))
-        });
-        let Some(ProbePair { idle, at_work }) = sorted.get(sorted.len() / 2) else {
-            return text;
-        };
-        for program in at_work
-            .programs
-            .iter()
-            .filter(|program| program.run_cnt > 0)
-        {
-            let (time, runs) = (program.run_time_ns as f64, program.run_cnt as f64);
-            let requests = at_work.requests as f64;
-            let _ = writeln!(
-                text,
-                "| {} | {:.2} | {:.0} | {:.0} | {:.0} |",
-                program.name,
-                runs / requests,
-                time / runs,
-                idle.ns_per_run(&program.name),
-                time / requests
+        for &watching in contenders {
+            let median = |of: fn(&Turn) -> f64| self.spread(layout, watching, of).median;
+            text += &format!(
+                "| {} | {:.0} | {} | {:.1} | {} | {:.1} | {:.1} | {:.0} | {:.0} | {} | {:.2} | {:.1} | {:.1} |\n",
+                watching.title(),
+                median(|turn| turn.load.per_second),
+                self.ratio(layout, [watching, Contender::Nothing], |turn| turn
+                    .load
+                    .per_second),
+                median(Turn::cpu_us),
+                self.ratio(layout, [Contender::Nothing, watching], Turn::cpu_us),
+                median(Turn::machine_us),
+                median(|turn| {
+                    turn.machine.idle / (turn.machine.busy + turn.machine.idle) * 100.0
+                }),
+                median(|turn| turn.load.p50_us),
+                median(|turn| turn.load.p99_us),
+                whole(self.probes(layout, watching).median),
+                median(Turn::watching_us),
+                median(|turn| turn.memory.now as f64 / 1e6),
+                median(|turn| turn.memory.peak as f64 / 1e6),
             );
         }
         text
     }
-}
 
-/// Middle and ends of some numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) least: f64,
-    pub(super) most: f64,
-}
-
-impl Spread {
-    /// All not-a-number when there are none.
-    pub(super) fn of(numbers: impl Iterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = numbers.collect();
-        sorted.sort_by(f64::total_cmp);
-        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-        let count = sorted.len();
-        let median = if count.is_multiple_of(2) && count > 0 {
-            f64::midpoint(at(count / 2 - 1), at(count / 2))
-        } else {
-            at(count / 2)
-        };
-        Self {
-            median,
-            least: at(0),
-            most: at(count.saturating_sub(1)),
+    /// A line for each eBPF program that ran, and each of `contenders` beside each other.
+    pub(super) fn programs(&self, layout: Layout, contenders: &[Contender]) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        let turns = self.probes.iter().filter(|turn| turn.layout == layout);
+        for program in turns.flat_map(|turn| &turn.programs) {
+            if program.run_cnt > 0 && !names.contains(&program.name.as_str()) {
+                names.push(&program.name);
+            }
         }
+        let heads = contenders.iter().map(|watching| {
+            let title = watching.title();
+            format!(" {title}: runs a request | ns a run | ns a request |")
+        });
+        let mut text = format!("| program |{}\n", heads.collect::<String>());
+        text += &format!("| --- |{}\n", " --- | --- | --- |".repeat(contenders.len()));
+        for name in names {
+            text += &format!("| {name} |");
+            for &watching in contenders {
+                let (runs, time) = self.program(layout, watching, name);
+                let all = if runs == 0.0 { 0.0 } else { runs * time };
+                text += &format!(" {} | {} | {} |", hundredths(runs), whole(time), whole(all));
+            }
+            text.push('\n');
+        }
+        text
     }
+
+    /// Says what else the machine did, and whether that was too much.
+    pub(super) fn disturbance(&self) -> String {
+        let all = |turn: &Turn| turn.machine.busy + turn.machine.idle + turn.machine.stolen;
+        let spread = |part: fn(&Turn) -> f64| {
+            Spread::of(self.turns.iter().map(|turn| part(turn) / all(turn) * 100.0))
+        };
+        // What is rounded to ticks may come to less than nothing.
+        let others =
+            spread(|turn| (turn.machine.busy - turn.used.all - turn.watching_cpu).max(0.0));
+        let stolen = spread(|turn| turn.machine.stolen);
+        let doubt = if others.median + stolen.median > DISTURBED_PERCENT {
+            " **The machine was disturbed**: ratios are those of the same round and hold as far as their intervals do, and absolute numbers say little."
+        } else {
+            ""
+        };
+        format!(
+            "Beside client, proxy, application and what watches, the kernel's threads and other programs had {:.1} % of the CPUs (median of turns; most {:.1}), and the hypervisor took {:.1} % (most {:.1}).{doubt}",
+            others.median, others.most, stolen.median, stolen.most
+        )
+    }
+
+    /// How busy the proxy was when nothing watched, percent of a CPU.
+    pub(super) fn saturation(&self, seconds: u64) -> f64 {
+        let proxy = self.of(Layout::Apart, Contender::Nothing);
+        let busy = proxy.filter_map(|turn| turn.used.proxy);
+        Spread::of(busy.map(|used| used / seconds as f64 * 100.0)).median
+    }
+}
+
+/// Of the rounds that both have.
+fn ratios(one: &[(usize, f64)], other: &[(usize, f64)]) -> Vec<f64> {
+    let ratio = |(round, number): &(usize, f64)| {
+        let (_, base) = other.iter().find(|(another, _)| another == round)?;
+        Some(number / base)
+    };
+    one.iter().filter_map(ratio).collect()
+}
+
+/// A number without a point, `-` when it is none.
+fn whole(number: f64) -> String {
+    if number.is_nan() {
+        return "-".to_owned();
+    }
+    format!("{number:.0}")
+}
+
+fn hundredths(number: f64) -> String {
+    if number.is_nan() {
+        return "-".to_owned();
+    }
+    format!("{number:.2}")
 }
 
 fn nginx_version() -> String {
@@ -358,48 +265,122 @@ fn nginx_version() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::cost::{Machine, Memory};
+    use crate::bench::stage::Used;
+    use crate::bench::wrk::Loaded;
+    use crate::host::bpf::Program;
 
-    fn measured(per_second: f64, agent: Option<AgentCost>) -> Measured {
-        let load = Loaded {
-            requests: 1000,
-            per_second,
-            p50_us: 100.0,
-            p99_us: 200.0,
-        };
-        Measured {
-            load,
-            proxy_cpu_seconds: 1.0,
-            agent,
+    fn turn(round: usize, watching: Contender, per_second: f64, cpu: f64) -> Turn {
+        Turn {
+            round,
+            layout: Layout::Apart,
+            watching,
+            load: Loaded {
+                requests: 1_000_000,
+                per_second,
+                p50_us: 1.0,
+                p99_us: 2.0,
+                failed: 0,
+            },
+            used: Used {
+                all: cpu,
+                proxy: Some(1.0),
+            },
+            watching_cpu: 2.0,
+            machine: Machine {
+                busy: cpu + 2.5,
+                idle: 7.0 - cpu,
+                stolen: 0.5,
+            },
+            memory: Memory::default(),
+        }
+    }
+
+    fn probes(round: usize, watching: Contender, time: u64) -> ProbeTurn {
+        ProbeTurn {
+            round,
+            layout: Layout::Apart,
+            watching,
+            requests: 100,
+            programs: vec![Program {
+                id: 1,
+                name: "packet_in".into(),
+                run_time_ns: time,
+                run_cnt: 400,
+            }],
+        }
+    }
+
+    fn taken() -> Taken {
+        use Contender::{Against, Agent, Nothing};
+        Taken {
+            turns: vec![
+                turn(1, Nothing, 1000.0, 4.0),
+                turn(1, Agent, 900.0, 4.0),
+                // A slow round, and a lone turn.
+                turn(2, Agent, 450.0, 6.0),
+                turn(2, Nothing, 500.0, 4.0),
+                turn(3, Agent, 100.0, 5.0),
+            ],
+            probes: vec![
+                probes(1, Agent, 40_000),
+                probes(1, Against, 100_000),
+                probes(2, Against, 200_000),
+                probes(2, Agent, 60_000),
+            ],
         }
     }
 
     #[test]
-    fn the_median_of_an_even_count_lies_between_the_two_in_the_middle() {
-        let spread = Spread::of([4.0, 1.0, 2.0, 3.0].into_iter());
-        assert_eq!(
-            spread,
-            Spread {
-                median: 2.5,
-                least: 1.0,
-                most: 4.0
-            }
+    fn ratios_are_those_of_turns_of_one_round() {
+        let ratio = taken().ratio(
+            Layout::Apart,
+            [Contender::Agent, Contender::Nothing],
+            |turn| turn.load.per_second,
         );
-        assert_eq!(Spread::of([7.0].into_iter()).median, 7.0);
-        assert!(Spread::of(std::iter::empty()).median.is_nan());
+        assert_eq!((ratio.least, ratio.most), (0.9, 0.9));
+        let other = taken().ratio(Layout::Together, [Contender::Agent; 2], Turn::cpu_us);
+        assert!(other.median.is_nan());
     }
 
     #[test]
-    fn cost_is_told_per_pair() {
-        let agent = AgentCost {
-            cpu_seconds: 0.01,
-            rss_bytes: 1 << 20,
-        };
-        let pair = Pair {
-            without: measured(1000.0, None),
-            with: measured(990.0, Some(agent)),
-        };
-        assert_eq!(pair.ratio(), 0.99);
-        // 10 us of CPU a request are 10 mCPU at 1,000 requests a second.
-        assert_eq!(pair.agent_mcpu_per_1000(), Some(10.0));
+    fn what_watches_is_part_of_the_cpu_time() {
+        let taken = taken();
+        // 6 and 8 s for a million requests.
+        let pair = [Contender::Nothing, Contender::Agent];
+        let ratio = taken.ratio(Layout::Apart, pair, Turn::cpu_us);
+        assert_eq!((ratio.most, ratio.least), (1.0, 0.75));
+        let own = taken.spread(Layout::Apart, Contender::Agent, Turn::watching_us);
+        assert_eq!(own.median, 2.0);
+    }
+
+    #[test]
+    fn probes_are_compared_round_by_round_too() {
+        let taken = taken();
+        let pair = [Contender::Agent, Contender::Against];
+        let ratio = taken.probes_ratio(Layout::Apart, pair);
+        assert_eq!((ratio.least, ratio.most), (0.3, 0.4));
+        let table = taken.programs(Layout::Apart, &pair);
+        assert!(
+            table.contains("| packet_in | 4.00 | 125 | 500 | 4.00 | 375 | 1500 |"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_number() {
+        let table = taken().table(Layout::Together, &[Contender::Agent]);
+        assert!(table.contains("| why502 | NaN | - |"), "{table}");
+    }
+
+    #[test]
+    fn a_disturbed_machine_is_called_so() {
+        // Of ten seconds of CPU half of one was taken by others, and as much stolen.
+        let said = taken().disturbance();
+        assert!(
+            said.contains("had 5.0 %") && said.contains("took 5.0 %"),
+            "{said}"
+        );
+        assert!(said.contains("**The machine was disturbed**"), "{said}");
     }
 }

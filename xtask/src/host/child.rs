@@ -84,6 +84,24 @@ impl Guard {
         Ok(())
     }
 
+    /// SIGINT, then waits for its end; what it still wrote has been read then.
+    pub(crate) fn interrupt(mut self) -> Result<ExitStatus> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid
+            && self.ended()?.is_none()
+        {
+            // An error means that it is gone already, which is what we want.
+            let _ = kill_process(pid, Signal::INT);
+        }
+        if !self.gone_within(GRACE) {
+            bail!("{} does not end after SIGINT", self.name);
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        Ok(self.child.wait()?)
+    }
+
     /// SIGTERM, then SIGKILL to its whole group after a grace; true when it ended by itself.
     pub(crate) fn stop(&mut self) -> bool {
         let Ok(pid) = i32::try_from(self.child.id()) else {
@@ -196,6 +214,28 @@ mod tests {
         let limit = Duration::from_secs(10);
         assert_eq!(lines.recv_timeout(limit).as_deref(), Ok("one"));
         assert_eq!(lines.recv_timeout(limit).as_deref(), Ok("two"));
+    }
+
+    #[test]
+    fn what_is_written_after_an_interrupt_is_read() {
+        let (sender, lines) = mpsc::channel();
+        // A shell cannot trap what was ignored when it started, as it is of a job in the background.
+        let mut shell = Command::new("env");
+        shell.args([
+            "--default-signal=INT",
+            "sh",
+            "-c",
+            "trap 'echo last; exit 3' INT; echo first; while :; do sleep 0.05; done",
+        ]);
+        let guard = Guard::start_reading("sh", &shell, move |line| {
+            let _ = sender.send(line.to_owned());
+        })
+        .expect("starts");
+        let limit = Duration::from_secs(10);
+        assert_eq!(lines.recv_timeout(limit).as_deref(), Ok("first"));
+        let status = guard.interrupt().expect("ends");
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(lines.try_recv().as_deref(), Ok("last"));
     }
 
     #[test]

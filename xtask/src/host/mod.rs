@@ -5,6 +5,7 @@ pub(crate) mod apt;
 pub(crate) mod archive;
 pub(crate) mod bpf;
 pub(crate) mod cargo_deny;
+pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod command;
 pub(crate) mod interrupt;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::cgroup::Cgroup;
 use super::child::Guard;
 use super::which;
 
@@ -30,13 +31,28 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let (prefix, config) = configure(folder, name, main, http)?;
         let program = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
-        Self::start_program(&program, &prefix, &config, name, listens)
+        let command = command(&program, folder, name, main, http)?;
+        Self::start_command(&command, name, listens)
+    }
+
+    /// The same in a cgroup.
+    pub(crate) fn start_inside(
+        place: &Cgroup,
+        folder: &Path,
+        name: &str,
+        main: &str,
+        http: &str,
+        listens: SocketAddr,
+    ) -> Result<Self> {
+        let program = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
+        let command = command(&program, folder, name, main, http)?;
+        Self::start_command(&place.inside(&command), name, listens)
     }
 
     /// The same under another name, so that nobody takes it for a proxy: an application server.
     pub(crate) fn start_as_application(
+        place: &Cgroup,
         folder: &Path,
         name: &str,
         main: &str,
@@ -47,27 +63,13 @@ impl Nginx {
         let nginx = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
         std::fs::copy(&nginx, &program)
             .with_context(|| format!("cannot copy {}", nginx.display()))?;
-        let (prefix, config) = configure(folder, name, main, http)?;
-        Self::start_program(&program, &prefix, &config, name, listens)
+        let command = command(&program, folder, name, main, http)?;
+        Self::start_command(&place.inside(&command), name, listens)
     }
 
     /// The executable of the application server of this name.
     pub(crate) fn application(name: &str) -> String {
         format!("{name}-server")
-    }
-
-    fn start_program(
-        program: &Path,
-        prefix: &Path,
-        config: &Path,
-        name: &str,
-        listens: SocketAddr,
-    ) -> Result<Self> {
-        let mut command = Command::new(program);
-        command.arg("-p").arg(prefix).arg("-c").arg(config);
-        let mut guard = Guard::start(name, &command)?;
-        guard.wait_listening(listens, START)?;
-        Ok(Self { guard })
     }
 
     /// Process ids of the workers.
@@ -79,17 +81,25 @@ impl Nginx {
             .filter_map(|pid| pid.parse().ok())
             .collect()
     }
+
+    fn start_command(command: &Command, name: &str, listens: SocketAddr) -> Result<Self> {
+        let mut guard = Guard::start(name, command)?;
+        guard.wait_listening(listens, START)?;
+        Ok(Self { guard })
+    }
 }
 
-/// Writes the configuration; the folder of its own, and the file.
-fn configure(folder: &Path, name: &str, main: &str, http: &str) -> Result<(PathBuf, PathBuf)> {
+/// Writes the configuration; the command that starts with it.
+fn command(program: &Path, folder: &Path, name: &str, main: &str, http: &str) -> Result<Command> {
     let prefix = folder.join(name);
     std::fs::create_dir_all(prefix.join("temp"))
         .with_context(|| format!("cannot make the folder {}", prefix.display()))?;
     let config = prefix.join("nginx.conf");
     std::fs::write(&config, configuration(&prefix, main, http))
         .with_context(|| format!("cannot write {}", config.display()))?;
-    Ok((prefix, config))
+    let mut command = Command::new(program);
+    command.arg("-p").arg(prefix).arg("-c").arg(config);
+    Ok(command)
 }
 
 fn configuration(prefix: &Path, main: &str, http: &str) -> String {
