@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::contender::{Contender, Programs};
+use super::contender::{Contender, Programs, program, wait_saying};
 use super::proxy::Proxy;
 use super::rounds::in_programs;
 use super::spread::Spread;
@@ -18,12 +18,6 @@ use crate::host::bpf::Program;
 use crate::host::cgroup::Cgroup;
 use crate::host::child::Guard;
 use crate::host::{command, net};
-
-/// How long iperf3 may take to listen.
-const READY: Duration = Duration::from_secs(10);
-
-/// Between two connections that ask whether it listens, it ends a test that never began.
-const BETWEEN: Duration = Duration::from_millis(200);
 
 /// What a stream was.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -58,11 +52,10 @@ impl Ends {
         let client_place = Cgroup::new("bench-stream-client")?;
         let address = net::free_address()?;
         let mut server = Command::new("iperf3");
-        server.args(["--server", "--bind", "127.0.0.1", "--port"]);
+        server.args(["--server", "--forceflush", "--bind", "127.0.0.1", "--port"]);
         server.arg(address.port().to_string());
-        let mut guard = Guard::start_reading("iperf3", &server_place.inside(&server), |_| {})?;
-        guard.wait_listening(address, READY)?;
-        std::thread::sleep(BETWEEN);
+        let (guard, lines) = program("iperf3", &server_place.inside(&server))?;
+        wait_saying(&lines, "Server listening")?;
         Ok(Self {
             _server: guard,
             server_place,

@@ -194,7 +194,7 @@ impl Contender {
 }
 
 /// Starts a program; with what it writes on either output told line by line.
-fn program(name: &str, command: &Command) -> Result<(Guard, Receiver<String>)> {
+pub(super) fn program(name: &str, command: &Command) -> Result<(Guard, Receiver<String>)> {
     let (sender, lines) = mpsc::channel();
     let mut both = Command::new("sh");
     both.args(["-c", "exec \"$@\" 2>&1", "sh"])
@@ -208,7 +208,7 @@ fn program(name: &str, command: &Command) -> Result<(Guard, Receiver<String>)> {
 }
 
 /// Waits until it says the word that it watches with.
-fn wait_saying(lines: &Receiver<String>, word: &str) -> Result<()> {
+pub(super) fn wait_saying(lines: &Receiver<String>, word: &str) -> Result<()> {
     let started = Instant::now();
     let mut said = Vec::new();
     while let Ok(line) = lines.recv_timeout(READY.saturating_sub(started.elapsed())) {
