@@ -334,11 +334,13 @@ pub(crate) fn by_touch<'a>(
 /// without a request most likely belongs to: it was open all the while, and its answer followed
 /// the failure at once. With several such, as a guess, that for which most speaks, and of those the
 /// first: a proxy serves in the order in which it reads, and its timers run out in the order in
-/// which it sets them. An answer that came later than at once says less than any that did.
+/// which it sets them. An answer that came later than at once says less than any that did. `may_be_slow`
+/// where the process is not known: one that was just started compiles what it does for the first time.
 pub(crate) fn by_answer<'a>(
     trial: &Trial,
     unexplained: impl Iterator<Item = (Key, &'a OpenRequest)>,
     answers_first: bool,
+    may_be_slow: bool,
 ) -> Option<Parent> {
     let mut weighed: Vec<_> = unexplained
         .filter_map(|(key, request)| {
@@ -352,11 +354,11 @@ pub(crate) fn by_answer<'a>(
     });
     let (best, _, key) = *weighed.first()?;
     let is_like = best.likeness >= Likeness::Stripped(1);
-    // On a connection that is not read there is no line either.
-    let is_opened = trial.exchange.is_none() || (trial.unread && trial.reused == Some(false));
-    let is_touched = (best.pipelined || trial.unread) && best.touch >= Touch::Young;
-    let is_its = is_opened || is_touched || best.likeness > Likeness::Unknown;
-    if !best.answer.at_once && !is_its {
+    let is_connect = trial.exchange.is_none();
+    let is_touched = best.pipelined && best.touch >= Touch::Young;
+    let is_its = is_connect || is_touched || best.likeness > Likeness::Unknown;
+    let is_slow = may_be_slow && trial.unread && best.touch >= Touch::Young;
+    if !best.answer.at_once && !is_its && !is_slow {
         return None;
     }
     let alone = match weighed.get(1) {

@@ -54,12 +54,17 @@ struct Process {
     info: ProcessInfo,
     habits: Habits,
     acts_as_proxy: bool,
+    /// It sent what a client had asked for.
+    forwards: bool,
     /// Exchanges told of it while it was no proxy.
     foreign: u32,
     /// Connections of its clients that were not read, while it was no proxy.
     unread_clients: UnreadClients,
     /// There were some.
     has_unread_clients: bool,
+    /// When it last read from a connection that is not read here, for it began before the agent, and
+    /// that it may have opened itself.
+    read_from_before: Option<Nanos>,
     /// Its latest attempt whose request is known: when it began, and the request.
     latest_attempt: Option<(Nanos, Key)>,
     last_used: Nanos,
@@ -121,9 +126,11 @@ impl Processes {
                     habits,
                     info,
                     acts_as_proxy: false,
+                    forwards: false,
                     foreign: 0,
                     unread_clients: UnreadClients::default(),
                     has_unread_clients: false,
+                    read_from_before: None,
                     latest_attempt: None,
                     last_used: now,
                 },
@@ -152,15 +159,26 @@ impl Processes {
     /// The process was seen to pass a client's request on.
     pub(crate) fn saw_forwarding(&mut self, tgid: u32) {
         if let Some(process) = self.table.get_mut(tgid) {
+            process.forwards = true;
+        }
+        self.answers_for_upstream(tgid);
+    }
+
+    /// The process answered with an error after an attempt of its own had failed.
+    pub(crate) fn answers_for_upstream(&mut self, tgid: u32) {
+        if let Some(process) = self.table.get_mut(tgid) {
             process.acts_as_proxy = true;
         }
         self.count_unread_clients(tgid);
     }
 
-    /// The process read from a connection that a client opened, and that is not read here.
-    pub(crate) fn saw_unread_client(&mut self, tgid: Option<u32>, talk: Talk) {
+    /// At `at`, the process read from a connection that a client opened, and that is not read here.
+    pub(crate) fn saw_unread_client(&mut self, tgid: Option<u32>, talk: Talk, at: Nanos) {
         let Some(tgid) = tgid else { return };
         if let Some(process) = self.table.get_mut(tgid) {
+            if talk == Talk::BeforeAgent {
+                process.read_from_before = Some(at);
+            }
             process.unread_clients.add(talk);
             process.has_unread_clients = true;
         }
@@ -172,6 +190,19 @@ impl Processes {
         self.table
             .get(tgid)
             .is_some_and(|process| process.has_unread_clients)
+    }
+
+    /// When the process last began to read from a connection of which nothing is known, not even who opened
+    /// it: it may be one that it keeps to an upstream.
+    pub(crate) fn read_from_before(&self, tgid: u32) -> Option<Nanos> {
+        self.table.get(tgid)?.read_from_before
+    }
+
+    /// All that says that the process is a proxy is an error after a failure of its own: it may be an
+    /// application that asks others.
+    pub(crate) fn may_be_application(&self, tgid: u32) -> bool {
+        let process = self.table.get(tgid);
+        process.is_some_and(|one| one.info.kind == ProcessKind::Unknown && !one.forwards)
     }
 
     /// What is known of a proxy counts; a process that may become one keeps it until then.

@@ -461,3 +461,21 @@ fn a_connect_of_a_thread_that_has_read_from_nobody_explains_an_error_as_a_guess(
     let error = request.error.expect("it got 503");
     assert_eq!(error.certainty, Certainty::Guess);
 }
+
+/// The connect of a request that waits for its next try is refused; another request gets an error of the
+/// proxy's own at that moment, and has no attempt.
+#[test]
+fn a_refusal_beside_a_request_that_waits_is_a_guess_for_another_one() {
+    for program in ["caddy", "traefik", "varnish", "haproxy"] {
+        let refused = upstream(10).to("10.0.9.9:9001").opened(1001.0);
+        let refused = refused
+            .errno(111)
+            .connect(1001.2, ConnectOutcome::Reset, None);
+        let mut seen = asked(1, "/app", (1000.0, 2010.0), 200);
+        seen.push((1001.2, refused));
+        seen.extend(asked(2, "/tarpit", (1000.5, 1016.0), 503));
+        let request = request_of(&observed(program, seen), "/tarpit");
+        let error = request.error.expect("it got 503");
+        assert_eq!(error.certainty, Certainty::Guess, "{program}");
+    }
+}

@@ -60,11 +60,7 @@ fn first_request(connects: f64) -> Told {
 #[test]
 fn the_first_request_of_a_gateway_has_the_connect_that_failed_while_it_was_open() {
     // Right before the answer, and well before it.
-    for (connects, sure, join) in [
-        (48.0, Certainty::Strong, Join::Answer),
-        (12.0, Certainty::Guess, Join::Answer),
-        (8.0, Certainty::Guess, Join::Answer),
-    ] {
+    for connects in [48.0, 12.0, 8.0] {
         let told = first_request(connects);
         let requests = told.requests();
         let is_first = |path: &str| path == "/refused/x";
@@ -74,8 +70,9 @@ fn the_first_request_of_a_gateway_has_the_connect_that_failed_while_it_was_open(
         let request = first.next().expect("it is reported");
         let error = request.error.expect("it got 502");
         let found = (error.cause, error.certainty, request.attempts.len());
-        assert_eq!(found, (Cause::ConnectRefused, sure, 1), "{connects}");
-        assert_eq!(request.attempts[0].join, join);
+        let guess = (Cause::ConnectRefused, Certainty::Guess, 1);
+        assert_eq!(found, guess, "{connects}");
+        assert_eq!(request.attempts[0].join, Join::Answer);
     }
 }
 

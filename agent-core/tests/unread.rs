@@ -6,7 +6,7 @@ mod support;
 use agent_core::ProcessKind;
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Request, Upstream};
-use agent_core::observation::{ConnectOutcome, End, Observation, Side, What};
+use agent_core::observation::{ConnectOutcome, End, Observation, Side, Talk, What};
 use support::{Ex, PROXY, Sock, Told, client, core, errand, know, sent, told, upstream};
 
 const FPM: &str = "10.0.3.17:9000";
@@ -332,4 +332,36 @@ fn a_client_that_left_names_the_only_upstream_that_was_used_meanwhile() {
         assert_eq!(failure.map(|one| one.cause), expected, "{code}");
         assert_eq!(request.error, None);
     }
+}
+
+/// FastCGI on a connection that was kept open since before the agent: nothing of it is seen but that it is
+/// read from, and who opened it is not known.
+#[test]
+fn what_is_read_from_a_connection_that_was_there_before_may_be_an_upstreams_answer() {
+    let of = |talk: Option<Talk>| {
+        let mut core = core();
+        let mut seen = Vec::new();
+        for n in 0..3u8 {
+            let at = 100.0 * f64::from(n) + 1.0;
+            let (c, x) = (client(10 + u64::from(n)), sent(0, at));
+            let u = upstream(20 + u64::from(n)).opened(at + 0.1);
+            let y = sent(0, at + 0.2).errand(10 + u64::from(n), 0, 100);
+            let (x, y) = (x.answered(200, at + 3.0), y.answered(200, at + 2.0));
+            seen.extend([
+                c.request(&x, "GET", "/app/a"),
+                u.request(&y, "GET", "/app/a"),
+            ]);
+            seen.extend([u.response(&y), c.response(&x)]);
+        }
+        seen.extend(talk.map(|talk| client(30).unread_client(400.0, talk)));
+        let (c, x) = (client(40), sent(0, 501.0));
+        seen.push(c.request(&x, "GET", "/app/own"));
+        seen.push(c.response(&x.answered(500, 501.4)));
+        let told = told(&mut core, seen);
+        let request = request(&told, "/app/own");
+        request.error.map(|error| error.cause)
+    };
+    assert_eq!(of(None), Some(Cause::ProxyGenerated));
+    assert_eq!(of(Some(Talk::Tls)), Some(Cause::ProxyGenerated));
+    assert_eq!(of(Some(Talk::BeforeAgent)), Some(Cause::Unattributed));
 }

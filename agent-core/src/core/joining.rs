@@ -175,7 +175,9 @@ impl Core {
             let doubted = || checked || self.goes_elsewhere(trial, request) || has_later();
             (at_once || !doubted()) && !self.has_used_another(trial, request)
         });
-        let Some(mut parent) = join::by_answer(trial, unexplained, answers_first) else {
+        let may_be_slow = self.processes.may_be_application(tgid);
+        let parent = join::by_answer(trial, unexplained, answers_first, may_be_slow);
+        let Some(mut parent) = parent else {
             return;
         };
         if self.is_outdone(trial, parent) {
@@ -194,7 +196,17 @@ impl Core {
             let failed = request.outcome().failed_at();
             let is_behind = failed.is_some_and(|at| at.saturating_add(timing::SLACK) < trial.ended);
             let is_connect = trial.exchange.is_none();
-            if is_connect && is_behind || !touched && self.may_use_another(tgid, request) {
+            let is_beside = || {
+                let mut waiting = self
+                    .exchanges
+                    .waiting_at(tgid, trial.started, &self.processes);
+                let is_own = |request: &OpenRequest| request.tgid == Some(tgid);
+                waiting.any(|(other, request)| {
+                    other != parent.key && is_own(request) && request.end.is_none()
+                })
+            };
+            let may_be_anothers = || self.may_use_another(tgid, request) || is_beside();
+            if is_connect && is_behind || !touched && may_be_anothers() {
                 parent.surety = Certainty::Guess;
             }
             trial.adopt(parent, request.started);

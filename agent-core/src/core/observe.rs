@@ -95,7 +95,10 @@ impl Core {
                 .departures
                 .left(socket.cookie, socket.tgid, socket.time),
             What::Unread { exchange } => self.unread(&socket, exchange, out),
-            What::UnreadClient { talk } => self.processes.saw_unread_client(socket.tgid, talk),
+            What::UnreadClient { talk } => {
+                self.processes
+                    .saw_unread_client(socket.tgid, talk, socket.time);
+            }
             What::Tcp => {
                 self.make_room();
                 self.connections.touch(&socket);

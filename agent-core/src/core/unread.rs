@@ -20,6 +20,11 @@ use crate::transport::{Connect, Transport};
 use crate::unread::Used;
 use crate::witness::Witnesses;
 
+/// So long a proxy keeps a connection to an upstream: nginx `keepalive_time`, by default. Shorter: of one
+/// that was there before the agent nobody knows that it is in use. Longer: the proxy's own answers are not
+/// told for long after the agent has started.
+const KEPT: Nanos = 3600 * SECOND;
+
 /// A connection that has not spoken HTTP for this long after its handshake speaks something else.
 const STILL_OPEN: Nanos = SECOND / 4;
 
@@ -276,6 +281,12 @@ impl Core {
             .filter(|_| habits.connects_at_once && !late)
             .map(|head| self.upstreams.routes().of(head));
         let mut used = self.unread.kept(tgid, route);
+        // What it reads there may be the answer of an upstream.
+        let since = self.pace.before(KEPT);
+        let from_before = self.processes.read_from_before(tgid);
+        if from_before.is_some_and(|at| at >= since) {
+            used = Used::Some;
+        }
         if !habits.sends_at_once || late {
             let settled = self.pace.before(STILL_OPEN);
             let mut open = Used::Nothing;

@@ -17,6 +17,7 @@ use crate::outcome::Outcome;
 use crate::request::OpenRequest;
 use crate::table::Key;
 use crate::timing;
+use crate::witness::Witnesses;
 
 /// A proxy that answers later than this after its last known attempt may have made another
 /// one that was not seen, ns.
@@ -191,7 +192,7 @@ impl Core {
         if let Some(tgid) = request.tgid
             && answers_for_upstream(&tries, &outcome)
         {
-            self.processes.saw_forwarding(tgid);
+            self.processes.answers_for_upstream(tgid);
         }
         let Some(proxy) = self.processes.proxy(request.tgid) else {
             self.saw_foreign(request.tgid, key.cookie);
@@ -438,6 +439,13 @@ impl Core {
     /// to be missing, none is under way, the answer followed it at once, and the process made no
     /// other one since, for nobody knows whom.
     fn least_surety(&self, request: &OpenRequest, outcome: &Outcome, last: &Attempt) -> Certainty {
+        let of_line = Witnesses::REQUEST_LINE
+            .and_if(true, Witnesses::PATH_END)
+            .and_if(true, Witnesses::ID);
+        // An application asks others for reasons of its own.
+        if self.processes.may_be_application(last.proxy.tgid) && !last.witnesses.has_any(of_line) {
+            return Certainty::Guess;
+        }
         let complete = self.losses.none_since(request.started);
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let prompt = answered.saturating_sub(last.ended) <= PROMPT;
