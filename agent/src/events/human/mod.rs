@@ -12,6 +12,7 @@ mod units;
 
 use std::fmt::{self, Write};
 
+use agent_core::cause::Cause;
 use jiff::tz::TimeZone;
 
 use self::units::{cut, time_of_day, wrapped};
@@ -211,7 +212,10 @@ fn failures_words(request: &RequestShape) -> String {
 /// An error that comes from no attempt.
 fn without_attempt(request: &RequestShape) -> String {
     let after = duration(request.request_seconds);
+    // An attempt may have been made that could not be read.
+    let is_unknown = request.cause.as_deref() == Some(Cause::Unattributed.label());
     let mut parts = vec![match request.attempts.last() {
+        None if is_unknown => format!("no attempt is known; after {after}"),
         None => format!("no attempt at an upstream; after {after}"),
         Some(last) => format!("upstream {} answered; after {after}", evidence::named(last)),
     }];

@@ -67,6 +67,24 @@ fn an_error_without_an_attempt_says_so_and_has_its_number() {
 }
 
 #[test]
+fn of_an_error_that_nothing_explains_nobody_says_that_there_was_no_attempt() {
+    let mut request = request(Some(500), Vec::new());
+    request.error = Some(Failure {
+        cause: Cause::Unattributed,
+        certainty: Certainty::Guess,
+        phase: Phase::Idle,
+        how: How::None,
+    });
+
+    let told = told(&request);
+
+    assert!(
+        told.contains("no attempt is known; after 43.0 ms"),
+        "{told}"
+    );
+}
+
+#[test]
 fn of_many_attempts_the_first_are_told_one_by_one() {
     let told = told(&request(Some(503), vec![failed_attempt(); 9]));
 
