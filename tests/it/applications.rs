@@ -2,8 +2,7 @@
 //! its telemetry goes. That is no sure reason for the error.
 
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use e2e::agent::events::{Line, Request};
@@ -11,7 +10,8 @@ use e2e::agent::{Agent, Events};
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::{self, Refusing};
-use e2e::process::{Running, command, need_root};
+use e2e::process::{Running, need_root};
+use e2e::programs::{python, takes_connections};
 use e2e::wait::eventually;
 use socket2::SockRef;
 
@@ -29,7 +29,7 @@ fn resetting() -> SocketAddr {
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // Whoever left asks nothing.
+            // A client that has left asks nothing.
             let _asked = stream.read(&mut [0; 100]);
             SockRef::from(&stream)
                 .set_linger(Some(Duration::ZERO))
@@ -41,16 +41,9 @@ fn resetting() -> SocketAddr {
 
 fn application(beside: SocketAddr, how: &str) -> (Running, SocketAddr) {
     let address = ports::free(HOST);
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("it/application.py");
-    let mut python = command("python3", None);
-    python.arg(script);
-    python.args([address.port(), beside.port()].map(|port| port.to_string()));
-    let running = Running::start("python3", python.arg(how));
-    eventually(LONG, "the application listens", || {
-        TcpStream::connect(address)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    });
+    let [listens, asks] = [address.port(), beside.port()].map(|port| port.to_string());
+    let running = python("application.py", &[&listens, &asks, how]);
+    takes_connections(address);
     (running, address)
 }
 

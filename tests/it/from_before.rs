@@ -1,8 +1,7 @@
 //! Connections that a proxy keeps to upstreams since before the agent, on which no HTTP is spoken: nobody may
 //! say that no upstream was tried.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::agent::Agent;
@@ -10,8 +9,8 @@ use e2e::http;
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports;
-use e2e::process::{Running, command, need_root};
-use e2e::wait::eventually;
+use e2e::process::{Running, need_root};
+use e2e::programs::{python, takes_connections};
 
 /// How long a start or a report may take.
 const LONG: Duration = Duration::from_secs(20);
@@ -20,17 +19,8 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn fastcgi() -> (Running, SocketAddr) {
     let address = ports::free(HOST);
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("it/fastcgi_kept.py");
-    let mut python = command("python3", None);
-    let running = Running::start(
-        "python3",
-        python.arg(script).arg(address.port().to_string()),
-    );
-    eventually(LONG, "the application listens", || {
-        TcpStream::connect(address)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    });
+    let running = python("fastcgi_kept.py", &[&address.port().to_string()]);
+    takes_connections(address);
     (running, address)
 }
 

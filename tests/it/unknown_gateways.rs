@@ -4,8 +4,6 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use e2e::agent::events::{Line, Request};
@@ -13,6 +11,7 @@ use e2e::agent::{Agent, Events};
 use e2e::http;
 use e2e::ports;
 use e2e::process::{Running, command, need_root};
+use e2e::programs::{Go, python, takes_connections};
 use e2e::wait::eventually;
 use socket2::SockRef;
 
@@ -24,21 +23,15 @@ const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A gateway in node, or in Python of that kind, and where its clients go.
 fn gateway(how: &str, database: SocketAddr) -> (Running, SocketAddr) {
     let address = ports::free(HOST);
-    let program = if how == "node" { "node" } else { "python3" };
-    let mut gateway = command(program, None);
-    if how == "node" {
-        gateway.args(["-e", NODE]);
+    let ports = [address.port(), database.port()].map(|port| port.to_string());
+    let [listens, asks] = ports.each_ref().map(String::as_str);
+    let running = if how == "node" {
+        let mut node = command("node", None);
+        Running::start("node", node.args(["-e", NODE, listens, asks]))
     } else {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("it/unknown_gateway.py");
-        gateway.arg(script).arg(how);
-    }
-    gateway.args([address.port(), database.port()].map(|port| port.to_string()));
-    let running = Running::start(program, &mut gateway);
-    eventually(LONG, "the gateway listens", || {
-        TcpStream::connect(address)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    });
+        python("unknown_gateway.py", &[how, listens, asks])
+    };
+    takes_connections(address);
     (running, address)
 }
 
@@ -83,10 +76,10 @@ impl Database {
             if matches!(stream.read(&mut asked), Err(_) | Ok(0)) {
                 return;
             }
-            // Whoever left is answered nothing.
+            // A client that has left is answered nothing.
             let _given = stream.write_all(b"+PONG\r\n");
         }
-        // Whoever left asks nothing.
+        // A client that has left asks nothing.
         let _asked = stream.read(&mut asked);
         match self {
             Self::Resets => SockRef::from(&stream)
@@ -177,27 +170,11 @@ fn a_database_that_resets_closes_or_is_silent_is_why() {
 #[test]
 fn the_first_error_of_a_gateway_in_go_is_explained() {
     need_root();
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let program = folder.path().join("frontdoor");
-    std::fs::copy("/usr/bin/caddy", &program).expect("Caddy is installed");
     let (upstream, address) = (ports::free(HOST), ports::free(HOST));
-    let config = folder.path().join("config");
-    let site = format!(
-        "{{\n admin off\n auto_https off\n}}\nhttp://{address} {{\n reverse_proxy {upstream}\n}}\n"
-    );
-    std::fs::write(&config, site).expect("it can be written");
     let agent = Agent::start(&[]);
     let events = agent.events();
-    let mut gateway = Command::new(program);
-    gateway.env("HOME", folder.path());
-    gateway.args(["run", "--adapter", "caddyfile", "--config"]);
-    gateway.arg(config);
-    let gateway = Running::start("frontdoor", &mut gateway);
-    eventually(LONG, "the gateway listens", || {
-        TcpStream::connect(address)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    });
+    let go = Go::start("frontdoor", address, upstream);
+    takes_connections(address);
     let request = first_error(&events, address, "/go/first", 502);
-    assert_explained(&request, &gateway, upstream, &["connect_refused"]);
+    assert_explained(&request, &go.running, upstream, &["connect_refused"]);
 }

@@ -36,6 +36,7 @@ pub mod picture;
 pub mod podman;
 pub mod ports;
 pub mod process;
+pub mod programs;
 pub mod prometheus;
 pub mod proxies;
 pub mod shortened;

@@ -11,6 +11,7 @@ use e2e::agent::{Agent, Events};
 use e2e::nginx::{Config, Nginx};
 use e2e::ports::free;
 use e2e::process::{Running, command, need_root};
+use e2e::programs::Go;
 use e2e::wait::eventually;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -180,28 +181,15 @@ fn go_exits_with_a_status() {
     let scene = Scene::build();
     let silent = TcpListener::bind((LOCALHOST, 0)).expect("a port is free");
     let behind = silent.local_addr().expect("it is bound");
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    let program = folder.path().join("goapp");
-    fs::copy("/usr/bin/caddy", &program).expect("Caddy is installed");
-    let config = folder.path().join("config");
-    let site = format!(
-        "{{\n admin off\n auto_https off\n}}\nhttp://:{} {{\n bind {}\n reverse_proxy {behind}\n}}\n",
-        scene.app.port(),
-        scene.app.ip(),
-    );
-    fs::write(&config, site).expect("it can be written");
-    let mut go = command(&program.display().to_string(), None);
-    go.env("HOME", folder.path()).stderr(Stdio::null());
-    go.args(["run", "--adapter", "caddyfile", "--config"]);
-    let app = Running::start("goapp", go.arg(config));
+    let go = Go::start("goapp", scene.app, behind);
     scene.listens();
     let quits = std::thread::spawn(move || {
         // It has the request in hand when it has passed it on.
         let (mut passed_on, _) = silent.accept().expect("a connection");
         let read = passed_on.read(&mut [0; 1000]).expect("a request");
         assert!(read > 0);
-        app.signal(Signal::QUIT);
-        (app, passed_on)
+        go.running.signal(Signal::QUIT);
+        (go, passed_on)
     });
     scene.assert_ends("/go/exits", "upstream_crashed", json!(null), json!(2));
     let _held_until_here = quits.join().expect("it was signalled");
