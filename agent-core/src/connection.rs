@@ -232,7 +232,7 @@ impl Connections {
         used.filter_map(|(cookie, used)| Some((cookie, used, self.get(cookie)?)))
     }
 
-    /// As [`Connections::used_for`], whichever process it is where that is not known.
+    /// As [`Connections::used_for`]; of every process if `tgid` is not known.
     pub(crate) fn used_by_any(
         &self,
         tgid: Option<u32>,

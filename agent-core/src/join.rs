@@ -93,13 +93,10 @@ pub(crate) fn find(
 /// client that is not read, where there are such, and the thread read from this one by chance. A request
 /// whose path is not like what was sent speaks for that.
 fn timer_surety(trial: &Trial, parent: Parent, processes: &Processes) -> Certainty {
-    let of_path = Witnesses::REQUEST_LINE
-        .and_if(true, Witnesses::PATH_END)
-        .and_if(true, Witnesses::ID);
     let has_unread = |tgid| processes.has_unread_clients(tgid);
     let errand = trial.errand.filter(|_| trial.tgid.is_some_and(has_unread));
     match errand {
-        Some(_) if trial.exchange.is_some() && !parent.witnesses.has_any(of_path) => {
+        Some(_) if trial.exchange.is_some() && !parent.witnesses.has_any(Witnesses::OF_HEADS) => {
             Certainty::Guess
         }
         Some(_) if trial.exchange.is_some() => Certainty::Proof,

@@ -94,8 +94,8 @@ pub struct OpenAttempt {
     pub join_certainty: Option<Certainty>,
     /// Start: connect for a fresh connection, else first request byte.
     pub started: Nanos,
-    /// What is said on its connection is read. Where it is not, that it is still under way is not sure.
+    /// Its connection is read. If not, it may be over already.
     pub is_read: bool,
-    /// Something of the answer has arrived.
+    /// A part of the answer has arrived.
     pub is_answering: bool,
 }

@@ -30,6 +30,9 @@ impl Witnesses {
     /// Nothing speaks as much for any other request.
     pub const NO_OTHER: Self = Self(1 << 11);
 
+    /// What the heads of both say: no chance would have it so.
+    pub(crate) const OF_HEADS: Self = Self(Self::REQUEST_LINE.0 | Self::PATH_END.0 | Self::ID.0);
+
     /// What they are called.
     const NAMES: [(Self, &str); 12] = [
         (Self::ERRAND, "errand"),

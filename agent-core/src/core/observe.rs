@@ -209,10 +209,7 @@ impl Core {
         head: Option<ResponseHead>,
         out: &mut Vec<Event>,
     ) {
-        if let Some(tgid) = socket.tgid {
-            let network = self.processes.network(Some(tgid));
-            self.exchanges.saw_server(socket.local, tgid, network);
-        }
+        self.saw_server(socket);
         let status = head.map(|head| head.status);
         let ended = exchange.end.is_some();
         let key = Key {
@@ -241,6 +238,14 @@ impl Core {
             self.connections.touch(socket);
             self.connections.mark_ended(key);
             self.request_ended(key, out);
+        }
+    }
+
+    /// The process of the socket has a client where that arrived.
+    fn saw_server(&mut self, socket: &Socket) {
+        if let Some(tgid) = socket.tgid {
+            let network = self.processes.network(Some(tgid));
+            self.exchanges.saw_server(socket.local, tgid, network);
         }
     }
 
@@ -394,10 +399,9 @@ impl Core {
     /// The connection's process is to be left alone: what was begun before that was known is given up.
     fn left_alone(&mut self, socket: &Socket, out: &mut Vec<Event>) {
         let cookie = socket.cookie;
-        if let (Side::Client, Some(tgid)) = (socket.side, socket.tgid) {
+        if socket.side == Side::Client {
             // What arrives there next is nobody else's, before its process has read it.
-            let network = self.processes.network(Some(tgid));
-            self.exchanges.saw_server(socket.local, tgid, network);
+            self.saw_server(socket);
         }
         let Some(connection) = self.connections.get(cookie) else {
             return;

@@ -439,11 +439,9 @@ impl Core {
     /// to be missing, none is under way, the answer followed it at once, and the process made no
     /// other one since, for nobody knows whom.
     fn least_surety(&self, request: &OpenRequest, outcome: &Outcome, last: &Attempt) -> Certainty {
-        let of_line = Witnesses::REQUEST_LINE
-            .and_if(true, Witnesses::PATH_END)
-            .and_if(true, Witnesses::ID);
         // An application asks others for reasons of its own.
-        if self.processes.may_be_application(last.proxy.tgid) && !last.witnesses.has_any(of_line) {
+        let of_heads = last.witnesses.has_any(Witnesses::OF_HEADS);
+        if self.processes.may_be_application(last.proxy.tgid) && !of_heads {
             return Certainty::Guess;
         }
         let complete = self.losses.none_since(request.started);

@@ -94,9 +94,9 @@ pub struct OpenAttemptShape {
     pub started: String,
     /// How long ago that was.
     pub seconds: f64,
-    /// What is said on its connection is read; where it is not, it may be over.
+    /// Its connection is read; if not, the attempt may be over.
     pub read: bool,
-    /// Something of the answer has arrived; false where that is not read.
+    /// A part of the answer has arrived; false if the connection is not read.
     pub answering: bool,
     /// Cookie of the upstream socket.
     pub cookie: u64,

@@ -104,7 +104,7 @@ impl Scrapes {
 }
 
 impl OpenAsk {
-    /// Answers, unless whoever asked has gone.
+    /// Answers, if the one who asked still waits.
     pub(super) fn answer(self, by: impl FnOnce(&Question) -> Found) {
         let Self { question, answer } = self;
         if !answer.is_closed() {

@@ -31,9 +31,7 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let program = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
-        let command = command(&program, folder, name, main, http)?;
-        Self::start_command(&command, name, listens)
+        Self::launch(&program(), None, folder, name, main, http, listens)
     }
 
     /// The same in a cgroup.
@@ -45,9 +43,7 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let program = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
-        let command = command(&program, folder, name, main, http)?;
-        Self::start_command(&place.inside(&command), name, listens)
+        Self::launch(&program(), Some(place), folder, name, main, http, listens)
     }
 
     /// The same under another name, so that nobody takes it for a proxy: an application server.
@@ -59,12 +55,11 @@ impl Nginx {
         http: &str,
         listens: SocketAddr,
     ) -> Result<Self> {
-        let program = folder.join(Self::application(name));
-        let nginx = which("nginx").unwrap_or_else(|| PathBuf::from("nginx"));
-        std::fs::copy(&nginx, &program)
+        let application = folder.join(Self::application(name));
+        let nginx = program();
+        std::fs::copy(&nginx, &application)
             .with_context(|| format!("cannot copy {}", nginx.display()))?;
-        let command = command(&program, folder, name, main, http)?;
-        Self::start_command(&place.inside(&command), name, listens)
+        Self::launch(&application, Some(place), folder, name, main, http, listens)
     }
 
     /// The executable of the application server of this name.
@@ -82,11 +77,29 @@ impl Nginx {
             .collect()
     }
 
-    fn start_command(command: &Command, name: &str, listens: SocketAddr) -> Result<Self> {
-        let mut guard = Guard::start(name, command)?;
+    fn launch(
+        program: &Path,
+        place: Option<&Cgroup>,
+        folder: &Path,
+        name: &str,
+        main: &str,
+        http: &str,
+        listens: SocketAddr,
+    ) -> Result<Self> {
+        let command = command(program, folder, name, main, http)?;
+        let command = match place {
+            Some(place) => place.inside(&command),
+            None => command,
+        };
+        let mut guard = Guard::start(name, &command)?;
         guard.wait_listening(listens, START)?;
         Ok(Self { guard })
     }
+}
+
+/// The executable.
+fn program() -> PathBuf {
+    which("nginx").unwrap_or_else(|| PathBuf::from("nginx"))
 }
 
 /// Writes the configuration; the command that starts with it.
