@@ -15,6 +15,7 @@ use agent_wire::record::flag;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 use aya_ebpf::btf_maps::{Array, HashMap};
 use aya_ebpf::macros::btf_map;
@@ -23,6 +24,7 @@ use aya_ebpf::programs::{SockOpsContext, TracePointContext};
 use crate::flow::{self, Flow};
 use crate::kernel::{self, Sock};
 use crate::lifecycle;
+use crate::serving;
 
 /// Flows by cookie; the daemon sets how many.
 #[btf_map]
@@ -94,6 +96,7 @@ pub(crate) fn callback(ctx: &SockOpsContext) {
             lifecycle::opening(sk);
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => ask_for_more(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => serving::begins(),
         BPF_SOCK_OPS_STATE_CB => {
             lifecycle::state_changed(sk, ctx.arg(0) as i32, ctx.arg(1) as i32);
         }

@@ -25,6 +25,7 @@ use crate::log;
 use crate::machine::Kernel;
 use crate::output;
 use crate::scope;
+use crate::serving;
 use crate::tallies;
 
 /// `include/net/tcp_states.h`
@@ -36,6 +37,7 @@ mod state {
     pub(super) const CLOSE: i32 = 7;
     pub(super) const CLOSE_WAIT: i32 = 8;
     pub(super) const LAST_ACK: i32 = 9;
+    pub(super) const LISTEN: i32 = 10;
 }
 
 /// [`Flow::closing`]: the next hook will say why.
@@ -50,6 +52,10 @@ const TOLD_EVERY: u64 = 1_000_000_000;
 pub(crate) fn state_changed(sk: Sock, old: i32, new: i32) {
     if old == state::CLOSE && new == state::SYN_SENT {
         opening(sk);
+        return;
+    }
+    if new == state::LISTEN {
+        serving::begins();
         return;
     }
     if old == state::SYN_RECV && new == state::ESTABLISHED {

@@ -1,7 +1,7 @@
 //! A packet: which socket it is of, and who should look at it.
 //!
-//! Goes in: every packet of every TCP socket on the host, so the ways out come early:
-//! not TCP, no flow and no payload. What a segment says of its connection is `agent-flow`'s
+//! Goes in: every packet of every socket in the cgroups that the programs are attached to, so the
+//! ways out come early: not TCP, no flow and no payload. What a segment says of its connection is `agent-flow`'s
 //! ([`agent_flow::segment`]).
 
 use agent_flow::segment::{self, ACK, RST, SYN};
@@ -14,6 +14,7 @@ use crate::flow::{self, Flow};
 use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::packet::{self, Segment};
+use crate::scope;
 use crate::world::Packet;
 
 /// A segment leaves.
@@ -38,6 +39,9 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
     }
     if flow.addressed == 0 {
         flow.addressed = 1;
+        if segment.tcp.flags & SYN == 0 {
+            scope::first_packet(flow);
+        }
         flow.header.local_port = segment.source;
         flow.header.remote_port = segment.destination;
         let header = &mut flow.header;
@@ -73,6 +77,9 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     };
     if flow.addressed == 0 {
         flow.addressed = 1;
+        if segment.tcp.flags & SYN == 0 {
+            scope::first_packet(flow);
+        }
         flow.header.local_port = segment.destination;
         flow.header.remote_port = segment.source;
         let header = &mut flow.header;

@@ -2,10 +2,11 @@
 //!
 //! In: records of the kernel side ([`kernel`]), settings ([`config`]). Out: metrics
 //! ([`metrics`]), a stream of explained requests ([`events`]) and the last of them
-//! ([`incidents`]), what is under way ([`open`]), all over HTTP ([`exporter`]). What is known about causes is in [`knowledge`], what the evidence says of one failure beyond that in [`cases`]. Causes are decided in `agent-core`, never here; only [`kernel`] names aya.
+//! ([`incidents`]), what is under way ([`open`]), all over HTTP ([`exporter`]). What is known about causes is in [`knowledge`], what the evidence says of one failure beyond that in [`cases`]. Causes are decided in `agent-core`, never here; only [`kernel`] names aya. At which cgroups packets are seen, [`attachment`] decides.
 //!
 //! Reading order: [`commands`] → [`pipeline`] → [`metrics`] → [`exporter`].
 
+pub mod attachment;
 pub mod cases;
 pub mod clock;
 pub mod commands;

@@ -89,6 +89,8 @@ pub struct Identity {
     pub standing: Standing,
     /// Its container and pod.
     pub ids: Ids,
+    /// Its cgroup of version 2, as the agent sees it.
+    pub cgroup: Option<Arc<str>>,
     /// Its network namespace, where the agent may read that.
     pub netns: Option<Netns>,
     /// The same for all processes of one gateway: a master process and its workers.
@@ -160,7 +162,7 @@ impl Processes {
         Self::under(settings, is_host.then(|| proc.to_owned()))
     }
 
-    fn under(settings: &Settings, proc: Option<PathBuf>) -> Self {
+    pub(crate) fn under(settings: &Settings, proc: Option<PathBuf>) -> Self {
         let rules = Rules {
             labels: settings.proxy_names.clone(),
             include: settings.include_processes.clone(),
@@ -260,6 +262,11 @@ impl Processes {
         })
     }
 
+    /// When a process started, ticks since boot, whether it was looked at or not. Asks `/proc`.
+    pub fn start(&self, tgid: u32) -> Option<u64> {
+        start_ticks(self.proc.as_deref(), tgid)
+    }
+
     /// Whether that process runs still. Asks `/proc`.
     pub fn lives(&self, party: Party) -> bool {
         party.start.is_some()
@@ -286,6 +293,7 @@ impl Processes {
                 program: Arc::from(NAMELESS),
                 standing: Standing::Undecided,
                 ids: Ids::default(),
+                cgroup: None,
                 netns: None,
                 instance: None,
             },
@@ -297,6 +305,7 @@ impl Processes {
         if let Some(folder) = self.folder(tgid) {
             let cgroups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
             identity.ids = cgroup::ids_of(&cgroups);
+            identity.cgroup = cgroup::version_2(&cgroups).map(Arc::from);
             identity.netns = fs::metadata(folder.join("ns/net"))
                 .ok()
                 .map(|netns| netns.ino());
@@ -375,6 +384,7 @@ impl Rules {
             program: Arc::from(cut(program)),
             standing,
             ids: Ids::default(),
+            cgroup: None,
             netns: None,
             instance: None,
         }

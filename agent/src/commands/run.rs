@@ -14,8 +14,11 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::attachment::Attachment;
+use crate::clock;
 use crate::config::{
-    ApiAccess, ConfigError, Conntrack, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel, Settings,
+    ApiAccess, Attach, ConfigError, Conntrack, IdentityLabels, LogFormat, LogLevel, ProbeLogLevel,
+    Settings,
 };
 use crate::events::EventStream;
 use crate::exporter::web::Web;
@@ -27,7 +30,8 @@ use crate::kernel::{Options, ProbeLog, Probes};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::pipeline::{self, Pipeline, Sinks};
-use crate::privileges::{self, Needs};
+use crate::privileges::{self, Confinement, Needs};
+use crate::processes::Processes;
 use crate::recording::Recorder;
 
 /// What `--help` says first.
@@ -96,6 +100,10 @@ pub(super) struct Arguments {
     /// Watch only the processes in this cgroup v2 directory [default: the root, all processes]
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
+    /// Look at the packets of proxies and of their upstreams on this host, by their cgroups, or at those
+    /// of all processes [default: proxies]
+    #[arg(long, value_name = "WHERE")]
+    attach: Option<Attach>,
     /// Size of the ring buffer between kernel and daemon, a power of two [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<u32>,
@@ -208,7 +216,7 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         Some(node) if settings.kubernetes => Some(kubernetes::connect(node).await?),
         _ => None,
     };
-    let probes = Probes::load(&options(settings, idle))?;
+    let mut probes = Probes::load(&options(settings, idle))?;
     // Loading read all types of the kernel.
     memory::give_back();
     for ability in probes
@@ -237,6 +245,8 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
         );
     }
     let translations = translations(settings);
+    let processes = Processes::new(settings);
+    let attachment = attachment(settings, &processes, &mut probes)?;
     give_up_rights(settings, &probes)?;
     // It is read again whenever it changes.
     web.check()
@@ -281,6 +291,8 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
             recorder,
             directory,
             translations,
+            processes,
+            attachment: Some(attachment),
         },
     );
     let server = tokio::spawn(exporter::serve(listener, Arc::new(service)));
@@ -297,6 +309,21 @@ async fn serve(settings: &Settings, idle: bool, record: Option<&Path>) -> anyhow
     pipeline.run(asked, stopped).await;
     tracing::info!("stopped; the probes are detached");
     Ok(())
+}
+
+/// What is attached for the proxies that run. Where nothing will be attached later, nothing can be.
+fn attachment(
+    settings: &Settings,
+    processes: &Processes,
+    probes: &mut Probes,
+) -> anyhow::Result<Attachment> {
+    let watched = probes.watched().to_owned();
+    let now = clock::monotonic();
+    let attachment = Attachment::begin(settings.attach, &watched, processes, probes, now)?;
+    if attachment.is_final() {
+        probes.attach_no_more();
+    }
+    Ok(attachment)
 }
 
 /// What is heard of connection tracking; `None` where that is not wanted, or nobody asked for it and
@@ -386,6 +413,10 @@ fn options(settings: &Settings, idle: bool) -> Options {
         ring_bytes: settings.ring_bytes,
         probe_log,
         idle,
+        confinement: Confinement {
+            capabilities: settings.drop_capabilities,
+            system_calls: settings.seccomp,
+        },
     }
 }
 
@@ -399,6 +430,7 @@ impl Arguments {
             web_config_file,
             api,
             cgroup,
+            attach,
             ring_bytes,
             max_upstreams,
             max_proxies,
@@ -428,6 +460,7 @@ impl Arguments {
         settings.web_config_file = web_config_file.or(settings.web_config_file);
         settings.api = api.unwrap_or(settings.api);
         settings.cgroup = cgroup.or(settings.cgroup);
+        settings.attach = attach.unwrap_or(settings.attach);
         settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
         settings.max_proxies = max_proxies.unwrap_or(settings.max_proxies);

@@ -60,6 +60,8 @@ pub struct Settings {
     /// The cgroup v2 directory whose processes are watched; the root of the mount when unset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
+    /// At which cgroups in it the packet programs are attached.
+    pub attach: Attach,
     /// Size of the ring buffer between kernel and daemon, bytes.
     pub ring_bytes: u32,
     /// How many upstreams have series of their own; the rest is `upstream="other"`.
@@ -116,6 +118,16 @@ pub enum IdentityLabels {
     Workload,
     /// And `proxy_pod`, `upstream_pod`.
     Pod,
+}
+
+/// At which cgroups the packet programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// At those of proxies, as they come and go, and of the upstreams on this host that they talk to.
+    Proxies,
+    /// At the one that is watched, with all in it.
+    Everywhere,
 }
 
 /// Whether connection tracking is heard.
@@ -228,6 +240,7 @@ impl Default for Settings {
             web_config_file: None,
             api: ApiAccess::Auto,
             cgroup: None,
+            attach: Attach::Proxies,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
@@ -308,6 +321,7 @@ impl Settings {
             web_config_file: _,
             api: _,
             cgroup,
+            attach: _,
             ring_bytes,
             max_upstreams,
             max_proxies,

@@ -52,6 +52,11 @@ pub fn ids_of(text: &str) -> Ids {
     best
 }
 
+/// The path of version 2 in that text.
+pub fn version_2(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
 /// The ids in one path. The innermost container counts: a container may run others.
 pub fn ids_of_path(path: &str) -> Ids {
     let mut ids = Ids::default();

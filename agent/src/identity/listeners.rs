@@ -4,9 +4,8 @@
 //! port, seen from an address that was asked for. Nothing is connected to, and no namespace entered:
 //! `/proc/PID/net` shows the one of its process.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use agent_core::observation::Nanos;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::neighbours::Netns;
+use super::sockets::{Listening, MAX_FILES, holders, holds, listeners, own_addresses};
 use crate::clock;
 use crate::processes::Processes;
 
@@ -29,21 +29,8 @@ const MAX_PROCESSES: usize = 16_384;
 /// Network namespaces looked at, each of which has two lists of sockets and two of addresses.
 const MAX_NETWORKS: usize = 1024;
 
-/// Listeners of one network namespace.
-const MAX_LISTENERS: usize = 4096;
-
-/// Bytes of a list of addresses; a router has more routes than that, and is no host of containers.
-const MAX_ADDRESSES_BYTES: u64 = 1 << 20;
-
 /// Listeners told of one port.
 const TOLD: usize = 8;
-
-/// Open files that are looked through for who holds a listener, at one look. Fewer: on a crowded host
-/// that is not found. More: records wait longer, 1 us each.
-const MAX_FILES: usize = 16_384;
-
-/// State LISTEN in `/proc/net/tcp` (include/net/tcp_states.h).
-const LISTEN: &str = "0A";
 
 /// The last look.
 #[derive(Debug, Default)]
@@ -61,10 +48,22 @@ pub struct Listeners {
 struct Network {
     netns: Netns,
     members: Vec<u32>,
-    /// Address and inode.
-    listeners: Vec<(SocketAddr, u64)>,
+    listeners: Vec<Listening>,
     /// Addresses of its interfaces, loopback left out.
     own: Vec<IpAddr>,
+}
+
+/// Who serves at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// The address is not one of this host.
+    Elsewhere,
+    /// Nobody listens there now.
+    Nobody,
+    /// One of these: those that hold the listeners, or, where that may not be read, those of their user.
+    Here(Vec<u32>),
+    /// Somebody on this host, and nothing shows who.
+    Unknown,
 }
 
 /// What is listened on around an address.
@@ -135,18 +134,11 @@ impl Listeners {
     ) -> Option<Around> {
         let proc = processes.proc()?;
         let now = clock::monotonic();
-        if self
-            .looked
-            .is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY)
-        {
-            self.look(proc, processes);
-            // Before it began, so that what is told was so then or later.
-            self.looked = Some(now);
-        }
+        self.look_again(now, proc, processes);
         let home = self.home(asked.ip(), from);
         let mut found = Vec::new();
         for network in &self.networks {
-            for (address, inode) in &network.listeners {
+            for Listening { address, inode, .. } in &network.listeners {
                 if address.port() != asked.port() {
                     continue;
                 }
@@ -181,6 +173,64 @@ impl Listeners {
             is_here: home.is_some(),
             listeners,
         })
+    }
+
+    /// What is known is old: the next question is answered by a new look.
+    pub fn expire(&mut self) {
+        self.looked = None;
+    }
+
+    /// Who serves at `asked`, as seen from the network namespace `from`.
+    pub fn servers(
+        &mut self,
+        asked: SocketAddr,
+        from: Option<Netns>,
+        processes: &Processes,
+    ) -> Servers {
+        let Some(proc) = processes.proc() else {
+            return Servers::Unknown;
+        };
+        self.look_again(clock::monotonic(), proc, processes);
+        let is_home = |network: &&Network| {
+            if asked.ip().is_loopback() {
+                Some(network.netns) == from
+            } else {
+                network.own.contains(&asked.ip())
+            }
+        };
+        let mut servers = Vec::new();
+        let mut listeners = 0;
+        let mut is_here = false;
+        for network in self.networks.iter().filter(is_home) {
+            is_here = true;
+            let there = network.listeners.iter().filter(|one| {
+                one.address.port() == asked.port() && covers(one.address.ip(), asked.ip())
+            });
+            for listener in there.take(TOLD) {
+                listeners += 1;
+                let files = &mut self.files_left;
+                servers.extend(holders(proc, &network.members, listener, files));
+            }
+        }
+        servers.sort_unstable();
+        servers.dedup();
+        match (is_here, listeners) {
+            (false, _) => Servers::Elsewhere,
+            (true, 0) => Servers::Nobody,
+            (true, _) if servers.is_empty() => Servers::Unknown,
+            (true, _) => Servers::Here(servers),
+        }
+    }
+
+    fn look_again(&mut self, now: Nanos, proc: &Path, processes: &Processes) {
+        if self
+            .looked
+            .is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY)
+        {
+            self.look(proc, processes);
+            // Before it began, so that what is told was so then or later.
+            self.looked = Some(now);
+        }
     }
 
     /// The network namespace that an address is of; `None` when it is of none here, or of several.
@@ -264,7 +314,7 @@ impl Listeners {
             network.members.sort_unstable();
         }
         let listeners = self.networks.iter().flat_map(|one| &one.listeners);
-        let inodes: FxHashSet<u64> = listeners.map(|(_, inode)| *inode).collect();
+        let inodes: FxHashSet<u64> = listeners.map(|listener| listener.inode).collect();
         self.owners.retain(|inode, _| inodes.contains(inode));
     }
 }
@@ -279,131 +329,14 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-/// The process has this socket open; of `left` files more that may be looked at.
-fn holds(proc: &Path, tgid: u32, inode: u64, left: &mut usize) -> bool {
-    let wanted = format!("socket:[{inode}]");
-    let files = fs::read_dir(proc.join(tgid.to_string()).join("fd"));
-    for file in files.into_iter().flatten().flatten() {
-        let Some(fewer) = left.checked_sub(1) else {
-            return false;
-        };
-        *left = fewer;
-        if fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()) {
-            return true;
-        }
-    }
-    false
-}
-
-/// Listeners in the network of a process.
-fn listeners(folder: &Path) -> Vec<(SocketAddr, u64)> {
-    let lists = ["net/tcp", "net/tcp6"].map(|name| File::open(folder.join(name)));
-    let mut all = Vec::new();
-    for list in lists.into_iter().flatten() {
-        // Listeners come first (tcp_get_idx, net/ipv4/tcp_ipv4.c): connections are not read.
-        let lines = BufReader::new(list).lines().map_while(Result::ok).skip(1);
-        let found = lines.map_while(|line| listener(&line));
-        all.extend(found.take(MAX_LISTENERS));
-    }
-    all
-}
-
-/// Address and inode of a line of proc_pid_net_tcp(5); `None` when it is no listener's.
-fn listener(line: &str) -> Option<(SocketAddr, u64)> {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    let (address, port) = words.next()?.split_once(':')?;
-    let state = words.nth(1)?;
-    if state != LISTEN {
-        return None;
-    }
-    let inode = words.nth(5)?.parse().ok()?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    Some((SocketAddr::new(ip_of_words(address)?, port), inode))
-}
-
-/// An address as the kernel prints it here: each 32 bits as a number of this machine.
-fn ip_of_words(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok();
-    if hex.len() == 8 {
-        return Some(IpAddr::V4(Ipv4Addr::from(word(0)?.to_ne_bytes())));
-    }
-    let mut bytes = [0; 16];
-    for (at, part) in bytes.chunks_exact_mut(4).enumerate() {
-        part.copy_from_slice(&word(at)?.to_ne_bytes());
-    }
-    let ip = Ipv6Addr::from(bytes);
-    Some(ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4))
-}
-
-/// Addresses of the interfaces in the network of a process.
-fn own_addresses(folder: &Path) -> Vec<IpAddr> {
-    let read = |name| {
-        let mut text = String::new();
-        let file = File::open(folder.join(name)).ok()?;
-        file.take(MAX_ADDRESSES_BYTES)
-            .read_to_string(&mut text)
-            .ok()?;
-        Some(text)
-    };
-    let mut all = local_in_trie(&read("net/fib_trie").unwrap_or_default());
-    let six = read("net/if_inet6").unwrap_or_default();
-    all.extend(six.lines().filter_map(|line| {
-        let digits = line.split_ascii_whitespace().next()?;
-        Some(IpAddr::V6(Ipv6Addr::from(
-            u128::from_str_radix(digits, 16).ok()?,
-        )))
-    }));
-    all.retain(|ip| !ip.is_loopback());
-    all.sort_unstable();
-    all.dedup();
-    all
-}
-
-/// `fib_trie` has an address, and below it what it is: `/32 host LOCAL` is one of this network.
-fn local_in_trie(trie: &str) -> Vec<IpAddr> {
-    let mut last = None;
-    let mut all = Vec::new();
-    for line in trie.lines() {
-        let line = line.trim_start();
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse::<Ipv4Addr>().ok();
-        } else if line.starts_with("/32 host LOCAL") {
-            all.extend(last.map(IpAddr::V4));
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, TcpListener};
 
-    use super::{Around, Listeners, Relation, covers, listener, local_in_trie};
+    use super::{Around, Listeners, Relation, Servers, covers};
     use crate::clock;
     use crate::config::Settings;
     use crate::processes::Processes;
-
-    #[test]
-    fn a_line_of_the_kernel_is_read() {
-        let four = "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 25543 1 0 100 0 0 10 0";
-        let six = "   0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 99 1 0 100 0 0 10 0";
-        if cfg!(target_endian = "little") {
-            assert_eq!(
-                listener(four),
-                Some(("127.0.0.1:8080".parse().unwrap(), 25543))
-            );
-            assert_eq!(listener(six), Some(("127.0.0.1:80".parse().unwrap(), 99)));
-        }
-        assert_eq!(listener(&four.replace(" 0A ", " 01 ")), None);
-        assert_eq!(listener("nonsense"), None);
-    }
-
-    #[test]
-    fn local_addresses_are_those_of_hosts() {
-        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.5\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n     |-- 127.0.0.0\n        /8 host LOCAL\n";
-
-        assert_eq!(local_in_trie(trie), ["10.0.0.5".parse::<IpAddr>().unwrap()]);
-    }
 
     #[test]
     fn a_listener_at_all_addresses_covers_those_of_its_family() {
@@ -445,5 +378,26 @@ mod tests {
         assert!(owner.started <= clock::monotonic());
         assert_eq!(beside.listeners[0].relation, Relation::SameNetwork);
         assert!(beside.is_here);
+    }
+
+    #[test]
+    fn who_serves_at_an_address_is_found() {
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listening.local_addr().unwrap();
+        let processes = Processes::new(&Settings::default());
+        let Some(proc) = processes.proc() else {
+            return; // Not in the host's pid namespace: nothing is shown.
+        };
+        use std::os::unix::fs::MetadataExt;
+        let netns = std::fs::metadata(proc.join("self/ns/net")).unwrap().ino();
+        let own = std::process::id();
+        let mut listeners = Listeners::default();
+        let mut servers =
+            |asked: &str| listeners.servers(asked.parse().unwrap(), Some(netns), &processes);
+
+        assert_eq!(servers(&at.to_string()), Servers::Here(vec![own]));
+        let beside = format!("127.0.0.2:{}", at.port());
+        assert_eq!(servers(&beside), Servers::Nobody);
+        assert_eq!(servers("192.0.2.1:80"), Servers::Elsewhere);
     }
 }

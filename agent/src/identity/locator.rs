@@ -123,6 +123,12 @@ impl Locator {
         }
     }
 
+    /// Whom a connection that its socket opened leads to, if that is known to be another address.
+    pub fn leads_to(&self, socket: &Socket) -> SocketAddr {
+        let led = self.led.get(&socket.cookie);
+        led.map_or(socket.remote, |translated| translated.endpoint)
+    }
+
     /// Takes note of who was at the other end of an attempt, while that can be seen.
     pub fn met(&mut self, attempt: &Attempt, processes: &Processes) {
         if let (Some(client), Some(ends)) =

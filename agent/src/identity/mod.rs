@@ -13,6 +13,7 @@ pub mod listeners;
 pub mod locator;
 pub mod neighbours;
 pub mod served;
+pub mod sockets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -5,19 +5,20 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSkb, FEntry, FExit, Program, ProgramError, SockOps,
-    TracePoint,
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, FEntry, FExit, Program,
+    ProgramError, SockOps, TracePoint,
 };
 use aya::{Btf, Ebpf};
 
 use super::KernelError;
 use super::catalog::{Calls, Entry, Flows, Hook, Way, entries, find};
 use super::kernel_types::Known;
+use super::packets::PacketProgram;
 
 /// One ability and whether this kernel gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,8 @@ fn in_short(error: &ProgramError) -> String {
 /// Loads every program, and then attaches them: the verifier takes its time, and what happens
 /// between the first and the last is seen in part.
 ///
+/// The packet programs are loaded here, and attached where proxies are (`packets`).
+///
 /// # Errors
 /// A program that is needed was refused.
 pub(super) fn attach_all(
@@ -140,6 +143,42 @@ pub(super) fn attach_all(
     }
     add_stand_ins(&mut capabilities, way);
     Ok(capabilities)
+}
+
+/// The loaded packet programs.
+///
+/// # Errors
+/// One is not loaded, or no descriptor is left.
+pub(super) fn packet_programs(
+    ebpf: &mut Ebpf,
+    way: Way,
+) -> Result<Vec<PacketProgram>, KernelError> {
+    let mut programs = Vec::new();
+    for entry in entries(way) {
+        let Hook::Packets(direction) = entry.hook else {
+            continue;
+        };
+        let refused = |error: &dyn std::error::Error| KernelError::Program {
+            name: entry.program,
+            reason: first_lines(error),
+        };
+        let loaded = program::<CgroupSkb>(ebpf, entry).map_err(|error| refused(&error))?;
+        let fd = loaded.fd().map_err(|error| refused(&error))?;
+        let own = fd.as_fd().try_clone_to_owned();
+        programs.push(PacketProgram {
+            program: own.map_err(|error| refused(&error))?,
+            attach_type: attach_type(direction),
+        });
+    }
+    Ok(programs)
+}
+
+/// Its number in `enum bpf_attach_type` (include/uapi/linux/bpf.h).
+fn attach_type(direction: CgroupSkbAttachType) -> u32 {
+    match direction {
+        CgroupSkbAttachType::Ingress => 0,
+        CgroupSkbAttachType::Egress => 1,
+    }
 }
 
 /// Loads every program, for the verifier's word, and attaches those at classic tracepoints, for
@@ -331,10 +370,7 @@ pub(super) const ARGUMENTS: [u32; 3] = [112, 104, 96];
 
 fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>, entry: &Entry) -> Result<(), ProgramError> {
     match entry.hook {
-        // A cgroup bpf_link always stacks with others; AllowMultiple is for the older way.
-        Hook::Packets(direction) => program::<CgroupSkb>(ebpf, entry)?
-            .attach(cgroup, direction, CgroupAttachMode::Single)
-            .map(drop),
+        Hook::Packets(_) => Ok(()),
         Hook::Typed(_) => program::<BtfTracePoint>(ebpf, entry)?.attach().map(drop),
         Hook::Call(_) => program::<FEntry>(ebpf, entry)?.attach().map(drop),
         Hook::Return(_) => program::<FExit>(ebpf, entry)?.attach().map(drop),
@@ -343,6 +379,7 @@ fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>, entry: &Entry) -> Result<(), 
                 .attach(category, name)
                 .map(drop)
         }
+        // A cgroup bpf_link always stacks with others; AllowMultiple is for the older way.
         Hook::Callbacks => program::<SockOps>(ebpf, entry)?
             .attach(cgroup, CgroupAttachMode::Single)
             .map(drop),

@@ -5,7 +5,7 @@ use aya::programs::CgroupSkbAttachType;
 /// How a program is attached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hook {
-    /// At the cgroup.
+    /// At the cgroups of proxies.
     Packets(CgroupSkbAttachType),
     /// A BTF-typed tracepoint.
     Typed(&'static str),
@@ -17,7 +17,7 @@ pub(super) enum Hook {
     Classic(&'static str, &'static str),
     /// A classic tracepoint that tells the socket's cookie where the probes read it.
     Cookie(&'static str, &'static str),
-    /// Callbacks of the sockets in the cgroup.
+    /// Callbacks of the sockets in the cgroup that is watched; none comes of a packet.
     Callbacks,
 }
 
@@ -64,8 +64,8 @@ pub(super) struct Entry {
     pub(super) needed: bool,
 }
 
-/// In the order they are attached. The packet programs come last, so that no socket is picked up
-/// as "already open" that the state tracepoint would have seen open.
+/// In the order they are attached. The packet programs are attached when all others are, so that no
+/// socket is picked up as "already open" that the state tracepoint would have seen open.
 const CATALOG: [Entry; 13] = [
     Entry {
         program: "state_changed",
@@ -249,7 +249,7 @@ const REPLACED: [&str; 6] = [
     "data_read",
 ];
 
-/// The other direction; apart only because it shares a capability and must be last.
+/// The other direction; apart only because it shares a capability.
 const LAST: Entry = Entry {
     program: "packet_in",
     capability: "packets",

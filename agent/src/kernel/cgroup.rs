@@ -1,6 +1,8 @@
-//! Where the cgroup v2 hierarchy is.
+//! Where the cgroup v2 hierarchy is, and a program's link to a cgroup of it.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,41 +17,84 @@ const ROOT_NUMBER: u64 = 1;
 /// Where version 2 is in the folder of a host that has both: the nodes of a cluster need not be alike.
 const HYBRID: &str = "unified";
 
-/// Opens the cgroup to attach to: `named`, or what is `unified` in it where that is version 1, or the root of the mounted v2 hierarchy.
+/// `BPF_LINK_CREATE` of `enum bpf_cmd` (include/uapi/linux/bpf.h).
+pub(super) const LINK_CREATE: u32 = 28;
+
+/// The part of `union bpf_attr` that it reads.
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The cgroup that is watched: `named`, or what is `unified` in it where that is version 1, or the root of the mounted v2 hierarchy.
 ///
 /// # Errors
 /// Nothing is mounted, or the path is not a cgroup v2 directory that can be opened.
-pub(super) fn open(named: Option<&Path>) -> Result<File, KernelError> {
+pub(super) fn find(named: Option<&Path>) -> Result<PathBuf, KernelError> {
     let path = match named {
         Some(path) => path.to_path_buf(),
         None => find_root().ok_or(KernelError::NoCgroup)?,
     };
-    let opened = |path: &Path| {
-        File::open(path).map_err(|source| KernelError::Cgroup {
-            path: path.to_path_buf(),
-            source,
-        })
-    };
-    let file = opened(&path)?;
-    if is_cgroup2(&file) {
-        return Ok(file);
+    if is_cgroup2(&open(&path)?) {
+        return Ok(path);
     }
-    match version_2(&path) {
-        Some(inner) => opened(&inner),
-        None => Err(KernelError::NotCgroup2 { path }),
+    version_2(&path).ok_or(KernelError::NotCgroup2 { path })
+}
+
+/// Opens a cgroup.
+///
+/// # Errors
+/// It is not there, or may not be opened.
+pub(super) fn open(path: &Path) -> Result<File, KernelError> {
+    File::open(path).map_err(|source| KernelError::Cgroup {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// Attaches a program to a cgroup, beside whatever others are attached; as long as the link is open.
+///
+/// # Errors
+/// The kernel refuses: the right is missing, or the cgroup is being removed.
+pub(super) fn link(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attributes = LinkCreate {
+        program: program.as_raw_fd().unsigned_abs(),
+        target: cgroup.as_raw_fd().unsigned_abs(),
+        attach_type,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads as many bytes as it is given, and those are there.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            LINK_CREATE,
+            &raw const attributes,
+            size_of::<LinkCreate>(),
+        )
+    };
+    match i32::try_from(result) {
+        // SAFETY: the kernel made this descriptor just now, and nobody else knows of it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
 /// Whether it is a part of the host: any cgroup but the root, whose number is 1 (`kernfs_create_root`,
 /// fs/kernfs/dir.c).
 pub(super) fn is_part(named: Option<&Path>) -> bool {
-    let metadata = open(named).and_then(|cgroup| {
-        cgroup.metadata().map_err(|source| KernelError::Cgroup {
-            path: named.map(Path::to_path_buf).unwrap_or_default(),
-            source,
-        })
-    });
-    metadata.is_ok_and(|metadata| metadata.ino() != ROOT_NUMBER)
+    find(named).is_ok_and(|path| !is_root(&path))
+}
+
+/// It is the root of the hierarchy.
+pub fn is_root(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.ino() == ROOT_NUMBER)
 }
 
 /// The folder of version 2 that is meant by this one: itself, or what is `unified` in it.
@@ -90,7 +135,6 @@ fn find_root_in(mountinfo: &str) -> Option<PathBuf> {
 }
 
 fn is_cgroup2(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: the descriptor is open and the buffer is of the type the call fills.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };

@@ -16,13 +16,15 @@ mod catalog;
 mod cgroup;
 mod costs;
 mod kernel_types;
+mod packets;
 mod reset_reasons;
 mod ring;
 mod survey;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_core::observation::Nanos;
@@ -30,21 +32,23 @@ use agent_wire::attention;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
-use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, MapError, PerCpuArray, Queue};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
 use catalog::{Flows, Way};
 use kernel_types::Known;
+use packets::Packets;
 use ring::Ring;
 
 pub use attaching::{Capability, Verified};
-pub use cgroup::version_2;
+pub use cgroup::{is_root, version_2};
 pub use costs::{MapUse, ProgramCost};
 pub use survey::{Survey, survey};
 
 use crate::clock;
+use crate::privileges::Confinement;
 
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
@@ -70,6 +74,8 @@ pub struct Options {
     pub probe_log: Option<ProbeLog>,
     /// The probes return at once: what is measured is what it costs to have them attached.
     pub idle: bool,
+    /// What the thread gives up that attaches the packet programs.
+    pub confinement: Confinement,
 }
 
 impl Default for Options {
@@ -79,6 +85,7 @@ impl Default for Options {
             ring_bytes: DEFAULT_RING_BYTES,
             probe_log: None,
             idle: false,
+            confinement: Confinement::default(),
         }
     }
 }
@@ -126,7 +133,7 @@ pub enum KernelError {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The path is not a cgroup v2 directory.
     #[error("{} is not a cgroup v2 directory (it has no cgroup.procs of a cgroup2 mount)", path.display())]
@@ -161,9 +168,12 @@ pub enum KernelError {
         /// What it said.
         reason: String,
     },
+    /// Nothing can be attached later.
+    #[error("cannot start the thread that attaches the packet programs: {0}")]
+    Attacher(io::Error),
     /// Descriptor registration failed.
     #[error("cannot watch the ring: {0}")]
-    Watch(std::io::Error),
+    Watch(io::Error),
 }
 
 /// The loaded, attached probes. Dropping detaches them.
@@ -173,6 +183,10 @@ pub struct Probes {
     tallies: PerCpuArray<MapData, u64>,
     attention: HashMap<MapData, u32, u8>,
     listings: Array<MapData, u64>,
+    serving: Queue<MapData, [u64; 2]>,
+    attached: Array<MapData, u64>,
+    packets: Packets,
+    watched: PathBuf,
     capabilities: Vec<Capability>,
     uses_tracepoints: bool,
     why_tracepoints: Option<String>,
@@ -181,16 +195,19 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Loads and attaches. Needs a tokio runtime.
+    /// Loads all, and attaches all but the packet programs ([`Probes::attach`]). Needs a tokio runtime.
     ///
     /// # Errors
     /// [`KernelError`], each with what to do about it. A program that only one ability
     /// needs is not an error: see [`Probes::capabilities`].
     pub fn load(options: &Options) -> Result<Self, KernelError> {
-        let cgroup = cgroup::open(options.cgroup.as_deref())?;
+        let watched = cgroup::find(options.cgroup.as_deref())?;
+        let cgroup = cgroup::open(&watched)?;
         let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
         watch(&mut ebpf, &cgroup)?;
         let capabilities = attaching::attach_all(&mut ebpf, &btf, cgroup.as_fd(), way)?;
+        let programs = attaching::packet_programs(&mut ebpf, way)?;
+        let packets = Packets::start(programs, options.confinement)?;
         let whole_since = clock::monotonic();
         let ring = open_ring(&mut ebpf)?;
         // SAFETY: the ring owns its map's descriptor and keeps it open until it is dropped,
@@ -204,6 +221,10 @@ impl Probes {
             tallies: take_map(&mut ebpf, "TALLIES")?,
             attention: take_map(&mut ebpf, "ATTENTION")?,
             listings: take_map(&mut ebpf, "LISTINGS")?,
+            serving: take_map(&mut ebpf, "SERVING")?,
+            attached: take_map(&mut ebpf, "ATTACHED")?,
+            packets,
+            watched,
             capabilities,
             uses_tracepoints: way.uses_tracepoints(),
             why_tracepoints,
@@ -228,8 +249,59 @@ impl Probes {
         self.why_tracepoints.as_deref()
     }
 
-    /// When the last program was attached, ns of `CLOCK_MONOTONIC`. What began before was seen by
-    /// some of them only.
+    /// The cgroup that is watched.
+    pub fn watched(&self) -> &Path {
+        &self.watched
+    }
+
+    /// Sees packets of the sockets in this cgroup from now on; since when, ns of `CLOCK_MONOTONIC`. A
+    /// connection that opened before is one that was there before the agent.
+    ///
+    /// # Errors
+    /// It is gone, or the kernel refuses.
+    pub fn attach(&mut self, cgroup: &Path) -> Result<Nanos, KernelError> {
+        // Of a connection whose first packet passes meanwhile it is not known either.
+        self.set_attached(Nanos::MAX)?;
+        let attached = self.packets.attach(cgroup);
+        let now = clock::monotonic();
+        self.set_attached(now)?;
+        attached.map(|()| now)
+    }
+
+    /// Sees packets of the sockets in this cgroup no more.
+    pub fn detach(&mut self, cgroup: &Path) {
+        self.packets.detach(cgroup);
+    }
+
+    /// Gives up attaching: what is attached stays.
+    pub fn attach_no_more(&mut self) {
+        self.packets.end();
+    }
+
+    fn set_attached(&mut self, time: Nanos) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Map {
+            name: "ATTACHED",
+            source,
+        };
+        self.attached.set(0, time, 0).map_err(failed)
+    }
+
+    /// Hands processes to `each` that began to listen, and when; 0 where the kernel does not say which.
+    /// False when some were left out, for there were too many.
+    pub fn take_serving(&mut self, mut each: impl FnMut(Nanos, u32)) -> bool {
+        let room = self.serving.capacity();
+        for _ in 0..room {
+            // An empty queue is the usual case.
+            let Ok([at, tgid]) = self.serving.pop(0) else {
+                return true;
+            };
+            each(at, u32::try_from(tgid).unwrap_or(0));
+        }
+        false
+    }
+
+    /// When the last program was attached that is attached once, ns of `CLOCK_MONOTONIC`. What began
+    /// before was seen by some of them only.
     pub fn whole_since(&self) -> Nanos {
         self.whole_since
     }
@@ -427,7 +499,7 @@ fn no_such_map(name: &'static str) -> KernelError {
 fn is_not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
+        if let Some(io) = error.downcast_ref::<io::Error>()
             && matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))
         {
             return true;

@@ -21,7 +21,7 @@ pub struct Survey {
 /// # Errors
 /// The object itself cannot be loaded (rights, BTF, cgroup): nothing would run.
 pub fn survey(options: &Options) -> Result<Survey, KernelError> {
-    cgroup::open(options.cgroup.as_deref())?;
+    cgroup::find(options.cgroup.as_deref())?;
     let (mut ebpf, btf, way, why_tracepoints) = load_the_right_way(options)?;
     let (capabilities, programs) = attaching::load_all(&mut ebpf, &btf, way);
     Ok(Survey {

@@ -2,6 +2,7 @@
 //! [`Snapshot`](super::report::Snapshot).
 
 use std::fmt;
+use std::time::Duration;
 
 use agent_core::UnreadClients;
 use agent_wire::record::kind;
@@ -13,7 +14,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::catalogue::{Computed, Kind};
 use super::process;
-use super::report::{CoreCounts, Map, Program, RecordCounts, Report, Snapshot, TranslationCounts};
+use super::report::{
+    AttachmentCounts, CoreCounts, Map, Program, RecordCounts, Report, Snapshot, TranslationCounts,
+};
 
 /// Stage `losses_total` names for the ring buffer.
 const STAGE_RING: &str = "ring";
@@ -131,6 +134,30 @@ const PROGRAM_INSTRUCTIONS: Computed = Computed {
     labels: &["program"],
     help: "Instructions the kernel's verifier looked at when it loaded the program, where it says",
 };
+const ATTACHED_CGROUPS: Computed = Computed {
+    name: "why502_agent_attached_cgroups",
+    kind: Kind::Gauge,
+    labels: &["where"],
+    help: "Cgroups at which packets are looked at: `proxies`, those of proxies and of the upstreams on this host that they talk to; `everywhere`, 1 when it is all that is watched",
+};
+const ATTACHMENTS: Computed = Computed {
+    name: "why502_agent_attachments",
+    kind: Kind::Counter,
+    labels: &["fate"],
+    help: "Cgroups by what became of them: `attached` ever, of these `detached` again because no proxy is left, and `failed`",
+};
+const UNATTACHED: Computed = Computed {
+    name: "why502_agent_unattached",
+    kind: Kind::Gauge,
+    labels: &["what"],
+    help: "Whose packets should be looked at and are not: `proxies`; `upstreams`, addresses where somebody on this host serves a proxy and nothing shows which process",
+};
+const ATTACH_SECONDS: Computed = Computed {
+    name: "why502_agent_attach_seconds",
+    kind: Kind::Gauge,
+    labels: &["of"],
+    help: "Seconds from when a proxy was found, which is when it began to listen or connected, until its packets were looked at: of the `last` one, and the `longest`; what came in between is not explained",
+};
 const SUBSCRIBERS: Computed = Computed {
     name: "why502_agent_stream_subscribers",
     kind: Kind::Gauge,
@@ -152,7 +179,7 @@ const INCIDENT_BYTES: Computed = Computed {
 };
 
 /// The families of this file.
-pub(super) const COMPUTED: [Computed; 19] = [
+pub(super) const COMPUTED: [Computed; 23] = [
     BUILD_INFO,
     CAPABILITY,
     RECORDS,
@@ -171,6 +198,10 @@ pub(super) const COMPUTED: [Computed; 19] = [
     PROGRAM_INSTRUCTIONS,
     INCIDENTS,
     INCIDENT_BYTES,
+    ATTACHED_CGROUPS,
+    ATTACHMENTS,
+    UNATTACHED,
+    ATTACH_SECONDS,
     SUBSCRIBERS,
 ];
 
@@ -195,6 +226,7 @@ impl Collector for Report {
             programs,
             maps,
             incidents,
+            attachment,
             translations,
             directory,
             service,
@@ -289,9 +321,58 @@ impl Collector for Report {
             fates.map(|(fate, count)| series([fate], count)),
         )?;
         write(out, &INCIDENT_BYTES, [series([""; 0], incidents.bytes)])?;
+        if let Some(attachment) = attachment {
+            write_attachment(out, attachment)?;
+        }
         write(out, &SUBSCRIBERS, [series([""; 0], service.subscribers)])?;
         process::encode(out)
     }
+}
+
+fn write_attachment(
+    out: &mut DescriptorEncoder<'_>,
+    counts: AttachmentCounts,
+) -> Result<(), fmt::Error> {
+    let AttachmentCounts {
+        cgroups,
+        is_everywhere,
+        waiting,
+        unknown_upstreams,
+        attached,
+        detached,
+        failed,
+        last_nanos,
+        longest_nanos,
+    } = counts;
+    let all = u64::from(is_everywhere);
+    let places = [("proxies", cgroups - all), ("everywhere", all)];
+    let fates = [
+        ("attached", attached),
+        ("detached", detached),
+        ("failed", failed),
+    ];
+    let unattached = [("proxies", waiting), ("upstreams", unknown_upstreams)];
+    let seconds = [("last", last_nanos), ("longest", longest_nanos)];
+    write(
+        out,
+        &ATTACHED_CGROUPS,
+        places.map(|(of, count)| series([of], count)),
+    )?;
+    write(
+        out,
+        &ATTACHMENTS,
+        fates.map(|(fate, count)| series([fate], count)),
+    )?;
+    write(
+        out,
+        &UNATTACHED,
+        unattached.map(|(what, count)| series([what], count)),
+    )?;
+    let seconds = seconds.map(|(of, nanos)| {
+        let seconds = Duration::from_nanos(nanos).as_secs_f64();
+        (vec![of.to_owned()], seconds)
+    });
+    write(out, &ATTACH_SECONDS, seconds)
 }
 
 /// Writes one family.

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub maps: Vec<Map>,
     /// The store of incidents.
     pub incidents: IncidentCounts,
+    /// At which cgroups packets are seen; `None` when nothing decides that.
+    pub attachment: Option<AttachmentCounts>,
     /// Where translated addresses lead; `None` when that is not wanted.
     pub translations: Option<TranslationCounts>,
     /// What is known of the cluster; `None` when that is not wanted.
@@ -87,6 +89,29 @@ pub struct IncidentCounts {
     pub stored: u64,
     /// Of these, pushed out by newer ones.
     pub evicted: u64,
+}
+
+/// At which cgroups packets are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttachmentCounts {
+    /// How many now.
+    pub cgroups: u64,
+    /// It is all of what is watched.
+    pub is_everywhere: bool,
+    /// Proxies now whose packets are not seen yet.
+    pub waiting: u64,
+    /// Addresses now where somebody of this host serves a proxy, and nothing shows who.
+    pub unknown_upstreams: u64,
+    /// How often the programs were attached to a cgroup.
+    pub attached: u64,
+    /// Of these, how often they were detached again.
+    pub detached: u64,
+    /// How often they could not be attached.
+    pub failed: u64,
+    /// From when the last proxy was found until its packets were seen, ns.
+    pub last_nanos: u64,
+    /// The longest time of that kind, ns.
+    pub longest_nanos: u64,
 }
 
 /// What is heard of connection tracking.

@@ -14,7 +14,8 @@ use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessK
 use agent_wire::record::kind;
 use rustc_hash::FxHashMap;
 
-use super::coverage;
+use super::{Source, coverage};
+use crate::attachment::{Attachment, Seen};
 use crate::clock::monotonic;
 use crate::config::Settings;
 use crate::events::EventStream;
@@ -26,7 +27,7 @@ use crate::identity::locator::Locator;
 use crate::incidents::{Incidents, filter};
 use crate::kernel::Attention;
 use crate::metrics::report::{
-    CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts, TranslationCounts,
+    AttachmentCounts, CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts, TranslationCounts,
 };
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::open::{Found, Question};
@@ -50,6 +51,8 @@ pub(super) struct Daemon {
     /// Writes down what the core is fed.
     recorder: Option<Recorder>,
     processes: Processes,
+    /// `None`: all packets are seen from the start.
+    attachment: Option<Attachment>,
     locator: Locator,
     sink: Sink,
     records: RecordCounts,
@@ -77,6 +80,14 @@ struct Sink {
     teller: Teller,
 }
 
+/// What is known when the first record comes.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) processes: Processes,
+    pub(super) attachment: Option<Attachment>,
+    pub(super) whole_since: Nanos,
+}
+
 /// What telling asks who was where.
 struct Places<'a> {
     locator: &'a mut Locator,
@@ -90,15 +101,21 @@ impl Daemon {
         stream: EventStream,
         incidents: Incidents,
         recorder: Option<Recorder>,
-        whole_since: Nanos,
+        known: Known,
     ) -> Self {
+        let Known {
+            processes,
+            attachment,
+            whole_since,
+        } = known;
         Self {
             core: Core::new(Limits {
                 bystander_exchanges: settings.bystander_exchanges,
                 ..Limits::default()
             }),
             recorder,
-            processes: Processes::new(settings),
+            processes,
+            attachment,
             locator: Locator::default(),
             sink: Sink {
                 traffic,
@@ -197,8 +214,58 @@ impl Daemon {
         }
         self.locator
             .saw_opened(&observation.socket, &self.processes);
+        match self.notice(&observation, now) {
+            Seen::Whole => {}
+            Seen::InPart => {
+                self.seen_in_part += 1;
+                return;
+            }
+            // What is not seen may be what decides.
+            Seen::BesideUnseen => self.feed(Input::RecordsLost),
+        }
         self.feed(Input::Observe(observation));
         self.tell(now);
+    }
+
+    fn notice(&mut self, observation: &Observation, now: Nanos) -> Seen {
+        let Some(attachment) = &mut self.attachment else {
+            return Seen::Whole;
+        };
+        let asked = self.locator.leads_to(&observation.socket);
+        attachment.notices(observation, asked, now, &self.processes)
+    }
+
+    /// Hears which processes began to listen.
+    pub(super) fn hear_servers(&mut self, source: &mut impl Source, now: Nanos) {
+        let Self {
+            attachment: Some(attachment),
+            processes,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let all = source.take_serving(|at, tgid| attachment.begins_to_serve(tgid, at, processes));
+        if !all {
+            attachment.begins_to_serve(0, now, processes);
+        }
+    }
+
+    /// Has the source see packets where they are wanted now.
+    pub(super) fn settle(&mut self, source: &mut impl Source, now: Nanos) {
+        let Some(attachment) = &mut self.attachment else {
+            return;
+        };
+        attachment.advance(now, &self.processes);
+        if attachment.settle(source) {
+            // Of a request that is under way, an attempt may have been made before.
+            self.feed(Input::RecordsLost);
+        }
+    }
+
+    /// At which cgroups packets are seen.
+    pub(super) fn attachment(&self) -> Option<AttachmentCounts> {
+        self.attachment.as_ref().map(Attachment::counts)
     }
 
     /// Lets time pass.
@@ -224,12 +291,18 @@ impl Daemon {
                 tgid,
                 "is no proxy: its connections are not looked at for a while"
             );
+            if let Some(attachment) = &mut self.attachment {
+                attachment.is_no_proxy(tgid);
+            }
             self.parked.push_back((now, tgid));
             self.changes_of_attention.push((tgid, Attention::Park));
         }
         let is_over = |(since, _): &mut (Nanos, u32)| now.saturating_sub(*since) >= PARKED_NANOS;
         while let Some((_, tgid)) = self.parked.pop_front_if(is_over) {
             self.feed(Input::LookAgain { tgid });
+            if let Some(attachment) = &mut self.attachment {
+                attachment.may_be_proxy(tgid, now, &self.processes);
+            }
             self.changes_of_attention.push((tgid, Attention::Watch));
         }
     }
@@ -375,6 +448,9 @@ impl Daemon {
                     Standing::Gateway | Standing::Undecided => Attention::Watch,
                 };
                 self.changes_of_attention.push((tgid, attention));
+                if let Some(attachment) = &mut self.attachment {
+                    attachment.meets(tgid, identity.standing, now, &self.processes);
+                }
                 self.sink
                     .traffic
                     .set_pod(tgid, identity.ids.pod_uid.clone());
@@ -471,6 +547,7 @@ fn info(identity: Identity) -> ProcessInfo {
         program,
         standing,
         ids: _,
+        cgroup: _,
         netns,
         instance,
     } = identity;

@@ -20,13 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use self::daemon::Daemon;
+use self::daemon::{Daemon, Known};
 use self::questions::Ask;
 #[cfg(test)]
 pub(crate) use self::questions::answered;
 pub use self::questions::{Asked, Questions, questions};
 use self::slice::Slice;
 pub use self::source::Source;
+use crate::attachment::Attachment;
 use crate::clock;
 use crate::config::Settings;
 use crate::events::EventStream;
@@ -36,6 +37,7 @@ use crate::incidents::Incidents;
 use crate::kernel::Attention;
 use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
+use crate::processes::Processes;
 use crate::recording::Recorder;
 use agent_wire::record::kind;
 use agent_wire::tally::{self, Tally};
@@ -81,6 +83,10 @@ pub struct Sinks {
     pub directory: Option<Directory>,
     /// Where translated addresses lead, where the operator wants that.
     pub translations: Option<Translations>,
+    /// Who is which proxy.
+    pub processes: Processes,
+    /// At which cgroups packets are seen; `None`: at all from the start.
+    pub attachment: Option<Attachment>,
 }
 
 /// Records to everything else.
@@ -115,12 +121,19 @@ impl<S: Source> Pipeline<S> {
             recorder,
             directory,
             translations,
+            processes,
+            attachment,
         } = sinks;
         if let Err(error) = source.attend(std::process::id(), Attention::Ignore) {
             tracing::warn!(%error, "the agent cannot ignore its own connections: scrapes of it will be watched");
         }
         let whole_since = source.whole_since();
-        let mut daemon = Daemon::new(settings, traffic, stream, incidents, recorder, whole_since);
+        let known = Known {
+            processes,
+            attachment,
+            whole_since,
+        };
+        let mut daemon = Daemon::new(settings, traffic, stream, incidents, recorder, known);
         let mut abilities = source.capabilities().iter();
         if abilities.any(|one| one.name == "connect_errno" && !one.available) {
             daemon.connects_unseen();
@@ -195,6 +208,7 @@ impl<S: Source> Pipeline<S> {
         let mut looked = false;
         let (mut records, mut heard) = (0, 0);
         daemon.begin_round();
+        daemon.hear_servers(source, now);
         loop {
             let filled = slice.fill(source);
             if filled || !looked {
@@ -215,6 +229,7 @@ impl<S: Source> Pipeline<S> {
                 records += 1;
             }
         }
+        daemon.settle(source, now);
         daemon.advance(now);
         for (tgid, attention) in daemon.take_changes_of_attention() {
             if let Err(error) = source.attend(tgid, attention) {
@@ -274,6 +289,7 @@ impl<S: Source> Pipeline<S> {
             programs: programs.collect(),
             maps: maps.collect(),
             incidents: daemon.incidents(),
+            attachment: daemon.attachment(),
             translations,
             directory: directory.as_ref().map(Directory::counts),
             service: ServiceCounts {

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use agent_core::observation::Nanos;
 
+use crate::attachment::Attaches;
 use crate::kernel::{Attention, Capability, KernelError, MapUse, Probes, ProgramCost};
 
 /// A source of records and of what they cost.
-pub trait Source {
+pub trait Source: Attaches {
     /// Waits until there is something worth draining, `at_most` so long.
     fn wait(&self, at_most: Duration) -> impl Future<Output = ()>;
     /// Since when nothing passes unseen: what began before may have been seen in part.
     fn whole_since(&self) -> Nanos;
     /// Hands out the records that wait, oldest first and `at_most` so many; how many.
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize;
+    /// Hands out processes that began to listen, and when, 0 for one that is not known. False when some
+    /// were left out.
+    fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool;
     /// The kernel side's counters.
     ///
     /// # Errors
@@ -48,6 +52,10 @@ impl Source for Probes {
 
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize {
         Probes::drain(self, at_most, each)
+    }
+
+    fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool {
+        Probes::take_serving(self, each)
     }
 
     fn tallies(&self) -> Result<Vec<u64>, KernelError> {

@@ -3,6 +3,7 @@
 mod open;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use agent_wire::tally::{self, SLOTS, Tally};
 use tokio::sync::oneshot;
 
 use super::{Pipeline, Sinks, Source, questions};
+use crate::attachment::Attaches;
 use crate::clock;
 use crate::config::Settings;
 use crate::events::{EventStream, Interest};
@@ -24,6 +26,7 @@ use crate::kernel::{Attention, Capability, KernelError, MapUse, ProgramCost};
 use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
 use crate::metrics::report::{RecordCounts, Report};
+use crate::processes::Processes;
 use crate::recording::Recorder;
 
 /// Records that wait, and what was asked to be ignored.
@@ -36,6 +39,14 @@ struct Fake {
     /// They cannot be read one by one.
     unreadable: bool,
     whole_since: Nanos,
+}
+
+impl Attaches for Fake {
+    fn attach(&mut self, _: &Path) -> Result<Nanos, KernelError> {
+        Ok(clock::monotonic())
+    }
+
+    fn detach(&mut self, _: &Path) {}
 }
 
 impl Source for Fake {
@@ -51,6 +62,10 @@ impl Source for Fake {
         let count = self.records.len().min(at_most);
         self.records.drain(..count).for_each(|record| each(&record));
         count
+    }
+
+    fn take_serving(&mut self, _: impl FnMut(Nanos, u32)) -> bool {
+        true
     }
 
     fn tallies(&self) -> Result<Vec<u64>, KernelError> {
@@ -110,6 +125,8 @@ fn pipeline_of(source: Fake, settings: &Settings) -> (Pipeline<Fake>, Report) {
         recorder: None,
         directory: None,
         translations: None,
+        processes: Processes::new(settings),
+        attachment: None,
     };
     (Pipeline::new(source, settings, sinks), report)
 }
@@ -349,6 +366,8 @@ async fn a_refused_connect_comes_out_as_metrics_and_as_an_event() {
         recorder: None,
         directory: None,
         translations: None,
+        processes: Processes::new(&settings),
+        attachment: None,
     };
     let records = refused_connect_and_502(std::process::id());
     let source = Fake {
@@ -432,6 +451,8 @@ async fn with_counters(tallies: Vec<u64>, unreadable: bool) -> (String, serde_js
         recorder: None,
         directory: None,
         translations: None,
+        processes: Processes::new(&settings),
+        attachment: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),
@@ -543,6 +564,8 @@ async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
         recorder: Some(Recorder::create(&path).unwrap()),
         directory: None,
         translations: None,
+        processes: Processes::new(&settings),
+        attachment: None,
     };
     let source = Fake {
         records: refused_connect_and_502(std::process::id()).into(),

@@ -125,7 +125,7 @@ impl Needs {
                 "NET_ADMIN",
                 CapabilitySet::NET_ADMIN,
                 Necessity::Required,
-                "attach the packet programs to the cgroup",
+                "attach the packet programs to the cgroups of proxies",
                 "nothing is seen",
             ),
             need(
@@ -291,8 +291,13 @@ fn perf_is_closed() -> bool {
 }
 
 fn is_old() -> bool {
+    running().is_some_and(|version| version < TYPED_TRACEPOINTS)
+}
+
+/// Version of the kernel.
+pub(super) fn running() -> Option<(u32, u32)> {
     let release = uname().release().to_string_lossy().into_owned();
-    version(&release).is_some_and(|version| version < TYPED_TRACEPOINTS)
+    version(&release)
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

@@ -126,17 +126,32 @@ pub enum FilterError {
 /// # Errors
 /// The kernel has no seccomp, or there is no filter for this architecture.
 pub fn refuse_changes() -> Result<(), FilterError> {
-    Ok(apply_filter(&filter()?)?)
+    Ok(apply_filter(&filter(&BPF_ALLOWED, other_netlink()?)?)?)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+/// The same for a thread that makes links of BPF programs, and has a right that would open more: of
+/// bpf(2) nothing else, and of netlink nothing.
+///
+/// # Errors
+/// As [`refuse_changes`].
+pub(super) fn refuse_all_but(link_create: u32) -> Result<(), FilterError> {
+    Ok(apply_filter(&filter(
+        &[u64::from(link_create)],
+        netlink()?,
+    )?)?)
+}
+
+fn filter(
+    bpf_allowed: &[u64],
+    refused_netlink: SeccompRule,
+) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     let always = PROGRAMS.iter().chain(&FILES).chain(&OLD_FILES);
     for call in always.chain(&SYSTEM) {
         rules.insert(*call, Vec::new());
     }
-    rules.insert(libc::SYS_bpf, vec![other_bpf()?]);
-    rules.insert(libc::SYS_socket, vec![other_netlink()?]);
+    rules.insert(libc::SYS_bpf, vec![other_bpf(bpf_allowed)?]);
+    rules.insert(libc::SYS_socket, vec![refused_netlink]);
     rules.insert(libc::SYS_openat, to_write(2)?);
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, to_write(1)?);
@@ -145,15 +160,22 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?.try_into()
 }
 
-fn other_bpf() -> Result<SeccompRule, seccompiler::BackendError> {
+fn other_bpf(allowed: &[u64]) -> Result<SeccompRule, seccompiler::BackendError> {
     let is_not =
         |command| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, command);
     SeccompRule::new(
-        BPF_ALLOWED
-            .into_iter()
-            .map(is_not)
+        allowed
+            .iter()
+            .map(|command| is_not(*command))
             .collect::<Result<_, _>>()?,
     )
+}
+
+/// All of netlink.
+fn netlink() -> Result<SeccompRule, seccompiler::BackendError> {
+    let family = u64::from(libc::AF_NETLINK.unsigned_abs());
+    let is_netlink = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family)?;
+    SeccompRule::new(vec![is_netlink])
 }
 
 /// Netlink, through which networks, netfilter and more are set up; but not the part by which libc

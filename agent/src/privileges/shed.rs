@@ -39,25 +39,15 @@ pub struct ShedError {
 /// # Errors
 /// The kernel refuses, which it has no reason to.
 pub fn shed(maps_can_be_read: impl Fn() -> bool) -> Result<Kept, ShedError> {
-    let failed = |what| move |source| ShedError { what, source };
-    set_no_new_privs(true).map_err(failed("new privileges"))?;
-    // Before 4.3 there is none, and the probes need 5.10.
-    clear_ambient_capability_set().map_err(failed("ambient capabilities"))?;
-    let held = capabilities(None).map_err(failed("capabilities"))?;
-    let useful = held.permitted & (CapabilitySet::SYS_PTRACE | CapabilitySet::BPF);
-    let reduced = |permitted: CapabilitySet, effective: CapabilitySet| CapabilitySets {
-        effective,
-        permitted,
-        inheritable: CapabilitySet::empty(),
-    };
-    set_capabilities(None, reduced(useful, useful - CapabilitySet::BPF))
-        .map_err(failed("capabilities"))?;
+    let held = held_for_good()?;
+    let useful = held & (CapabilitySet::SYS_PTRACE | CapabilitySet::BPF);
+    reduce(useful, useful - CapabilitySet::BPF, "capabilities")?;
     let kept = if may_do_without_bpf() && maps_can_be_read() {
         useful - CapabilitySet::BPF
     } else {
         useful
     };
-    set_capabilities(None, reduced(kept, kept)).map_err(failed("CAP_BPF"))?;
+    reduce(kept, kept, "CAP_BPF")?;
     let names = [
         (CapabilitySet::BPF, "BPF"),
         (CapabilitySet::SYS_PTRACE, "SYS_PTRACE"),
@@ -69,6 +59,55 @@ pub fn shed(maps_can_be_read: impl Fn() -> bool) -> Result<Kept, ShedError> {
             .map(|(_, name)| name)
             .collect(),
     })
+}
+
+/// Gives up every capability but `NET_ADMIN`, by which a packet program is attached to a cgroup
+/// (`bpf_prog_attach_check_attach_type`, kernel/bpf/syscall.c); and `BPF`, where `bpf(2)` is for those
+/// who have it, before 5.19.
+///
+/// # Errors
+/// As [`shed`].
+pub(super) fn keep_net_admin() -> Result<(), ShedError> {
+    let kept = held_for_good()? & (CapabilitySet::NET_ADMIN | CapabilitySet::BPF);
+    let kept = if makes_links_without_bpf() {
+        kept - CapabilitySet::BPF
+    } else {
+        kept
+    };
+    reduce(kept, kept, "capabilities")
+}
+
+/// What this thread may do, with what would come back by starting a program given up.
+fn held_for_good() -> Result<CapabilitySet, ShedError> {
+    set_no_new_privs(true).map_err(failed("new privileges"))?;
+    // Before 4.3 there is none, and the probes need 5.10.
+    clear_ambient_capability_set().map_err(failed("ambient capabilities"))?;
+    let held = capabilities(None).map_err(failed("capabilities"))?;
+    Ok(held.permitted)
+}
+
+fn reduce(
+    permitted: CapabilitySet,
+    effective: CapabilitySet,
+    what: &'static str,
+) -> Result<(), ShedError> {
+    let sets = CapabilitySets {
+        effective,
+        permitted,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).map_err(failed(what))
+}
+
+fn failed(what: &'static str) -> impl Fn(Errno) -> ShedError {
+    move |source| ShedError { what, source }
+}
+
+/// Since 5.19 what makes nothing new is open to all. A link is nothing new: maps, programs and BTF are
+/// (`__sys_bpf()`, kernel/bpf/syscall.c).
+fn makes_links_without_bpf() -> bool {
+    const SINCE: (u32, u32) = (5, 19);
+    may_do_without_bpf() && super::needs::running().is_some_and(|version| version >= SINCE)
 }
 
 /// Where `bpf(2)` is open to all, that maps can be read says nothing: it may be closed later.
