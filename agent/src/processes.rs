@@ -319,19 +319,17 @@ impl Processes {
     /// The first process of a gateway with several, from which the others were forked: its id and,
     /// since ids are used again, when it started.
     fn instance(&self, tgid: u32) -> Option<u64> {
-        let program = self.executable(tgid)?;
-        let proc = self.proc.as_deref();
-        let mut first = tgid;
-        for _ in 0..MAX_GENERATIONS {
-            match parent(proc, first) {
-                Some(parent) if self.executable(parent).as_ref() == Some(&program) => {
-                    first = parent;
-                }
-                _ => break,
-            }
-        }
-        let start = start_ticks(proc, first)?;
+        let generations = std::iter::successors(Some(tgid), |tgid| self.forked_from(*tgid));
+        let first = generations.take(1 + MAX_GENERATIONS).last()?;
+        let start = self.start(first)?;
         Some(start.wrapping_shl(PID_BITS) | u64::from(first))
+    }
+
+    /// The parent of a process, where that runs the same program. Asks `/proc`.
+    pub fn forked_from(&self, tgid: u32) -> Option<u32> {
+        let parent = parent(self.proc.as_deref(), tgid)?;
+        let same = self.executable(parent)? == self.executable(tgid)?;
+        same.then_some(parent)
     }
 
     fn folder(&self, tgid: u32) -> Option<PathBuf> {

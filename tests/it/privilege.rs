@@ -194,6 +194,49 @@ fn rights_are_given_up_once_the_probes_are_attached() {
     assert_every_thread(&agent, "Seccomp:", "0");
 }
 
+#[test]
+fn the_thread_that_attaches_later_can_do_nothing_else() {
+    let scene = scene();
+    let agent = Agent::start_by(
+        scene.copy.ambient(&documented()),
+        &[
+            "--attach",
+            "proxies",
+            "--proxy-name",
+            &format!("{EDGE}=edge"),
+        ],
+    );
+    assert_explains(&scene, &agent, "edge", "/later/1/reset");
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid()));
+    let mut attaching = Vec::new();
+    for task in tasks.into_iter().flatten().flatten() {
+        let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let of = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let rights = ["CapPrm:", "CapEff:", "CapInh:", "NoNewPrivs:", "Seccomp:"].map(of);
+        let rights = rights.map(|value| value.unwrap_or_default().trim().to_owned());
+        if read("comm").trim() == "why502-attach" {
+            attaching.push(rights);
+        } else {
+            assert_eq!(rights[1], kept(), "{status}");
+        }
+    }
+    // CAP_NET_ADMIN, bit 12; and CAP_BPF where bpf(2) is for those who have it.
+    let open = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")
+        .is_ok_and(|value| value.trim() == "0");
+    let bpf = if open || kernel() < (5, 19) {
+        1_u64 << 39
+    } else {
+        0
+    };
+    let only = format!("{:016x}", bpf | 1 << 12);
+    println!("the thread that attaches: {attaching:?}");
+    assert_eq!(
+        attaching,
+        [[only.as_str(), &only, "0000000000000000", "1", "2"]]
+    );
+}
+
 /// The documented ones as `/proc` shows them.
 fn all_documented() -> String {
     // linux/capability.h

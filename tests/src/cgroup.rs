@@ -15,6 +15,18 @@ impl Cgroup {
     /// Moves processes into `kubepods/burstable/podUID/CONTAINER`.
     #[track_caller]
     pub fn of_pod(uid: &str, container: &str, pids: &[u32]) -> Self {
+        let names = ["kubepods", "burstable", &format!("pod{uid}"), container];
+        Self::of_names(&names, pids)
+    }
+
+    /// An empty one below the root, as that of a service.
+    #[track_caller]
+    pub fn of_service(name: &str) -> Self {
+        Self::of_names(&[name], &[])
+    }
+
+    #[track_caller]
+    fn of_names(names: &[&str], pids: &[u32]) -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts can be read");
         let root = mounts
             .lines()
@@ -26,7 +38,7 @@ impl Cgroup {
             .expect("cgroup version 2 is mounted");
         let mut folders = Vec::new();
         let mut folder = root.clone();
-        for name in ["kubepods", "burstable", &format!("pod{uid}"), container] {
+        for name in names {
             folder = folder.join(name);
             if !folder.is_dir() {
                 fs::create_dir(&folder).expect("root may make a cgroup");

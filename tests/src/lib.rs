@@ -18,6 +18,7 @@ pub mod beside;
 pub mod cgroup;
 pub mod churn;
 pub mod confined;
+pub mod counting;
 pub mod delay;
 pub mod faults;
 pub mod guest;

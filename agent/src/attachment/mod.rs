@@ -5,10 +5,11 @@
 //! these talk to. Where a cgroup does not tell, it is the one that is watched, with all in it.
 //!
 //! Reading order: `cover` (which cgroups), `hierarchy` (where a process is), this file (what is wanted),
-//! `upstreams` (who is talked to), `start` (what was there before the agent).
+//! `upstreams` (who is talked to), `start` (what was there before the agent), `serving` (who serves).
 
 mod cover;
 mod hierarchy;
+mod serving;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -23,9 +24,9 @@ use agent_core::observation::{Nanos, Observation, Side, What};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::hierarchy::{Hierarchy, Place, folder, number};
+use self::serving::Serving;
 use self::upstreams::{Asked, Upstreams};
 use crate::config::Attach;
-use crate::identity::sockets::serves;
 use crate::kernel::{KernelError, Probes};
 use crate::metrics::report::AttachmentCounts;
 use crate::processes::{Processes, Standing};
@@ -96,6 +97,7 @@ pub struct Attachment {
     since: FxHashMap<u32, Option<Nanos>>,
     /// Processes that connect and did not serve when that was looked at.
     clients: FxHashMap<u32, Nanos>,
+    serving: Serving,
     /// Attached at a cgroup whose name another one has now.
     replaced: Vec<PathBuf>,
     /// What is wanted changed.
@@ -162,6 +164,7 @@ impl Attachment {
             attached: BTreeMap::new(),
             since: FxHashMap::default(),
             clients: FxHashMap::default(),
+            serving: Serving::since(now),
             replaced: Vec::new(),
             is_stale: false,
             looks_for_all: false,
@@ -193,6 +196,7 @@ impl Attachment {
             self.looks_for_all = true;
             return;
         }
+        self.serving.listens(tgid, processes);
         let acts = self.clients.remove(&tgid).is_some();
         match processes.identify(tgid).standing {
             Standing::Gateway => self.want_proxy(tgid, at, processes),
@@ -286,7 +290,7 @@ impl Attachment {
             self.looked = now;
             self.look_at_all(processes, now);
         }
-        for (asked, by) in self.upstreams.to_look_for(now) {
+        for (asked, by) in self.upstreams.due(now) {
             for proxy in by {
                 self.talks_to(proxy, asked, now, processes);
             }
@@ -404,7 +408,7 @@ impl Attachment {
         {
             return;
         }
-        if processes.proc().is_some_and(|proc| serves(proc, tgid)) {
+        if self.serving.serves(tgid, processes) {
             self.want_proxy(tgid, now, processes);
         } else if self.clients.len() < MAX_CLIENTS {
             self.clients.insert(tgid, now);

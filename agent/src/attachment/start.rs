@@ -6,7 +6,7 @@ use agent_core::observation::Nanos;
 
 use super::Attachment;
 use super::upstreams::Asked;
-use crate::identity::sockets::{connected, serves};
+use crate::identity::sockets::connected;
 use crate::processes::{Processes, Standing};
 
 /// Processes looked at. Fewer: on a crowded host a proxy is found by what it does alone. More: a longer
@@ -29,7 +29,7 @@ impl Attachment {
             let leads = match identity.standing {
                 Standing::Excluded => continue,
                 Standing::Gateway => connected(proc, tgid),
-                Standing::Undecided if !serves(proc, tgid) => continue,
+                Standing::Undecided if !self.serving.serves(tgid, processes) => continue,
                 Standing::Undecided => connected(proc, tgid),
             };
             if identity.standing == Standing::Undecided && leads.is_empty() {

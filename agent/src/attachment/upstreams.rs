@@ -94,7 +94,7 @@ impl Upstreams {
     }
 
     /// What to ask about again because somebody began to listen, and for which proxies.
-    pub(super) fn to_look_for(&mut self, now: Nanos) -> Vec<(Asked, Vec<u32>)> {
+    pub(super) fn due(&mut self, now: Nanos) -> Vec<(Asked, Vec<u32>)> {
         if !self.is_new || now.saturating_sub(self.looked) < LISTENS {
             return Vec::new();
         }

@@ -14,6 +14,10 @@ use rustc_hash::FxHashSet;
 /// that is not found. More: records wait longer, 1 us each.
 pub(super) const MAX_FILES: usize = 16_384;
 
+/// Processes of a user that may be who holds a listener. Fewer: of a server with many workers it is not
+/// known. More: cgroups are taken for a server's that are none of its.
+const MAX_GUESSED: usize = 16;
+
 /// Listeners of one network namespace.
 const MAX_LISTENERS: usize = 4096;
 
@@ -75,21 +79,46 @@ pub(super) fn holders(
             closed.push(*tgid);
         }
     }
-    if open.is_empty() { closed } else { open }
+    if !open.is_empty() {
+        return open;
+    }
+    // Most processes of a host are of one user: then that says nothing.
+    closed.truncate(if closed.len() > MAX_GUESSED {
+        0
+    } else {
+        MAX_GUESSED
+    });
+    closed
 }
 
-/// Whether a process has a listener open; where its files may not be read, whether its user has one.
-pub fn serves(proc: &Path, tgid: u32) -> bool {
+/// Whether a process has a listener open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+    /// Its files may not be read, and its user has one.
+    Perhaps,
+}
+
+/// Whether a process has a listener open.
+pub fn holds_listener(proc: &Path, tgid: u32) -> Held {
     let folder = proc.join(tgid.to_string());
     let listeners = listeners(&folder);
     if listeners.is_empty() {
-        return false;
+        return Held::No;
     }
     let Ok(files) = fs::read_dir(folder.join("fd")) else {
         let owner = fs::metadata(&folder).map(|metadata| metadata.uid());
-        return owner.is_ok_and(|uid| listeners.iter().any(|one| one.uid == uid));
+        let has_one = owner.is_ok_and(|uid| listeners.iter().any(|one| one.uid == uid));
+        return if has_one { Held::Perhaps } else { Held::No };
     };
-    sockets(files).any(|inode| listeners.iter().any(|one| one.inode == inode))
+    if sockets(files).any(|inode| listeners.iter().any(|one| one.inode == inode)) {
+        Held::Yes
+    } else {
+        Held::No
+    }
 }
 
 /// Where the connections of a process lead that it has not accepted.
@@ -229,7 +258,7 @@ mod tests {
     use std::net::{IpAddr, TcpListener, TcpStream};
     use std::path::Path;
 
-    use super::{Listening, connected, ends, listener, local_in_trie, serves};
+    use super::{Held, Listening, connected, ends, holds_listener, listener, local_in_trie};
 
     #[test]
     fn a_line_of_the_kernel_is_read() {
@@ -268,11 +297,11 @@ mod tests {
         let client = TcpStream::connect(at).unwrap();
         let (proc, own) = (Path::new("/proc"), std::process::id());
 
-        assert!(serves(proc, own));
+        assert_eq!(holds_listener(proc, own), Held::Yes);
         assert!(connected(proc, own).contains(&at));
         // The other end is accepted.
         assert!(!connected(proc, own).contains(&client.local_addr().unwrap()));
-        assert!(!serves(proc, u32::MAX));
+        assert_eq!(holds_listener(proc, u32::MAX), Held::No);
         assert_eq!(connected(proc, u32::MAX), []);
     }
 }

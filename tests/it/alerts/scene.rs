@@ -1,10 +1,10 @@
 //! nginx with a healthy upstream and one of each kind of trouble, each with its repair.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::agent::Agent;
+use e2e::counting::Counting;
 use e2e::delay::DelayLine;
 use e2e::faults::play;
 use e2e::faults::stage::Stage;
@@ -26,14 +26,6 @@ const IDLE_MS: u64 = 600;
 const BEFORE_MS: [u64; 3] = [20, 28, 12];
 const RACING_PORT: u16 = 9001;
 const DARK_PORT: u16 = 9009;
-
-/// The kernel's switch for counting what BPF programs take.
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// The kernel counts while this lives.
-struct Counting {
-    before: String,
-}
 
 /// Everything that runs.
 pub(crate) struct Scene {
@@ -62,24 +54,6 @@ pub(crate) struct Scene {
     _line: DelayLine,
     dark_netns: Netns,
     _counting: Counting,
-}
-
-impl Counting {
-    fn begin() -> Self {
-        let before = fs::read_to_string(BPF_STATS)
-            .unwrap_or_else(|error| panic!("cannot read {BPF_STATS}: {error}"));
-        fs::write(BPF_STATS, "1")
-            .unwrap_or_else(|error| panic!("cannot write {BPF_STATS}: {error}"));
-        Self { before }
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(BPF_STATS, &self.before) {
-            eprintln!("{BPF_STATS} stays 1: {error}");
-        }
-    }
 }
 
 impl Scene {

@@ -31,6 +31,10 @@ const START: Duration = Duration::from_secs(90);
 /// What the agent is asked for to get the text form.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
+/// Tests ask a proxy at the moment in which it starts, and count every packet. Those of `attachment`
+/// are about the default.
+const ATTACH: &str = "--attach";
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -151,9 +155,11 @@ impl Agent {
         let listen = SocketAddr::new(ip, address.port());
         let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
-        command
-            .args(["run", "--listen", &listen.to_string()])
-            .args(flags);
+        command.args(["run", "--listen", &listen.to_string()]);
+        if !flags.contains(&ATTACH) {
+            command.args([ATTACH, "everywhere"]);
+        }
+        command.args(flags);
         if let Some(folder) = std::env::var_os("WHY502_RECORD") {
             let path = PathBuf::from(folder).join(format!("{name}.jsonl.gz"));
             // Not there, or in the way: then the agent says so.

@@ -222,7 +222,7 @@ fn cost() -> Row {
         Panel::lines(
             "Runs of the probes",
             "ops",
-            "How often each program ran; cgroup programs run for each packet. 0 while the kernel does not count.",
+            "How often each program ran; the packet programs run for each packet of the cgroups where proxies are. 0 while the kernel does not count.",
         )
         .query(rate("program", "why502_agent_program_runs_total", HOSTS), "{{program}}"),
         Panel::lines(
@@ -281,6 +281,28 @@ fn bounds() -> Row {
             "Entries: connections, requests, attempts, processes, incidents. They follow the traffic and come down with it.",
         )
         .query(gauge("what", "why502_agent_tracked"), "{{what}}"),
+        Panel::lines(
+            "Cgroups whose packets are seen",
+            "short",
+            "Those of proxies and of their upstreams on this host; everywhere: all of what is watched, for a proxy is in the root cgroup, or the operator wants it.",
+        )
+        .query(gauge("where", "why502_agent_attached_cgroups"), "{{where}}")
+        .query(
+            rate("fate", "why502_agent_attachments_total", HOSTS),
+            "{{fate}} per second",
+        ),
+        Panel::lines(
+            "Not seen yet",
+            "short",
+            "Proxies whose packets should be seen and are not, and addresses of upstreams on this host whose process is not known. 0, but for moments.",
+        )
+        .query(gauge("what", "why502_agent_unattached"), "{{what}}"),
+        Panel::lines(
+            "Time until a proxy is seen",
+            "s",
+            "From when it began to listen, or connected, until its packets are looked at: below 0.1 s. What comes in between is not explained.",
+        )
+        .query(gauge("of", "why502_agent_attach_seconds"), "{{of}}"),
         Panel::lines(
             "Labels that overflow",
             "ops",
