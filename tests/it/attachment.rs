@@ -222,15 +222,26 @@ fn a_proxy_that_starts_later_is_found_and_left_when_it_ends() {
     println!("attached {} s after it began to listen", seconds("longest"));
     assert!(seconds("longest") > 0.0);
 
-    let nginx = scene.nginx.take().expect("it runs");
-    drop(nginx);
-    wait_for_cgroups(&agent, 0.0);
-
-    // As a service that is started again, in a cgroup that is another one.
+    // As a service that is started again, in another cgroup of the same name.
+    let attached = || {
+        let labels = [("fate", "attached")];
+        agent
+            .metrics()
+            .sum("why502_agent_attachments_total", &labels)
+    };
+    let before = attached();
+    drop(scene.nginx.take());
+    scene.web.renew();
     scene.start_nginx();
-    wait_for_cgroups(&agent, 1.0);
+    eventually(LONG, "the new cgroup is attached", || match attached() {
+        now if now > before => Ok(()),
+        now => Err(now.to_string()),
+    });
     let request = scene.asks(&events, "/again/1/reset");
     assert_eq!(request.cause.as_deref(), Some("closed_before_response"));
+
+    drop(scene.nginx.take());
+    wait_for_cgroups(&agent, 0.0);
     assert!(
         agent
             .stop(Signal::TERM)

@@ -2,6 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::wait::eventually;
+
+/// The kernel may take a moment to take an ended process out of its cgroup.
+const EMPTY: Duration = Duration::from_secs(10);
 
 /// A cgroup of version 2, as the kubelet names that of a container.
 #[derive(Debug)]
@@ -50,6 +56,16 @@ impl Cgroup {
                 .expect("root may move a process");
         }
         Self { root, folders }
+    }
+
+    /// Removes the innermost folder, in which nothing is any more, and makes another of its name.
+    #[track_caller]
+    pub fn renew(&self) {
+        let innermost = self.folders.last().expect("one was made");
+        eventually(EMPTY, "what was in the cgroup has ended", || {
+            fs::remove_dir(innermost).map_err(|error| error.to_string())
+        });
+        fs::create_dir(innermost).expect("root may make a cgroup");
     }
 
     /// The outermost folder that was made.

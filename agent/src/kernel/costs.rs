@@ -68,6 +68,7 @@ pub(super) fn data(map: &Map) -> Option<&MapData> {
         | Map::HashMap(data)
         | Map::LruHashMap(data)
         | Map::PerCpuArray(data)
+        | Map::Queue(data)
         | Map::RingBuf(data)
         | Map::SkStorage(data) => Some(data),
         _ => None,
