@@ -186,7 +186,7 @@ fn what_goes_wrong_in_cgroups_of_their_own_is_explained() {
     wait_for_cgroups(&agent, 2.0);
 
     scene.assert_explained(&events);
-    let killed = scene.asks(&events, "/ending/1/body=9000,cut=1000,by=kill");
+    let killed = scene.asks(&events, "/ending/1/head_cut=20,by=kill");
     assert_eq!(
         killed.cause.as_deref(),
         Some("upstream_crashed"),

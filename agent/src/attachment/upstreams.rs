@@ -16,11 +16,12 @@ const ELSEWHERE: Nanos = 60_000_000_000;
 /// The same of a server that runs: it is looked at whether it still does.
 const HERE: Nanos = 1_000_000_000;
 
-/// How soon it is looked again for who serves where nobody did, or nothing shows who, ns.
-const NOBODY: Nanos = 1_000_000_000;
+/// How soon it is looked again for who serves where nobody did, or nothing shows who, ns; when somebody
+/// begins to listen, at once. Shorter: an outage costs more.
+const NOBODY: Nanos = 10_000_000_000;
 
 /// The least between two looks because somebody began to listen, ns: each reads files of every process.
-const LISTENS: Nanos = 100_000_000;
+const LISTENS: Nanos = 250_000_000;
 
 /// Addresses remembered.
 const MOST: usize = 4096;
@@ -91,6 +92,7 @@ impl Upstreams {
     /// Somebody began to listen: it may be who was looked for.
     pub(super) fn somebody_listens(&mut self) {
         self.is_new = true;
+        self.listeners.expire();
     }
 
     /// What to ask about again because somebody began to listen, and for which proxies.
@@ -106,9 +108,6 @@ impl Upstreams {
                 known.looked = None;
                 all.push((*asked, known.by.iter().copied().collect()));
             }
-        }
-        if !all.is_empty() {
-            self.listeners.expire();
         }
         all
     }
@@ -130,9 +129,12 @@ impl Upstreams {
     /// The server has ended: who comes next is looked for.
     pub(super) fn ended(&mut self, server: u32) {
         for known in self.known.values_mut() {
-            if matches!(&known.servers, Servers::Here(servers) if servers.contains(&server)) {
-                known.servers = Servers::Nobody;
-                known.looked = None;
+            if let Servers::Here(servers) = &mut known.servers {
+                servers.retain(|tgid| *tgid != server);
+                if servers.is_empty() {
+                    known.servers = Servers::Nobody;
+                    known.looked = None;
+                }
             }
         }
     }
@@ -151,7 +153,8 @@ impl Known {
             Servers::Here(_) if age < HERE => true,
             Servers::Here(servers) => {
                 self.looked = Some(now);
-                servers.iter().all(|tgid| processes.start(*tgid).is_some())
+                // Its workers come and go.
+                servers.iter().any(|tgid| processes.start(*tgid).is_some())
             }
         }
     }
