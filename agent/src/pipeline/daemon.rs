@@ -1,5 +1,8 @@
 //! One record after the other: decode, identify, observe, count, tell.
 
+mod attaching;
+mod counts;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,11 +13,12 @@ use agent_core::decode::{Record, decode};
 use agent_core::event::{Attempt, Event, Request, Upstream};
 use agent_core::observation::{Nanos, Observation, What};
 use agent_core::open::{GoesThere, OpenFilter};
-use agent_core::{Core, Input, Ledger, Limits, Outstanding, ProcessInfo, ProcessKind, Stats};
+use agent_core::{Core, Input, Limits, Outstanding, ProcessInfo, ProcessKind};
 use agent_wire::record::kind;
 use rustc_hash::FxHashMap;
 
-use super::{Source, coverage};
+use self::counts::core_counts;
+use super::coverage;
 use crate::attachment::{Attachment, Seen};
 use crate::clock::monotonic;
 use crate::config::Settings;
@@ -27,7 +31,7 @@ use crate::identity::locator::Locator;
 use crate::incidents::{Incidents, filter};
 use crate::kernel::Attention;
 use crate::metrics::report::{
-    AttachmentCounts, CoreCounts, Coverage, Fates, IncidentCounts, RecordCounts, TranslationCounts,
+    CoreCounts, Coverage, IncidentCounts, RecordCounts, TranslationCounts,
 };
 use crate::metrics::traffic::{Traffic, UnderWay};
 use crate::open::{Found, Question};
@@ -225,47 +229,6 @@ impl Daemon {
         }
         self.feed(Input::Observe(observation));
         self.tell(now);
-    }
-
-    fn notice(&mut self, observation: &Observation, now: Nanos) -> Seen {
-        let Some(attachment) = &mut self.attachment else {
-            return Seen::Whole;
-        };
-        let asked = self.locator.leads_to(&observation.socket);
-        attachment.notices(observation, asked, now, &self.processes)
-    }
-
-    /// Hears which processes began to listen.
-    pub(super) fn hear_servers(&mut self, source: &mut impl Source, now: Nanos) {
-        let Self {
-            attachment: Some(attachment),
-            processes,
-            ..
-        } = self
-        else {
-            return;
-        };
-        let all = source.take_serving(|at, tgid| attachment.begins_to_serve(tgid, at, processes));
-        if !all {
-            attachment.begins_to_serve(0, now, processes);
-        }
-    }
-
-    /// Has the source see packets where they are wanted now.
-    pub(super) fn settle(&mut self, source: &mut impl Source, now: Nanos) {
-        let Some(attachment) = &mut self.attachment else {
-            return;
-        };
-        attachment.advance(now, &self.processes);
-        if attachment.settle(source) {
-            // Of a request that is under way, an attempt may have been made before.
-            self.feed(Input::RecordsLost);
-        }
-    }
-
-    /// At which cgroups packets are seen.
-    pub(super) fn attachment(&self) -> Option<AttachmentCounts> {
-        self.attachment.as_ref().map(Attachment::counts)
     }
 
     /// Lets time pass.
@@ -563,89 +526,6 @@ fn info(identity: Identity) -> ProcessInfo {
         network: netns,
         instance,
     }
-}
-
-/// The core's counters under their label values. A counter added there must be named here.
-fn core_counts(stats: Stats) -> CoreCounts {
-    let Stats {
-        connections,
-        requests,
-        attempts,
-        processes,
-        observations: _,
-        repeated,
-        connections_refused,
-        requests_refused,
-        attempts_refused,
-        attempts_crowded_out,
-        processes_refused,
-        connections_swept,
-        attempts_unmatched,
-        errands_unmatched,
-        requests_looked_at: _,
-        connections_looked_at: _,
-        evidence,
-        forgotten,
-        unread_clients: _,
-        request_ledger,
-        attempt_ledger,
-    } = stats;
-    let gauge = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-    let tracked = [
-        ("connections", connections),
-        ("requests", requests),
-        ("attempts", attempts),
-        ("processes", processes),
-    ];
-    let tracked = tracked.into_iter().chain(evidence);
-    let skips = [
-        ("repeated", repeated),
-        ("connections_swept", connections_swept),
-    ];
-    CoreCounts {
-        tracked: tracked.map(|(what, count)| (what, gauge(count))).collect(),
-        losses: vec![
-            ("connections_refused", connections_refused),
-            ("requests_refused", requests_refused),
-            ("attempts_refused", attempts_refused),
-            ("attempts_crowded_out", attempts_crowded_out),
-            ("processes_refused", processes_refused),
-            ("request_ends_lost", request_ledger.ends_lost),
-            ("attempt_ends_lost", attempt_ledger.ends_lost),
-            ("requests_swept", request_ledger.swept),
-            ("attempts_swept", attempt_ledger.swept),
-        ],
-        skips: skips.into_iter().chain(forgotten).collect(),
-        unmatched: vec![
-            ("attempts", attempts_unmatched),
-            ("errands", errands_unmatched),
-        ],
-        fates: vec![
-            ("request", fates(request_ledger)),
-            ("attempt", fates(attempt_ledger)),
-        ],
-    }
-}
-
-fn fates(ledger: Ledger) -> Fates {
-    let Ledger {
-        begun,
-        told,
-        checks,
-        foreign,
-        not_begun,
-        ends_lost,
-        swept,
-    } = ledger;
-    [
-        ("begun", begun),
-        ("told", told),
-        ("health_check", checks),
-        ("foreign", foreign),
-        ("not_begun", not_begun),
-        ("end_lost", ends_lost),
-        ("swept", swept),
-    ]
 }
 
 // A record's first byte is its kind; the counts are by kind.
