@@ -3,10 +3,12 @@
 //! and by what was asked for.
 #![expect(clippy::expect_used, reason = "a test may panic")]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use e2e::agent::events::Request;
+use e2e::agent::events::{Line, Request};
 use e2e::agent::{Agent, Events};
 use e2e::cgroup::Cgroup;
 use e2e::counting::Counting;
@@ -19,6 +21,7 @@ use e2e::upstreams::Upstreams;
 use e2e::wait::eventually;
 use rustix::process::Signal;
 use serde_json::json;
+use tempfile::TempDir;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long a start or a report may take.
@@ -247,6 +250,46 @@ fn a_proxy_that_starts_later_is_found_and_left_when_it_ends() {
             .stop(Signal::TERM)
             .is_some_and(|status| status.success())
     );
+}
+
+/// Nobody knows its name; it is found when it connects, and the client's connection is older than that.
+#[test]
+fn a_gateway_without_a_name_is_found_when_it_connects() {
+    let scene = Scene::build("nameless");
+    let folder = TempDir::with_prefix("e2e-nameless-").expect("a temporary folder can be made");
+    let gateway = folder.path().join("gateway");
+    fs::copy("/usr/sbin/nginx", &gateway).expect("nginx is installed");
+    let config = scene.config();
+    let nginx = scene
+        .web
+        .inside(|| Nginx::start_program(&gateway.to_string_lossy(), &config, None));
+    let agent = Agent::start(&DEFAULT);
+    let events = agent.events();
+    let mut client = TcpStream::connect(scene.proxy).expect("it listens");
+    let mut answer = [0; 4096];
+    let mut ask = |path: &str| {
+        write!(client, "GET {path} HTTP/1.1\r\nHost: app\r\n\r\n").expect("it reads");
+        let length = client.read(&mut answer).expect("it answers");
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+
+    assert!(ask("/early/ok").contains(" 200 "));
+    wait_for_cgroups(&agent, 2.0);
+    assert!(ask("/late/reset").contains(" 502 "));
+
+    let request = events.of(["/late/reset"], LONG).remove("/late/reset");
+    let request = request.expect("it is there");
+    println!("{:?} ({:?})", request.cause, request.certainty);
+    assert_eq!(
+        request.cause.as_deref(),
+        Some("closed_before_response"),
+        "{request:?}"
+    );
+    assert_eq!(request.proxy.name, "gateway");
+    assert!(events.so_far().iter().all(|line| {
+        !matches!(line, Line::Request(one) if one.cause.is_some() && one.path != request.path)
+    }));
+    drop(nginx);
 }
 
 #[test]
