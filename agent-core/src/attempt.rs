@@ -100,6 +100,9 @@ pub(crate) struct Trial {
     pub(crate) straggling: bool,
     /// Several requests were as much like it when it began.
     pub(crate) contested: bool,
+    /// Another request than it will be joined to may have made it: the next attempt of that one began at once
+    /// when this one had failed, or this one when its attempt before had.
+    pub(crate) may_be_anothers: bool,
     /// An attempt only if a request turns up that misses one.
     pub(crate) speculative: bool,
     /// What was said is not read: what TCP tells is all there is.
@@ -147,6 +150,7 @@ impl Trial {
             outcome: None,
             straggling: false,
             contested: false,
+            may_be_anothers: false,
             speculative: false,
             unread: false,
             asked: Asked::default(),
@@ -256,6 +260,7 @@ impl Trial {
             outcome: None,
             straggling: false,
             contested: false,
+            may_be_anothers: false,
             speculative: false,
             unread: false,
             asked: Asked::default(),

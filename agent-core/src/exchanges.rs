@@ -276,6 +276,18 @@ impl Exchanges {
         self.crowds_out(oldest.flatten())
     }
 
+    /// Another request than the attempt `key` will be joined to may have made it.
+    pub(crate) fn doubt_orphan(
+        &mut self,
+        tgid: Option<u32>,
+        between: RangeInclusive<Nanos>,
+        key: Key,
+    ) {
+        if let Some(trial) = self.orphans.find_mut(tgid, between, key) {
+            trial.may_be_anothers = true;
+        }
+    }
+
     /// Takes out the attempt `key` without a request, if it was over then.
     pub(crate) fn take_orphan(
         &mut self,

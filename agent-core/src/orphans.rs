@@ -58,6 +58,20 @@ impl Orphans {
         })
     }
 
+    /// One of those, by its name.
+    pub(crate) fn find_mut(
+        &mut self,
+        tgid: Option<u32>,
+        between: RangeInclusive<Nanos>,
+        key: Key,
+    ) -> Option<&mut Trial> {
+        let (from, to) = (*between.start(), *between.end());
+        let range = (from, Key::FIRST)..=(to.max(from), Key::LAST);
+        let mut over = self.by_process.get_mut(&tgid)?.range_mut(range);
+        let found = over.find(|(_, trial)| trial.key == key);
+        found.map(|(_, trial)| trial.as_mut())
+    }
+
     /// Takes out one of those, by its name.
     pub(crate) fn take(
         &mut self,

@@ -365,3 +365,42 @@ fn what_is_read_from_a_connection_that_was_there_before_may_be_an_upstreams_answ
     assert_eq!(of(Some(Talk::Tls)), Some(Cause::ProxyGenerated));
     assert_eq!(of(Some(Talk::BeforeAgent)), Some(Cause::Unattributed));
 }
+
+#[test]
+fn a_connection_of_envoys_pool_may_serve_another_than_it_was_opened_for() {
+    // What was opened for the first is given to the second, and the first gets one that became free.
+    let became_free = |at| upstream(40).to("10.0.3.17:8443").opened(at);
+    let (first, second) = ((client(1), sent(0, 10.0)), (client(2), sent(0, 10.3)));
+    let opened = upstream(41).to("10.0.3.17:8443").opened(10.2);
+    let closed = sent(0, 10.9).ended(End::PeerReset);
+    let answered = sent(1, 10.5).idle_since(10.4).partial_head(500, 80.0);
+    let play = |second_came: bool| {
+        let mut core = core();
+        know(&mut core, PROXY, "envoy", ProcessKind::Known);
+        let mut seen = vec![first.0.request(&first.1, "GET", "/first")];
+        if second_came {
+            seen.push(second.0.request(&second.1, "GET", "/second"));
+        }
+        seen.push(opened.connect(10.8, ConnectOutcome::Established, errand(1)));
+        seen.push(unread(&opened, &closed, 20.0));
+        if second_came {
+            seen.push(second.0.response(&second.1.clone().answered(503, 20.3)));
+            let over = answered.clone().ended(End::LocalClose);
+            seen.push(unread(&became_free(1.2), &over, 81.0));
+        }
+        let at = if second_came { 80.2 } else { 20.3 };
+        seen.push(first.0.response(&first.1.clone().answered(503, at)));
+        told(&mut core, seen)
+    };
+
+    let alone = of(&request(&play(false), "/first"));
+    assert_eq!(
+        (alone.0, alone.1),
+        (Cause::ClosedBeforeResponse, Certainty::Strong)
+    );
+    let beside = play(true);
+    for path in ["/first", "/second"] {
+        let (_, certainty, _) = of(&request(&beside, path));
+        assert_eq!(certainty, Certainty::Guess, "{path}");
+    }
+}

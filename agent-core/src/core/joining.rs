@@ -23,6 +23,10 @@ use crate::witness::Witnesses;
 /// Within this time no request can have come, been served and gone unnoticed, ns.
 const BRIEF: Nanos = 2_000_000;
 
+/// Attempts that are looked at for what a request tried next. Fewer: where many fail at once, one of them may
+/// be taken for another's. More: each failure costs more in an outage.
+const AT_MOST: usize = 32;
+
 impl Core {
     /// Looks for the request `trial` belongs to; `open` when it is still under way.
     pub(super) fn join(&mut self, trial: &mut Trial, open: bool) {
@@ -43,6 +47,9 @@ impl Core {
         {
             parent.surety = Certainty::Guess;
         }
+        if self.may_be_lent(trial, parent) {
+            parent.surety = Certainty::Guess;
+        }
         let Some(request) = self.exchanges.request(parent.key) else {
             return;
         };
@@ -56,6 +63,27 @@ impl Core {
         {
             self.processes.saw_forwarding(tgid);
         }
+    }
+
+    /// What speaks for the request is that its thread opened the connection, and another waited when
+    /// that was used. Envoy gives a connection to whoever waits longest when it is established, and the
+    /// one that it was opened for may have got another by then.
+    fn may_be_lent(&self, trial: &Trial, parent: Parent) -> bool {
+        let habits = self.processes.habits(trial.tgid);
+        let is_opener = parent.join == Join::Errand
+            && !parent.witnesses.has_any(Witnesses::OF_HEADS)
+            && trial
+                .exchange
+                .as_ref()
+                .is_some_and(|exchange| exchange.errand.is_none());
+        let Some(at) = trial.sent_at().filter(|_| is_opener) else {
+            return false;
+        };
+        habits.connects_at_once
+            && !habits.sends_at_once
+            && self
+                .exchanges
+                .has_waiting(trial.tgid, at, Some(parent.key), &self.processes)
     }
 
     /// An attempt that has nothing in common with any request: it was made for the only one that
@@ -186,7 +214,7 @@ impl Core {
         // The only one left, after guesses that may have taken the wrong ones.
         let guessed = self.exchanges.unjoined().last_of(tgid);
         let doubtful = guessed.is_some_and(|at| at.abs_diff(trial.ended) <= timing::AT_ONCE);
-        if doubtful || checked {
+        if doubtful || trial.may_be_anothers || checked {
             parent.surety = Certainty::Guess;
         }
         if let Some(request) = self.exchanges.request(parent.key) {
@@ -213,6 +241,35 @@ impl Core {
         }
         if parent.surety == Certainty::Guess {
             self.saw_unjoined(trial);
+        }
+    }
+
+    /// A request failed with these attempts. Others that were over at once before the first of them began,
+    /// or began at once when the last one was over, may be its as well, whomever they will be joined to.
+    pub(super) fn doubt_neighbours(&mut self, request: &OpenRequest, tries: &[Box<Trial>]) {
+        let Some(answered) = request.outcome().failed_at() else {
+            return;
+        };
+        let first = tries.iter().map(|trial| trial.started).min();
+        let last = tries.iter().map(|trial| trial.ended).max();
+        let Some((first, last)) = first.zip(last) else {
+            return;
+        };
+        let is_next = |one: &Trial| {
+            let after = one.started.checked_sub(last);
+            after.is_some_and(|after| after <= timing::RETRIED_AT_ONCE) && one.started < answered
+        };
+        let is_earlier = |one: &Trial| one.started >= request.started && one.ended <= first;
+        let since = first.saturating_sub(timing::RETRIED_AT_ONCE);
+        let over = since..=answered.saturating_add(timing::SLACK);
+        let orphans = self.exchanges.orphans().over(request.tgid, over.clone());
+        let neighbours: Vec<Key> = orphans
+            .filter(|one| is_next(one) || is_earlier(one))
+            .take(AT_MOST)
+            .map(|one| one.key)
+            .collect();
+        for key in neighbours {
+            self.exchanges.doubt_orphan(request.tgid, over.clone(), key);
         }
     }
 
@@ -275,35 +332,26 @@ impl Core {
         };
         let since = next.started.saturating_sub(timing::RETRIED_AT_ONCE);
         let between = since..=next.started;
-        let mut followed = self
-            .exchanges
-            .orphans()
-            .over(next.tgid, between.clone())
-            .filter(|failed| join::is_followed_by(failed, next, request));
-        let (Some(failed), None) = (followed.next(), followed.next()) else {
+        let orphans = self.exchanges.orphans().over(next.tgid, between.clone());
+        let followed: Vec<&Trial> = orphans
+            .filter(|failed| join::is_followed_by(failed, next, request))
+            .collect();
+        let only = match followed[..] {
+            [only] if self.may_be_earlier_try(only, parent.key) => Some(only),
+            _ => None,
+        };
+        let Some(failed) = only else {
+            // Whoever else it may have been made for, it may have been this one.
+            let was_open = |failed: &&&Trial| failed.started >= request.started;
+            let may_be_its = followed.iter().filter(was_open);
+            let keys: Vec<Key> = may_be_its.map(|failed| failed.key).collect();
+            for key in keys {
+                self.exchanges.doubt_orphan(next.tgid, between.clone(), key);
+            }
             return;
         };
-        // Another that waited for an attempt may have made this one, and got its error; or its next
-        // attempt, of which the record came before that of this one.
-        let tried_another = |tgid| {
-            self.processes
-                .tried_another(tgid, parent.key, failed.started)
-        };
-        if self.is_checked(failed)
-            || self.is_of_unread_client(failed)
-            || failed.tgid.is_some_and(tried_another)
-            || self.exchanges.has_waiting(
-                failed.tgid,
-                failed.started,
-                Some(parent.key),
-                &self.processes,
-            )
-        {
-            return;
-        }
         let surety = self.least_surety_of(failed, request);
         let name = failed.key;
-        drop(followed);
         let Some(failed) = self.exchanges.take_orphan(next.tgid, between, name) else {
             return;
         };
@@ -316,6 +364,20 @@ impl Core {
         if let Some(failed) = self.exchanges.claim(failed, claim) {
             self.tell_alone(failed, out);
         }
+    }
+
+    /// The failed attempt, which one of the request `key` followed at once, was that one's: it is no check,
+    /// and no other that waited for an attempt may have made it and got its error, or its next attempt, of
+    /// which the record came before that of this one.
+    fn may_be_earlier_try(&self, failed: &Trial, key: Key) -> bool {
+        let began = failed.started;
+        let tried_another = |tgid| self.processes.tried_another(tgid, key, began);
+        !self.is_checked(failed)
+            && !self.is_of_unread_client(failed)
+            && !failed.tgid.is_some_and(tried_another)
+            && !self
+                .exchanges
+                .has_waiting(failed.tgid, began, Some(key), &self.processes)
     }
 
     /// A request was answered with an error and has no attempt, right after a connect failed that was

@@ -179,6 +179,9 @@ impl Core {
         for trial in &mut tries {
             self.look_around(trial);
         }
+        if outcome.is_failed() {
+            self.doubt_neighbours(&request, &tries);
+        }
         let seen_end = request.end.and_then(|(end, _)| end);
         let end_lost = matches!(seen_end, None | Some(End::Superseded));
         if end_lost && outcome.code.is_none() {
