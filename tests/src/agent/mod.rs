@@ -32,7 +32,7 @@ const START: Duration = Duration::from_secs(90);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
 /// Tests ask a proxy at the moment in which it starts, and count every packet. Those of `attachment`
-/// are about the default.
+/// are about the default; `WHY502_ATTACH=proxies` runs any other by it.
 const ATTACH: &str = "--attach";
 
 /// A running agent.
@@ -157,7 +157,10 @@ impl Agent {
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
         command.args(["run", "--listen", &listen.to_string()]);
         if !flags.contains(&ATTACH) {
-            command.args([ATTACH, "everywhere"]);
+            let place = std::env::var_os("WHY502_ATTACH");
+            command
+                .arg(ATTACH)
+                .arg(place.unwrap_or_else(|| "everywhere".into()));
         }
         command.args(flags);
         if let Some(folder) = std::env::var_os("WHY502_RECORD") {
