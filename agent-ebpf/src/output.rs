@@ -79,6 +79,15 @@ pub(crate) fn header(flow: &Flow, record_kind: u8, now: u64) {
     emit_with(record_kind, now, |record: &mut Header| flow.head(record));
 }
 
+/// Wakes the reader at once: there is something for it elsewhere.
+#[inline(always)]
+pub(crate) fn wake() {
+    // Full, it is awake already.
+    if let Some(entry) = RING.reserve::<u64>(0) {
+        entry.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+    }
+}
+
 /// Whether the record to come wakes the reader: asked now and then, for the ring's positions are
 /// on the reader's CPU.
 #[inline(always)]

@@ -6,10 +6,11 @@ use aya_ebpf::macros::btf_map;
 
 use crate::connecting;
 use crate::kernel;
+use crate::output;
 use crate::scope;
 
-/// When, and which thread group: 0 where the kernel does not tell. Read by the daemon in each of its
-/// rounds; more than this many in one round are found by looking through all processes.
+/// When, and which thread group: 0 where the kernel does not tell. Read by the daemon, which each wakes;
+/// more than this many in one of its rounds are found by looking through all processes.
 #[btf_map]
 static SERVING: Queue<[u64; 2], 256> = Queue::new();
 
@@ -23,4 +24,5 @@ pub(crate) fn begins() {
     let entry = [kernel::now(), u64::from(connecting::thread_group())];
     // Full, the daemon sees that it is.
     let _pushed = SERVING.push(entry, 0);
+    output::wake();
 }

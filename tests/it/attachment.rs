@@ -26,8 +26,6 @@ use tempfile::TempDir;
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long a start or a report may take.
 const LONG: Duration = Duration::from_secs(30);
-/// As users have it.
-const DEFAULT: [&str; 2] = ["--attach", "proxies"];
 /// Requests of those who have no proxy.
 const MANY: usize = 2000;
 
@@ -150,7 +148,7 @@ fn packets_of_those_without_a_proxy_run_no_program() {
     let servers = other.inside(|| Upstreams::start(LOCALHOST, &["0"], None));
     let server = *servers.addresses.first().expect("it was ordered");
     let _counting = Counting::begin();
-    let agent = Agent::start(&DEFAULT);
+    let agent = Agent::start(&[]);
     let events = agent.events();
     assert_eq!(cgroups(&agent, "everywhere"), 0.0);
 
@@ -183,7 +181,7 @@ fn packets_of_those_without_a_proxy_run_no_program() {
 fn what_goes_wrong_in_cgroups_of_their_own_is_explained() {
     let mut scene = Scene::build("explained");
     scene.start_nginx();
-    let agent = Agent::start(&DEFAULT);
+    let agent = Agent::start(&[]);
     let events = agent.events();
     scene.asks(&events, "/before/ok");
     wait_for_cgroups(&agent, 2.0);
@@ -206,7 +204,7 @@ fn what_goes_wrong_in_cgroups_of_their_own_is_explained() {
 #[test]
 fn a_proxy_that_starts_later_is_found_and_left_when_it_ends() {
     let mut scene = Scene::build("later");
-    let agent = Agent::start(&DEFAULT);
+    let agent = Agent::start(&[]);
     let events = agent.events();
     assert_eq!(
         cgroups(&agent, "proxies") + cgroups(&agent, "everywhere"),
@@ -263,7 +261,7 @@ fn a_gateway_without_a_name_is_found_when_it_connects() {
     let nginx = scene
         .web
         .inside(|| Nginx::start_program(&gateway.to_string_lossy(), &config, None));
-    let agent = Agent::start(&DEFAULT);
+    let agent = Agent::start(&[]);
     let events = agent.events();
     let mut client = TcpStream::connect(scene.proxy).expect("it listens");
     let mut answer = [0; 4096];
@@ -295,7 +293,7 @@ fn a_gateway_without_a_name_is_found_when_it_connects() {
 #[test]
 fn a_proxy_in_the_root_cgroup_has_all_packets_seen() {
     let scene = Scene::build("root");
-    let agent = Agent::start(&DEFAULT);
+    let agent = Agent::start(&[]);
     let events = agent.events();
 
     let nginx = Nginx::start(&scene.config(), None);
@@ -315,7 +313,7 @@ fn a_proxy_outside_of_the_cgroup_that_is_watched_stays_unseen() {
     scene.start_nginx();
     let inside = Cgroup::of_service("scoped-inside");
     let folder = inside.outermost().to_string_lossy();
-    let agent = Agent::start(&["--cgroup", &folder, "--attach", "proxies"]);
+    let agent = Agent::start(&["--cgroup", &folder]);
 
     one_by_one(
         scene.proxy,

@@ -31,10 +31,6 @@ const START: Duration = Duration::from_secs(90);
 /// What the agent is asked for to get the text form.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
-/// Tests ask a proxy at the moment in which it starts, and count every packet. Those of `attachment`
-/// are about the default; `WHY502_ATTACH=proxies` runs any other by it.
-const ATTACH: &str = "--attach";
-
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -156,12 +152,6 @@ impl Agent {
         let folder = TempDir::with_prefix("e2e-agent-").expect("a temporary folder can be made");
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
         command.args(["run", "--listen", &listen.to_string()]);
-        if !flags.contains(&ATTACH) {
-            let place = std::env::var_os("WHY502_ATTACH");
-            command
-                .arg(ATTACH)
-                .arg(place.unwrap_or_else(|| "everywhere".into()));
-        }
         command.args(flags);
         if let Some(folder) = std::env::var_os("WHY502_RECORD") {
             let path = PathBuf::from(folder).join(format!("{name}.jsonl.gz"));
