@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use e2e::agent::events::{Attempt, Line, Request};
 use e2e::agent::{Agent, Events};
+use e2e::beside;
 use e2e::haproxy::Haproxy;
 use e2e::ports::{self, Refusing};
 use e2e::process::need_root;
@@ -24,6 +25,9 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const TELL: Duration = Duration::from_secs(15);
 const ANSWER: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(10);
+
+/// Proxies at a time: they mostly wait.
+const BESIDE: usize = 2;
 
 /// How the second of two requests comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,9 +314,9 @@ fn a_connection_that_is_closed_behind_the_last_answer_leaves_nothing_unanswered(
     need_root();
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let group = Group::new("x", Target::Servers(upstreams.addresses.clone())).kept();
-    for kind in kinds() {
+    beside::each(&kinds(), BESIDE, |kind| {
         let agent = Agent::start_as(&format!("answered-{kind}"), &[]);
-        let proxy = Proxy::start(kind, std::slice::from_ref(&group));
+        let proxy = Proxy::start(*kind, std::slice::from_ref(&group));
         for (method, second) in [("GET", Second::Together), ("POST", Second::Apart)] {
             let [one, other] = ["one", "other"].map(|name| format!("/x/{method}/{name}/wait=100"));
             let got = ask(proxy.address, method, [&one, &other], second);
@@ -321,13 +325,14 @@ fn a_connection_that_is_closed_behind_the_last_answer_leaves_nothing_unanswered(
         let metrics = agent.settled(TELL);
         let unanswered = metrics.sum("why502_gateway_responses_total", &[("code", "none")]);
         assert_eq!(unanswered, 0.0, "{kind}");
-    }
+    });
 }
 
-fn kinds() -> impl Iterator<Item = Kind> {
+fn kinds() -> Vec<Kind> {
     let one = std::env::var("WHY502_PROXY").ok();
     let all = Kind::ALL.into_iter();
-    all.filter(move |kind| one.as_deref().is_none_or(|one| one == kind.name()))
+    let some = all.filter(|kind| one.as_deref().is_none_or(|one| one == kind.name()));
+    some.collect()
 }
 
 /// A group that answers as its paths say, and one of which nobody listens.
@@ -356,40 +361,44 @@ fn each_pipelined_request_whose_attempt_fails_has_its_incident() {
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let nobody = Refusing::new(LOCALHOST);
     let groups = groups(&upstreams, &nobody);
+    let wrong = beside::each(&kinds(), BESIDE, |kind| wrong_at(*kind, &groups)).concat();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The faults that are not reported right at this proxy.
+fn wrong_at(kind: Kind, groups: &[Group]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for kind in kinds() {
-        let agent = Agent::start_as(&format!("pipelined-{kind}"), &[]);
-        let events = agent.events();
-        let proxy = Proxy::start(kind, &groups);
-        for (number, (fault, causes)) in (0..).zip(FAULTS) {
-            for (method, second) in [("GET", Second::Together), ("POST", Second::Apart)] {
-                let (group, words) = fault.split_once('/').expect("a group and words");
-                let path = format!("/{group}/{number}/{method}-{second:?}/{words}");
-                let first = format!("/x/{number}/{method}-{second:?}/first/wait=200");
-                let got = ask(proxy.address, method, [&first, &path], second);
-                let told = second_of(&events, got.client);
-                println!(
-                    "{:<15}{method:<5}{fault:<20}{second:<10?}client {:?}: {}",
-                    kind.name(),
-                    got.statuses,
-                    verdict(&told)
-                );
-                // A status that differs, or none, is of this request alone.
-                let code = got.statuses.get(1).copied();
-                let is_error = code.is_none_or(|code| code >= 500);
-                let cause = failed(&told).and_then(|one| one.cause.as_deref());
-                let right = match cause {
-                    Some(cause) => causes.contains(&cause),
-                    // What was not reused went well, or was repeated.
-                    None => !is_error,
-                };
-                if !right || told.code != code || (is_error && told.cause.is_none()) {
-                    wrong.push(format!("{kind} {method} {fault} {second:?}: {told:#?}"));
-                }
+    let agent = Agent::start_as(&format!("pipelined-{kind}"), &[]);
+    let events = agent.events();
+    let proxy = Proxy::start(kind, groups);
+    for (number, (fault, causes)) in (0..).zip(FAULTS) {
+        for (method, second) in [("GET", Second::Together), ("POST", Second::Apart)] {
+            let (group, words) = fault.split_once('/').expect("a group and words");
+            let path = format!("/{group}/{number}/{method}-{second:?}/{words}");
+            let first = format!("/x/{number}/{method}-{second:?}/first/wait=200");
+            let got = ask(proxy.address, method, [&first, &path], second);
+            let told = second_of(&events, got.client);
+            println!(
+                "{:<15}{method:<5}{fault:<20}{second:<10?}client {:?}: {}",
+                kind.name(),
+                got.statuses,
+                verdict(&told)
+            );
+            // A status that differs, or none, is of this request alone.
+            let code = got.statuses.get(1).copied();
+            let is_error = code.is_none_or(|code| code >= 500);
+            let cause = failed(&told).and_then(|one| one.cause.as_deref());
+            let right = match cause {
+                Some(cause) => causes.contains(&cause),
+                // What was not reused went well, or was repeated.
+                None => !is_error,
+            };
+            if !right || told.code != code || (is_error && told.cause.is_none()) {
+                wrong.push(format!("{kind} {method} {fault} {second:?}: {told:#?}"));
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    wrong
 }
 
 /// Of several in one segment only the first two are seen when they come: the others show by their
@@ -400,10 +409,10 @@ fn of_several_requests_in_one_segment_the_last_has_its_incident() {
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let nobody = Refusing::new(LOCALHOST);
     let groups = groups(&upstreams, &nobody);
-    for kind in kinds() {
+    beside::each(&kinds(), BESIDE, |kind| {
         let agent = Agent::start_as(&format!("several-{kind}"), &[]);
         let events = agent.events();
-        let proxy = Proxy::start(kind, &groups);
+        let proxy = Proxy::start(*kind, &groups);
         for (number, words) in [(1, "ok"), (2, "chunked")] {
             let first = format!("/x/{number}/first/wait=200,{words}");
             let second = format!("/x/{number}/second/{words}");
@@ -421,5 +430,5 @@ fn of_several_requests_in_one_segment_the_last_has_its_incident() {
             assert_eq!(cause, Some("connect_refused"), "{kind}: {told:#?}");
             assert_eq!(told[2].cause.as_deref(), cause, "{kind}: {told:#?}");
         }
-    }
+    });
 }
