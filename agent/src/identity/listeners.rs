@@ -39,6 +39,8 @@ pub struct Listeners {
     networks: Vec<Network>,
     /// Who holds a listener, by its inode; `None` where that was not found at this look.
     owners: FxHashMap<u64, Option<Owner>>,
+    /// Processes that hold a listener or may, by its inode, as far as that was asked since this look.
+    holders: FxHashMap<u64, Vec<u32>>,
     /// Files that may be looked through until the next look.
     files_left: usize,
 }
@@ -209,7 +211,12 @@ impl Listeners {
             for listener in there.take(TOLD) {
                 listeners += 1;
                 let files = &mut self.files_left;
-                servers.extend(holders(proc, &network.members, listener, files));
+                // One at all addresses of the host is asked for by each of them.
+                let holders = self
+                    .holders
+                    .entry(listener.inode)
+                    .or_insert_with(|| holders(proc, &network.members, listener, files));
+                servers.extend_from_slice(holders);
             }
         }
         servers.sort_unstable();
@@ -288,6 +295,7 @@ impl Listeners {
         self.owners
             .retain(|_, owner| owner.as_ref().is_some_and(lives));
         self.files_left = MAX_FILES;
+        self.holders.clear();
         self.networks.clear();
         let mut by_netns: FxHashMap<Netns, usize> = FxHashMap::default();
         let entries = fs::read_dir(proc).into_iter().flatten().flatten();
