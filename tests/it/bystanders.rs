@@ -102,7 +102,15 @@ fn an_excluded_process_is_left_alone_on_connections_from_before_the_agent() {
     for number in 0..SERVERS {
         ask(format!("/one/0/before/{number}/ok"));
     }
-    let agent = Agent::start(&["--exclude-process", "nginx", "--bystander-exchanges", "0"]);
+    // Where packets are seen of none but proxies, an excluded one has none seen at all.
+    let agent = Agent::start(&[
+        "--attach",
+        "everywhere",
+        "--exclude-process",
+        "nginx",
+        "--bystander-exchanges",
+        "0",
+    ]);
 
     let emitted = || {
         let requests = [("kind", "request"), ("stage", "emitted")];

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use e2e::agent::Agent;
+use e2e::agent::events::Line;
 use e2e::confined::{Copy, NOBODY, documented};
 use e2e::load::{Order, one_by_one};
 use e2e::nginx::{Config, Nginx};
@@ -15,6 +16,7 @@ use e2e::ports;
 use e2e::process::{need_root, output_of};
 use e2e::stage::plain;
 use e2e::upstreams::Upstreams;
+use e2e::wait::eventually;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -47,7 +49,11 @@ fn scene() -> Scene {
     let upstreams = Upstreams::start(LOCALHOST, &["0"], None);
     let address = ports::free(LOCALHOST);
     let app = *upstreams.addresses.first().expect("it was ordered");
-    let config = Config::new(plain(&[address.to_string()], app));
+    let config = Config {
+        // Of a gateway that nobody knows by its name each worker is found for itself.
+        workers: 1,
+        ..Config::new(plain(&[address.to_string()], app))
+    };
     let nginx = Nginx::start_program(&edge.to_string_lossy(), &config, None);
     Scene {
         copy,
@@ -61,6 +67,19 @@ fn scene() -> Scene {
 #[track_caller]
 fn assert_explains(scene: &Scene, agent: &Agent, label: &str, path: &str) {
     let events = agent.events();
+    // A gateway that nobody knows by its name is found by its first connect.
+    eventually(TELL, "it is found", || {
+        let found = "/found/0/ok";
+        one_by_one(scene.address, vec![Order::get(found)]);
+        let is_told =
+            |line: &Line| matches!(line, Line::Request(one) if one.path.as_deref() == Some(found));
+        let lines = events.so_far();
+        lines
+            .iter()
+            .any(is_told)
+            .then_some(())
+            .ok_or_else(|| format!("{lines:?}"))
+    });
     one_by_one(scene.address, vec![Order::get(path)]);
     let told = events.of([path], TELL);
     let request = told.get(path).unwrap_or_else(|| panic!("{path} is told"));
@@ -71,13 +90,19 @@ fn assert_explains(scene: &Scene, agent: &Agent, label: &str, path: &str) {
     assert!(scene.nginx.workers().contains(&request.proxy.pid));
 }
 
-/// Every thread of the agent has this in its status.
+/// The name of that thread.
+const ATTACHES: &str = "why502-attach";
+
+/// Every thread of the agent has this in its status, but for the one that attaches later.
 #[track_caller]
 fn assert_every_thread(agent: &Agent, name: &str, expected: &str) {
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid()));
     let mut looked_at = 0;
     for task in tasks.into_iter().flatten().flatten() {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        if status.contains(ATTACHES) {
+            continue;
+        }
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         assert_eq!(line.map(str::trim), Some(expected), "{name} in {status}");
         looked_at += 1;

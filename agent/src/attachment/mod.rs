@@ -25,8 +25,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::hierarchy::{Hierarchy, Place, folder, number};
 use self::serving::Serving;
-use self::upstreams::{Asked, Upstreams};
+use self::upstreams::{Asked, Upstreams, only_place};
 use crate::config::Attach;
+use crate::identity::listeners::Found;
 use crate::kernel::{KernelError, Probes};
 use crate::metrics::report::AttachmentCounts;
 use crate::processes::{Processes, Standing};
@@ -100,6 +101,8 @@ pub struct Attachment {
     serving: Serving,
     /// Attached at a cgroup whose name another one has now.
     replaced: Vec<PathBuf>,
+    /// Upstreams on this host that nobody has asked for.
+    found: Vec<Found>,
     /// What is wanted changed.
     is_stale: bool,
     /// Some process began to listen, and the kernel did not say which.
@@ -166,6 +169,7 @@ impl Attachment {
             clients: FxHashMap::default(),
             serving: Serving::since(now),
             replaced: Vec::new(),
+            found: Vec::new(),
             is_stale: false,
             looks_for_all: false,
             looked: now,
@@ -261,6 +265,11 @@ impl Attachment {
             );
         }
         self.seen(observation, tgid, processes)
+    }
+
+    /// Who was found to listen where proxies connect to, since this was last asked.
+    pub fn take_found(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.found)
     }
 
     /// The process turned out to be no proxy.
@@ -419,6 +428,10 @@ impl Attachment {
         let Some(servers) = self.upstreams.ask(asked, proxy, now, processes) else {
             return;
         };
+        if let Some(server) = only_place(&servers, processes) {
+            let at = asked.at;
+            self.found.push(Found { proxy, at, server });
+        }
         for server in servers {
             if let Some(want) = self.want(server, now, processes) {
                 want.serves.insert(proxy);

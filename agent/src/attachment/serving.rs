@@ -34,21 +34,37 @@ impl Serving {
         self.listened.insert(tgid, processes.start(tgid));
     }
 
-    /// It has a listener open. Where its files may not be read, one that began to listen or was there
-    /// before may have, and what was forked from such a one.
+    /// It has a listener open, as far as its files may be read; where they may not, it or the process that it
+    /// was forked from may have: a worker has the listeners of its master, and often another user.
     pub(super) fn serves(&self, tgid: u32, processes: &Processes) -> bool {
         let Some(proc) = processes.proc() else {
             return false;
         };
-        let may = |tgid| {
-            let was_there = processes.started(tgid).is_some_and(|at| at < self.since);
-            let start = processes.start(tgid);
-            was_there || start.is_some() && self.listened.get(&tgid) == Some(&start)
-        };
         match holds_listener(proc, tgid) {
             Held::Yes => true,
             Held::No => false,
-            Held::Perhaps => may(tgid) || processes.forked_from(tgid).is_some_and(may),
+            held @ (Held::Perhaps | Held::Unknown) => {
+                let of_parent = |parent| (parent, holds_listener(proc, parent));
+                let parent = processes.forked_from(tgid).map(of_parent);
+                let both = std::iter::once((tgid, held)).chain(parent);
+                both.into_iter()
+                    .any(|(tgid, held)| self.may_serve(tgid, held, processes))
+            }
+        }
+    }
+
+    /// The process began to listen, or its user has a listener and it was there before the agent.
+    fn may_serve(&self, tgid: u32, held: Held, processes: &Processes) -> bool {
+        let start = processes.start(tgid);
+        let listened = start.is_some() && self.listened.get(&tgid) == Some(&start);
+        match held {
+            Held::Yes => true,
+            Held::No => false,
+            Held::Unknown => listened,
+            Held::Perhaps => {
+                let was_there = processes.started(tgid).is_some_and(|at| at < self.since);
+                listened || was_there
+            }
         }
     }
 }

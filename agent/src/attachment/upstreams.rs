@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::identity::listeners::{Listeners, Servers};
 use crate::identity::neighbours::Netns;
+use crate::identity::sockets::{Held, holds_listener};
 use crate::processes::Processes;
 
 /// For how long it holds that an address is not of this host, ns. Longer: a container that gets the
@@ -158,4 +159,14 @@ impl Known {
             }
         }
     }
+}
+
+/// One of these who serve together, where all are in one container, or in none, and it is known that they
+/// serve.
+pub(super) fn only_place(servers: &[u32], processes: &Processes) -> Option<u32> {
+    let container = |tgid: u32| processes.identify(tgid).ids.container;
+    let (first, others) = servers.split_first()?;
+    let place = container(*first);
+    let is_one = others.iter().all(|other| container(*other) == place);
+    (is_one && holds_listener(processes.proc()?, *first) == Held::Yes).then_some(*first)
 }

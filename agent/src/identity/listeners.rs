@@ -68,6 +68,17 @@ pub enum Servers {
     Unknown,
 }
 
+/// A process that holds the listener where a proxy connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Thread group of the proxy.
+    pub proxy: u32,
+    /// Where that connects to, or is led to.
+    pub at: SocketAddr,
+    /// Thread group of who listens there.
+    pub server: u32,
+}
+
 /// What is listened on around an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Around {

@@ -14,7 +14,7 @@ use agent_core::open::{Open, OpenAttempt};
 use super::bounded::Bounded;
 use super::conntrack::{Translated, Translations};
 use super::kubernetes::Directory;
-use super::listeners::Listeners;
+use super::listeners::{Found, Listeners};
 use super::neighbours::{Neighbours, Party};
 use super::served::{Before, ClosedIdle, Gone, Known, Served};
 use super::{Peer, Place, Unconnected, Whereabouts};
@@ -137,6 +137,17 @@ impl Locator {
             let server = self.neighbours.meet(client, ends.client, ends.server);
             let learn = |known: &mut Known| learn(known, attempt, server);
             self.served.learn(client.netns, ends.asked, learn);
+        }
+    }
+
+    /// Takes note of a process that was found to listen where a proxy connects to, so that the first attempt
+    /// is reported with it too. Both are known.
+    pub fn found(&mut self, found: Found, processes: &Processes) {
+        let parties = processes
+            .party(found.proxy)
+            .zip(processes.party(found.server));
+        if let Some((client, server)) = parties {
+            self.neighbours.found(client, found.at, server);
         }
     }
 

@@ -87,10 +87,21 @@ impl Neighbours {
         Some(server.party)
     }
 
-    /// The process that an earlier connection of the same network namespace met at `remote`.
-    /// It may have ended since.
+    /// The process that an earlier connection of the same network namespace met at `remote`, or that was
+    /// found to listen there. It may have ended since.
     pub fn met_before(&self, client: Party, remote: SocketAddr) -> Option<Party> {
         self.routes.get(&(client.netns?, canonical(remote)))
+    }
+
+    /// `server` holds the listener at `remote`, as seen from the network of `client`: who connects there meets
+    /// it, until somebody else was met.
+    pub fn found(&mut self, client: Party, remote: SocketAddr, server: Party) {
+        if self.met_before(client, remote).is_none()
+            && let Some(netns) = client.netns
+        {
+            self.routes
+                .insert((netns, canonical(remote)), server, ROUTES);
+        }
     }
 
     /// The process met at `remote` is there no more.
@@ -149,6 +160,21 @@ mod tests {
         neighbours.forget(party(200, 2), app);
 
         assert_eq!(neighbours.met_before(party(200, 2), app), None);
+    }
+
+    #[test]
+    fn who_listens_is_met_until_another_one_was() {
+        let mut neighbours = Neighbours::default();
+        let (app, client) = (at("10.88.0.3:80"), at("10.88.0.2:41000"));
+        let proxy = party(200, 2);
+        neighbours.found(proxy, app, party(300, 3));
+        assert_eq!(neighbours.met_before(proxy, app), Some(party(300, 3)));
+        assert_eq!(neighbours.met_before(party(201, 9), app), None);
+
+        neighbours.serves(7, app, client, party(301, 3));
+        assert_eq!(meet(&mut neighbours, (200, 2), (client, app)), Some(301));
+        neighbours.found(proxy, app, party(300, 3));
+        assert_eq!(neighbours.met_before(proxy, app), Some(party(301, 3)));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub enum Held {
     No,
     /// Its files may not be read, and its user has one.
     Perhaps,
+    /// Its files may not be read, and somebody in its network has one: it may have been handed that.
+    Unknown,
 }
 
 /// Whether a process has a listener open.
@@ -112,7 +114,11 @@ pub fn holds_listener(proc: &Path, tgid: u32) -> Held {
     let Ok(files) = fs::read_dir(folder.join("fd")) else {
         let owner = fs::metadata(&folder).map(|metadata| metadata.uid());
         let has_one = owner.is_ok_and(|uid| listeners.iter().any(|one| one.uid == uid));
-        return if has_one { Held::Perhaps } else { Held::No };
+        return if has_one {
+            Held::Perhaps
+        } else {
+            Held::Unknown
+        };
     };
     if sockets(files).any(|inode| listeners.iter().any(|one| one.inode == inode)) {
         Held::Yes

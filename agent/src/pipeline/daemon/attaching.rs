@@ -15,7 +15,13 @@ impl Daemon {
             return Seen::Whole;
         };
         let asked = self.locator.leads_to(&observation.socket);
-        attachment.notices(observation, asked, now, &self.processes)
+        let seen = attachment.notices(observation, asked, now, &self.processes);
+        for found in attachment.take_found() {
+            self.identify(found.proxy, now);
+            self.identify(found.server, now);
+            self.locator.found(found, &self.processes);
+        }
+        seen
     }
 
     /// Hears which processes began to listen.
