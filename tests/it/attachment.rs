@@ -257,7 +257,11 @@ fn a_gateway_without_a_name_is_found_when_it_connects() {
     let folder = TempDir::with_prefix("e2e-nameless-").expect("a temporary folder can be made");
     let gateway = folder.path().join("gateway");
     fs::copy("/usr/sbin/nginx", &gateway).expect("nginx is installed");
-    let config = scene.config();
+    // As most are: who listens is another user than who serves.
+    let config = Config {
+        user: "www-data",
+        ..scene.config()
+    };
     let nginx = scene
         .web
         .inside(|| Nginx::start_program(&gateway.to_string_lossy(), &config, None));

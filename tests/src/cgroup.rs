@@ -1,6 +1,7 @@
 //! Cgroups as a container runtime makes them.
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,9 +86,10 @@ impl Cgroup {
             fs::write(folder.join("cgroup.procs"), "0").expect("root may move a process");
         };
         enter(innermost);
-        let started = start();
+        // A test that fails in there leaves it too.
+        let started = catch_unwind(AssertUnwindSafe(start));
         enter(&was);
-        started
+        started.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 

@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Config {
     /// Worker processes.
     pub workers: usize,
+    /// Who the workers run as; the master is root.
+    pub user: &'static str,
     /// Connections a worker may hold.
     pub connections: usize,
     /// Files a worker may hold; enough for its connections unless given.
@@ -50,6 +52,7 @@ impl Config {
     pub fn new(http: impl Into<String>) -> Self {
         Self {
             workers: 2,
+            user: "root",
             connections: 4096,
             files: None,
             http: http.into(),
@@ -60,12 +63,13 @@ impl Config {
     pub(crate) fn text(&self) -> String {
         let Self {
             workers,
+            user,
             connections,
             files,
             http,
         } = self;
         let mut text = format!(
-            "daemon off;\nuser root;\nworker_processes {workers};\nworker_rlimit_nofile {};\n\
+            "daemon off;\nuser {user};\nworker_processes {workers};\nworker_rlimit_nofile {};\n\
              pid nginx.pid;\nerror_log error.log info;\n\
              events {{ worker_connections {connections}; }}\nhttp {{\n",
             files.unwrap_or(connections + 64),
