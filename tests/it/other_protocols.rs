@@ -96,7 +96,7 @@ fn a_connection_that_is_not_http_is_told_as_tcp_and_nothing_else() {
 #[test]
 fn the_probes_speak_when_they_are_asked_to() {
     need_root();
-    let loud = Agent::start(&["--probe-log", "info"]);
+    let loud = Agent::start(&["--attach", "everywhere", "--probe-log", "info"]);
     let refusing = Refusing::new(LOCALHOST);
     TcpStream::connect(refusing.address).expect_err("nobody listens");
     let port = format!("connected to port {}", refusing.address.port());

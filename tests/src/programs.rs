@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::agent::take_in_listeners;
 use crate::process::{Running, command};
 use crate::wait::eventually;
 
@@ -31,6 +32,7 @@ pub fn takes_connections(address: SocketAddr) {
             .map(drop)
             .map_err(|error| error.to_string())
     });
+    take_in_listeners();
 }
 
 /// A gateway in Go: Caddy under another name, in a folder of its own.

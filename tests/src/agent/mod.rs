@@ -31,6 +31,9 @@ const START: Duration = Duration::from_secs(90);
 /// What the agent is asked for to get the text form.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
+/// Where the agents of this test serve.
+static RUNNING: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -177,6 +180,7 @@ impl Agent {
                 Err(error) => Err(format!("/readyz: {error}")),
             }
         });
+        running().push(address);
         agent
     }
 
@@ -317,8 +321,23 @@ impl Agent {
     }
 }
 
+/// Waits until the agents have taken in what began to listen until now: an agent attaches to a proxy that
+/// starts some milliseconds later, and a test asks it at once.
+pub fn take_in_listeners() {
+    let addresses = running().clone();
+    for address in addresses {
+        // An answer comes after a round of the agent. One that asks for a password has no secrets here.
+        let _answer = http::get(address, "/metrics", OPEN_METRICS);
+    }
+}
+
+fn running() -> MutexGuard<'static, Vec<SocketAddr>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
+        running().retain(|address| *address != self.address);
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::agent::take_in_listeners;
 use crate::netns::Netns;
 use crate::process::{Running, children_of, command, signal};
 use crate::wait::eventually;
@@ -122,6 +123,7 @@ impl Nginx {
             }
             Ok(workers)
         });
+        take_in_listeners();
         Self {
             process,
             folder,

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::family;
+use crate::agent::take_in_listeners;
 use crate::ports;
 use crate::process::{Running, command, signal};
 use crate::wait::eventually;
@@ -148,6 +149,7 @@ impl Launched {
                 Err(format!("nobody listens on {address}"))
             }
         });
+        take_in_listeners();
     }
 }
 
