@@ -34,8 +34,9 @@ impl Serving {
         self.listened.insert(tgid, processes.start(tgid));
     }
 
-    /// It has a listener open, as far as its files may be read; where they may not, it or the process that it
-    /// was forked from may have: a worker has the listeners of its master, and often another user.
+    /// The process, which connects, has a listener open as well, as far as its files may be read; where they
+    /// may not, it or the process that it was forked from may have one: a worker has the listeners of its
+    /// master, and often another user.
     pub(super) fn serves(&self, tgid: u32, processes: &Processes) -> bool {
         let Some(proc) = processes.proc() else {
             return false;

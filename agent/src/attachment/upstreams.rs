@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::identity::listeners::{Listeners, Servers};
 use crate::identity::neighbours::Netns;
-use crate::identity::sockets::{Held, holds_listener};
+use crate::identity::sockets::are_readable;
 use crate::processes::Processes;
 
 /// For how long it holds that an address is not of this host, ns. Longer: a container that gets the
@@ -161,12 +161,17 @@ impl Known {
     }
 }
 
-/// One of these who serve together, where all are in one container, or in none, and it is known that they
-/// serve.
+/// One of these who serve together, where all are in one container, or in none, and their files can be read:
+/// else they may serve, and no more.
 pub(super) fn only_place(servers: &[u32], processes: &Processes) -> Option<u32> {
-    let container = |tgid: u32| processes.identify(tgid).ids.container;
+    // Many addresses may have the same servers: what is known of them is not asked for again.
+    let container = |tgid: u32| match processes.known(tgid) {
+        Some(identity) => identity.ids.container.clone(),
+        None => processes.identify(tgid).ids.container,
+    };
     let (first, others) = servers.split_first()?;
     let place = container(*first);
     let is_one = others.iter().all(|other| container(*other) == place);
-    (is_one && holds_listener(processes.proc()?, *first) == Held::Yes).then_some(*first)
+    let is_sure = || are_readable(processes.proc()?, *first).then_some(*first);
+    is_sure().filter(|_| is_one)
 }

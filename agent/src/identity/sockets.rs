@@ -3,7 +3,7 @@
 //! In: where processes are shown. Out: listeners, connections, who holds which, addresses.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -104,23 +104,34 @@ pub enum Held {
     Unknown,
 }
 
+/// Whether it can be seen which files a process has open.
+pub fn are_readable(proc: &Path, tgid: u32) -> bool {
+    fs::read_dir(proc.join(tgid.to_string()).join("fd")).is_ok()
+}
+
 /// Whether a process has a listener open.
 pub fn holds_listener(proc: &Path, tgid: u32) -> Held {
     let folder = proc.join(tgid.to_string());
-    let listeners = listeners(&folder);
-    if listeners.is_empty() {
+    let own: FxHashSet<u64> = match fs::read_dir(folder.join("fd")) {
+        Ok(files) => sockets(files).take(MAX_FILES).collect(),
+        // It has ended.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Held::No,
+        Err(_) => {
+            let listeners = listeners(&folder);
+            let owner = fs::metadata(&folder).map(|metadata| metadata.uid());
+            let has_one = owner.is_ok_and(|uid| listeners.iter().any(|one| one.uid == uid));
+            return match listeners.is_empty() {
+                true => Held::No,
+                false if has_one => Held::Perhaps,
+                false => Held::Unknown,
+            };
+        }
+    };
+    if own.is_empty() {
         return Held::No;
     }
-    let Ok(files) = fs::read_dir(folder.join("fd")) else {
-        let owner = fs::metadata(&folder).map(|metadata| metadata.uid());
-        let has_one = owner.is_ok_and(|uid| listeners.iter().any(|one| one.uid == uid));
-        return if has_one {
-            Held::Perhaps
-        } else {
-            Held::Unknown
-        };
-    };
-    if sockets(files).any(|inode| listeners.iter().any(|one| one.inode == inode)) {
+    let mut listeners = listeners(&folder).into_iter();
+    if listeners.any(|one| own.contains(&one.inode)) {
         Held::Yes
     } else {
         Held::No
