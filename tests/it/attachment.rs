@@ -26,6 +26,8 @@ use tempfile::TempDir;
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How long a start or a report may take.
 const LONG: Duration = Duration::from_secs(30);
+/// What this is about.
+const PROXIES: [&str; 2] = ["--attach", "proxies"];
 /// Requests of those who have no proxy.
 const MANY: usize = 2000;
 
@@ -148,7 +150,7 @@ fn packets_of_those_without_a_proxy_run_no_program() {
     let servers = other.inside(|| Upstreams::start(LOCALHOST, &["0"], None));
     let server = *servers.addresses.first().expect("it was ordered");
     let _counting = Counting::begin();
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&PROXIES);
     let events = agent.events();
     assert_eq!(cgroups(&agent, "everywhere"), 0.0);
 
@@ -181,7 +183,7 @@ fn packets_of_those_without_a_proxy_run_no_program() {
 fn what_goes_wrong_in_cgroups_of_their_own_is_explained() {
     let mut scene = Scene::build("explained");
     scene.start_nginx();
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&PROXIES);
     let events = agent.events();
     scene.asks(&events, "/before/ok");
     wait_for_cgroups(&agent, 2.0);
@@ -204,7 +206,7 @@ fn what_goes_wrong_in_cgroups_of_their_own_is_explained() {
 #[test]
 fn a_proxy_that_starts_later_is_found_and_left_when_it_ends() {
     let mut scene = Scene::build("later");
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&PROXIES);
     let events = agent.events();
     assert_eq!(
         cgroups(&agent, "proxies") + cgroups(&agent, "everywhere"),
@@ -265,7 +267,7 @@ fn a_gateway_without_a_name_is_found_when_it_connects() {
     let nginx = scene
         .web
         .inside(|| Nginx::start_program(&gateway.to_string_lossy(), &config, None));
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&PROXIES);
     let events = agent.events();
     let mut client = TcpStream::connect(scene.proxy).expect("it listens");
     let mut answer = [0; 4096];
@@ -297,7 +299,7 @@ fn a_gateway_without_a_name_is_found_when_it_connects() {
 #[test]
 fn a_proxy_in_the_root_cgroup_has_all_packets_seen() {
     let scene = Scene::build("root");
-    let agent = Agent::start(&[]);
+    let agent = Agent::start(&PROXIES);
     let events = agent.events();
 
     let nginx = Nginx::start(&scene.config(), None);
@@ -317,7 +319,7 @@ fn a_proxy_outside_of_the_cgroup_that_is_watched_stays_unseen() {
     scene.start_nginx();
     let inside = Cgroup::of_service("scoped-inside");
     let folder = inside.outermost().to_string_lossy();
-    let agent = Agent::start(&["--cgroup", &folder]);
+    let agent = Agent::start(&["--cgroup", &folder, "--attach", "proxies"]);
 
     one_by_one(
         scene.proxy,

@@ -101,7 +101,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
     /// Look at the packets of proxies and of their upstreams on this host, by their cgroups, or at those
-    /// of all processes [default: proxies]
+    /// of all processes [default: everywhere]
     #[arg(long, value_name = "WHERE")]
     attach: Option<Attach>,
     /// Size of the ring buffer between kernel and daemon, a power of two [default: 8388608]

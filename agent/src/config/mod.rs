@@ -240,7 +240,7 @@ impl Default for Settings {
             web_config_file: None,
             api: ApiAccess::Auto,
             cgroup: None,
-            attach: Attach::Proxies,
+            attach: Attach::Everywhere,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
