@@ -50,11 +50,10 @@ impl Orphans {
         tgid: Option<u32>,
         between: RangeInclusive<Nanos>,
     ) -> impl Iterator<Item = &Trial> {
-        let (from, to) = (*between.start(), *between.end());
         let of_process = self.by_process.get(&tgid);
         of_process.into_iter().flat_map(move |trials| {
-            let range = (from, Key::FIRST)..=(to.max(from), Key::LAST);
-            trials.range(range).map(|(_, trial)| trial.as_ref())
+            let over = trials.range(ends_in(&between));
+            over.map(|(_, trial)| trial.as_ref())
         })
     }
 
@@ -65,9 +64,8 @@ impl Orphans {
         between: RangeInclusive<Nanos>,
         key: Key,
     ) -> Option<&mut Trial> {
-        let (from, to) = (*between.start(), *between.end());
-        let range = (from, Key::FIRST)..=(to.max(from), Key::LAST);
-        let mut over = self.by_process.get_mut(&tgid)?.range_mut(range);
+        let of_process = self.by_process.get_mut(&tgid)?;
+        let mut over = of_process.range_mut(ends_in(&between));
         let found = over.find(|(_, trial)| trial.key == key);
         found.map(|(_, trial)| trial.as_mut())
     }
@@ -105,4 +103,10 @@ impl Orphans {
         }
         trial
     }
+}
+
+/// The names of attempts that were over then.
+fn ends_in(between: &RangeInclusive<Nanos>) -> RangeInclusive<(Nanos, Key)> {
+    let (from, to) = (*between.start(), *between.end());
+    (from, Key::FIRST)..=(to.max(from), Key::LAST)
 }

@@ -65,9 +65,9 @@ impl Core {
         }
     }
 
-    /// What speaks for the request is that its thread opened the connection, and another waited when
-    /// that was used. Envoy gives a connection to whoever waits longest when it is established, and the
-    /// one that it was opened for may have got another by then.
+    /// The only witness is that the request's thread opened the connection, and another request was waiting
+    /// when that was used. Envoy hands an established connection to the request that has waited longest; the
+    /// one that it was opened for may have another connection by then.
     fn may_be_lent(&self, trial: &Trial, parent: Parent) -> bool {
         let habits = self.processes.habits(trial.tgid);
         let is_opener = parent.join == Join::Errand
@@ -245,7 +245,7 @@ impl Core {
     }
 
     /// A request failed with these attempts. Others that were over at once before the first of them began,
-    /// or began at once when the last one was over, may be its as well, whomever they will be joined to.
+    /// or began at once when the last one was over, may be its as well, whichever request they are joined to.
     pub(super) fn doubt_neighbours(&mut self, request: &OpenRequest, tries: &[Box<Trial>]) {
         let Some(answered) = request.outcome().failed_at() else {
             return;
@@ -341,7 +341,7 @@ impl Core {
             _ => None,
         };
         let Some(failed) = only else {
-            // Whoever else it may have been made for, it may have been this one.
+            // This request may have made it, whichever one it is joined to.
             let was_open = |failed: &&&Trial| failed.started >= request.started;
             let may_be_its = followed.iter().filter(was_open);
             let keys: Vec<Key> = may_be_its.map(|failed| failed.key).collect();

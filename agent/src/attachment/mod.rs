@@ -478,7 +478,7 @@ impl Attachment {
                 processes.start(tgid)?;
                 tracing::info!(
                     tgid,
-                    "its cgroup cannot be told: packets of all processes are seen for it"
+                    "its cgroup is not known: packets of all processes are seen for it"
                 );
                 Some(PathBuf::new())
             }

@@ -246,7 +246,7 @@ impl Listeners {
             .is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY)
         {
             self.look(proc, processes);
-            // Before it began, so that what is told was so then or later.
+            // The time before the look: what is reported was so then or later.
             self.looked = Some(now);
         }
     }
@@ -350,12 +350,22 @@ fn is_link_local(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{IpAddr, TcpListener};
+    use std::os::unix::fs::MetadataExt;
 
-    use super::{Around, Listeners, Relation, Servers, covers};
+    use super::{Around, Listeners, Netns, Relation, Servers, covers};
     use crate::clock;
     use crate::config::Settings;
     use crate::processes::Processes;
+
+    /// The processes of this host and the network of this one; `None` outside of the host's pid namespace,
+    /// where nothing is shown.
+    fn here() -> Option<(Processes, Netns)> {
+        let processes = Processes::new(&Settings::default());
+        let netns = fs::metadata(processes.proc()?.join("self/ns/net")).unwrap();
+        Some((processes, netns.ino()))
+    }
 
     #[test]
     fn a_listener_at_all_addresses_covers_those_of_its_family() {
@@ -375,12 +385,9 @@ mod tests {
     fn a_listener_of_this_process_is_found_with_its_process() {
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listening.local_addr().unwrap();
-        let processes = Processes::new(&Settings::default());
-        let Some(proc) = processes.proc() else {
-            return; // Not in the host's pid namespace: nothing is shown.
+        let Some((processes, netns)) = here() else {
+            return;
         };
-        use std::os::unix::fs::MetadataExt;
-        let netns = std::fs::metadata(proc.join("self/ns/net")).unwrap().ino();
         let mut listeners = Listeners::default();
         let mut around = |asked: &str| -> Around {
             let asked = format!("{asked}:{}", at.port()).parse().unwrap();
@@ -403,12 +410,9 @@ mod tests {
     fn who_serves_at_an_address_is_found() {
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listening.local_addr().unwrap();
-        let processes = Processes::new(&Settings::default());
-        let Some(proc) = processes.proc() else {
-            return; // Not in the host's pid namespace: nothing is shown.
+        let Some((processes, netns)) = here() else {
+            return;
         };
-        use std::os::unix::fs::MetadataExt;
-        let netns = std::fs::metadata(proc.join("self/ns/net")).unwrap().ino();
         let own = std::process::id();
         let mut listeners = Listeners::default();
         let mut servers =

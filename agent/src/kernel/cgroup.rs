@@ -29,7 +29,8 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The cgroup that is watched: `named`, or what is `unified` in it where that is version 1, or the root of the mounted v2 hierarchy.
+/// The watched cgroup: `named`, or its folder `unified` if `named` is of version 1, or the root of the
+/// mounted v2 hierarchy.
 ///
 /// # Errors
 /// Nothing is mounted, or the path is not a cgroup v2 directory that can be opened.
