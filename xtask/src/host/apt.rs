@@ -105,14 +105,22 @@ pub(crate) fn install(names: &[&str], purpose: &str) -> Result<()> {
         bail!("{purpose} needs packages; as root: {line}");
     }
     println!("{purpose}: {line}");
-    refresh_lists(names)?;
+    let fresh = refresh_lists(names)?;
     let _quiet = NoServices::begin()?;
     let mut apt = Command::new("apt-get");
     apt.args(OPTIONS)
         .args(["install", "-y", "--no-install-recommends"])
         .args(names)
         .env("DEBIAN_FRONTEND", "noninteractive");
-    command::run_within(&mut apt, LIMIT)?;
+    if let Err(error) = command::run_within(&mut apt, LIMIT) {
+        if fresh {
+            return Err(error);
+        }
+        // Old lists name versions that the archive no longer has: 404 for each of them.
+        println!("that failed, perhaps for old package lists: apt-get update, and once more");
+        update_lists()?;
+        command::run_within(&mut apt, LIMIT)?;
+    }
     keep_from_boot(names)
 }
 
@@ -141,12 +149,18 @@ fn keep_from_boot(installed: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `apt-get update`, only when apt does not know one of the packages yet.
-pub(crate) fn refresh_lists(names: &[&str]) -> Result<()> {
+/// `apt-get update`, only when apt does not know one of the packages yet: whether that was
+/// done.
+pub(crate) fn refresh_lists(names: &[&str]) -> Result<bool> {
     if names.iter().all(|name| candidate(name).is_some()) {
-        return Ok(());
+        return Ok(false);
     }
     println!("apt does not know them yet: apt-get update");
+    update_lists()?;
+    Ok(true)
+}
+
+fn update_lists() -> Result<()> {
     command::run_within(Command::new("apt-get").args(OPTIONS).arg("update"), LIMIT)
 }
 
