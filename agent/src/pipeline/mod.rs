@@ -1,9 +1,9 @@
 //! The one task that owns probes and core.
 //!
 //! In: records. Out: series, lines of the event stream, incidents, the agent's own state. A round
-//! drains the ring, looks whether anything was lost, decodes, tells the core who the processes
-//! are, counts what the core tells, and lets the core's time pass. Questions are answered between two
-//! rounds. Records in are records decoded
+//! drains the ring of what was in it when the round began, looks whether anything was lost, decodes, tells
+//! the core who the processes are, counts what the core tells, and lets the core's time pass. Questions are
+//! answered between two rounds. Records in are records decoded
 //! plus records refused, at every moment.
 
 mod coverage;
@@ -49,6 +49,28 @@ const ROUND: Duration = Duration::from_millis(20);
 /// The same where there is not, which is come to by doubling. Longer: errors are told later. Shorter:
 /// each record costs more, for what it needs is in no cache any more.
 const LONGEST_ROUND: Duration = Duration::from_millis(80);
+
+/// What a round did.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// Records that it took in, or connections that it was told of, whichever were more.
+    taken: usize,
+    /// More had come meanwhile.
+    more: bool,
+}
+
+impl Round {
+    /// For how long nothing need be done after it; `before` it was that.
+    fn pause(self, before: Duration) -> Duration {
+        if self.more {
+            Duration::ZERO
+        } else if self.taken >= slice::RECORDS {
+            ROUND
+        } else {
+            (2 * before).clamp(ROUND, LONGEST_ROUND)
+        }
+    }
+}
 
 /// Losses of the probes after which an attempt or a request may be missing.
 const MISSING: [Tally; 4] = [
@@ -167,12 +189,7 @@ impl<S: Source> Pipeline<S> {
                 question = asked.next() => Some(question),
                 () = &mut stop => break,
             };
-            let much = self.round() >= slice::RECORDS;
-            pause = if much {
-                ROUND
-            } else {
-                (2 * pause).min(LONGEST_ROUND)
-            };
+            pause = self.round().pause(pause);
             match question {
                 None => {}
                 Some(Ask::Refresh(scrapes)) => {
@@ -191,9 +208,10 @@ impl<S: Source> Pipeline<S> {
         self.report();
     }
 
-    /// Takes in what is in the ring, and what is told of connections; how many of the one or the other
-    /// that were.
-    fn round(&mut self) -> usize {
+    /// Takes in what is in the ring, and what is told of connections. What comes meanwhile waits for the
+    /// next round: where records come faster than they are taken in, time would not pass for the core, and
+    /// nobody's question would be answered.
+    fn round(&mut self) -> Round {
         // Taken before the drain: what happened before it is in the ring by now.
         let now = clock::monotonic();
         let Self {
@@ -206,7 +224,7 @@ impl<S: Source> Pipeline<S> {
         // When a loss of the last round was is known no better than that it was before this one.
         let mut lost = std::mem::take(&mut losses.fresh);
         let mut looked = false;
-        let (mut records, mut heard) = (0, 0);
+        let (mut records, mut heard, mut more) = (0, 0, false);
         daemon.begin_round();
         daemon.hear_servers(source, now);
         loop {
@@ -228,6 +246,10 @@ impl<S: Source> Pipeline<S> {
                 daemon.record(record, now);
                 records += 1;
             }
+            if slice.is_past(now) {
+                more = true;
+                break;
+            }
         }
         daemon.settle(source, now);
         daemon.advance(now);
@@ -236,7 +258,10 @@ impl<S: Source> Pipeline<S> {
                 tracing::warn!(tgid, %error, "a process is still watched by the probes");
             }
         }
-        records.max(heard)
+        Round {
+            taken: records.max(heard),
+            more,
+        }
     }
 
     fn report(&self) {

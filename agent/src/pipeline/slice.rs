@@ -4,7 +4,15 @@
 //! record is here. So the counters are looked at between the two, and the core knows of a loss
 //! before it decides anything by what came behind it.
 
+use std::mem::offset_of;
+
+use agent_core::observation::Nanos;
+use agent_wire::record::Header;
+
 use super::Source;
+
+/// Where a record has its time.
+const TIME: usize = offset_of!(Header, time_ns);
 
 /// Records in a slice. More: memory, up to 5 KB each and 0.5 KB as a rule. Fewer: the counters
 /// are looked at more often for nothing.
@@ -28,6 +36,14 @@ impl Slice {
             bytes.extend_from_slice(record);
             ends.push(bytes.len());
         }) > 0
+    }
+
+    /// The newest of them is of a time behind `time`.
+    pub(super) fn is_past(&self, time: Nanos) -> bool {
+        let start = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
+        let newest = self.bytes.get(start..);
+        let told = newest.and_then(|record| record.get(TIME..)?.first_chunk());
+        told.is_some_and(|told| Nanos::from_ne_bytes(*told) > time)
     }
 
     /// The records, oldest first.
