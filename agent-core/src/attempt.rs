@@ -12,8 +12,8 @@ use crate::around::Around;
 use crate::connection::Connection;
 use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
 use crate::observation::{
-    End, Errand, Exchange, Flags, Nanos, Opening, Phase, RequestHead, ResponseHead, Side, Socket,
-    TlsHandshake,
+    End, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase, RequestHead, ResponseHead, Side,
+    Socket, TlsHandshake,
 };
 use crate::outcome::Outcome;
 use crate::parent::Parent;
@@ -370,6 +370,12 @@ impl Trial {
         }
     }
 
+    /// Its response ends with the connection.
+    pub(crate) fn is_until_close(&self) -> bool {
+        let exchange = self.exchange.as_ref();
+        exchange.is_some_and(|exchange| exchange.framing == Framing::Close)
+    }
+
     /// Its response is known to be whole.
     pub(crate) fn is_complete(&self) -> bool {
         self.whole() == Whole::Yes
@@ -401,7 +407,7 @@ impl Trial {
         self.transport.sent_after_close() || self.peer_fin().is_some()
     }
 
-    fn peer_fin(&self) -> Option<Nanos> {
+    pub(crate) fn peer_fin(&self) -> Option<Nanos> {
         match &self.tls {
             Some(tls) => tls.handshake.peer_fin,
             None => self.exchange.as_ref()?.peer_fin.get(),

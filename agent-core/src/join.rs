@@ -406,6 +406,11 @@ fn is_try_of(trial: &Trial, request: &OpenRequest) -> bool {
     fits && request.end.is_none()
 }
 
+/// What was sent is what was asked, or has something of it.
+pub(crate) fn is_alike(sent: &RequestHead, asked: &RequestHead) -> bool {
+    evidence::likeness(sent, asked) > Likeness::Unknown
+}
+
 /// What was sent is what was asked, or ends as that does.
 pub(crate) fn is_like(trial: &Trial, asked: Option<&RequestHead>) -> bool {
     let heads = trial.head.as_ref().zip(asked);

@@ -130,6 +130,11 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// A signal took it down, the kernel's for want of memory included.
+    pub fn is_kill(self) -> bool {
+        matches!(self, Self::Signal(_) | Self::OutOfMemory)
+    }
+
     /// Not of its own will: only with status 0 does a process say that all is well.
     pub fn is_crash(self) -> bool {
         self != Self::Status(0)

@@ -1,6 +1,6 @@
 //! What became of a client's request: what the rules need to judge its attempts.
 
-use crate::observation::Nanos;
+use crate::observation::{Ended, Nanos};
 
 /// The status that Go's proxies write, to nobody, for a client that left.
 pub(crate) const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -21,6 +21,10 @@ pub(crate) struct Outcome {
     pub(crate) answer_began: Option<Nanos>,
     /// Last byte of the answer, or the end without one.
     pub(crate) ended: Nanos,
+    /// The client took nothing more in when that was: its last acknowledgement offered no window.
+    pub(crate) client_stalls: bool,
+    /// How the process that served the client ended, where its connection ended with that.
+    pub(crate) proxy_ended: Option<Ended>,
 }
 
 impl Outcome {

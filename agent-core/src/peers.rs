@@ -3,6 +3,8 @@
 //! In: records of sockets that are no proxy's: a process that died, a reset and why it was sent, whether
 //! anybody had read when the proxy left. Out: the same, for the end of an attempt.
 
+use std::net::SocketAddr;
+
 use crate::around::Around;
 use crate::attempt::Trial;
 use crate::by_ends::ByEnds;
@@ -10,6 +12,7 @@ use crate::deaths::Deaths;
 use crate::event::Upstream;
 use crate::network::{self, Ends, Network};
 use crate::observation::{Ended, Nanos};
+use crate::outcome::Outcome;
 use crate::timing::{SECOND, SLACK};
 
 /// A reset arrives within this time after it was sent on the same host, ns.
@@ -51,7 +54,9 @@ impl Peers {
         if let Upstream::Inet(remote) = trial.upstream
             && let Some(ends) = network::ends(network, remote, trial.local())
         {
-            let (at, asked) = (trial.ended, trial.sent_at().unwrap_or(trial.started));
+            // What ends with the connection is over with its last byte, and its connection later.
+            let at = trial.ended.max(trial.peer_fin().unwrap_or(0));
+            let asked = trial.sent_at().unwrap_or(trial.started);
             around.process_ended = self.deaths.of_server(ends, asked, at);
             // The kernel reports a reset when it has sent it: over the loopback, that has arrived.
             let at = at.saturating_add(SLACK);
@@ -64,6 +69,22 @@ impl Peers {
                 .get(ends, at.saturating_add(LEAVING), 2 * LEAVING)
                 .filter(|_| trial.key.index == 0 && !trial.response_began());
         }
+    }
+
+    /// How the process of `network` ended that served a client, where its connection, with these ends, ended
+    /// with that.
+    pub(crate) fn served(
+        &self,
+        [server, client]: [SocketAddr; 2],
+        network: Option<Network>,
+        outcome: &Outcome,
+    ) -> Option<Ended> {
+        if outcome.complete {
+            return None;
+        }
+        let at = outcome.ended.saturating_add(SLACK);
+        let ends = network::ends(network, server, client)?;
+        self.deaths.of_server(ends, at.saturating_sub(SECOND), at)
     }
 
     pub(crate) fn deaths(&self) -> &Deaths {

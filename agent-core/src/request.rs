@@ -5,6 +5,8 @@
 
 use std::net::SocketAddr;
 
+use agent_wire::record::flag;
+
 use crate::address::Address;
 use crate::attempt::Trial;
 use crate::event::Join;
@@ -82,7 +84,9 @@ impl OpenRequest {
     /// Takes in a later record of the same exchange.
     pub(crate) fn update(&mut self, socket: &Socket, exchange: Exchange, status: Option<u16>) {
         self.tgid = socket.tgid.or(self.tgid);
-        self.flags = Flags(self.flags.0 | socket.flags.0);
+        // Whether its client takes more in is as the last record has it.
+        let before = self.flags.0 & !flag::ZERO_WINDOW;
+        self.flags = Flags(before | socket.flags.0);
         self.last_seen = self.last_seen.max(socket.time);
         self.code = status
             .or(self.code)
@@ -168,7 +172,14 @@ impl OpenRequest {
             } else {
                 noticed
             },
+            client_stalls: self.flags.zero_window(),
+            proxy_ended: None,
         }
+    }
+
+    /// Where it arrived, and where from.
+    pub(crate) fn ends(&self) -> [SocketAddr; 2] {
+        [self.server(), self.client()]
     }
 
     /// The client asked for something whole. What is cut short before that (an idle or

@@ -400,7 +400,7 @@ fn bytes_that_are_not_http_are_an_invalid_response() {
 }
 
 #[test]
-fn a_head_the_proxy_would_not_have_is_likely_an_invalid_response() {
+fn a_head_the_proxy_would_not_have_is_perhaps_an_invalid_response() {
     let u = upstream(2).opened(1.5);
     let x = sent(0, 2.0)
         .errand(1, 0, 100)
@@ -410,7 +410,7 @@ fn a_head_the_proxy_would_not_have_is_likely_an_invalid_response() {
         error(&told),
         (
             Cause::InvalidResponse,
-            Certainty::Strong,
+            Certainty::Guess,
             Phase::Body,
             How::None
         )

@@ -188,7 +188,7 @@ fn an_answer_long_after_the_last_known_attempt_is_not_surely_its_doing() {
     let mut seen = refused();
     seen[2] = client(1).response(&sent(0, 1.0).answered(502, 61_000.0));
     let request = told(&mut core(), seen).request();
-    assert_eq!(request.error.expect("502").certainty, Certainty::Strong);
+    assert_eq!(request.error.expect("502").certainty, Certainty::Guess);
 }
 
 #[test]

@@ -7,11 +7,15 @@ use crate::attempt::Trial;
 use crate::cause::rules::{Case, UNATTRIBUTED, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Failure};
-use crate::observation::{Nanos, Phase};
+use crate::join;
+use crate::observation::{Nanos, Phase, RequestHead};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
 use crate::timing::{AT_ONCE, SLACK};
 use crate::witness::Witnesses;
+
+/// "500 Internal Server Error" (RFC 9110, 15.6.1).
+const INTERNAL_ERROR: u16 = 500;
 
 /// Whether the process answered 5xx after an attempt of its own had failed: it acts as a proxy then,
 /// whatever it is, and whatever the upstream speaks. An attempt that may be another request's does
@@ -39,7 +43,35 @@ pub(crate) fn masked(failure: Option<Failure>, outcome: &Outcome, is_last: bool)
 /// The attempt that the answer was given for, and the most that can be said of that: of those that
 /// were answered or over by then, the last to be so. Of attempts side by side (a mirrored request, a
 /// hedged one) it is that whose status was passed on.
-pub(crate) fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
+///
+/// What is fetched from elsewhere when an attempt has failed is no retry, but the page that tells of the error
+/// (nginx `error_page`, Traefik's `errors`): the one before decides then, as a guess. `asked` is what the
+/// client asked for.
+pub(crate) fn decisive(
+    attempts: &[Arc<Attempt>],
+    outcome: &Outcome,
+    asked: Option<&RequestHead>,
+) -> Option<(usize, Certainty)> {
+    let (last, sure) = answered_for(attempts, outcome)?;
+    let page = &attempts[last];
+    let is_other = page.code.is_some() && page.failure.is_none_or(is_own_answer);
+    let lines = page.head.as_ref().zip(asked);
+    if !is_other || lines.is_none_or(|(sent, asked)| join::is_alike(sent, asked)) {
+        return Some((last, sure));
+    }
+    let before = (0..attempts.len()).rev().find(|at| {
+        let other = &attempts[*at];
+        let after = page.started.saturating_add(SLACK).checked_sub(other.ended);
+        other.failure.is_some() && after.is_some_and(|after| after <= AT_ONCE)
+    });
+    Some(before.map_or((last, sure), |before| (before, Certainty::Guess)))
+}
+
+fn is_own_answer(failure: Failure) -> bool {
+    failure.cause == Cause::UpstreamStatus
+}
+
+fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
     let by = outcome.answer_began.unwrap_or(outcome.ended);
     let by = by.saturating_add(AT_ONCE);
     let known = |attempt: &Attempt| match attempt.header_seconds {
@@ -83,6 +115,19 @@ pub(crate) fn decisive(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(
     }
 }
 
+/// The error is one that programs make themselves (RFC 9110, 15.6.1), and gateways by the way only: an
+/// application that runs in the proxy (mod_php, Lua) may have asked a cache, gone on without it, and failed
+/// of something else. Not where what failed was a request like the client's.
+fn is_of_application(cause: Cause, attempt: &Attempt, outcome: &Outcome) -> bool {
+    // Apache httpd gives 500 for a handshake that failed.
+    let is_gateways = matches!(
+        cause,
+        Cause::UpstreamStatus | Cause::ConnectLocalError | Cause::TlsFailed
+    );
+    let of_heads = attempt.witnesses.has_any(Witnesses::OF_HEADS);
+    outcome.code == Some(INTERNAL_ERROR) && !is_gateways && !of_heads
+}
+
 /// Why the client got 500 or more, or no answer: the cause of the attempt `at`, where that explains
 /// it. `surety` is the most that can be said of it being the one that was answered for.
 pub(crate) fn error_of(
@@ -115,11 +160,14 @@ pub(crate) fn error_of(
         );
     };
     let same_status = failure.cause != Cause::UpstreamStatus || last.code == outcome.code;
-    let certainty = if same_status {
-        failure.certainty.max(surety)
+    let most = if is_of_application(failure.cause, last, outcome) {
+        Certainty::Guess
+    } else if same_status {
+        Certainty::Proof
     } else {
-        failure.certainty.max(surety).max(Certainty::Strong)
+        Certainty::Strong
     };
+    let certainty = failure.certainty.max(surety).max(most);
     (
         Some(Failure {
             certainty,

@@ -67,6 +67,9 @@ pub(crate) fn judge(case: &Case<'_>) -> Option<Failure> {
     if case.trial.unread {
         return unread::judge(case);
     }
+    if connecting::only_shook_hands(case) {
+        return None;
+    }
     RULES
         .iter()
         .find_map(|rule| rule(case))

@@ -14,7 +14,7 @@ impl Core {
     /// Gathers what is known of the end of an attempt.
     pub(super) fn look_around(&self, trial: &mut Trial) {
         // Nothing is asked of what went well.
-        if trial.is_complete() && !trial.answer.interim {
+        if trial.is_complete() && !trial.answer.interim && !trial.is_until_close() {
             return;
         }
         let habits = self.processes.habits(trial.tgid);

@@ -11,7 +11,7 @@ use crate::attempt::{Finish, Trial, seconds};
 use crate::cause::answer::{answers_for_upstream, decisive, error_of, masked};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
-use crate::event::{Attempt, Check, Event, Failure, Proxy, Request};
+use crate::event::{Attempt, Check, Event, Failure, Join, Proxy, Request};
 use crate::observation::{End, Nanos, RequestHead};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
@@ -157,6 +157,8 @@ impl Core {
             return;
         };
         let mut outcome = request.outcome();
+        let network = self.processes.network(request.tgid);
+        outcome.proxy_ended = self.peers.served(request.ends(), network, &outcome);
         // A client that has closed resets what it gets then; one that only sends no more takes it.
         let whole = self.losses.none_since(request.started);
         if whole && self.may_have_stayed(key, &outcome) {
@@ -179,6 +181,7 @@ impl Core {
         for trial in &mut tries {
             self.look_around(trial);
         }
+        doubt_connects(&mut tries, &outcome);
         if outcome.is_failed() {
             self.doubt_neighbours(&request, &tries);
         }
@@ -290,7 +293,7 @@ impl Core {
         proxy: &Proxy,
         mut attempts: Vec<Arc<Attempt>>,
     ) -> Explained {
-        let decisive = decisive(&attempts, outcome);
+        let decisive = decisive(&attempts, outcome, request.head.as_ref());
         let surety = decisive.map_or(Certainty::Guess, |(at, surety)| {
             let attempt = &attempts[at];
             let joined = attempt.join_certainty.unwrap_or(Certainty::Guess);
@@ -458,6 +461,37 @@ impl Core {
             Certainty::Proof
         } else {
             Certainty::Strong
+        }
+    }
+}
+
+/// A thread that connects has read from a client last, and that may have been another's: a server of raw
+/// TCP in the same process (nginx `stream`, Envoy's `tcp_proxy`) connects for a client of which it has read
+/// nothing. What fails for this request is followed at once by its error or by its next try, or is tried
+/// again at the same upstream.
+fn doubt_connects(tries: &mut [Box<Trial>], outcome: &Outcome) {
+    let others: Vec<_> = tries
+        .iter()
+        .map(|trial| (trial.key, trial.started, trial.upstream.clone()))
+        .collect();
+    for trial in tries {
+        let ended = trial.ended;
+        let follows = |at: Nanos, within: Nanos| {
+            at.saturating_add(timing::SLACK) >= ended && at.saturating_sub(ended) <= within
+        };
+        let answered = outcome.answer_began.unwrap_or(outcome.ended);
+        let followed = outcome.is_failed() && follows(answered, PROMPT)
+            || others.iter().any(|(key, started, upstream)| {
+                let is_next = follows(*started, timing::AT_ONCE) || *upstream == trial.upstream;
+                *key != trial.key && is_next
+            });
+        if let Some(parent) = &mut trial.parent
+            && trial.exchange.is_none()
+            && !trial.unread
+            && parent.join == Join::Errand
+            && !followed
+        {
+            parent.surety = Certainty::Guess;
         }
     }
 }

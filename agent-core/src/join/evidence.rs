@@ -377,7 +377,9 @@ fn contradicts(trial: &Trial, request: &OpenRequest) -> bool {
         .as_ref()
         .zip(asked.trace_id.as_ref())
         .is_some_and(|(one, other)| one != other);
-    sent.method != asked.method
+    // For a HEAD a cache fetches the whole, and leave to serve is asked for by GET, whatever it is.
+    let other_method = sent.method != asked.method && sent.method != "GET";
+    other_method
         || differ(sent.content_length, asked.content_length)
         || (other_trace && likeness(sent, asked) < Likeness::Same)
 }
@@ -396,7 +398,8 @@ fn is_open_at(request: &OpenRequest, at: Nanos) -> bool {
 
 /// How alike two request lines are. A proxy that rewrites paths keeps their end.
 pub(super) fn likeness(sent: &RequestHead, asked: &RequestHead) -> Likeness {
-    if sent.method != asked.method {
+    let is_fetch = sent.method == "GET" && asked.method == "HEAD";
+    if sent.method != asked.method && !is_fetch {
         return Likeness::Other;
     }
     if sent.path == asked.path {

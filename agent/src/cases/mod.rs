@@ -27,7 +27,7 @@ use crate::identity::Peer;
 use crate::names;
 
 /// All cases, the most exact first.
-pub const ALL: [&Kind; 28] = [
+pub const ALL: [&Kind; 29] = [
     &service::NO_READY_ENDPOINT,
     &address::MOVED,
     &address::LOOPBACK_ONLY,
@@ -41,6 +41,7 @@ pub const ALL: [&Kind; 28] = [
     &upload::ANSWERED_EARLY,
     &worker::EXITED,
     &worker::KILLED,
+    &worker::STOPPED,
     &worker::FAILED,
     &idle::LIMIT_OF_REQUESTS,
     &upload::CLOSED_DURING_UPLOAD,

@@ -37,8 +37,12 @@ pub(super) const CLOSES_EACH_REQUEST: Kind = Kind {
 };
 
 fn tls_to_plain_http(scene: &Scene<'_>) -> Option<Found> {
-    let by = if scene.attempt.evidence.opening == Some(Opening::Http) {
+    let evidence = &scene.attempt.evidence;
+    let by = if evidence.opening == Some(Opening::Http) {
         "answered the ClientHello with HTTP"
+    } else if evidence.tls_alert.is_some() || evidence.opening == Some(Opening::Tls) {
+        // It speaks TLS, and answers plain HTTP to who does not (nginx, 400).
+        return None;
     } else if scene.peer.known.spoke_http && !scene.peer.known.spoke_tls {
         "answered plain HTTP before"
     } else {

@@ -42,9 +42,18 @@ pub(super) const KILLED: Kind = Kind {
     name: "killed_by_somebody",
     causes: &[Cause::UpstreamCrashed],
     evidence: "The upstream is on this host, its process was ended by SIGKILL, SIGTERM or SIGINT under the request, and the kernel did not send that for want of memory.",
-    meaning: "The process of {asked} was killed by signal {signal}, and not for want of memory: somebody sent that signal.",
-    fix: "Find who: a limit for one request (uWSGI harakiri, php-fpm request_terminate_timeout, gunicorn --timeout), a stop or deploy that did not wait, a liveness probe.",
+    meaning: "The process of {asked} was killed by signal {signal}: somebody sent it, and not the kernel for want of memory.",
+    fix: "Find who: a daemon that watches memory (systemd-oomd, the kubelet), a limit for one request (uWSGI harakiri, php-fpm request_terminate_timeout, gunicorn --timeout), a stop or deploy that did not wait, a liveness probe.",
     find: killed,
+};
+
+pub(super) const STOPPED: Kind = Kind {
+    name: "stopped_by_signal",
+    causes: &[Cause::UpstreamCrashed],
+    evidence: "The upstream is on this host, and its process exited under the request with status 129, 130 or 143: 128 and the number of SIGHUP, SIGINT or SIGTERM, as a program exits that handles the signal, or a shell whose program it ended.",
+    meaning: "The process of {asked} exited with status {status} while the request was its to answer: that is what programs exit with that are stopped by signal {signal}, as a JVM does.",
+    fix: "A stop, a deploy or a scale-down did not wait: take the upstream out of the pool first, let it finish what it has (a preStop hook, graceful shutdown), and give it the time for that.",
+    find: stopped,
 };
 
 pub(super) const FAILED: Kind = Kind {
@@ -70,14 +79,29 @@ fn killed(scene: &Scene<'_>) -> Option<Found> {
     }
 }
 
+/// 128 and SIGHUP, SIGINT or SIGTERM.
+const STOPPED_BY: [u8; 3] = [129, 130, 143];
+
+fn stopped(scene: &Scene<'_>) -> Option<Found> {
+    match scene.attempt.evidence.process_ended? {
+        Ended::Status(status) if STOPPED_BY.contains(&status) => Some(
+            Found::new(Certainty::Strong)
+                .fact("asked", scene.asked())
+                .fact("status", status)
+                .fact("signal", status - 128),
+        ),
+        Ended::Status(_) | Ended::Signal(_) | Ended::OutOfMemory => None,
+    }
+}
+
 fn failed(scene: &Scene<'_>) -> Option<Found> {
     match scene.attempt.evidence.process_ended? {
-        Ended::Status(status @ 1..) => Some(
+        Ended::Status(status @ 1..) if !STOPPED_BY.contains(&status) => Some(
             Found::new(Certainty::Strong)
                 .fact("asked", scene.asked())
                 .fact("status", status),
         ),
-        Ended::Status(0) | Ended::Signal(_) | Ended::OutOfMemory => None,
+        Ended::Status(_) | Ended::Signal(_) | Ended::OutOfMemory => None,
     }
 }
 
@@ -178,6 +202,8 @@ mod tests {
             (Ended::Signal(11), None),
             (Ended::OutOfMemory, None),
             (Ended::Status(3), Some("exited_with_error")),
+            (Ended::Status(143), Some("stopped_by_signal")),
+            (Ended::Status(137), Some("exited_with_error")),
         ] {
             let mut attempt = failed_attempt();
             attempt.failure = Some(Failure {

@@ -64,7 +64,8 @@ impl Source for Fake {
     fn drain(&mut self, at_most: usize, mut each: impl FnMut(&[u8])) -> usize {
         if self.records.is_empty() && self.coming > 0 {
             self.coming -= 1;
-            self.records.extend((0..at_most).map(|_| rounds::closed_now()));
+            self.records
+                .extend((0..at_most).map(|_| rounds::closed_now()));
         }
         let count = self.records.len().min(at_most);
         self.records.drain(..count).for_each(|record| each(&record));

@@ -125,7 +125,10 @@ pub(super) fn header_too_big(case: &Case<'_>) -> Option<Failure> {
 /// that it closed the connection says it better.
 pub(super) fn upstream_crashed(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
-    if !crashed(case) || case.trial.is_complete() {
+    let ended = case.trial.around().process_ended?;
+    // What ends with the connection looks whole when its sender was killed.
+    let is_whole = case.trial.is_complete() && !(case.trial.is_until_close() && ended.is_kill());
+    if !ended.is_crash() || is_whole {
         return None;
     }
     failure(Cause::UpstreamCrashed, Certainty::Proof, case.phase(), how)

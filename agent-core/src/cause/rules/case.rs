@@ -95,10 +95,18 @@ impl Case<'_> {
     }
 
     /// The proxy closed to its client as well, without a word: it was stopped, reloaded or died, as
-    /// far as is known. A timer of its own would have made it answer.
+    /// far as is known. A timer of its own would have made it answer. Or its process ended.
     pub(super) fn proxy_left(&self) -> bool {
+        self.request.is_some_and(|request| {
+            let without_a_word = request.code.is_none() && request.client_gone.is_none();
+            without_a_word || request.proxy_ended.is_some()
+        })
+    }
+
+    /// The client did not read what it got: its proxy waited for it.
+    pub(super) fn client_stalls(&self) -> bool {
         self.request
-            .is_some_and(|request| request.code.is_none() && request.client_gone.is_none())
+            .is_some_and(|request| request.client_stalls && !request.complete)
     }
 
     /// The client had left when the attempt ended: since when.

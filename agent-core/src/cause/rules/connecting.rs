@@ -112,6 +112,20 @@ fn connect_failed(cause: Cause, how: How) -> Option<Failure> {
     failure(cause, Certainty::Proof, Phase::Connect, how)
 }
 
+/// The proxy completed the handshake and closed without a word, and no request is known that misses an
+/// answer: it wanted nothing more. So do checks (HAProxy `check ssl`), and Go with a connection too many.
+pub(super) fn only_shook_hands(case: &Case<'_>) -> bool {
+    let tls = case.trial.tls.as_ref();
+    let is_done = tls.is_some_and(|tls| {
+        let handshake = &tls.handshake;
+        handshake.finished.is_some() && handshake.alert.is_none()
+    });
+    let is_missed = case
+        .request
+        .is_some_and(|request| request.code.is_none_or(|code| code >= 500));
+    is_done && case.trial.closed_by() == ClosedBy::Local && !is_missed
+}
+
 /// The TLS handshake ended before application data: the peer closed, an alert passed, the reply
 /// was no TLS, or none came. Where the proxy gave up, its client must still have been there.
 pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
@@ -134,8 +148,8 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
         return failure(Cause::ClientAbort, sure, Phase::Tls, How::None);
     }
     if handshake.finished.is_some() {
-        // All was said, and the proxy did not like it: a certificate it does not trust.
-        return fail(Certainty::Strong, How::None);
+        // All was said, and the proxy did not like it: a certificate that it does not trust and looks at last.
+        return fail(Certainty::Guess, How::None);
     }
     let last = handshake.reply.unwrap_or(handshake.hello);
     let waited = case.trial.ended.saturating_sub(last) >= SILENCE;

@@ -6,7 +6,7 @@ use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::Nanos;
 use crate::transport::{ClosedBy, Delivered};
-use crate::whole::Whole;
+use crate::whole::{Unread, Whole};
 
 /// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
 /// rejects is called a slow application. Longer: so is not what a very short timer ends.
@@ -66,7 +66,9 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
     if !rejected {
         return None;
     }
-    let sure = if case.is_firm() {
+    // Of a whole head by the grammar it may dislike something else: what it says, its size, a rule.
+    let is_plain = trial.head_complete() && !trial.answer.malformed;
+    let sure = if case.is_firm() && !is_plain {
         Certainty::Strong
     } else {
         Certainty::Guess
@@ -102,7 +104,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     // Sooner than any timer: the proxy does not want the answer, or not any more.
     let arrived = trial.delivered() == Delivered::All;
     let too_early = trial.waited() < EARLIEST_TIMER && arrived;
-    if too_early || case.proxy_left() || is_no_timer(case) {
+    if too_early || case.proxy_left() || case.client_stalls() || is_no_timer(case) {
         return unattributed(case);
     }
     let waited = case.silence() >= SILENCE;
@@ -110,6 +112,10 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let is_said = is_said || trial.around().others.again;
     let sure = match case.request {
         _ if !arrived => Certainty::Guess,
+        // Its end was not looked for: the client may have been silent, and not the upstream.
+        _ if trial.request_whole() == Whole::Unknown(Unread::Chunks) => Certainty::Guess,
+        // In the middle of an answer a proxy ends for other reasons as well: it is reloaded, or told to.
+        _ if trial.head_complete() && !is_said => Certainty::Guess,
         // It may have rejected what it read, and had no CPU to do so at once.
         _ if trial.response_began() && case.may_be_late() => Certainty::Guess,
         Some(request) => {

@@ -64,7 +64,8 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
             && request.client_gone.is_none()
     });
     let cause = Cause::TruncatedResponse;
-    cut.then(|| failure(cause, Certainty::Strong, Phase::Body, how))?
+    // It may be whole, and the proxy waited for a client that took nothing more in.
+    (cut && !case.client_stalls()).then(|| failure(cause, Certainty::Strong, Phase::Body, how))?
 }
 
 /// The connection lay idle before. One that did not was perhaps not used again: another thread went on
@@ -81,7 +82,8 @@ fn gave_up(case: &Case<'_>) -> Option<Failure> {
     let silence = case.silence();
     let arrived = trial.delivered() == Delivered::All;
     let waited = trial.closed_by() == ClosedBy::Local && silence >= SILENCE && arrived;
-    if !waited || trial.response_began() || case.proxy_left() || giving_up::is_no_timer(case) {
+    let is_otherwise = case.proxy_left() || case.client_stalls();
+    if !waited || trial.response_began() || is_otherwise || giving_up::is_no_timer(case) {
         return None;
     }
     let sure = match case.request {

@@ -114,7 +114,8 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
             by_checks,
         } if by_code => {
             let seen = gives_up && leaves_alone && several;
-            let strong = none_left_code.is_some() && (by_checks || seen && !unjoined);
+            let shown = by_checks && !tries_all_down;
+            let strong = none_left_code.is_some() && (shown || seen && !unjoined);
             let sure = if strong {
                 Certainty::Strong
             } else {
