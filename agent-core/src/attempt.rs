@@ -157,14 +157,15 @@ impl Trial {
         }
     }
 
-    /// What is under way on a connection whose talk is not read.
+    /// What is under way on a connection whose talk is not read; `is_fresh` if it was seen to open and this is
+    /// the first on it.
     pub(crate) fn unread(
         key: Key,
         tgid: u32,
         upstream: Upstream,
         local: Address,
-        started: Nanos,
-        ended: Nanos,
+        (started, ended): (Nanos, Nanos),
+        is_fresh: bool,
     ) -> Self {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let socket = Socket {
@@ -186,7 +187,10 @@ impl Trial {
         Self {
             key,
             local,
-            reused: (key.index > 0).then_some(true),
+            reused: match key.index {
+                0 => is_fresh.then_some(false),
+                _ => Some(true),
+            },
             speculative: true,
             unread: true,
             ..trial

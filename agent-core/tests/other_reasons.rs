@@ -302,5 +302,5 @@ fn a_handshake_that_was_completed_and_closed_by_the_proxy_is_no_failure() {
             c.response(&asked.answered(502, 4.7)),
         ],
     );
-    assert_eq!(error(&told), Some((Cause::TlsFailed, Certainty::Guess)));
+    assert_eq!(error(&told), Some((Cause::TlsFailed, Certainty::Strong)));
 }

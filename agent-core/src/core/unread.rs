@@ -185,7 +185,8 @@ impl Core {
                     cookie,
                     index: used.index,
                 };
-                let trial = Trial::unread(key, tgid, one.remote(), one.local(), used.began, ended);
+                let (times, is_fresh) = ((used.began, ended), one.established.get().is_some());
+                let trial = Trial::unread(key, tgid, one.remote(), one.local(), times, is_fresh);
                 (!goes(&trial)).then_some(trial)
             })
             .collect();

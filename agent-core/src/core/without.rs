@@ -141,7 +141,8 @@ impl Core {
             SocketAddr::from(([0; 4], 0)),
         );
         let (from, to) = (request.started, outcome.ended);
-        let mut trial = Trial::unread(none, proxy.tgid, upstream, nowhere.into(), from, to);
+        let times = (from, to);
+        let mut trial = Trial::unread(none, proxy.tgid, upstream, nowhere.into(), times, false);
         let parent = Parent {
             key,
             join: Join::Waiting,

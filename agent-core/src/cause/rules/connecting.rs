@@ -149,7 +149,12 @@ pub(super) fn tls_failed(case: &Case<'_>) -> Option<Failure> {
     }
     if handshake.finished.is_some() {
         // All was said, and the proxy did not like it: a certificate that it does not trust and looks at last.
-        return fail(Certainty::Guess, How::None);
+        let sure = if case.is_firm() {
+            Certainty::Strong
+        } else {
+            Certainty::Guess
+        };
+        return fail(sure, How::None);
     }
     let last = handshake.reply.unwrap_or(handshake.hello);
     let waited = case.trial.ended.saturating_sub(last) >= SILENCE;
