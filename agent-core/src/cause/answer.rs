@@ -117,7 +117,8 @@ fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, 
 
 /// The error is one that programs make themselves (RFC 9110, 15.6.1), and gateways by the way only: an
 /// application that runs in the proxy (mod_php, Lua) may have asked a cache, gone on without it, and failed
-/// of something else. Not where what failed was a request like the client's.
+/// of something else. Not where what failed was a request like the client's, nor where the error followed the
+/// end of a connection at once, as it does for Apache httpd's `proxy_uwsgi`.
 fn is_of_application(cause: Cause, attempt: &Attempt, outcome: &Outcome) -> bool {
     // Apache httpd gives 500 for a handshake that failed.
     let is_gateways = matches!(
@@ -125,7 +126,10 @@ fn is_of_application(cause: Cause, attempt: &Attempt, outcome: &Outcome) -> bool
         Cause::UpstreamStatus | Cause::ConnectLocalError | Cause::TlsFailed
     );
     let of_heads = attempt.witnesses.has_any(Witnesses::OF_HEADS);
-    outcome.code == Some(INTERNAL_ERROR) && !is_gateways && !of_heads
+    let answered = outcome.answer_began.unwrap_or(outcome.ended);
+    let connected = attempt.failure.is_some_and(|one| one.phase != Phase::Connect);
+    let at_once = connected && answered.saturating_sub(attempt.ended) <= AT_ONCE;
+    outcome.code == Some(INTERNAL_ERROR) && !is_gateways && !of_heads && !at_once
 }
 
 /// Why the client got 500 or more, or no answer: the cause of the attempt `at`, where that explains
