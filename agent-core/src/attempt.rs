@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::around::Around;
 use crate::connection::Connection;
-use crate::event::{Attempt, Evidence, Failure, Proxy, ServerName, Upstream};
+use crate::event::{Attempt, Evidence, Failure, Join, Proxy, ServerName, Upstream};
 use crate::observation::{
     End, Errand, Exchange, Flags, Framing, Nanos, Opening, Phase, RequestHead, ResponseHead, Side,
     Socket, TlsHandshake,
@@ -107,6 +107,8 @@ pub(crate) struct Trial {
     pub(crate) speculative: bool,
     /// What was said is not read: what TCP tells is all there is.
     pub(crate) unread: bool,
+    /// It went well and was told in brief: its request is not looked for.
+    pub(crate) in_brief: bool,
     /// Whether a client asked for it, of one that no request is known for.
     pub(crate) asked: Asked,
 }
@@ -153,6 +155,7 @@ impl Trial {
             may_be_anothers: false,
             speculative: false,
             unread: false,
+            in_brief: false,
             asked: Asked::default(),
         }
     }
@@ -193,6 +196,7 @@ impl Trial {
             },
             speculative: true,
             unread: true,
+            in_brief: false,
             ..trial
         }
     }
@@ -267,6 +271,7 @@ impl Trial {
             may_be_anothers: false,
             speculative: false,
             unread: false,
+            in_brief: false,
             asked: Asked::default(),
         }
     }
@@ -517,9 +522,11 @@ impl Trial {
             proxy,
             cookie: self.key.cookie,
             index: self.key.index,
-            join: self
-                .parent
-                .map_or(crate::event::Join::None, |parent| parent.join),
+            join: match self.parent {
+                Some(parent) => parent.join,
+                None if self.in_brief => Join::InBrief,
+                None => Join::None,
+            },
             join_certainty: self.parent.map(|parent| parent.surety),
             witnesses: self
                 .parent

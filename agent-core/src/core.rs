@@ -3,13 +3,15 @@
 //! In: [`Observation`]s in about the order of their time, facts about processes, and the
 //! passing of time. Out: [`Event`]s. This file is the public face; what an observation does
 //! is in `observe` and `connecting`, how attempts come to their requests in `joining`, how health checks
-//! are distinguished from them in `checking`, those whose talk is not read in `unread`, what else is known of
+//! are distinguished from them in `checking`, those that are told in brief in `in_brief`, those whose talk
+//! is not read in `unread`, what else is known of
 //! their end in `around`, how both come to their verdict in `verdict` and `without`, and what happens by
 //! the mere passing of time in `time`. `open` lists what is under way. What is kept is in parts of their own, `exchanges` first.
 
 mod around;
 mod checking;
 mod connecting;
+mod in_brief;
 mod joining;
 mod observe;
 mod open;

@@ -9,6 +9,7 @@ pub mod head;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
+use agent_wire::brief::{Brief, UNKNOWN_US};
 use agent_wire::limits::{HEAD_BYTES, SERVER_NAME_BYTES, UNIX_PATH_BYTES};
 use agent_wire::plain::{self, Plain};
 use agent_wire::record::{self, Header, MessageHead, end, ended, framing, kind, phase, side, talk};
@@ -93,6 +94,9 @@ impl Record {
 /// # Errors
 /// [`DecodeError`] when the bytes are too short for their kind or a code is out of range.
 pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    if bytes.first() == Some(&kind::BRIEF) {
+        return in_brief(bytes).map(Record::Observation);
+    }
     let header: Header = take(0, bytes)?;
     Ok(match header.kind {
         kind::DNS => Record::Lookup(lookup(&header, bytes)?),
@@ -155,6 +159,7 @@ fn observation(header: &Header, bytes: &[u8]) -> Result<Observation, DecodeError
         kind::HELLO => hello(bytes)?,
         kind::ABANDONED => abandoned(bytes)?,
         kind::TCP => What::Tcp,
+        kind::DISTURBED => What::Disturbed,
         kind::IGNORED => What::Ignored,
         kind::CLIENT_LEFT => What::ClientLeft,
         kind::UNREAD => {
@@ -220,8 +225,11 @@ fn socket(header: &Header) -> Result<Socket, DecodeError> {
         retransmits,
         srtt_us,
     } = *header;
-    let fails_before_socket = matches!(record_kind, kind::CONNECT_ERRNO | kind::UNIX_CONNECT);
-    if cookie == 0 && !fails_before_socket {
+    let is_of_no_socket = matches!(
+        record_kind,
+        kind::CONNECT_ERRNO | kind::UNIX_CONNECT | kind::DISTURBED
+    );
+    if cookie == 0 && !is_of_no_socket {
         return Err(DecodeError::NoCookie(record_kind));
     }
     Ok(Socket {
@@ -243,6 +251,88 @@ fn socket(header: &Header) -> Result<Socket, DecodeError> {
         srtt_us: (srtt_us != 0).then_some(srtt_us),
         flags: Flags(flags),
     })
+}
+
+/// An exchange that went well; its lengths are not told.
+fn in_brief(bytes: &[u8]) -> Result<Observation, DecodeError> {
+    let Brief {
+        kind: record_kind,
+        side: record_side,
+        flags,
+        tgid,
+        time_ns,
+        cookie,
+        request_ns,
+        local,
+        remote,
+        local_port,
+        remote_port,
+        index,
+        status,
+        end: record_end,
+        framing: record_framing,
+        request_us,
+        first_byte_us,
+        head_us,
+        before_us,
+        srtt_us,
+    } = take(kind::BRIEF, bytes)?;
+    let after = |micros: u32| request_ns.saturating_add(u64::from(micros) * 1000);
+    let before = match before_us {
+        UNKNOWN_US => 0,
+        micros => request_ns.saturating_sub(u64::from(micros) * 1000),
+    };
+    let (opened_ns, idle_since_ns) = if index == 0 { (before, 0) } else { (0, before) };
+    let header = Header {
+        kind: record_kind,
+        side: record_side,
+        flags,
+        tgid,
+        time_ns,
+        cookie,
+        opened_ns,
+        local: address_bytes(local),
+        remote: address_bytes(remote),
+        local_port,
+        remote_port,
+        srtt_us,
+        ..Header::default()
+    };
+    let exchange = exchange(
+        record_kind,
+        &record::Exchange {
+            index,
+            end: record_end,
+            // What is framed by a length is not told with it.
+            framing: match record_framing {
+                framing::LENGTH => framing::NONE,
+                other => other,
+            },
+            status,
+            request_ns: seen(request_ns).ok_or(DecodeError::NoTime(record_kind))?,
+            request_last_ns: after(request_us),
+            first_byte_ns: after(first_byte_us),
+            head_ns: after(head_us),
+            last_byte_ns: time_ns,
+            idle_since_ns,
+            ..record::Exchange::default()
+        },
+    )?;
+    if exchange.end.is_none() {
+        return Err(code(record_kind, "end", end::OPEN));
+    }
+    Ok(Observation {
+        socket: socket(&header)?,
+        what: What::InBrief { exchange },
+    })
+}
+
+fn address_bytes(words: [u64; 2]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
 }
 
 fn connect(bytes: &[u8]) -> Result<What, DecodeError> {

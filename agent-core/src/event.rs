@@ -121,6 +121,8 @@ pub enum Join {
     Retry,
     /// No other request of the process waited for an upstream then.
     Waiting,
+    /// Not looked for: the attempt and its request went well, and both were told in brief.
+    InBrief,
     /// Not joined.
     None,
 }

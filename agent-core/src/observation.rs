@@ -2,9 +2,9 @@
 
 #[cfg(feature = "serde")]
 mod flag_names;
+mod seen;
 mod tls;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -14,52 +14,11 @@ use smol_str::SmolStr;
 
 use crate::network::Network;
 
+pub use seen::Seen;
 pub use tls::{Opening, TlsAlert, TlsHandshake};
 
 /// Nanoseconds of `CLOCK_MONOTONIC`. 0 never occurs: "not seen" is `None`.
 pub type Nanos = u64;
-
-/// A time that may not have been seen, in the room of one that was: there are seven in each exchange.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(from = "Option<Nanos>", into = "Option<Nanos>")
-)]
-pub struct Seen(Nanos);
-
-impl Seen {
-    /// As it is told: 0 for one that was not.
-    pub const fn told(time: Nanos) -> Self {
-        Self(time)
-    }
-
-    /// The time, if it was.
-    pub const fn get(self) -> Option<Nanos> {
-        match self.0 {
-            0 => None,
-            time => Some(time),
-        }
-    }
-}
-
-impl From<Option<Nanos>> for Seen {
-    fn from(time: Option<Nanos>) -> Self {
-        Self(time.unwrap_or(0))
-    }
-}
-
-impl From<Seen> for Option<Nanos> {
-    fn from(seen: Seen) -> Self {
-        seen.get()
-    }
-}
-
-impl fmt::Debug for Seen {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(out)
-    }
-}
 
 /// A process asked for a name, or got the answer. Nothing is known of the socket it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +55,7 @@ impl Observation {
             What::Request { exchange, .. }
             | What::Response { exchange, .. }
             | What::End { exchange }
+            | What::InBrief { exchange }
             | What::Unread { exchange } => exchange.request.get(),
             What::ConnectErrno { .. }
             | What::UnixConnect { .. }
@@ -107,6 +67,7 @@ impl Observation {
             | What::Ignored
             | What::ClientLeft
             | What::UnreadClient { .. }
+            | What::Disturbed
             | What::Death { .. }
             | What::Reset { .. } => None,
         }
@@ -195,6 +156,15 @@ pub enum What {
         /// The exchange, final.
         exchange: Exchange,
     },
+    /// An exchange is over and went well: complete, answered at once and with a status below 500. Of its
+    /// heads and lengths nothing is told.
+    InBrief {
+        /// The exchange, final.
+        exchange: Exchange,
+    },
+    /// Something went wrong in a process (`socket.tgid`) whose exchanges were told in brief: those that
+    /// end from now on are told whole.
+    Disturbed,
     /// The connection is gone.
     Close {
         /// This end sent something on it.

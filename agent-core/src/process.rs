@@ -65,6 +65,9 @@ struct Process {
     /// When it last read from a connection that is not read here, for it began before the agent, and
     /// that it may have opened itself.
     read_from_before: Option<Nanos>,
+    /// When something last went wrong there, and when it last did what is told whole to be understood.
+    went_wrong: Nanos,
+    was_special: Option<Nanos>,
     /// Its latest attempt whose request is known: when it began, and the request.
     latest_attempt: Option<(Nanos, Key)>,
     last_used: Nanos,
@@ -131,6 +134,8 @@ impl Processes {
                     unread_clients: UnreadClients::default(),
                     has_unread_clients: false,
                     read_from_before: None,
+                    went_wrong: now,
+                    was_special: None,
                     latest_attempt: None,
                     last_used: now,
                 },
@@ -154,6 +159,35 @@ impl Processes {
         };
         process.last_used = process.last_used.max(now);
         process.info.kind == ProcessKind::Excluded
+    }
+
+    /// Something went wrong in the process at `at`: an exchange of it failed, say.
+    pub(crate) fn went_wrong(&mut self, tgid: u32, at: Nanos) {
+        if let Some(process) = self.table.get_mut(tgid) {
+            process.went_wrong = process.went_wrong.max(at);
+        }
+    }
+
+    /// The process did something at `at` that is understood only where all around it is told whole.
+    pub(crate) fn was_special(&mut self, tgid: Option<u32>, at: Nanos) {
+        if let Some(process) = tgid.and_then(|tgid| self.table.get_mut(tgid)) {
+            process.was_special = process.was_special.max(Some(at));
+        }
+    }
+
+    /// Proxies that pass requests on, at which nothing went wrong since `quiet`, and that did nothing
+    /// special since `plain`.
+    pub(crate) fn proxies_that_go_well(
+        &self,
+        quiet: Nanos,
+        plain: Nanos,
+    ) -> impl Iterator<Item = u32> {
+        self.table.iter().filter_map(move |(tgid, process)| {
+            let is_plain = process.was_special.is_none_or(|at| at < plain);
+            let goes_well = process.went_wrong < quiet && is_plain;
+            let passes_on = process.forwards || process.latest_attempt.is_some();
+            (process.is_proxy() && passes_on && goes_well).then_some(*tgid)
+        })
     }
 
     /// The process was seen to pass a client's request on.

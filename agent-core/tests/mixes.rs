@@ -1,6 +1,8 @@
 //! Requests that are answered, tried again, failed by their upstream or refused by the proxy itself,
 //! many at once, where little but the time says which attempt is whose: nothing wrong is sure.
 
+#[path = "support/briefly.rs"]
+mod briefly;
 #[path = "support/random.rs"]
 mod random;
 mod support;
@@ -222,7 +224,22 @@ fn judge(request: &Request, failing: Failing, truth: &Truth, verdicts: &mut Verd
     *count += 1;
 }
 
-fn play(name: &str, failing: Failing, mix: Mix, seed: u64, verdicts: &mut Verdicts) {
+/// How much of it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Telling {
+    /// All.
+    Whole,
+    /// What goes well in brief, while nothing went wrong a moment ago.
+    Brief,
+}
+
+fn play(
+    name: &str,
+    failing: Failing,
+    (mix, telling): (Mix, Telling),
+    seed: u64,
+    verdicts: &mut Verdicts,
+) {
     let mut traffic = Traffic {
         random: Random::new(seed),
         seen: Vec::new(),
@@ -241,6 +258,9 @@ fn play(name: &str, failing: Failing, mix: Mix, seed: u64, verdicts: &mut Verdic
         traffic.request(id, at, failing, mix, retry_after);
     }
     traffic.seen.sort_by_key(time);
+    if telling == Telling::Brief {
+        traffic.seen = briefly::told(traffic.seen);
+    }
 
     let mut core = Core::new(Limits::default());
     know(&mut core, PROXY, name, ProcessKind::Known);
@@ -264,7 +284,7 @@ fn play(name: &str, failing: Failing, mix: Mix, seed: u64, verdicts: &mut Verdic
 }
 
 /// Of every mix, by name of the proxy.
-fn all_mixes(name: &str) {
+fn all_mixes(name: &str, telling: Telling) {
     let few = Mix {
         apart: 30.0,
         own: 5,
@@ -277,19 +297,31 @@ fn all_mixes(name: &str) {
         failed: 20,
         retried: 10,
     };
-    for failing in ALL {
-        for mix in [few, many] {
+    let rare = Mix {
+        apart: 5.0,
+        own: 1,
+        failed: 2,
+        retried: 2,
+    };
+    let mixes: &[Mix] = match telling {
+        Telling::Whole => &[few, many],
+        Telling::Brief => &[few, many, rare],
+    };
+    // Who uses connections that are not read is told of whole.
+    let may_be = |failing: &Failing| telling == Telling::Whole || *failing != Failing::Unread;
+    for failing in ALL.into_iter().filter(may_be) {
+        for mix in mixes.iter().copied() {
             let mut verdicts = Verdicts::default();
             for seed in 1..=SEEDS {
-                play(name, failing, mix, seed, &mut verdicts);
+                play(name, failing, (mix, telling), seed, &mut verdicts);
             }
-            println!("{name} {failing:?} {mix:?}: {verdicts:?}");
+            println!("{name} {failing:?} {telling:?} {mix:?}: {verdicts:?}");
             assert_eq!(
                 verdicts.wrong, 0,
-                "{name} {failing:?} {mix:?}: {verdicts:?}"
+                "{name} {failing:?} {telling:?} {mix:?}: {verdicts:?}"
             );
             assert!(
-                verdicts.right + verdicts.right_guess > 50,
+                verdicts.right + verdicts.right_guess > 20,
                 "nothing was explained: {verdicts:?}"
             );
         }
@@ -299,13 +331,22 @@ fn all_mixes(name: &str) {
 #[test]
 fn nothing_wrong_is_sure_where_a_loop_reads_and_serves() {
     for name in ["nginx", "httpd", "envoy"] {
-        all_mixes(name);
+        all_mixes(name, Telling::Whole);
+    }
+}
+
+#[test]
+fn nothing_wrong_is_sure_where_what_goes_well_is_told_in_brief() {
+    for name in [
+        "nginx", "httpd", "envoy", "haproxy", "caddy", "traefik", "varnish",
+    ] {
+        all_mixes(name, Telling::Brief);
     }
 }
 
 #[test]
 fn nothing_wrong_is_sure_where_threads_and_timers_serve() {
     for name in ["haproxy", "caddy", "traefik", "varnish"] {
-        all_mixes(name);
+        all_mixes(name, Telling::Whole);
     }
 }

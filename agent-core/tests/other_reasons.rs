@@ -284,7 +284,7 @@ fn a_handshake_that_was_completed_and_closed_by_the_proxy_is_no_failure() {
         &mut core_of("haproxy"),
         [
             u.connect(1.2, ConnectOutcome::Established, None),
-            u.tls(4.5, done.clone(), 0),
+            u.tls(4.5, done, 0),
             u.close(4.6),
         ],
     );

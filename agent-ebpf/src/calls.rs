@@ -14,7 +14,10 @@ use agent_flow::http1::{head, scan};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::attention;
 use crate::flow::{self, Flow};
+use crate::held;
+use crate::kernel;
 use crate::kernel::Sock;
 use crate::machine::Kernel;
 use crate::scratch::{self, Lent};
@@ -91,6 +94,59 @@ extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
         let body = Payload::at(offset, len);
         flow.chunks.follow(&packet, &flow.flags, body);
     }
+    0
+}
+
+/// [`held::emit`].
+#[inline(always)]
+pub(crate) fn emit_held(held: u16, is_response: bool) -> bool {
+    held_out(u32::from(held), u32::from(is_response)) != 0
+}
+
+/// [`held::emit_brief`].
+#[inline(always)]
+pub(crate) fn emit_brief(held: u16, now: u64) {
+    brief_out(u32::from(held), now);
+}
+
+/// [`attention::disturbed`].
+#[inline(always)]
+pub(crate) fn disturbed(tgid: u32, now: u64) {
+    if kernel::tells_in_brief() {
+        disturbed_of(tgid, now);
+    }
+}
+
+/// [`held::give_back`].
+#[inline(always)]
+pub(crate) fn give_back_held(held: u16) {
+    held_back(u32::from(held));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn held_out(held: u32, is_response: u32) -> u32 {
+    u32::from(held::emit(held, is_response != 0))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn brief_out(held: u32, now: u64) -> u32 {
+    held::emit_brief(held, now);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn disturbed_of(tgid: u32, now: u64) -> u32 {
+    attention::disturbed(tgid, now);
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn held_back(held: u32) -> u32 {
+    held::give_back(held);
     0
 }
 

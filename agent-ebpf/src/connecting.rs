@@ -13,6 +13,7 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TracePointContext;
 
 use crate::attention;
+use crate::calls;
 use crate::errand;
 use crate::flow::Flow;
 use crate::kernel;
@@ -205,6 +206,7 @@ fn cannot_connect(errno: i64) {
     if attention::opens_unseen(tgid) || !scope::is_inside() {
         return;
     }
+    calls::disturbed(tgid, now);
     output::emit_with(kind::CONNECT_ERRNO, now, |record: &mut Connect| {
         *record = Connect {
             header: Header {
@@ -352,6 +354,7 @@ fn returned_from_connect(entry: &Connecting, errno: i64) {
     if errno == 0 || errno == EAGAIN || told_on_socket {
         return;
     }
+    calls::disturbed(kernel::tgid(), now);
     output::emit(
         &Connect {
             header: header(entry, errno),

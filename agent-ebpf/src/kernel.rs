@@ -28,7 +28,9 @@ use aya_ebpf::programs::{SkBuffContext, SockOpsContext, TracePointContext};
 
 pub(crate) use ending::Ending;
 use facts::{ARGUMENTS, EXTENDED_ERROR, LAST_QUEUED, NETWORK, PORTS, SK_ERR};
-pub(crate) use facts::{by_cookie, idle, is_scoped, reset_has_reason, reset_reason};
+pub(crate) use facts::{
+    by_cookie, idle, is_scoped, reset_has_reason, reset_reason, tells_in_brief,
+};
 
 /// `ee_origin` of what an ICMP said, of both versions (include/uapi/linux/errqueue.h).
 const ORIGINS_ICMP: core::ops::RangeInclusive<u64> = 2..=3;
@@ -204,6 +206,19 @@ impl Sock {
         // tcp_sock keeps the value times eight.
         // SAFETY: as above.
         unsafe { (*tcp).srtt_us >> 3 }
+    }
+
+    /// Nothing but this segment was sent or received on the connection, as far as the kernel counts
+    /// (packets only, as [`Sock::srtt_us`]). `seq`: the segment's, where it leaves with data.
+    #[inline(always)]
+    pub(crate) fn is_fresh(self, seq: Option<u32>) -> bool {
+        // SAFETY: see the top of the file; null is no reference.
+        let tcp = unsafe { bpf_tcp_sock(self.sk.cast::<bpf_sock>()).as_ref() };
+        tcp.is_some_and(|tcp| {
+            // What leaves is counted already; a SYN that was answered counts as one byte.
+            let is_first = seq.map_or(tcp.data_segs_out == 0, |seq| seq == tcp.snd_una);
+            tcp.data_segs_in == 0 && tcp.bytes_acked <= 1 && is_first
+        })
     }
 
     /// Socket cookie.

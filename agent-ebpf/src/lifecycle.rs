@@ -14,11 +14,13 @@ use agent_wire::record::{
 use agent_wire::tally::Tally;
 
 use crate::attention;
+use crate::calls;
 use crate::connecting;
 use crate::death;
 use crate::deferred;
 use crate::errand;
 use crate::flow::{self, Flow};
+use crate::held;
 use crate::kernel::{self, Sock};
 use crate::listener;
 use crate::log;
@@ -127,6 +129,9 @@ fn connected(flow: &mut Flow, outcome: u8) {
         return;
     }
     log::connected(flow, outcome);
+    if outcome != end::COMPLETE {
+        calls::disturbed(flow.header.tgid, kernel::now());
+    }
     if outcome == end::LOCAL_CLOSE && flow.header.errno == 0 {
         // Who asks the socket for its error (SO_ERROR) gets this one, and closes it for that.
         flow.header.errno = flow.soft_error;
@@ -263,6 +268,7 @@ fn closed(flow: &mut Flow) {
     }
     let now = kernel::now();
     ending::finish(&Kernel, flow, how, now);
+    held::let_go(flow);
     if flow.is_told() {
         // In place, as the others: a callback has no stack to spare.
         output::emit_with(kind::CLOSE, now, |record: &mut End| {

@@ -1,6 +1,6 @@
 //! Entry points of the probes: one function a hook, and nothing else.
 //!
-//! In: packets at the cgroups of proxies, TCP tracepoints, `connect(2)`. Out: records in the ring
+//! In: packets at the cgroup that is watched, or at those of proxies in it, TCP tracepoints, `connect(2)`. Out: records in the ring
 //! ([`output`]) and tallies ([`tallies`]). A probe never changes, drops or delays a packet:
 //! the packet programs always return [`PASS`]. What happened on a socket is decided here;
 //! why it happened is not (that is `agent-core`'s).
@@ -8,7 +8,7 @@
 //! Reading order: [`packet`] → [`segment`] → the crate `agent-flow` (what the bytes mean, and their
 //! number), which asks [`world`] and [`machine`]. Then [`lifecycle`] (what TCP says), [`connecting`] (what
 //! `connect(2)` says), [`listener`] (what became of a SYN), [`errand`] (whom a thread works for),
-//! [`attention`] and [`scope`] (who is looked at), [`serving`] (who begins to listen), [`by_cookie`] (old kernels), [`dns`], [`death`],
+//! [`attention`] and [`scope`] (who is looked at), [`held`] (what is told in brief), [`serving`] (who begins to listen), [`by_cookie`] (old kernels), [`dns`], [`death`],
 //! [`log`]. State lives in [`flow`], one per socket, in the socket's storage.
 #![no_std]
 #![no_main]
@@ -23,6 +23,7 @@ mod deferred;
 mod dns;
 mod errand;
 mod flow;
+mod held;
 mod kernel;
 mod lifecycle;
 mod listener;

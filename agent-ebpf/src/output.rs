@@ -6,7 +6,6 @@
 //! Kind and time are written into the record, never into the socket's state: two CPUs may emit
 //! records of one socket at once.
 
-use agent_flow::world::stamp;
 use agent_wire::limits::DEFAULT_RING_BYTES;
 use agent_wire::record::{Header, Record};
 use aya_ebpf::bindings::{
@@ -35,7 +34,7 @@ const ASK_EVERY: u64 = 16;
 pub(crate) fn emit<T: Record + 'static>(record: &T, record_kind: u8, now: u64) {
     match RING.reserve::<T>(0) {
         Some(mut entry) => {
-            stamp(entry.write(*record), record_kind, now);
+            entry.write(*record).stamp(record_kind, now);
             submit(entry, record_kind);
         }
         None => tallies::ring_full(record_kind),
@@ -49,7 +48,7 @@ pub(crate) fn emit_with<T: Record + 'static>(record_kind: u8, now: u64, fill: im
         Some(mut entry) => {
             let record = kernel::assume_mut(&mut entry);
             fill(record);
-            stamp(record, record_kind, now);
+            record.stamp(record_kind, now);
             submit(entry, record_kind);
         }
         None => tallies::ring_full(record_kind),

@@ -1,7 +1,7 @@
 //! Which processes are watched, and since when packets are seen.
 //!
 //! The callbacks are attached to the cgroup that is watched, and see its sockets only; the packet
-//! programs to the cgroups in it where proxies are. Programs at tracepoints and functions see the
+//! programs to that one, or to the cgroups in it where proxies are. Programs at tracepoints and functions see the
 //! sockets of the whole host, and ask here first.
 
 use agent_wire::record::flag;
@@ -9,7 +9,7 @@ use aya_ebpf::btf_maps::{Array, CgroupArray};
 use aya_ebpf::macros::btf_map;
 
 use crate::flow::Flow;
-use crate::kernel;
+use crate::kernel::{self, Sock};
 
 /// The cgroup; written by the daemon.
 #[btf_map]
@@ -28,14 +28,16 @@ pub(crate) fn is_inside() -> bool {
 }
 
 /// The first packet of `flow` passes, and begins no connection. Where it opened before the packet
-/// programs were attached, others may have passed unseen: it is as one that was there before the agent.
+/// programs were attached, others may have passed unseen: unless the kernel counts none, it is as one that
+/// was there before the agent. `seq`: the packet's, where it leaves with data.
 #[inline(always)]
-pub(crate) fn first_packet(flow: &mut Flow) {
+pub(crate) fn first_packet(flow: &mut Flow, sk: Sock, seq: Option<u32>) {
     let Some(attached) = ATTACHED.get_ptr_mut(0) else {
         return;
     };
     let attached = kernel::opaque(kernel::value(attached));
-    if flow.header.opened_ns != 0 && flow.header.opened_ns < attached {
+    let is_older = flow.header.opened_ns != 0 && flow.header.opened_ns < attached;
+    if is_older && !sk.is_fresh(seq) {
         flow.flags.clear::<{ flag::SEEN_OPEN }>();
         flow.header.opened_ns = 0;
         let cookie = flow.header.cookie;

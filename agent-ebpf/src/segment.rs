@@ -40,7 +40,8 @@ pub(crate) fn sent(ctx: &SkBuffContext) {
     if flow.addressed == 0 {
         flow.addressed = 1;
         if segment.tcp.flags & SYN == 0 {
-            scope::first_packet(flow);
+            let seq = (segment.tcp.len > 0).then_some(segment.tcp.seq);
+            scope::first_packet(flow, sk, seq);
         }
         flow.header.local_port = segment.source;
         flow.header.remote_port = segment.destination;
@@ -78,7 +79,7 @@ pub(crate) fn received(ctx: &SkBuffContext) {
     if flow.addressed == 0 {
         flow.addressed = 1;
         if segment.tcp.flags & SYN == 0 {
-            scope::first_packet(flow);
+            scope::first_packet(flow, sk, None);
         }
         flow.header.local_port = segment.destination;
         flow.header.remote_port = segment.source;

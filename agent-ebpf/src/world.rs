@@ -17,6 +17,7 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::attention;
 use crate::calls;
 use crate::errand;
+use crate::held;
 use crate::kernel::{self, Sock};
 use crate::machine::Kernel;
 use crate::output;
@@ -65,6 +66,41 @@ impl World for Kernel {
     #[inline(always)]
     fn task(&self) -> u64 {
         kernel::task()
+    }
+
+    #[inline(always)]
+    fn tells_in_brief(&self, flow: &mut Flow<Self>) -> bool {
+        attention::tells_in_brief(flow)
+    }
+
+    #[inline(always)]
+    fn hold(&self, flow: &mut Flow<Self>, space: &Space, is_response: bool) -> bool {
+        if is_response {
+            held::response(flow, space)
+        } else {
+            held::request(flow, space)
+        }
+    }
+
+    #[inline(always)]
+    fn let_out(&self, flow: &mut Flow<Self>) {
+        held::let_out(flow);
+    }
+
+    #[inline(always)]
+    fn tell_in_brief(&self, flow: &mut Flow<Self>, now: u64) {
+        held::tell_in_brief(flow, now);
+    }
+
+    #[inline(always)]
+    fn let_go(&self, flow: &mut Flow<Self>) {
+        held::let_go(flow);
+    }
+
+    #[inline(always)]
+    fn disturbed(&self, flow: &mut Flow<Self>, now: u64) {
+        calls::disturbed(flow.header.tgid, now);
+        flow.in_brief = 0;
     }
 
     #[inline(always)]

@@ -139,6 +139,15 @@ pub struct Flow<M: Machine> {
     /// Network namespace of the thread that last read this socket, its inode; 0 where the socket's own
     /// can be had.
     pub network: u32,
+    /// Where the heads of the exchange at hand are held; 0 when they are not. See
+    /// [`crate::world::World::hold`].
+    pub held: u16,
+    /// Its process's exchanges were told in brief when that was last asked.
+    pub in_brief: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Processes listed when it was.
+    pub asked: u32,
 }
 
 impl<M: Machine> Default for Flow<M> {
@@ -180,6 +189,10 @@ impl<M: Machine> Default for Flow<M> {
             talk: 0,
             soft_error: 0,
             network: 0,
+            held: 0,
+            in_brief: 0,
+            reserved: 0,
+            asked: 0,
         }
     }
 }

@@ -76,6 +76,26 @@ pub trait World: Machine + Sized {
     /// The running thread: a number that names it.
     fn task(&self) -> u64;
 
+    /// Whether exchanges of this connection's process that go well are told in brief.
+    fn tells_in_brief(&self, flow: &mut Flow<Self>) -> bool;
+
+    /// Keeps the head in `space`, a record that is complete, for as long as the exchange at hand lasts;
+    /// false when there is no room for it.
+    fn hold(&self, flow: &mut Flow<Self>, space: &Space, is_response: bool) -> bool;
+
+    /// Emits what is held of the exchange at hand, and holds it no more.
+    fn let_out(&self, flow: &mut Flow<Self>);
+
+    /// Tells the exchange at hand in brief ([`crate::http1::brief::fill`]), and holds nothing more of it.
+    fn tell_in_brief(&self, flow: &mut Flow<Self>, now: u64);
+
+    /// Holds nothing more of the exchange at hand.
+    fn let_go(&self, flow: &mut Flow<Self>);
+
+    /// Something went wrong in this connection's process: what ends there from now on is not told in
+    /// brief.
+    fn disturbed(&self, flow: &mut Flow<Self>, now: u64);
+
     /// Whether the process of this connection was listed since this was last asked, before a request
     /// begins: then it is not looked at any more, and `flow` says so.
     fn is_withdrawn(&self, flow: &mut Flow<Self>) -> bool;
@@ -119,11 +139,3 @@ pub trait Source: Socket + Bytes {
 
 /// The flow of a socket.
 pub type FlowOf<S> = Flow<<S as Socket>::World>;
-
-/// What the record is, and when.
-#[inline(always)]
-pub fn stamp(record: &mut impl Record, kind: u8, now: u64) {
-    let header = record.header_mut();
-    header.kind = kind;
-    header.time_ns = now;
-}

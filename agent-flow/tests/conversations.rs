@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use agent_flow::segment::{ACK, FIN};
 use agent_wire::record::{UNFOLLOWED, end, flag, framing};
 use agent_wire::tally::Tally;
@@ -10,7 +12,7 @@ use proptest::prelude::{
     Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
 use proptest::test_runner::TestCaseError;
-use support::{Connection, Reported};
+use support::{Connection, Emitted, Reported};
 
 /// How a message says where its body ends.
 #[derive(Clone, Debug)]
@@ -451,6 +453,69 @@ proptest! {
                 prop_assert_eq!(reported.exchange.framing, said.framing());
                 prop_assert_eq!(reported.exchange.response_bytes as usize, said.response().len());
             }
+        }
+    }
+}
+
+/// What was emitted of each exchange, by its index.
+fn by_exchange(talk: &Talk) -> BTreeMap<u32, Vec<Emitted>> {
+    let mut exchanges: BTreeMap<u32, Vec<Emitted>> = BTreeMap::new();
+    for record in talk.connection.records() {
+        let brief = record.brief().map(|brief| brief.index);
+        let whole = record.exchange().map(|exchange| exchange.index);
+        if let Some(index) = brief.or(whole) {
+            exchanges.entry(index).or_default().push(record);
+        }
+    }
+    exchanges
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2048))]
+
+    /// An exchange that may be told in brief is, and went well; or it is told as any other, byte for byte.
+    #[test]
+    fn what_may_be_told_in_brief_went_well_or_is_told_as_ever(
+        all in conversations(),
+        road in roads(1),
+        disorder in prop::option::of(disorders()),
+        is_client_side in any::<bool>(),
+        may_be in prop::collection::vec(any::<[bool; 2]>(), 6),
+        room in any::<bool>(),
+    ) {
+        let [mut whole, mut brief] = [(); 2].map(|()| Talk::new(is_client_side, &road));
+        let say = |talk: &mut Talk, is_response, bytes: &[u8]| match &disorder {
+            None => talk.say(is_response, bytes),
+            Some(disorder) => talk.say_in_disorder(is_response, bytes, disorder),
+        };
+        brief.connection.host.may_hold.set(room);
+        for (said, may_be) in all.iter().zip(&may_be) {
+            brief.connection.host.in_brief.set(may_be[0]);
+            say(&mut whole, false, &said.request());
+            say(&mut brief, false, &said.request());
+            brief.connection.host.in_brief.set(may_be[0] && may_be[1]);
+            say(&mut whole, true, &said.response());
+            say(&mut brief, true, &said.response());
+        }
+        whole.close();
+        brief.close();
+
+        let (whole, told) = (by_exchange(&whole), by_exchange(&brief));
+        prop_assert_eq!(whole.keys().collect::<Vec<_>>(), told.keys().collect::<Vec<_>>());
+        prop_assert_eq!(brief.connection.flow.held, 0, "nothing is held of what is over");
+        for (index, told) in told {
+            let whole = &whole[&index];
+            let Some(brief) = told[0].brief() else {
+                let bytes = |records: &[Emitted]| records.iter().map(|one| one.bytes.clone()).collect::<Vec<_>>();
+                prop_assert_eq!(bytes(&told), bytes(whole));
+                continue;
+            };
+            let last = whole.last().and_then(Emitted::exchange).unwrap_or_default();
+            prop_assert_eq!(told.len(), 1);
+            prop_assert!(room && (200..500).contains(&brief.status));
+            prop_assert_eq!((brief.status, brief.end, brief.framing), (last.status, last.end, last.framing));
+            prop_assert_eq!((brief.request_ns, u64::from(brief.head_us)), (last.request_ns, (last.head_ns - last.request_ns) / 1000));
+            prop_assert!(brief.end == end::COMPLETE || brief.framing == framing::CLOSE);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the kernel side and the daemon agree on.
 //!
-//! In: nothing. Out: the layout of every record in the ring buffer ([`record`]), the
+//! In: nothing. Out: the layout of every record in the ring buffer ([`record`], [`brief`]), the
 //! bounds both sides keep ([`limits`]), what a reset may be for ([`reset_reason`]), the counters the kernel side keeps ([`tally`]),
 //! and the one place that turns bytes into a record and back ([`plain`]).
 //!
@@ -10,6 +10,7 @@
 #![no_std]
 
 pub mod attention;
+pub mod brief;
 pub mod limits;
 pub mod plain;
 pub mod record;

@@ -36,3 +36,14 @@ pub const CRASHED_PROCESSES: u32 = 1024;
 
 /// Processes that the daemon can ask the kernel side to leave alone.
 pub const IGNORED_PROCESSES: u32 = 4096;
+
+/// Exchanges whose heads are held at once, because they may be told in brief; a power of two. Too small:
+/// what finds no room is told whole. Too large: 3 KB of memory each.
+pub const HELD_EXCHANGES: u32 = 2048;
+
+/// Bytes of a request head that is held; a multiple of eight. Too small: requests with large cookies are
+/// told whole. Too large: memory, and time to copy them.
+pub const HELD_REQUEST_BYTES: usize = 1536;
+
+/// The same of a response head.
+pub const HELD_RESPONSE_BYTES: usize = 1024;

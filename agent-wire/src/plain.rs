@@ -2,6 +2,7 @@
 
 use core::mem::size_of;
 
+use crate::brief::{Brief, Held};
 use crate::record::{
     Abandoned, Connect, Death, Dns, End, Header, Hello, MessageHead, Reset, Tls, UnixConnect,
     UnreadClient,
@@ -38,6 +39,10 @@ unsafe impl Plain for Dns {}
 unsafe impl Plain for Death {}
 // SAFETY: as above.
 unsafe impl Plain for UnreadClient {}
+// SAFETY: as above; `brief.rs` asserts it.
+unsafe impl Plain for Brief {}
+// SAFETY: as above.
+unsafe impl Plain for Held {}
 
 /// Reads a `T` from the front of `bytes`; `None` when they are too short.
 pub fn read<T: Plain>(bytes: &[u8]) -> Option<T> {

@@ -1,6 +1,6 @@
 //! Records in the ring buffer, in the order a connection's life produces them.
 //!
-//! Every record starts with [`Header`]. Integers are in host byte order: both sides run on
+//! Every record but [`crate::brief::Brief`] starts with [`Header`]. Integers are in host byte order: both sides run on
 //! the same machine. Times are nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`);
 //! 0 means "not seen". Addresses are IPv6, IPv4 as v4-mapped (RFC 4291, 2.5.5.2).
 
@@ -50,8 +50,13 @@ pub mod kind {
     pub const CLIENT_LEFT: u8 = 17;
     /// [`super::UnreadClient`]: a process read from a connection that is not read here.
     pub const UNREAD_CLIENT: u8 = 18;
+    /// [`crate::brief::Brief`]: an exchange that went well, of a process whose exchanges are told in brief.
+    pub const BRIEF: u8 = 19;
+    /// [`super::Header`] alone, of no socket: something went wrong in such a process (`tgid`). What ends
+    /// there from now on is told whole.
+    pub const DISTURBED: u8 = 20;
     /// One more than the largest kind.
-    pub const COUNT: usize = 19;
+    pub const COUNT: usize = 21;
 }
 
 /// Which end of an HTTP connection this socket is.
@@ -197,23 +202,26 @@ pub struct Header {
     pub srtt_us: u32,
 }
 
-/// A record that goes through the ring: it starts with a [`Header`].
+/// A record that goes through the ring. Each begins as a [`Header`] does, up to the cookie.
 pub trait Record: Plain {
-    /// Its header.
-    fn header_mut(&mut self) -> &mut Header;
+    /// Says what it is, one of [`kind`], and when that was, ns.
+    fn stamp(&mut self, kind: u8, time_ns: u64);
 }
 
 impl Record for Header {
-    fn header_mut(&mut self) -> &mut Header {
-        self
+    #[inline(always)]
+    fn stamp(&mut self, kind: u8, time_ns: u64) {
+        self.kind = kind;
+        self.time_ns = time_ns;
     }
 }
 
 macro_rules! records {
     ($($record:ty),*) => {
         $(impl Record for $record {
-            fn header_mut(&mut self) -> &mut Header {
-                &mut self.header
+            #[inline(always)]
+            fn stamp(&mut self, kind: u8, time_ns: u64) {
+                self.header.stamp(kind, time_ns);
             }
         })*
     };

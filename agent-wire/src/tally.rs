@@ -87,6 +87,8 @@ pub fn kind_name(record_kind: u8) -> Option<&'static str> {
         kind::ABANDONED => "abandoned",
         kind::CLIENT_LEFT => "client_left",
         kind::UNREAD_CLIENT => "unread_client",
+        kind::BRIEF => "brief",
+        kind::DISTURBED => "disturbed",
         _ => return None,
     })
 }

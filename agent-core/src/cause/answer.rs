@@ -127,7 +127,9 @@ fn is_of_application(cause: Cause, attempt: &Attempt, outcome: &Outcome) -> bool
     );
     let of_heads = attempt.witnesses.has_any(Witnesses::OF_HEADS);
     let answered = outcome.answer_began.unwrap_or(outcome.ended);
-    let connected = attempt.failure.is_some_and(|one| one.phase != Phase::Connect);
+    let connected = attempt
+        .failure
+        .is_some_and(|one| one.phase != Phase::Connect);
     let at_once = connected && answered.saturating_sub(attempt.ended) <= AT_ONCE;
     outcome.code == Some(INTERNAL_ERROR) && !is_gateways && !of_heads && !at_once
 }

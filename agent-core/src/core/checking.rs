@@ -224,6 +224,8 @@ impl Core {
     fn take_check(&mut self, check: Check, out: &mut Vec<Event>) {
         let check = Arc::new(check);
         let instance = self.processes.instance(check.proxy.tgid);
+        self.processes
+            .was_special(Some(check.proxy.tgid), check.ended);
         self.upstreams.check_is_over(instance, &check);
         out.push(Event::Check(check));
     }

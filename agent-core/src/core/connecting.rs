@@ -111,6 +111,7 @@ impl Core {
         errand: Option<Errand>,
         out: &mut Vec<Event>,
     ) {
+        self.processes.was_special(socket.tgid, socket.time);
         let upstream = Upstream::Inet(socket.remote);
         let server_name = self.hellos.remove(&socket.cookie);
         self.make_room();

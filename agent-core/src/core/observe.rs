@@ -38,12 +38,16 @@ impl Core {
             self.left_alone(&socket, out);
             return;
         }
+        self.take_in_what(&socket, what, out);
+    }
+
+    pub(super) fn take_in_what(&mut self, socket: &Socket, what: What, out: &mut Vec<Event>) {
         match what {
             What::Connect {
                 outcome,
                 errand,
                 listener_silent,
-            } => self.connect(&socket, outcome, errand, listener_silent, out),
+            } => self.connect(socket, outcome, errand, listener_silent, out),
             What::ConnectErrno { errand } => {
                 // `socket(2)` or `bind(2)` failed: it was not asked yet where to connect to.
                 let is_known = !socket.remote.ip().is_unspecified() || socket.remote.port() != 0;
@@ -52,18 +56,18 @@ impl Core {
                 } else {
                     Upstream::Unknown
                 };
-                self.connect_call(&socket, upstream, errand, Connect::Call, out);
+                self.connect_call(socket, upstream, errand, Connect::Call, out);
             }
             What::UnixConnect { path, errand } => {
                 if path.is_empty() || SYSTEM_SOCKETS.iter().any(|known| path.starts_with(known)) {
                     return;
                 }
                 let upstream = Upstream::Unix(Arc::from(path));
-                self.connect_call(&socket, upstream, errand, Connect::UnixCall, out);
+                self.connect_call(socket, upstream, errand, Connect::UnixCall, out);
             }
             What::Request { exchange, head } => match socket.side {
-                Side::Client => self.client_request(&socket, exchange, head, out),
-                Side::Upstream => self.upstream_request(&socket, exchange, head, out),
+                Side::Client => self.client_request(socket, exchange, head, out),
+                Side::Upstream => self.upstream_request(socket, exchange, head, out),
                 Side::Unknown => {}
             },
             What::Response {
@@ -71,58 +75,64 @@ impl Core {
                 head,
                 opening,
             } => {
-                self.tell_tcp(&socket, out);
+                self.tell_tcp(socket, out);
                 match socket.side {
-                    Side::Client => self.client_response(&socket, exchange, head, out),
-                    Side::Upstream => self.upstream_response(&socket, exchange, head, opening, out),
+                    Side::Client => self.client_response(socket, exchange, head, out),
+                    Side::Upstream => self.upstream_response(socket, exchange, head, opening, out),
                     Side::Unknown => {}
                 }
             }
             What::End { exchange } => {
-                self.tell_tcp(&socket, out);
+                self.tell_tcp(socket, out);
                 match socket.side {
-                    Side::Client => self.client_response(&socket, exchange, None, out),
-                    Side::Upstream => self.upstream_response(&socket, exchange, None, None, out),
+                    Side::Client => self.client_response(socket, exchange, None, out),
+                    Side::Upstream => self.upstream_response(socket, exchange, None, None, out),
                     Side::Unknown => {}
                 }
             }
-            What::Close { talked } => self.close(&socket, talked, out),
-            What::Tls { handshake, errand } => self.tls(&socket, handshake, errand, out),
-            What::Hello { server_name } => self.hello(&socket, server_name),
-            What::Abandoned { network } => self.abandoned(&socket, network),
-            What::Ignored => self.left_alone(&socket, out),
+            What::InBrief { exchange } => self.in_brief(socket, exchange, out),
+            What::Disturbed => {
+                if let Some(tgid) = socket.tgid {
+                    self.processes.went_wrong(tgid, socket.time);
+                }
+            }
+            What::Close { talked } => self.close(socket, talked, out),
+            What::Tls { handshake, errand } => self.tls(socket, handshake, errand, out),
+            What::Hello { server_name } => self.hello(socket, server_name),
+            What::Abandoned { network } => self.abandoned(socket, network),
+            What::Ignored => self.left_alone(socket, out),
             What::ClientLeft => self
                 .departures
                 .left(socket.cookie, socket.tgid, socket.time),
-            What::Unread { exchange } => self.unread(&socket, exchange, out),
+            What::Unread { exchange } => self.unread(socket, exchange, out),
             What::UnreadClient { talk } => {
                 self.processes
                     .saw_unread_client(socket.tgid, talk, socket.time);
             }
             What::Tcp => {
                 self.make_room();
-                self.connections.touch(&socket);
-                self.tell_tcp(&socket, out);
+                self.connections.touch(socket);
+                self.tell_tcp(socket, out);
             }
-            What::Death { ended, network } => self.death(&socket, ended, network),
+            What::Death { ended, network } => self.death(socket, ended, network),
             What::Reset {
                 direction,
                 phase,
                 reason,
             } => {
                 if let Some(reason) = reason
-                    && !is_outgoing(&socket)
+                    && !is_outgoing(socket)
                 {
-                    let network = self.network_of(&socket);
+                    let network = self.network_of(socket);
                     if let Some(ends) = network::ends(network, socket.local, socket.remote) {
                         self.peers.was_reset(ends, socket.time, reason);
                     }
                 }
-                let from_client = direction == ResetDirection::Received && !is_outgoing(&socket);
+                let from_client = direction == ResetDirection::Received && !is_outgoing(socket);
                 if from_client && socket.flags.peer_fin() {
                     self.departures.reset(socket.cookie);
                 }
-                self.tell_reset(&socket, direction, phase, out);
+                self.tell_reset(socket, direction, phase, out);
             }
         }
     }
@@ -242,7 +252,7 @@ impl Core {
     }
 
     /// The process of the socket has a client where that arrived.
-    fn saw_server(&mut self, socket: &Socket) {
+    pub(super) fn saw_server(&mut self, socket: &Socket) {
         if let Some(tgid) = socket.tgid {
             let network = self.processes.network(Some(tgid));
             self.exchanges.saw_server(socket.local, tgid, network);
@@ -501,7 +511,7 @@ impl Core {
     }
 
     /// How TCP fares on an outgoing connection, since last told.
-    fn tell_tcp(&mut self, socket: &Socket, out: &mut Vec<Event>) {
+    pub(super) fn tell_tcp(&mut self, socket: &Socket, out: &mut Vec<Event>) {
         if !is_outgoing(socket) {
             return;
         }

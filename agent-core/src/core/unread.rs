@@ -31,6 +31,7 @@ const STILL_OPEN: Nanos = SECOND / 4;
 impl Core {
     /// A connection whose talk is not read is used for another request, or its last use is over.
     pub(super) fn unread(&mut self, socket: &Socket, exchange: Exchange, out: &mut Vec<Event>) {
+        self.processes.was_special(socket.tgid, socket.time);
         self.make_room();
         let began = exchange.request.get().unwrap_or(socket.time);
         let sure = self.processes.habits(socket.tgid).sends_at_once && socket.flags.own_errand();
@@ -81,6 +82,7 @@ impl Core {
         errand: Option<Errand>,
         out: &mut Vec<Event>,
     ) {
+        self.processes.was_special(socket.tgid, socket.time);
         let Some(tgid) = socket
             .tgid
             .filter(|_| self.exchanges.has_room_for_attempt())

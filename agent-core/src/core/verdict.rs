@@ -184,6 +184,9 @@ impl Core {
         doubt_connects(&mut tries, &outcome);
         if outcome.is_failed() {
             self.doubt_neighbours(&request, &tries);
+            if let Some(tgid) = request.tgid {
+                self.processes.went_wrong(tgid, outcome.ended);
+            }
         }
         let seen_end = request.end.and_then(|(end, _)| end);
         let end_lost = matches!(seen_end, None | Some(End::Superseded));
@@ -267,6 +270,9 @@ impl Core {
             .map(|(at, trial)| {
                 let failure = self.failure_of(&trial, Some(outcome));
                 self.keep_patience(&trial, failure);
+                if failure.is_some() {
+                    self.processes.went_wrong(proxy.tgid, trial.ended);
+                }
                 // What an application says through it is not read: it may be its own error.
                 let unclear = failure.is_some_and(|one| one.cause == Cause::Unattributed);
                 tells_health.push(!(trial.unread && unclear));
@@ -410,6 +416,9 @@ impl Core {
         let outcome = trial.outcome.take();
         let failure = self.failure_of(&trial, outcome.as_deref());
         self.keep_patience(&trial, failure);
+        if failure.is_some() {
+            self.processes.went_wrong(proxy.tgid, trial.ended);
+        }
         if self.is_health_check(&trial) {
             self.tell_check(proxy, &trial, failure, out);
             return;

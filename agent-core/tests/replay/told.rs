@@ -327,6 +327,7 @@ fn join(join: Join) -> &'static str {
         Join::Answer => "answer",
         Join::Retry => "retry",
         Join::Waiting => "waiting",
+        Join::InBrief => "in_brief",
         Join::None => "none",
     }
 }

@@ -60,6 +60,17 @@ pub(crate) fn is_scoped() -> bool {
     SCOPED.load() != 0
 }
 
+/// Not 0: what goes well may be told in brief. The daemon sets it when it loads; else the verifier takes
+/// all of that out.
+#[unsafe(no_mangle)]
+pub(super) static TELLS_IN_BRIEF: Global<u8> = Global::new(0);
+
+/// What goes well may be told in brief.
+#[inline(always)]
+pub(crate) fn tells_in_brief() -> bool {
+    TELLS_IN_BRIEF.load() != 0
+}
+
 /// Where `struct sock` has `sk_err`, bytes, as the kernel's BTF says; 0: not known. The daemon sets
 /// it when it loads.
 #[unsafe(no_mangle)]

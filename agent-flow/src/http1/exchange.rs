@@ -6,6 +6,7 @@
 use agent_wire::record::{End, Exchange, UNFOLLOWED, end, flag, framing, kind};
 
 use crate::flow::{Flow, method, phase};
+use crate::http1::brief;
 use crate::http1::chunks::Seen;
 use crate::http1::queue;
 use crate::http1::request_line::{CONN, HEAD};
@@ -20,6 +21,10 @@ pub fn finish<W: World>(world: &W, flow: &mut Flow<W>, how: u8, now: u64) {
         flow.exchange.content_length = UNFOLLOWED;
     }
     measure_acked(flow);
+    if brief::ends(world, flow, now) {
+        next_exchange(flow, now);
+        return;
+    }
     world.emit(kind::END, now, |record: &mut End| {
         flow.head(&mut record.header);
         flow.exchange_into(&mut record.exchange);

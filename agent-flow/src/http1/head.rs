@@ -4,17 +4,18 @@
 //! and in the flow what its fields say of the body that follows.
 
 use agent_wire::limits::HEAD_BYTES;
-use agent_wire::record::{MessageHead, end, flag, framing, kind};
+use agent_wire::record::{MessageHead, Record, end, flag, framing, kind};
 use agent_wire::tally::Tally;
 
 use crate::bytes::{Bytes, Payload};
 use crate::flow::{Flow, method, phase};
 use crate::http1::body::{is_complete, keep_tail};
+use crate::http1::brief;
 use crate::http1::exchange::{measure_acked, method_of, next_exchange};
 use crate::http1::queue;
 use crate::http1::scan::{self, HTTP_1, SEVEN_BYTES, Scan, found};
 use crate::machine::Machine;
-use crate::world::{APPEND_BYTES, FlowOf, Socket, Source, Space, World, stamp};
+use crate::world::{APPEND_BYTES, FlowOf, Socket, Source, Space, World};
 
 /// Bytes told of a response that is not HTTP, enough to see what it is instead, and of one that a
 /// client gets, of which only the status counts.
@@ -348,7 +349,7 @@ fn tell<W: World>(world: &W, flow: &mut Flow<W>, space: &mut Space, is_response:
     };
     flow.head(&mut space.fixed.header);
     flow.exchange_into(&mut space.fixed.exchange);
-    stamp(&mut space.fixed, record_kind, now);
+    space.fixed.stamp(record_kind, now);
     // Nothing of the body leaves: what counts ends with the head.
     let filled = W::opaque(&space.fixed.captured);
     let end = W::opaque(&space.scan.end);
@@ -367,7 +368,12 @@ fn tell<W: World>(world: &W, flow: &mut Flow<W>, space: &mut Space, is_response:
     space.fixed.captured = captured;
     space.fixed.final_start = space.scan.start;
     let captured = W::opaque(&space.fixed.captured);
-    if captured <= HEAD_BYTES as u32 {
+    let is_held = if is_response {
+        brief::answered(world, flow, space, now)
+    } else {
+        brief::begins(world, flow, space)
+    };
+    if !is_held && captured <= HEAD_BYTES as u32 {
         world.emit_head(
             space,
             size_of::<MessageHead>() as u32 + captured,

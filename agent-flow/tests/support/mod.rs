@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 
 use agent_flow::bytes::{Bytes, Payload};
 use agent_flow::flow::Flow;
-use agent_flow::http1::{head, scan};
+use agent_flow::http1::{brief, head, scan};
 use agent_flow::machine::Machine;
 use agent_flow::segment::{self, ACK, Segment};
-use agent_flow::world::{FlowOf, Socket, Source, Space, World, stamp};
+use agent_flow::world::{FlowOf, Socket, Source, Space, World};
 use agent_flow::{clients, ending, recognition};
+use agent_wire::brief::Brief;
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::plain::{Plain, bytes_of, read};
 use agent_wire::record::{End, Errand, Exchange, Header, MessageHead, Record, flag, kind};
@@ -53,6 +54,11 @@ impl Emitted {
         }
     }
 
+    /// The exchange that is told in brief.
+    pub(crate) fn brief(&self) -> Option<Brief> {
+        read(&self.bytes).filter(|_| self.kind == kind::BRIEF)
+    }
+
     /// The bytes of the head of a REQUEST or RESPONSE.
     pub(crate) fn head(&self) -> &[u8] {
         let fixed: MessageHead = whole(&self.bytes);
@@ -73,6 +79,12 @@ pub(crate) struct Host {
     pub(crate) errand: Cell<Errand>,
     /// Whether the process was listed.
     pub(crate) withdrawn: Cell<bool>,
+    /// Whether what goes well is told in brief.
+    pub(crate) in_brief: Cell<bool>,
+    /// Whether there is room to hold a head.
+    pub(crate) may_hold: Cell<bool>,
+    /// What is held of the exchange at hand.
+    held: RefCell<Vec<Emitted>>,
     /// Whether memory for heads in pieces is short.
     pub(crate) short_of_memory: Cell<bool>,
 }
@@ -108,7 +120,7 @@ impl World for Host {
     fn emit<T: Record + 'static>(&self, kind: u8, now: u64, fill: impl FnOnce(&mut T)) {
         let mut record: T = whole(&vec![0; size_of::<T>()]);
         fill(&mut record);
-        stamp(&mut record, kind, now);
+        record.stamp(kind, now);
         self.records.borrow_mut().push(Emitted {
             kind,
             bytes: bytes_of(&record).to_vec(),
@@ -128,6 +140,61 @@ impl World for Host {
 
     fn task(&self) -> u64 {
         1
+    }
+
+    fn tells_in_brief(&self, flow: &mut Flow<Self>) -> bool {
+        flow.in_brief = u8::from(self.in_brief.get());
+        self.in_brief.get()
+    }
+
+    fn hold(&self, flow: &mut Flow<Self>, space: &Space, is_response: bool) -> bool {
+        let mut held = self.held.borrow_mut();
+        assert_eq!(
+            held.len(),
+            usize::from(is_response),
+            "a response behind its request, and nothing else"
+        );
+        if !self.may_hold.get() {
+            return false;
+        }
+        let mut bytes = bytes_of(&space.fixed).to_vec();
+        bytes.extend(&space.bytes[..space.fixed.captured as usize]);
+        let kind = space.fixed.header.kind;
+        held.push(Emitted { kind, bytes });
+        flow.held = 1;
+        true
+    }
+
+    fn let_out(&self, flow: &mut Flow<Self>) {
+        flow.held = 0;
+        self.records
+            .borrow_mut()
+            .append(&mut self.held.borrow_mut());
+    }
+
+    fn tell_in_brief(&self, flow: &mut Flow<Self>, now: u64) {
+        let (mut header, mut exchange) = (Header::default(), Exchange::default());
+        flow.head(&mut header);
+        flow.exchange_into(&mut exchange);
+        self.emit(kind::BRIEF, now, |record: &mut Brief| {
+            brief::fill::<Self>(record, &header, &exchange);
+        });
+        self.let_go(flow);
+    }
+
+    fn let_go(&self, flow: &mut Flow<Self>) {
+        flow.held = 0;
+        self.held.borrow_mut().clear();
+    }
+
+    fn disturbed(&self, flow: &mut Flow<Self>, _now: u64) {
+        flow.in_brief = 0;
+        if self.in_brief.replace(false) {
+            self.records.borrow_mut().push(Emitted {
+                kind: kind::DISTURBED,
+                bytes: bytes_of(&Header::default()).to_vec(),
+            });
+        }
     }
 
     fn is_withdrawn(&self, flow: &mut Flow<Self>) -> bool {
@@ -258,6 +325,9 @@ impl Connection {
                 kept: RefCell::default(),
                 errand: Cell::default(),
                 withdrawn: Cell::default(),
+                in_brief: Cell::default(),
+                may_hold: Cell::new(true),
+                held: RefCell::default(),
                 short_of_memory: Cell::default(),
             },
             flow,

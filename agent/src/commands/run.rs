@@ -104,6 +104,10 @@ pub(super) struct Arguments {
     /// of all processes [default: everywhere]
     #[arg(long, value_name = "WHERE")]
     attach: Option<Attach>,
+    /// Count exchanges that go well, and follow them only where something went wrong a moment ago [default:
+    /// false]
+    #[arg(long, value_name = "BOOL")]
+    brief: Option<bool>,
     /// Size of the ring buffer between kernel and daemon, a power of two [default: 8388608]
     #[arg(long, value_name = "BYTES")]
     ring_bytes: Option<u32>,
@@ -413,6 +417,7 @@ fn options(settings: &Settings, idle: bool) -> Options {
         ring_bytes: settings.ring_bytes,
         probe_log,
         idle,
+        in_brief: settings.brief,
         confinement: Confinement {
             capabilities: settings.drop_capabilities,
             system_calls: settings.seccomp,
@@ -431,6 +436,7 @@ impl Arguments {
             api,
             cgroup,
             attach,
+            brief,
             ring_bytes,
             max_upstreams,
             max_proxies,
@@ -461,6 +467,7 @@ impl Arguments {
         settings.api = api.unwrap_or(settings.api);
         settings.cgroup = cgroup.or(settings.cgroup);
         settings.attach = attach.unwrap_or(settings.attach);
+        settings.brief = brief.unwrap_or(settings.brief);
         settings.ring_bytes = ring_bytes.unwrap_or(settings.ring_bytes);
         settings.max_upstreams = max_upstreams.unwrap_or(settings.max_upstreams);
         settings.max_proxies = max_proxies.unwrap_or(settings.max_proxies);

@@ -25,16 +25,13 @@ pub const DEFAULT_LISTEN: SocketAddr =
 /// upstream costs up to about 40 series, and the scraper pays for each.
 const DEFAULT_MAX_UPSTREAMS: usize = 1000;
 
-/// Proxies with series of their own. Too small: proxies hide in `other`. Too large: a node
-/// that runs many unknown programs which speak HTTP fills the scraper with their names.
+/// Proxies with series of their own. Too small: they hide in `other`. Too large: so many series.
 const DEFAULT_MAX_PROXIES: usize = 64;
 
-/// Incidents kept. Too small: what happened is gone before someone asks. Too large: memory,
-/// up to 8 KiB each.
+/// Incidents kept. Too small: one asks too late. Too large: memory, up to 8 KiB each.
 const DEFAULT_INCIDENTS: usize = 1000;
 
-/// Values of the label `upstream` that are not names: those beyond the bound, and errors without
-/// an upstream.
+/// Values of the label `upstream` that name none: beyond the bound, and errors without an upstream.
 const RESERVED_UPSTREAMS: [&str; 2] = ["other", "none"];
 
 /// Incidents kept at most: with 8 KiB each, most of a gigabyte.
@@ -62,6 +59,8 @@ pub struct Settings {
     pub cgroup: Option<PathBuf>,
     /// At which cgroups in it the packet programs are attached.
     pub attach: Attach,
+    /// Of proxies at which nothing goes wrong, exchanges that go well are counted and not followed.
+    pub brief: bool,
     /// Size of the ring buffer between kernel and daemon, bytes.
     pub ring_bytes: u32,
     /// How many upstreams have series of their own; the rest is `upstream="other"`.
@@ -241,6 +240,7 @@ impl Default for Settings {
             api: ApiAccess::Auto,
             cgroup: None,
             attach: Attach::Everywhere,
+            brief: false,
             ring_bytes: DEFAULT_RING_BYTES,
             max_upstreams: DEFAULT_MAX_UPSTREAMS,
             max_proxies: DEFAULT_MAX_PROXIES,
@@ -322,6 +322,7 @@ impl Settings {
             api: _,
             cgroup,
             attach: _,
+            brief: _,
             ring_bytes,
             max_upstreams,
             max_proxies,

@@ -15,6 +15,7 @@ mod budgets;
 mod catalog;
 mod cgroup;
 mod costs;
+mod held;
 mod kernel_types;
 mod packets;
 mod reset_reasons;
@@ -38,6 +39,7 @@ use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 
 use catalog::{Flows, Way};
+use held::Held;
 use kernel_types::Known;
 use packets::Packets;
 use ring::Ring;
@@ -53,7 +55,7 @@ use crate::privileges::Confinement;
 /// The probes, built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
 
-/// Sockets remembered at a time where they are in a map (448 bytes each, set aside at the start).
+/// Sockets remembered at a time where they are in a map (456 bytes each, set aside at the start).
 /// Smaller: connections of a busy host are not seen, which is counted. Larger: memory.
 const FLOWS_BY_COOKIE: u32 = 32_768;
 
@@ -74,6 +76,8 @@ pub struct Options {
     pub probe_log: Option<ProbeLog>,
     /// The probes return at once: what is measured is what it costs to have them attached.
     pub idle: bool,
+    /// What goes well may be told in brief ([`Attention::InBrief`]).
+    pub in_brief: bool,
     /// What the thread gives up that attaches the packet programs.
     pub confinement: Confinement,
 }
@@ -85,6 +89,7 @@ impl Default for Options {
             ring_bytes: DEFAULT_RING_BYTES,
             probe_log: None,
             idle: false,
+            in_brief: false,
             confinement: Confinement::default(),
         }
     }
@@ -99,6 +104,9 @@ pub enum Attention {
     Park,
     /// Not at all.
     Ignore,
+    /// As to any other, but exchanges that go well are told in brief. The kernel side ends that by itself
+    /// when something goes wrong, and says so.
+    InBrief,
 }
 
 /// Level of the probes' own log lines.
@@ -184,6 +192,7 @@ pub struct Probes {
     attention: HashMap<MapData, u32, u8>,
     listings: Array<MapData, u64>,
     serving: Queue<MapData, [u64; 2]>,
+    held: Held,
     attached: Array<MapData, u64>,
     packets: Packets,
     watched: PathBuf,
@@ -222,6 +231,7 @@ impl Probes {
             attention: take_map(&mut ebpf, "ATTENTION")?,
             listings: take_map(&mut ebpf, "LISTINGS")?,
             serving: take_map(&mut ebpf, "SERVING")?,
+            held: Held::of(&mut ebpf)?,
             attached: take_map(&mut ebpf, "ATTACHED")?,
             packets,
             watched,
@@ -326,6 +336,15 @@ impl Probes {
         count
     }
 
+    /// Hands the heads of exchanges under way to `each` that are held until it is known whether they are told
+    /// in brief: records as [`Probes::drain`] has them, in no order.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        self.held.read(each)
+    }
+
     /// The kernel side's counters, summed over CPUs; index by [`agent_wire::tally`].
     ///
     /// # Errors
@@ -364,18 +383,19 @@ impl Probes {
     /// The list is full.
     pub fn attend(&mut self, tgid: u32, attention: Attention) -> Result<(), KernelError> {
         let code = match attention {
-            Attention::Watch => {
-                // Not on the list is what was wanted.
-                let _ = self.attention.remove(&tgid);
-                return Ok(());
-            }
-            Attention::Park => attention::PARKED,
-            Attention::Ignore => attention::IGNORED,
+            Attention::Watch => None,
+            Attention::Park => Some(attention::PARKED),
+            Attention::Ignore => Some(attention::IGNORED),
+            Attention::InBrief => Some(attention::IN_BRIEF),
         };
         let map = |name| move |source| KernelError::Map { name, source };
-        self.attention
-            .insert(tgid, code, 0)
-            .map_err(map("ATTENTION"))?;
+        match code {
+            Some(code) => self.attention.insert(tgid, code, 0),
+            // One that is not on the list is watched already.
+            None if self.attention.remove(&tgid).is_err() => return Ok(()),
+            None => Ok(()),
+        }
+        .map_err(map("ATTENTION"))?;
         let number = self.listings.get(&0, 0).map_err(map("LISTINGS"))?;
         self.listings
             .set(0, number.wrapping_add(1), 0)
@@ -432,6 +452,7 @@ fn load_object_logging(
         .override_global("RESET_HAS_REASON", &has_reason, true)
         .override_global("RESET_REASONS", &reasons, true)
         .override_global("IDLE", &u8::from(options.idle), true)
+        .override_global("TELLS_IN_BRIEF", &u8::from(options.in_brief), true)
         .override_global("SK_ERR", &sk_err, true)
         .override_global("PROCESS", &known.process.unwrap_or_default(), true)
         .override_global("SCOPED", &scoped, true)

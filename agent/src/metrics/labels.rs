@@ -239,6 +239,7 @@ impl From<Join> for Word {
             Join::Answer => "answer",
             Join::Retry => "retry",
             Join::Waiting => "waiting",
+            Join::InBrief => "in_brief",
             Join::None => "none",
         })
     }

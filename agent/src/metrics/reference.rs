@@ -59,7 +59,7 @@ const VALUES: &str = "\
 | `code` | the status code; `none` without an answer; `other` for a number outside 100 to 599 |
 | `direction` | `received`: the upstream reset; `sent`: the proxy did |
 | `gave_up` | `proxy`, `kernel` |
-| `join` | `errand`: the thread that sent the attempt had touched the request's socket last; `request_line`: the only open request of that process with the same request line; `path_end`: the only one whose path ends in the same way, where the proxy rewrites paths; `waiting`: the only request of that process that waited for an upstream when the attempt began; `retry`: its next attempt followed the failure at once; `answer`: its error followed the failure at once, with several such the nearest, as a guess; `none` |
+| `join` | `errand`: the thread that sent the attempt had touched the request's socket last; `request_line`: the only open request of that process with the same request line; `path_end`: the only one whose path ends in the same way, where the proxy rewrites paths; `waiting`: the only request of that process that waited for an upstream when the attempt began; `retry`: its next attempt followed the failure at once; `answer`: its error followed the failure at once, with several such the nearest, as a guess; `in_brief`: not looked for, for both went well (setting `brief`); `none` |
 | `masked` | `true`: the request still succeeded; `false`; `unknown`: its request is not known |
 | `phase` | `connect`, `tls`, `idle`, `request`, `head`, `body`, `opaque` (a tunnel, or not HTTP) |
 | `raced` | `true`, `false` |

@@ -1,6 +1,7 @@
 //! One record after the other: decode, identify, observe, count, tell.
 
 mod attaching;
+mod brief;
 mod counts;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use agent_core::{Core, Input, Limits, Outstanding, ProcessInfo, ProcessKind};
 use agent_wire::record::kind;
 use rustc_hash::FxHashMap;
 
+use self::brief::Brief;
 use self::counts::core_counts;
 use super::coverage;
 use crate::attachment::{Attachment, Seen};
@@ -69,6 +71,8 @@ pub(super) struct Daemon {
     events: Vec<Event>,
     /// What the source must learn.
     changes_of_attention: Vec<(u32, Attention)>,
+    /// Who is told of in brief.
+    brief: Brief,
     /// Bystanders that are not watched, and since when; the first first.
     parked: VecDeque<(Nanos, u32)>,
     forgot: Nanos,
@@ -133,6 +137,7 @@ impl Daemon {
             seen_in_part: 0,
             events: Vec::new(),
             changes_of_attention: Vec::new(),
+            brief: Brief::new(settings.brief),
             parked: VecDeque::new(),
             forgot: monotonic(),
             logged: 0,
@@ -207,6 +212,10 @@ impl Daemon {
         }
         // A process that dies is known already, or no connection of its was ever seen.
         match (observation.socket.tgid, &observation.what) {
+            (Some(tgid), What::Disturbed) => {
+                self.brief.disturbed(tgid, observation.socket.time);
+                self.changes_of_attention.push((tgid, Attention::Watch));
+            }
             (Some(tgid), What::Death { ended, .. }) => {
                 self.locator.saw_end(tgid, *ended, observation.socket.time);
             }
@@ -245,6 +254,7 @@ impl Daemon {
             }
         }
         self.park(now);
+        self.choose_brief(now);
     }
 
     /// Processes that turned out to be no proxies are not watched for a while.

@@ -8,6 +8,7 @@
 
 mod coverage;
 mod daemon;
+mod gathered;
 mod questions;
 mod slice;
 mod source;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use self::daemon::{Daemon, Known};
+use self::gathered::Gathered;
 use self::questions::Ask;
 #[cfg(test)]
 pub(crate) use self::questions::answered;
@@ -39,6 +41,7 @@ use crate::metrics::report::{Map, Program, Report, ServiceCounts, Snapshot};
 use crate::metrics::traffic::Traffic;
 use crate::processes::Processes;
 use crate::recording::Recorder;
+use agent_core::observation::Nanos;
 use agent_wire::record::kind;
 use agent_wire::tally::{self, Tally};
 
@@ -71,6 +74,9 @@ impl Round {
         }
     }
 }
+
+/// What is under way for this long is taken in although its head is held back, ns: it may go on for minutes.
+const OLD: Nanos = 1_000_000_000;
 
 /// Losses of the probes after which an attempt or a request may be missing.
 const MISSING: [Tally; 4] = [
@@ -118,6 +124,7 @@ pub struct Pipeline<S> {
     daemon: Daemon,
     report: Report,
     slice: Slice,
+    gathered: Gathered,
     losses: LossWatch,
     turned_away: Arc<AtomicU64>,
     directory: Option<Directory>,
@@ -171,6 +178,7 @@ impl<S: Source> Pipeline<S> {
             daemon,
             report,
             slice: Slice::default(),
+            gathered: Gathered::default(),
             losses: LossWatch::default(),
             turned_away,
             directory,
@@ -193,12 +201,14 @@ impl<S: Source> Pipeline<S> {
             match question {
                 None => {}
                 Some(Ask::Refresh(scrapes)) => {
+                    self.take_in_held(clock::monotonic());
                     self.daemon.show_under_way(clock::monotonic());
                     self.report();
                     scrapes.done();
                 }
                 // One each round: however many ask, records wait for one answer at most.
                 Some(Ask::Open(open)) => {
+                    self.take_in_held(clock::monotonic());
                     open.answer(|question| self.daemon.open(question, clock::monotonic()))
                 }
             }
@@ -218,6 +228,7 @@ impl<S: Source> Pipeline<S> {
             source,
             daemon,
             slice,
+            gathered,
             losses,
             ..
         } = self;
@@ -225,6 +236,8 @@ impl<S: Source> Pipeline<S> {
         let mut lost = std::mem::take(&mut losses.fresh);
         let mut looked = false;
         let (mut records, mut heard, mut more) = (0, 0, false);
+        // Until when records belong to this round, and whether they are brought in order first.
+        let (mut until, mut gathers) = (now, false);
         daemon.begin_round();
         daemon.hear_servers(source, now);
         loop {
@@ -243,14 +256,29 @@ impl<S: Source> Pipeline<S> {
                 break;
             }
             for record in slice.records() {
-                daemon.record(record, now);
                 records += 1;
+                if gathers {
+                    gathered.add(record);
+                    continue;
+                }
+                daemon.record(record, now);
+                if daemon.take_disturbed() {
+                    // What ends meanwhile is in the ring after that.
+                    gathered.add_held(source, Nanos::MAX);
+                    (until, gathers) = (clock::monotonic(), true);
+                }
             }
-            if slice.is_past(now) {
+            if slice.is_past(until) {
                 more = true;
                 break;
             }
         }
+        gathered.take(|record| daemon.record(record, now));
+        daemon.take_disturbed();
+        if !gathers && daemon.looks_what_is_under_way(now) {
+            self.take_in_held(now.saturating_sub(OLD));
+        }
+        let Self { source, daemon, .. } = self;
         daemon.settle(source, now);
         daemon.advance(now);
         for (tgid, attention) in daemon.take_changes_of_attention() {
@@ -264,12 +292,28 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
+    /// Takes in the heads of what is under way that are held back, as far as it began at `latest`.
+    fn take_in_held(&mut self, latest: Nanos) {
+        let Self {
+            source,
+            daemon,
+            gathered,
+            ..
+        } = self;
+        if daemon.tells_in_brief() {
+            let now = clock::monotonic();
+            gathered.add_held(source, latest);
+            gathered.take(|record| daemon.record(record, now));
+        }
+    }
+
     fn report(&self) {
         let Self {
             source,
             daemon,
             report,
             slice: _,
+            gathered: _,
             losses: _,
             turned_away,
             directory,

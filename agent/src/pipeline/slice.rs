@@ -18,6 +18,12 @@ const TIME: usize = offset_of!(Header, time_ns);
 /// are looked at more often for nothing.
 pub(super) const RECORDS: usize = 512;
 
+/// When that was what a record tells.
+pub(super) fn time_of(record: &[u8]) -> Option<Nanos> {
+    let time = record.get(TIME..)?.first_chunk()?;
+    Some(Nanos::from_ne_bytes(*time))
+}
+
 /// Some records, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Slice {
@@ -41,9 +47,8 @@ impl Slice {
     /// The newest of them is of a time behind `time`.
     pub(super) fn is_past(&self, time: Nanos) -> bool {
         let start = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
-        let newest = self.bytes.get(start..);
-        let told = newest.and_then(|record| record.get(TIME..)?.first_chunk());
-        told.is_some_and(|told| Nanos::from_ne_bytes(*told) > time)
+        let newest = self.bytes.get(start..).and_then(time_of);
+        newest.is_some_and(|newest| newest > time)
     }
 
     /// The records, oldest first.

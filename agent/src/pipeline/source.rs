@@ -15,6 +15,11 @@ pub trait Source: Attaches {
     fn whole_since(&self) -> Nanos;
     /// Hands out the records that wait, oldest first and `at_most` so many; how many.
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize;
+    /// Hands out the heads of exchanges under way that are held back: records, in no order.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError>;
     /// Hands out processes that began to listen, and when, 0 for one that is not known. False when some
     /// were left out.
     fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool;
@@ -52,6 +57,10 @@ impl Source for Probes {
 
     fn drain(&mut self, at_most: usize, each: impl FnMut(&[u8])) -> usize {
         Probes::drain(self, at_most, each)
+    }
+
+    fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        Probes::held(self, each)
     }
 
     fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool {

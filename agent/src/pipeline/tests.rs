@@ -1,5 +1,6 @@
 //! The pipeline fed with records made by hand.
 
+mod fed;
 mod open;
 mod rounds;
 
@@ -8,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::Input;
 use agent_core::observation::Nanos;
 use agent_wire::plain::bytes_of;
 use agent_wire::record::{
@@ -28,7 +28,6 @@ use crate::metrics::Metrics;
 use crate::metrics::exposition::Format;
 use crate::metrics::report::{RecordCounts, Report};
 use crate::processes::Processes;
-use crate::recording::Recorder;
 
 /// Records that wait, and what was asked to be ignored.
 #[derive(Default)]
@@ -36,6 +35,8 @@ struct Fake {
     records: VecDeque<Vec<u8>>,
     /// Full slices of records that come while others are taken in.
     coming: usize,
+    /// What is held back.
+    held: Vec<Vec<u8>>,
     told: Vec<(u32, Attention)>,
     /// The probes' counters; zeros when empty.
     tallies: Vec<u64>,
@@ -70,6 +71,11 @@ impl Source for Fake {
         let count = self.records.len().min(at_most);
         self.records.drain(..count).for_each(|record| each(&record));
         count
+    }
+
+    fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        self.held.iter().map(Vec::as_slice).for_each(each);
+        Ok(())
     }
 
     fn take_serving(&mut self, _: impl FnMut(Nanos, u32)) -> bool {
@@ -543,50 +549,4 @@ async fn errors_seen_are_errors_explained_and_unattributed() {
             "{series} is not in\n{text}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_recording_is_all_that_the_core_was_fed_and_holds_no_query() {
-    let path = std::env::temp_dir().join(format!("why502-fed-{}.jsonl", std::process::id()));
-    let settings = Settings::default();
-    let incidents = Incidents::new(&settings);
-    let Metrics {
-        traffic, report, ..
-    } = Metrics::new(&settings);
-    let sinks = Sinks {
-        traffic,
-        report,
-        stream: EventStream::new(),
-        incidents,
-        turned_away: Arc::default(),
-        recorder: Some(Recorder::create(&path).unwrap()),
-        directory: None,
-        translations: None,
-        processes: Processes::new(&settings),
-        attachment: None,
-    };
-    let source = Fake {
-        records: refused_connect_and_502(std::process::id()).into(),
-        ..Fake::default()
-    };
-    let (_ask, asked) = questions();
-
-    Pipeline::new(source, &settings, sinks)
-        .run(asked, std::future::ready(()))
-        .await;
-
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    let inputs: Vec<Input> = text
-        .lines()
-        .skip(1)
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let observed = |input: &&Input| matches!(input, Input::Observe(_));
-    assert_eq!(inputs.iter().filter(observed).count(), 3);
-    assert!(matches!(inputs[0], Input::ForgetProcess { .. }));
-    assert!(matches!(inputs[1], Input::KnowProcess { .. }));
-    assert_eq!(inputs.last(), Some(&Input::Finish));
-    assert!(text.contains("/report"), "{text}");
-    assert!(!text.contains("secret"), "{text}");
 }

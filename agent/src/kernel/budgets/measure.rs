@@ -3,6 +3,7 @@
 use std::mem::size_of;
 use std::process::Command;
 
+use agent_wire::brief::Brief;
 use agent_wire::record::{
     Abandoned, Connect, Death, Dns, End, Header, Hello, MessageHead, Reset, Tls, UnixConnect,
     UnreadClient,
@@ -72,7 +73,7 @@ impl Measured {
     pub(super) fn here() -> Result<Self> {
         let btf = Btf::from_sys_fs()?;
         let words = verifier_words(&btf)?;
-        let mut ebpf = load_object(&Options::default(), WAY.flows)?;
+        let mut ebpf = load_object(&all(), WAY.flows)?;
         let mut programs = Vec::new();
         for (entry, (_, words)) in catalog::entries(WAY).zip(words) {
             attaching::load(&mut ebpf, &btf, entry).context(entry.program)?;
@@ -152,7 +153,7 @@ fn version(release: &str) -> &str {
 /// aya keeps the log of programs that were refused only. So no descriptor is left for them: the
 /// kernel verifies a program, and then has no number to give.
 fn verifier_words(btf: &Btf) -> Result<Vec<(&'static str, String)>> {
-    let mut ebpf = load_object_logging(&Options::default(), WAY.flows, VerifierLogLevel::STATS)?;
+    let mut ebpf = load_object_logging(&all(), WAY.flows, VerifierLogLevel::STATS)?;
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),
@@ -216,6 +217,7 @@ fn records() -> Vec<(&'static str, usize)> {
         ("Hello", size_of::<Hello>()),
         ("Abandoned", size_of::<Abandoned>()),
         ("UnreadClient", size_of::<UnreadClient>()),
+        ("Brief", size_of::<Brief>()),
         ("Header (TCP)", size_of::<Header>()),
     ]
 }
@@ -231,4 +233,12 @@ fn the_verifiers_statistics_are_read() {
     let words = "verification time 1412 usec\nstack depth 96+0+16\nprocessed 4205 insns (limit 1000000) max_states_per_insn 4 total_states 92 peak_states 92 mark_read 12\n";
     assert_eq!(processed(words).unwrap(), 4205);
     assert_eq!(frames(words).unwrap(), [96, 0, 16]);
+}
+
+/// All that the probes can be asked for: what is off, the verifier takes out.
+fn all() -> Options {
+    Options {
+        in_brief: true,
+        ..Options::default()
+    }
 }
