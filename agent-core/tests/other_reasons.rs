@@ -7,8 +7,10 @@ mod support;
 use agent_core::Core;
 use agent_core::ProcessKind;
 use agent_core::cause::{Cause, Certainty};
-use agent_core::event::{Attempt, Join};
-use agent_core::observation::{ConnectOutcome, End, Ended, Framing, Observation, TlsHandshake};
+use agent_core::event::{Attempt, Join, Upstream};
+use agent_core::observation::{
+    ConnectOutcome, End, Ended, Framing, Observation, Side, TlsHandshake, What,
+};
 use agent_wire::record::flag;
 use support::{PROXY, Sock, Told, client, core, errand, know, sent, told, upstream};
 
@@ -85,7 +87,7 @@ fn an_upload_in_chunks_may_be_what_the_upstream_waits_for() {
     let (c, u) = (client(1), upstream(2).opened(1.5));
     let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
     let mut sends = u.request(&x, "POST", "/upload");
-    if let agent_core::observation::What::Request {
+    if let What::Request {
         head: Some(head), ..
     } = &mut sends.what
     {
@@ -128,6 +130,39 @@ fn a_connect_for_another_server_of_the_process_is_no_proof() {
     let joins = request.attempts.iter().map(|one| one.join_certainty);
     let joins: Vec<_> = joins.collect();
     assert_eq!(joins, [Some(Certainty::Guess), Some(Certainty::Proof)]);
+}
+
+/// The same beside an application whose talk is not read.
+#[test]
+fn such_a_connect_does_not_hide_the_application_that_was_asked() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let database = upstream(20).to("10.0.9.9:3306").opened(300.0);
+    let mut application = upstream(2).opened(1.2);
+    application.socket.side = Side::Unknown;
+    let mut used = application.close(3001.4);
+    let x = sent(0, 1.5).errand(1, 0, 100).partial_head(500, 3001.3);
+    used.what = What::Unread {
+        exchange: x.ended(End::LocalClose).exchange,
+    };
+    let told = told(
+        &mut core(),
+        [
+            c.request(&asked, "POST", "/report"),
+            application.connect(1.4, ConnectOutcome::Established, errand(1)),
+            database.connect(300.1, ConnectOutcome::Reset, errand(1)),
+            used,
+            application.close(3001.5),
+            c.response(&asked.answered(504, 3001.6)),
+        ],
+    );
+    let (request, error) = (told.request(), error(&told));
+    assert_ne!(error.map(|(cause, _)| cause), Some(Cause::ConnectRefused));
+    let upstreams = request.attempts.iter().map(|one| one.upstream.clone());
+    let application = Upstream::Inet(application.socket.remote);
+    assert!(
+        upstreams.into_iter().any(|one| one == application),
+        "{request:#?}"
+    );
 }
 
 /// mod_php, Lua: a cache is down and the application goes on without it, and fails of something else.

@@ -151,7 +151,7 @@ impl Core {
 
     /// Of the attempts whose talk was not read, leaves those that the request misses, and adds those
     /// that are not over. One that began before another that was read says nothing of the error: a
-    /// proxy may ask a database first.
+    /// proxy may ask a database first. But for a connect that is perhaps no attempt of this request.
     #[expect(
         clippy::vec_box,
         reason = "an attempt moves here from its request: as a pointer"
@@ -164,7 +164,13 @@ impl Core {
         tries: &mut Vec<Box<Trial>>,
     ) {
         let missed = misses_attempt(request, outcome);
-        let read = tries.iter().filter(|trial| !trial.unread);
+        let is_doubtful = |trial: &Trial| {
+            let surety = trial.parent.map(|parent| parent.surety);
+            trial.exchange.is_none() && surety == Some(Certainty::Guess)
+        };
+        let read = tries
+            .iter()
+            .filter(|trial| !trial.unread && !is_doubtful(trial));
         let since = read.map(|trial| trial.started).max();
         let goes = |trial: &Trial| since.is_some_and(|since| trial.started < since);
         let dropped: Vec<_> = tries

@@ -177,11 +177,11 @@ impl Core {
             self.tell_alone(stranger, out);
         }
         let mut tries = std::mem::take(&mut request.tries);
+        doubt_connects(&mut tries, &outcome);
         self.take_unread(key, &request, &outcome, &mut tries);
         for trial in &mut tries {
             self.look_around(trial);
         }
-        doubt_connects(&mut tries, &outcome);
         if outcome.is_failed() {
             self.doubt_neighbours(&request, &tries);
             if let Some(tgid) = request.tgid {
