@@ -100,7 +100,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
 
 pub(in crate::knowledge) const UNATTRIBUTED: Entry = Entry {
     cause: Cause::Unattributed,
-    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent; or the proxy cut a valid answer, waited for a client that took nothing more in, or was stopped.",
+    meaning: "The evidence does not tell: it is incomplete, hidden by TLS, or from before the agent; or the proxy cut a valid answer, waited for its client, or was stopped.",
     gloss: "the evidence does not tell",
     evidence: "An error without evidence that allows one reading only. It is counted, not guessed. Where the upstream is named, a connection to it was opened or used for the request, and what was said on it is not read (FastCGI, uwsgi, HTTP/2, TLS, a Unix socket).",
     check: &[
