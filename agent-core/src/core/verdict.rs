@@ -476,15 +476,12 @@ impl Core {
 
 /// A thread that connects has read from a client last, and that may have been another's: a server of raw
 /// TCP in the same process (nginx `stream`, Envoy's `tcp_proxy`) connects for a client of which it has read
-/// nothing. What fails for this request is followed at once by its error or by its next try, or the same
-/// upstream is sent the request later.
+/// nothing. What fails for this request is followed at once by its error or by its next try, or is tried
+/// again at the same upstream.
 fn doubt_connects(tries: &mut [Box<Trial>], outcome: &Outcome) {
     let others: Vec<_> = tries
         .iter()
-        .map(|trial| {
-            let is_used = trial.exchange.is_some();
-            (trial.key, trial.started, trial.upstream.clone(), is_used)
-        })
+        .map(|trial| (trial.key, trial.started, trial.upstream.clone()))
         .collect();
     for trial in tries {
         let ended = trial.ended;
@@ -493,9 +490,9 @@ fn doubt_connects(tries: &mut [Box<Trial>], outcome: &Outcome) {
         };
         let answered = outcome.answer_began.unwrap_or(outcome.ended);
         let followed = outcome.is_failed() && follows(answered, PROMPT)
-            || others.iter().any(|(key, started, upstream, is_used)| {
-                let is_again = *is_used && *upstream == trial.upstream;
-                *key != trial.key && (follows(*started, timing::AT_ONCE) || is_again)
+            || others.iter().any(|(key, started, upstream)| {
+                let is_next = follows(*started, timing::AT_ONCE) || *upstream == trial.upstream;
+                *key != trial.key && is_next
             });
         if let Some(parent) = &mut trial.parent
             && trial.exchange.is_none()
