@@ -107,7 +107,7 @@ pub(crate) struct Trial {
     pub(crate) speculative: bool,
     /// What was said is not read: what TCP tells is all there is.
     pub(crate) unread: bool,
-    /// It went well and was told in brief: its request is not looked for.
+    /// It succeeded and is reported in brief, without its request.
     pub(crate) in_brief: bool,
     /// Whether a client asked for it, of one that no request is known for.
     pub(crate) asked: Asked,

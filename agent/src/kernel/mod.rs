@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use agent_core::observation::Nanos;
 use agent_wire::attention;
-use agent_wire::limits::DEFAULT_RING_BYTES;
+use agent_wire::limits::{DEFAULT_RING_BYTES, HELD_EXCHANGES};
 use agent_wire::reset_reason::NUMBERS;
 use agent_wire::tally::SLOTS;
 use aya::maps::{Array, CgroupArray, HashMap, Map, MapData, MapError, PerCpuArray, Queue};
@@ -443,10 +443,12 @@ fn load_object_logging(
         Flows::Storage => (0u8, 1),
         Flows::Cookie => (1u8, FLOWS_BY_COOKIE),
     };
+    let held = if options.in_brief { HELD_EXCHANGES } else { 1 };
     EbpfLoader::new()
         .verifier_log_level(log)
         .map_max_entries("RING", options.ring_bytes)
         .map_max_entries("FLOWS_BY_COOKIE", in_map)
+        .map_max_entries("HELD", held)
         .override_global("BY_COOKIE", &by_cookie, true)
         .override_global("AYA_LOG_LEVEL", &level, false)
         .override_global("RESET_HAS_REASON", &has_reason, true)
