@@ -132,6 +132,57 @@ fn a_connect_for_another_server_of_the_process_is_no_proof() {
     assert_eq!(joins, [Some(Certainty::Guess), Some(Certainty::Proof)]);
 }
 
+/// The same twice, at one upstream, at once or later.
+#[test]
+fn a_second_connect_for_another_server_vouches_for_nothing() {
+    for later in [0.5, 50.0] {
+        let (c, asked) = (client(1), sent(0, 1.0));
+        let first = upstream(20).to("10.0.9.9:3306").opened(300.0);
+        let second = upstream(21).to("10.0.9.9:3306").opened(300.1 + later);
+        let u = upstream(2).opened(900.0);
+        let x = sent(0, 901.0).errand(1, 0, 100).answered(200, 905.0);
+        let told = told(
+            &mut core(),
+            [
+                c.request(&asked, "POST", "/upload"),
+                first.connect(300.1, ConnectOutcome::Reset, errand(1)),
+                second.connect(300.2 + later, ConnectOutcome::Reset, errand(1)),
+                u.connect(900.2, ConnectOutcome::Established, errand(1)),
+                u.request(&x, "POST", "/upload"),
+                u.response(&x),
+                c.response(&asked.answered(200, 905.2)),
+            ],
+        );
+        let request = told.request();
+        let joins = request.attempts.iter().map(|one| one.join_certainty);
+        let joins: Vec<_> = joins.collect();
+        let guess = Some(Certainty::Guess);
+        assert_eq!(joins, [guess, guess, Some(Certainty::Proof)], "{later} ms");
+    }
+}
+
+/// Envoy waits for some milliseconds before it tries again.
+#[test]
+fn a_connect_that_is_tried_again_in_vain_was_the_requests() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let first = upstream(20).opened(2.0);
+    let second = upstream(21).opened(40.0);
+    let told = told(
+        &mut core_of("envoy"),
+        [
+            c.request(&asked, "GET", "/"),
+            first.connect(2.1, ConnectOutcome::Reset, errand(1)),
+            second.connect(40.1, ConnectOutcome::Reset, errand(1)),
+            c.response(&asked.answered(503, 40.4)),
+        ],
+    );
+    let request = told.request();
+    let joins = request.attempts.iter().map(|one| one.join_certainty);
+    assert!(joins.into_iter().all(|one| one == Some(Certainty::Proof)));
+    let cause = error(&told).map(|(cause, _)| cause);
+    assert_eq!(cause, Some(Cause::ConnectRefused));
+}
+
 /// The same beside an application whose talk is not read.
 #[test]
 fn such_a_connect_does_not_hide_the_application_that_was_asked() {

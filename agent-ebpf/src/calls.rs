@@ -11,6 +11,7 @@
 
 use agent_flow::bytes::Payload;
 use agent_flow::http1::{head, scan};
+use agent_flow::proxy_header;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::SkBuffContext;
 
@@ -61,6 +62,12 @@ pub(crate) fn follow_chunks(ctx: &SkBuffContext, flow: &mut Flow, body: Payload)
     });
 }
 
+/// [`agent_flow::proxy_header::length`].
+#[inline(always)]
+pub(crate) fn proxy_header(ctx: &SkBuffContext, payload: Payload) -> u32 {
+    proxy_header_of(ctx.skb.skb, payload.offset, payload.len)
+}
+
 /// [`agent_flow::http1::scan::scan`] of what is in `space`.
 #[inline(always)]
 pub(crate) fn scan_head(space: &mut Lent) {
@@ -95,6 +102,17 @@ extern "C" fn chunks_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
         flow.chunks.follow(&packet, &flow.flags, body);
     }
     0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn proxy_header_of(skb: *mut __sk_buff, offset: u32, len: u32) -> u32 {
+    let ctx = SkBuffContext::new(skb);
+    let Some(sk) = Sock::of_packet(&ctx) else {
+        return 0;
+    };
+    let packet = Packet { ctx: &ctx, sk };
+    proxy_header::length(&packet, Payload::at(offset, len))
 }
 
 /// [`held::emit`].

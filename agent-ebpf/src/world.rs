@@ -209,6 +209,11 @@ impl Source for Packet<'_> {
     fn follow_chunks(&self, flow: &mut Flow<Kernel>, body: Payload) {
         calls::follow_chunks(self.ctx, flow, body);
     }
+
+    #[inline(always)]
+    fn proxy_header(&self, payload: Payload) -> u32 {
+        calls::proxy_header(self.ctx, payload)
+    }
 }
 
 #[inline(always)]

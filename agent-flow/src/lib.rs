@@ -11,7 +11,7 @@
 //! | entry | [`segment`], [`recognition`], [`ending`] |
 //! | protocols | [`http1`], [`tls`], and what is not read: [`unread`], [`clients`] |
 //! | state | [`world`], [`flow`], [`flags`] |
-//! | readers of bytes | [`http1::scan`], [`http1::request_line`], [`http1::chunks`], [`tls::records`], [`tls::hello`] |
+//! | readers of bytes | [`proxy_header`], [`http1::scan`], [`http1::request_line`], [`http1::chunks`], [`tls::records`], [`tls::hello`] |
 //! | ground | [`bytes`], [`machine`] |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod flags;
 pub mod flow;
 pub mod http1;
 pub mod machine;
+pub mod proxy_header;
 pub mod recognition;
 pub mod segment;
 pub mod tls;

@@ -14,6 +14,7 @@ use crate::http1::request_line::is_request;
 use crate::http1::scan::{HTTP_1, SEVEN_BYTES};
 use crate::http1::{head, messages};
 use crate::machine::Machine;
+use crate::proxy_header;
 use crate::tls::handshake;
 use crate::unread;
 use crate::world::{FlowOf, Socket, Source};
@@ -25,12 +26,36 @@ pub fn bytes<S: Source>(source: &S, flow: &mut FlowOf<S>, payload: Payload, sent
         handshake::bytes(source, flow, payload, sent);
         return;
     }
-    if flow.phase == phase::UNKNOWN && !recognise(source, flow, payload, sent) {
-        // All that will be measured of a connection that turns out not to be HTTP.
-        flow.header.srtt_us = source.srtt_us();
-        return;
+    let mut payload = payload;
+    if flow.phase == phase::UNKNOWN {
+        if proxy_header::may_begin(source.prefix(payload)) {
+            payload = behind_proxy_header(source, payload);
+            if payload.len == 0 {
+                return;
+            }
+        }
+        if !recognise(source, flow, payload, sent) {
+            // All that will be measured of a connection that turns out not to be HTTP.
+            flow.header.srtt_us = source.srtt_us();
+            return;
+        }
     }
     messages::bytes(source, flow, payload, sent);
+}
+
+/// What stands behind the PROXY protocol header in `payload`.
+#[inline(always)]
+fn behind_proxy_header<S: Source>(source: &S, payload: Payload) -> Payload {
+    let header = source.proxy_header(payload);
+    if header > payload.len {
+        return payload;
+    }
+    Payload {
+        offset: payload.offset + header,
+        len: payload.len - header,
+        seq: payload.seq.wrapping_add(header),
+        hole: payload.hole,
+    }
 }
 
 /// What a client sent before there was a socket to see it on: `payload`, of which `bytes` are the

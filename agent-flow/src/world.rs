@@ -135,6 +135,9 @@ pub trait Source: Socket + Bytes {
 
     /// Runs [`crate::http1::chunks::Chunks::follow`] over the body of `flow`.
     fn follow_chunks(&self, flow: &mut FlowOf<Self>, body: Payload);
+
+    /// [`crate::proxy_header::length`] of what is in `payload`.
+    fn proxy_header(&self, payload: Payload) -> u32;
 }
 
 /// The flow of a socket.

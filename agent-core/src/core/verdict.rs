@@ -476,31 +476,31 @@ impl Core {
 
 /// A thread that connects has read from a client last, and that may have been another's: a server of raw
 /// TCP in the same process (nginx `stream`, Envoy's `tcp_proxy`) connects for a client of which it has read
-/// nothing. What fails for this request is followed at once by its error or by its next try, or is tried
-/// again at the same upstream.
+/// nothing. A connect that failed for this request leads to something of it: at once to its error, or to its
+/// next try, or to a later one at the same upstream. So the last try is looked at first.
 fn doubt_connects(tries: &mut [Box<Trial>], outcome: &Outcome) {
-    let others: Vec<_> = tries
-        .iter()
-        .map(|trial| (trial.key, trial.started, trial.upstream.clone()))
+    let answered = outcome.answer_began.unwrap_or(outcome.ended);
+    let only_connects = |trial: &Trial| trial.exchange.is_none() && !trial.unread;
+    let used = tries.iter().filter(|trial| !only_connects(trial));
+    let mut sure: Vec<_> = used
+        .map(|trial| (trial.started, trial.upstream.clone()))
         .collect();
-    for trial in tries {
-        let ended = trial.ended;
+    for trial in tries.iter_mut().rev().filter(|trial| only_connects(trial)) {
         let follows = |at: Nanos, within: Nanos| {
+            let ended = trial.ended;
             at.saturating_add(timing::SLACK) >= ended && at.saturating_sub(ended) <= within
         };
-        let answered = outcome.answer_began.unwrap_or(outcome.ended);
-        let followed = outcome.is_failed() && follows(answered, PROMPT)
-            || others.iter().any(|(key, started, upstream)| {
-                let is_next = follows(*started, timing::AT_ONCE) || *upstream == trial.upstream;
-                *key != trial.key && is_next
+        let leads_on = outcome.is_failed() && follows(answered, PROMPT)
+            || sure.iter().any(|(started, upstream)| {
+                follows(*started, timing::AT_ONCE) || *upstream == trial.upstream
             });
         if let Some(parent) = &mut trial.parent
-            && trial.exchange.is_none()
-            && !trial.unread
             && parent.join == Join::Errand
-            && !followed
+            && !leads_on
         {
             parent.surety = Certainty::Guess;
+        } else {
+            sure.push((trial.started, trial.upstream.clone()));
         }
     }
 }

@@ -16,7 +16,7 @@ use agent_flow::http1::{brief, head, scan};
 use agent_flow::machine::Machine;
 use agent_flow::segment::{self, ACK, Segment};
 use agent_flow::world::{FlowOf, Socket, Source, Space, World};
-use agent_flow::{clients, ending, recognition};
+use agent_flow::{clients, ending, proxy_header, recognition};
 use agent_wire::brief::Brief;
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::plain::{Plain, bytes_of, read};
@@ -277,6 +277,10 @@ impl Source for At<'_> {
 
     fn follow_chunks(&self, flow: &mut FlowOf<Self>, body: Payload) {
         flow.chunks.follow(self, &flow.flags, body);
+    }
+
+    fn proxy_header(&self, payload: Payload) -> u32 {
+        proxy_header::length(self, payload)
     }
 }
 
