@@ -6,7 +6,7 @@
 
 use agent_flow::http1::brief;
 use agent_flow::world::Space;
-use agent_wire::brief::{Brief, Held, holds};
+use agent_wire::brief::{Brief, Held, holds, place};
 use agent_wire::limits::{HELD_EXCHANGES, HELD_REQUEST_BYTES, HELD_RESPONSE_BYTES};
 use agent_wire::record::{MessageHead, kind};
 use aya_ebpf::btf_maps::Array;
@@ -32,7 +32,7 @@ pub(crate) fn request(flow: &mut Flow, space: &Space) -> bool {
     if kernel::opaque(&space.fixed.captured) > HELD_REQUEST_BYTES as u32 {
         return false;
     }
-    let place = place_of(flow);
+    let place = place(flow.header.cookie, flow.exchange.index);
     let Some(held) = take(place) else {
         return false;
     };
@@ -78,7 +78,13 @@ pub(crate) fn tell_in_brief(flow: &mut Flow, now: u64) {
     let held = kernel::opaque(&flow.held);
     if let Some(what) = at(u32::from(held)) {
         flow.held = 0;
-        kernel::store(&mut what.holds, holds::NOTHING);
+        let has_response = kernel::opaque(&what.holds) == holds::RESPONSE;
+        let ended = if has_response {
+            holds::ENDED_RESPONSE
+        } else {
+            holds::ENDED_REQUEST
+        };
+        kernel::store(&mut what.holds, ended);
         flow.head(&mut what.request.fixed.header);
         flow.exchange_into(&mut what.request.fixed.exchange);
         calls::emit_brief(held, now);
@@ -96,7 +102,7 @@ pub(crate) fn emit_brief(held: u32, now: u64) {
             brief::fill::<Kernel>(record, header, exchange);
         });
     }
-    give_back(held);
+    free(held);
 }
 
 /// Holds nothing more of the exchange at hand.
@@ -134,21 +140,15 @@ pub(crate) fn give_back(held: u32) {
     if let Some(what) = at(held) {
         kernel::store(&mut what.holds, holds::NOTHING);
     }
+    free(held);
+}
+
+/// Lets others take the place, one more than its number; what is there stays until they do.
+#[inline(always)]
+fn free(held: u32) {
     if let Some(mark) = mark(held.wrapping_sub(1)) {
         kernel::add(mark, -1);
     }
-}
-
-/// Where the exchange at hand belongs.
-#[inline(always)]
-fn place_of(flow: &Flow) -> u32 {
-    let number = flow
-        .header
-        .cookie
-        .wrapping_mul(2)
-        .wrapping_add(u64::from(flow.exchange.index));
-    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    hash as u32 & (HELD_EXCHANGES - 1)
 }
 
 #[inline(always)]
@@ -156,7 +156,9 @@ fn take(place: u32) -> Option<&'static mut Held> {
     let mark = mark(place)?;
     kernel::add(mark, 1);
     if kernel::opaque(mark) == 1 {
-        return at(place + 1);
+        let held = at(place + 1)?;
+        kernel::store(&mut held.holds, holds::NOTHING);
+        return Some(held);
     }
     kernel::add(mark, -1);
     None

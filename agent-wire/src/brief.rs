@@ -5,7 +5,7 @@
 
 use core::mem::size_of;
 
-use crate::limits::{HELD_REQUEST_BYTES, HELD_RESPONSE_BYTES};
+use crate::limits::{HELD_EXCHANGES, HELD_REQUEST_BYTES, HELD_RESPONSE_BYTES};
 use crate::record::{Header, MessageHead, Record};
 
 /// [`crate::record::kind::BRIEF`]: an exchange that is complete, was answered below 500 and at once, and of
@@ -89,6 +89,14 @@ pub struct Held {
     pub holds: u64,
 }
 
+/// The place of an exchange, by the cookie of its connection and its number there.
+#[inline(always)]
+pub fn place(cookie: u64, index: u32) -> u32 {
+    let number = cookie.wrapping_mul(2).wrapping_add(index as u64);
+    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    hash as u32 & (HELD_EXCHANGES - 1)
+}
+
 /// What is at a place.
 pub mod holds {
     /// Nothing, or it is being written.
@@ -97,6 +105,11 @@ pub mod holds {
     pub const REQUEST: u64 = 1;
     /// And its response.
     pub const RESPONSE: u64 = 2;
+    /// The same two of an exchange that is over and was told in brief. Of its request the bytes count, with
+    /// what its connection was at its end. They stay until the place is taken again.
+    pub const ENDED_REQUEST: u64 = 3;
+    /// See [`ENDED_REQUEST`].
+    pub const ENDED_RESPONSE: u64 = 4;
 }
 
 const _: () = {

@@ -25,42 +25,45 @@ pub fn begins<W: World>(world: &W, flow: &mut Flow<W>, space: &Space) -> bool {
 /// with it and was told.
 #[inline(always)]
 pub fn answered<W: World>(world: &W, flow: &mut Flow<W>, space: &Space, now: u64) -> bool {
-    if flow.in_brief == 0 && flow.held == 0 {
-        return false;
-    }
     let is_over = flow.exchange.end != end::OPEN;
     if W::opaque(&flow.held) != 0 && goes_well(flow) {
-        if is_over {
-            if tell(world, flow, now) {
-                return true;
-            }
-        } else if world.hold(flow, space, true) {
+        // A proxy may refuse an answer that is complete: it stays at hand for a moment.
+        let stays = is_over && flow.is_upstream_side();
+        let is_held = (stays || !is_over) && world.hold(flow, space, true);
+        if is_held && !is_over || is_over && is_held == stays && tell(world, flow, now) {
+            return true;
+        }
+        if is_held {
+            world.let_out(flow);
             return true;
         }
     }
-    let is_wrong = flow.exchange.status >= 500 || flow.flags.has::<{ flag::NOT_HTTP }>();
-    if is_wrong {
+    // Of a connection that is told whole, too: what it failed of may be told in brief.
+    if flow.exchange.status >= 500 || flow.flags.has::<{ flag::NOT_HTTP }>() {
         world.disturbed(flow, now);
     }
-    world.let_out(flow);
+    let_out(world, flow);
     false
 }
 
 /// The exchange is over. True when it was told.
 #[inline(always)]
 pub fn ends<W: World>(world: &W, flow: &mut Flow<W>, now: u64) -> bool {
-    if flow.in_brief == 0 && flow.held == 0 {
-        return false;
-    }
-    let went_well = goes_well(flow);
-    if went_well && W::opaque(&flow.held) != 0 && tell(world, flow, now) {
+    if W::opaque(&flow.held) != 0 && goes_well(flow) && tell(world, flow, now) {
         return true;
     }
     if !has_ended_well(flow) || flow.exchange.status >= 500 {
         world.disturbed(flow, now);
     }
-    world.let_out(flow);
+    let_out(world, flow);
     false
+}
+
+#[inline(always)]
+fn let_out<W: World>(world: &W, flow: &mut Flow<W>) {
+    if W::opaque(&flow.held) != 0 {
+        world.let_out(flow);
+    }
 }
 
 /// Nothing of the exchange at hand is worth a word, so far.

@@ -6,7 +6,7 @@
 use agent_wire::brief::{self, HeldHead, holds};
 use agent_wire::limits::HELD_EXCHANGES;
 use agent_wire::plain::{self, bytes_of};
-use agent_wire::record::{Header, side};
+use agent_wire::record::{Exchange, Header, MessageHead, Record, kind, side};
 use aya::Ebpf;
 use aya::maps::{Array, MapData, MapError};
 
@@ -43,13 +43,37 @@ impl Held {
                 let Header {
                     side: its, time_ns, ..
                 } = held.request.fixed.header;
-                if its != side || time_ns > by_now || held.holds == holds::NOTHING {
+                if its != side || time_ns > by_now || !is_under_way(held.holds) {
                     continue;
                 }
                 hand_out(&held.request, &mut each);
                 if held.holds == holds::RESPONSE {
                     hand_out(&held.response, &mut each);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out the heads of an exchange that was told in brief, if they are there still: its request as it
+    /// was sent, and its response if that was held.
+    pub(super) fn ended(
+        &self,
+        cookie: u64,
+        index: u32,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), KernelError> {
+        let is_it =
+            |head: &MessageHead| head.header.cookie == cookie && head.exchange.index == index;
+        let Some(mut held) = self.at(brief::place(cookie, index))? else {
+            return Ok(());
+        };
+        let is_ended = matches!(held.holds, holds::ENDED_REQUEST | holds::ENDED_RESPONSE);
+        if is_ended && is_it(&held.request.fixed) {
+            as_sent(&mut held.request.fixed);
+            hand_out(&held.request, &mut each);
+            if held.holds == holds::ENDED_RESPONSE && is_it(&held.response.fixed) {
+                hand_out(&held.response, &mut each);
             }
         }
         Ok(())
@@ -63,6 +87,35 @@ impl Held {
         let whole = bytes == read()?;
         Ok(plain::read(&bytes).filter(|_| whole))
     }
+}
+
+fn is_under_way(what: u64) -> bool {
+    matches!(what, holds::REQUEST | holds::RESPONSE)
+}
+
+/// What is known of the exchange by its end, less what came after its request.
+fn as_sent(head: &mut MessageHead) {
+    let Exchange {
+        index,
+        request_ns,
+        request_last_ns,
+        idle_since_ns,
+        request_bytes,
+        request_head_bytes,
+        errand,
+        ..
+    } = head.exchange;
+    head.exchange = Exchange {
+        index,
+        request_ns,
+        request_last_ns,
+        idle_since_ns,
+        request_bytes,
+        request_head_bytes,
+        errand,
+        ..Exchange::default()
+    };
+    head.stamp(kind::REQUEST, request_ns);
 }
 
 fn failed(name: &'static str) -> impl FnOnce(MapError) -> KernelError {

@@ -345,6 +345,20 @@ impl Probes {
         self.held.read(each)
     }
 
+    /// Hands the heads of an exchange to `each` that was told in brief, if nothing has taken their place: its
+    /// request, and its response if that was held, as [`Probes::drain`] has them.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn ended(
+        &self,
+        cookie: u64,
+        index: u32,
+        each: impl FnMut(&[u8]),
+    ) -> Result<(), KernelError> {
+        self.held.ended(cookie, index, each)
+    }
+
     /// The kernel side's counters, summed over CPUs; index by [`agent_wire::tally`].
     ///
     /// # Errors

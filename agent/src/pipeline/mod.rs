@@ -201,19 +201,20 @@ impl<S: Source> Pipeline<S> {
             match question {
                 None => {}
                 Some(Ask::Refresh(scrapes)) => {
-                    self.take_in_held(clock::monotonic());
+                    self.take_in_held();
                     self.daemon.show_under_way(clock::monotonic());
                     self.report();
                     scrapes.done();
                 }
                 // One each round: however many ask, records wait for one answer at most.
                 Some(Ask::Open(open)) => {
-                    self.take_in_held(clock::monotonic());
+                    self.take_in_held();
                     open.answer(|question| self.daemon.open(question, clock::monotonic()))
                 }
             }
         }
         self.round();
+        self.take_in_held();
         self.daemon.finish(clock::monotonic());
         self.report();
     }
@@ -236,8 +237,8 @@ impl<S: Source> Pipeline<S> {
         let mut lost = std::mem::take(&mut losses.fresh);
         let mut looked = false;
         let (mut records, mut heard, mut more) = (0, 0, false);
-        // Until when records belong to this round, and whether they are brought in order first.
-        let (mut until, mut gathers) = (now, false);
+        // Until when records belong to this round, and whether something went wrong in it.
+        let (mut until, mut is_disturbed) = (now, false);
         daemon.begin_round();
         daemon.hear_servers(source, now);
         loop {
@@ -257,15 +258,11 @@ impl<S: Source> Pipeline<S> {
             }
             for record in slice.records() {
                 records += 1;
-                if gathers {
-                    gathered.add(record);
-                    continue;
-                }
-                daemon.record(record, now);
-                if daemon.take_disturbed() {
+                gathered.add(record);
+                if !is_disturbed && slice::kind_of(record) == Some(kind::DISTURBED) {
                     // What ends meanwhile is in the ring after that.
                     gathered.add_held(source, Nanos::MAX);
-                    (until, gathers) = (clock::monotonic(), true);
+                    (until, is_disturbed) = (clock::monotonic(), true);
                 }
             }
             if slice.is_past(until) {
@@ -273,14 +270,23 @@ impl<S: Source> Pipeline<S> {
                 break;
             }
         }
-        gathered.take(|record| daemon.record(record, now));
-        daemon.take_disturbed();
-        if !gathers && daemon.looks_what_is_under_way(now) {
-            self.take_in_held(now.saturating_sub(OLD));
+        let known = if is_disturbed {
+            gathered.recall(source);
+            gathered.in_order(|record| daemon.record(record, now));
+            now
+        } else {
+            let waits = daemon.lingers().map(|time| now.saturating_sub(time));
+            let until = waits.unwrap_or(Nanos::MAX);
+            gathered.until(until, |record| daemon.record(record, now));
+            waits.unwrap_or(now)
+        };
+        if !is_disturbed && daemon.looks_what_is_under_way(now) {
+            let mut held = Gathered::default();
+            held.add_held(source, now.saturating_sub(OLD));
+            held.in_order(|record| daemon.record(record, now));
         }
-        let Self { source, daemon, .. } = self;
         daemon.settle(source, now);
-        daemon.advance(now);
+        daemon.advance(known);
         for (tgid, attention) in daemon.take_changes_of_attention() {
             if let Err(error) = source.attend(tgid, attention) {
                 tracing::warn!(tgid, %error, "a process is still watched by the probes");
@@ -292,18 +298,18 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    /// Takes in the heads of what is under way that are held back, as far as it began at `latest`.
-    fn take_in_held(&mut self, latest: Nanos) {
+    /// Takes in all that waits, and the heads of what is under way that are held back.
+    fn take_in_held(&mut self) {
         let Self {
             source,
             daemon,
             gathered,
             ..
         } = self;
-        if daemon.tells_in_brief() {
+        if daemon.lingers().is_some() {
             let now = clock::monotonic();
-            gathered.add_held(source, latest);
-            gathered.take(|record| daemon.record(record, now));
+            gathered.add_held(source, now);
+            gathered.in_order(|record| daemon.record(record, now));
         }
     }
 

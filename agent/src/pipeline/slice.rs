@@ -24,6 +24,11 @@ pub(super) fn time_of(record: &[u8]) -> Option<Nanos> {
     Some(Nanos::from_ne_bytes(*time))
 }
 
+/// What a record is, one of [`agent_wire::record::kind`].
+pub(super) fn kind_of(record: &[u8]) -> Option<u8> {
+    record.first().copied()
+}
+
 /// Some records, one behind the other.
 #[derive(Debug, Default)]
 pub(super) struct Slice {

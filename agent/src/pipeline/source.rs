@@ -20,6 +20,12 @@ pub trait Source: Attaches {
     /// # Errors
     /// They cannot be read.
     fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError>;
+    /// Hands out the heads of an exchange that was told in brief a moment ago, by its cookie
+    /// and index, if they are there still.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn ended(&self, cookie: u64, index: u32, each: impl FnMut(&[u8])) -> Result<(), KernelError>;
     /// Hands out processes that began to listen, and when, 0 for one that is not known. False when some
     /// were left out.
     fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool;
@@ -61,6 +67,10 @@ impl Source for Probes {
 
     fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
         Probes::held(self, each)
+    }
+
+    fn ended(&self, cookie: u64, index: u32, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        Probes::ended(self, cookie, index, each)
     }
 
     fn take_serving(&mut self, each: impl FnMut(Nanos, u32)) -> bool {

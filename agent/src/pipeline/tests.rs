@@ -37,6 +37,8 @@ struct Fake {
     coming: usize,
     /// What is held back.
     held: Vec<Vec<u8>>,
+    /// What was, by cookie.
+    ended: Vec<(u64, Vec<u8>)>,
     told: Vec<(u32, Attention)>,
     /// The probes' counters; zeros when empty.
     tallies: Vec<u64>,
@@ -75,6 +77,12 @@ impl Source for Fake {
 
     fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError> {
         self.held.iter().map(Vec::as_slice).for_each(each);
+        Ok(())
+    }
+
+    fn ended(&self, cookie: u64, _: u32, mut each: impl FnMut(&[u8])) -> Result<(), KernelError> {
+        let its = self.ended.iter().filter(|(of, _)| *of == cookie);
+        its.for_each(|(_, record)| each(record));
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 
 mod checks;
 mod coverage;
+mod in_brief;
 mod words;
 
 use std::collections::BTreeMap;

@@ -288,7 +288,18 @@ impl Agent {
     /// Listens to its events from now on.
     #[track_caller]
     pub fn events(&self) -> Events {
-        let stream = http::open(self.address, "/api/v1/events?all=1", "*/*", None)
+        self.events_of("/api/v1/events?all=1")
+    }
+
+    /// The same of what fails only: whoever asks for all ends what is told in brief.
+    #[track_caller]
+    pub fn failures(&self) -> Events {
+        self.events_of("/api/v1/events")
+    }
+
+    #[track_caller]
+    fn events_of(&self, path: &str) -> Events {
+        let stream = http::open(self.address, path, "*/*", None)
             .unwrap_or_else(|error| panic!("/api/v1/events: {error}"));
         assert_eq!(stream.status, 200, "/api/v1/events answers");
         let events = Events::default();

@@ -115,6 +115,23 @@ impl Row {
         *self.cell(kind) != Cell::NotApplicable
     }
 
+    /// Whether something may fail at the proxy.
+    pub fn may_fail(&self, kind: Kind) -> bool {
+        self.has_way(kind, |outcome| *outcome != Expected::Ok)
+    }
+
+    /// Whether all may go well at the proxy.
+    pub fn may_succeed(&self, kind: Kind) -> bool {
+        self.has_way(kind, |outcome| *outcome == Expected::Ok)
+    }
+
+    fn has_way(&self, kind: Kind, is: impl Fn(&Expected) -> bool) -> bool {
+        match self.cell(kind) {
+            Cell::NotApplicable => false,
+            Cell::Ways(ways) => ways.iter().any(|way| is(&way.outcome)),
+        }
+    }
+
     /// Whether a client may get this.
     pub fn allows(&self, kind: Kind, code: Option<u16>) -> bool {
         match self.cell(kind) {

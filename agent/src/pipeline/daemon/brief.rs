@@ -20,6 +20,10 @@ const LOOK_UNDER_WAY_EVERY: Nanos = 1_000_000_000;
 /// Longer: what is learned of it is older. What proxies wait for is remembered for ten minutes.
 const IN_BRIEF: Nanos = 30_000_000_000;
 
+/// For how long records wait, ns. A proxy that refuses a complete answer gives its error less than a
+/// millisecond later. Shorter: on a busy machine the two come apart. Longer: so comes all that is reported.
+const LINGER: Nanos = 20_000_000;
+
 /// For how long it is looked at whole then, ns.
 const WHOLE: Nanos = 1_000_000_000;
 
@@ -38,8 +42,6 @@ pub(super) struct Brief {
     told: FxHashMap<u32, Told>,
     looked: Nanos,
     looked_under_way: Nanos,
-    /// One of them was disturbed, since that was last asked.
-    disturbed: bool,
 }
 
 impl Brief {
@@ -53,7 +55,6 @@ impl Brief {
     /// Something went wrong in a process at `at`.
     pub(super) fn disturbed(&mut self, tgid: u32, at: Nanos) {
         self.told.insert(tgid, Told::Whole(at));
-        self.disturbed = true;
     }
 
     /// What is to be changed, if `may_be` may be told of in brief at `now`.
@@ -85,14 +86,9 @@ impl Brief {
 }
 
 impl Daemon {
-    /// Something may be held back, of a process that is told of in brief or was until a moment ago.
-    pub(in crate::pipeline) fn tells_in_brief(&self) -> bool {
-        self.brief.wanted
-    }
-
-    /// Something went wrong in such a process, since this was last asked.
-    pub(in crate::pipeline) fn take_disturbed(&mut self) -> bool {
-        std::mem::take(&mut self.brief.disturbed)
+    /// For how long records wait for what may go wrong after them, ns, where some are told in brief.
+    pub(in crate::pipeline) fn lingers(&self) -> Option<Nanos> {
+        self.brief.wanted.then_some(LINGER)
     }
 
     /// Whether it is time to look what has been under way for long.
@@ -101,7 +97,7 @@ impl Daemon {
         if is_due {
             self.brief.looked_under_way = now;
         }
-        is_due && self.tells_in_brief()
+        is_due && self.brief.wanted
     }
 
     /// Decides who is told of in brief from now on: nobody while somebody wants all told, or all is recorded.
@@ -153,7 +149,6 @@ mod tests {
 
         brief.disturbed(7, 101 * SECOND);
 
-        assert!(brief.disturbed);
         assert_eq!(brief.changes(&may_be, 101 * SECOND + WHOLE / 2), []);
         let again = brief.changes(&may_be, 102 * SECOND);
         assert_eq!(again, [(7, Attention::InBrief)]);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use agent_core::Input;
 use agent_core::observation::{Observation, What};
+use agent_wire::brief::Brief;
 use agent_wire::plain::bytes_of;
-use agent_wire::record::{Header, MessageHead, kind};
+use agent_wire::record::{Header, MessageHead, end, kind, side};
 
 use super::super::{Pipeline, Sinks, questions};
 use super::{Fake, header, refused_connect_and_502};
@@ -109,5 +110,55 @@ async fn what_is_told_late_is_brought_into_the_order_of_its_time() {
         }) => Some(socket.cookie),
         _ => None,
     });
-    assert_eq!(requests.collect::<Vec<_>>(), [1, 5, 3, 4, 2]);
+    assert_eq!(requests.collect::<Vec<_>>(), [5, 1, 3, 4, 2]);
+}
+
+/// An exchange with an upstream that went well.
+fn brief(cookie: u64, tgid: u32, time_ns: u64) -> Vec<u8> {
+    bytes_of(&Brief {
+        kind: kind::BRIEF,
+        side: side::UPSTREAM,
+        tgid,
+        time_ns,
+        cookie,
+        request_ns: 9,
+        status: 200,
+        end: end::COMPLETE,
+        ..Brief::default()
+    })
+    .to_vec()
+}
+
+#[tokio::test]
+async fn what_was_told_in_brief_before_something_went_wrong_has_its_heads() {
+    let disturbed = Header {
+        cookie: 0,
+        time_ns: 20,
+        ..header(kind::DISTURBED, 7)
+    };
+    let source = Fake {
+        records: vec![
+            brief(1, 7, 18),
+            brief(2, 8, 19),
+            brief(3, 7, 19),
+            bytes_of(&disturbed).to_vec(),
+        ]
+        .into(),
+        ended: [1, 2].map(|cookie| (cookie, request(cookie, 10))).into(),
+        ..Fake::default()
+    };
+
+    let (_, inputs) = recorded("recalled", source).await;
+
+    let observed = inputs.into_iter().filter_map(|input| match input {
+        Input::Observe(Observation { socket, what }) => match what {
+            What::Request { .. } => Some((socket.cookie, "request")),
+            What::InBrief { .. } => Some((socket.cookie, "brief")),
+            _ => None,
+        },
+        _ => None,
+    });
+    let observed: Vec<_> = observed.collect();
+    let brief = |cookie| (cookie, "brief");
+    assert_eq!(observed, [(1, "request"), brief(1), brief(2), brief(3)]);
 }

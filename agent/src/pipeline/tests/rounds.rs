@@ -57,3 +57,21 @@ async fn what_waits_at_the_stop_is_drained_before_the_end() {
 
     assert_eq!(report.get().records.decoded.iter().sum::<u64>(), 1);
 }
+
+#[test]
+fn what_came_just_now_waits_for_what_may_go_wrong_after_it() {
+    let settings = Settings {
+        brief: true,
+        ..Settings::default()
+    };
+    let (mut pipeline, report) = pipeline(vec![close(0), closed_now()], &settings);
+    let mut decoded = || {
+        pipeline.round();
+        pipeline.report();
+        report.get().records.decoded.iter().sum::<u64>()
+    };
+
+    assert_eq!(decoded(), 1);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(decoded(), 2);
+}
