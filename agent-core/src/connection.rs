@@ -195,14 +195,11 @@ impl Connections {
     }
 
     /// The process that opened the connection uses it for another request. It may turn out to be HTTP.
-    pub(crate) fn begin_use(&mut self, cookie: u64, used: Use) {
-        if let Some(one) = self.table.get(cookie).filter(|one| one.is_unread())
-            && let Some(tgid) = one.tgid
-        {
-            let established = one.established.get();
-            self.outgoing
-                .begin(tgid, cookie, used, one.ends[1], established);
-        }
+    pub(crate) fn begin_use(&mut self, cookie: u64, used: Use) -> Option<Use> {
+        let one = self.table.get(cookie).filter(|one| one.is_unread())?;
+        let established = one.established.get();
+        self.outgoing
+            .begin(one.tgid?, cookie, used, one.ends[1], established)
     }
 
     /// What the connection was used for last is over; for which request that was.

@@ -397,6 +397,9 @@ fn reset(bytes: &[u8]) -> Result<What, DecodeError> {
     })
 }
 
+/// AlertDescription of who closes (RFC 8446, 6.1).
+const CLOSE_NOTIFY: u8 = 0;
+
 fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
     let record: record::Tls = take(kind::TLS, bytes)?;
     let end = ending(kind::TLS, record.outcome)?.ok_or(code(kind::TLS, "outcome", end::OPEN))?;
@@ -406,6 +409,8 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
         record::ALERT_BY_US => Some(false),
         other => return Err(code(kind::TLS, "alert_by", other)),
     };
+    let finished = seen(record.finished_ns);
+    let said_goodbye = by_peer == Some(false) && record.alert == CLOSE_NOTIFY && finished.is_some();
     let reply = seen(record.reply_ns);
     let opening = reply.and_then(|_| Opening::of(&[record.reply]));
     Ok(What::Tls {
@@ -414,14 +419,15 @@ fn tls(bytes: &[u8]) -> Result<What, DecodeError> {
             hello: seen(record.hello_ns).ok_or(DecodeError::NoTime(kind::TLS))?,
             reply,
             peer_fin: seen(record.peer_fin_ns),
-            finished: seen(record.finished_ns),
+            finished,
             reply_is_tls: opening.map(|opening| opening == Opening::Tls),
             opening,
-            alert: by_peer.map(|by_peer| TlsAlert {
+            alert: by_peer.filter(|_| !said_goodbye).map(|by_peer| TlsAlert {
                 by_peer,
                 description: record.alert,
             }),
             acked: record.unacked == 0,
+            said_goodbye,
         },
         errand: errand(record.errand),
     })
@@ -456,6 +462,7 @@ fn lookup(header: &Header, bytes: &[u8]) -> Result<Lookup, DecodeError> {
         tgid: header.tgid,
         errand: errand(record.errand),
         asked: seen(record.asked_ns).ok_or(DecodeError::NoTime(kind::DNS))?,
+        id: Some(record.id),
         answer: (record.answered != 0).then_some(DnsAnswer {
             rcode: record.rcode,
             records: record.answers,

@@ -21,6 +21,8 @@ struct Question {
     /// What the asking request shares with others that go to the same place.
     route: Option<u64>,
     asked: Nanos,
+    /// Transaction id (RFC 1035, 4.1.1).
+    id: Option<u16>,
     answered: Option<Nanos>,
     answer: Option<DnsAnswer>,
 }
@@ -53,6 +55,7 @@ impl Lookups {
         sure: bool,
         route: Option<u64>,
         asked: Nanos,
+        id: Option<u16>,
     ) {
         if self.questions.len() >= REMEMBERED {
             self.questions.pop_front();
@@ -64,6 +67,7 @@ impl Lookups {
             sure,
             route,
             asked,
+            id,
             answered: None,
             answer: None,
         });
@@ -78,14 +82,23 @@ impl Lookups {
         self.forgotten
     }
 
-    /// The answer to what was asked at `asked`. Of several questions at once (A and AAAA) one
-    /// good answer is enough.
-    pub(crate) fn answered(&mut self, tgid: u32, asked: Nanos, at: Nanos, answer: DnsAnswer) {
-        let open = self
-            .questions
-            .iter_mut()
-            .rev()
-            .find(|one| one.tgid == tgid && one.asked == asked);
+    /// The answer to the question with this `id`; to what its socket was asked last, at `asked`, if none is
+    /// known. Of several questions at once (A and AAAA) one good answer is enough.
+    pub(crate) fn answered(
+        &mut self,
+        tgid: u32,
+        id: Option<u16>,
+        asked: Nanos,
+        at: Nanos,
+        answer: DnsAnswer,
+    ) {
+        // nginx asks for all names on one socket.
+        let is_it = |one: &&mut Question| match id {
+            Some(_) => one.id == id && one.asked <= at,
+            None => one.asked == asked,
+        };
+        let own = self.questions.iter_mut().rev();
+        let open = own.filter(|one| one.tgid == tgid).find(is_it);
         if let Some(question) = open
             && !question.answer.is_some_and(is_good)
         {
@@ -144,4 +157,31 @@ impl Lookups {
 
 fn is_good(answer: DnsAnswer) -> bool {
     answer.rcode == 0 && answer.records > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: DnsAnswer = DnsAnswer {
+        rcode: 0,
+        records: 1,
+    };
+
+    /// nginx asks for all names on one socket, of which the kernel side knows when it asked last.
+    #[test]
+    fn answers_go_to_the_questions_with_their_ids() {
+        let request = |cookie| Key { cookie, index: 0 };
+        let of = |lookups: &Lookups, cookie| lookups.of_request(1, request(cookie), None, 5, 100);
+        let mut lookups = Lookups::default();
+        lookups.asked(1, Some(request(7)), true, None, 10, Some(70));
+        lookups.asked(1, Some(request(8)), true, None, 20, Some(80));
+
+        lookups.answered(1, Some(70), 20, 30, GOOD);
+
+        assert_eq!(of(&lookups, 7), None);
+        assert_eq!(of(&lookups, 8), Some(Lookup::Failed));
+        lookups.answered(1, Some(80), 20, 40, GOOD);
+        assert_eq!(of(&lookups, 8), None);
+    }
 }

@@ -32,6 +32,9 @@ pub struct Lookup {
     pub errand: Option<Errand>,
     /// When it asked.
     pub asked: Nanos,
+    /// Transaction id of question and answer (RFC 1035, 4.1.1); `None` where it was not recorded.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub id: Option<u16>,
     /// What the answer says; `None` for the question.
     pub answer: Option<DnsAnswer>,
 }

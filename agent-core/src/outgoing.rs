@@ -56,7 +56,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// The process uses the connection to `upstream`, of which the handshake was complete at
-    /// `established`, for another request than before.
+    /// `established`, for another request than before. What it was used for until then.
     pub(crate) fn begin(
         &mut self,
         tgid: u32,
@@ -64,9 +64,9 @@ impl Outgoing {
         used: Use,
         upstream: Address,
         established: Option<Nanos>,
-    ) {
+    ) -> Option<Use> {
         let uses = self.processes.entry(tgid).or_default();
-        uses.remove(cookie);
+        let before = uses.remove(cookie);
         match used.owner {
             Some(owner) => {
                 uses.owned.insert((owner, cookie));
@@ -82,12 +82,13 @@ impl Outgoing {
             established,
         };
         uses.all.insert(cookie, listed);
+        before
     }
 
     /// The connection is not used any more, is gone, or is HTTP. For which request it was used.
     pub(crate) fn end(&mut self, tgid: u32, cookie: u64) -> Option<Key> {
         let uses = self.processes.get_mut(&tgid)?;
-        let owner = uses.remove(cookie);
+        let owner = uses.remove(cookie).and_then(|used| used.owner);
         if uses.all.is_empty() {
             self.processes.remove(&tgid);
         }
@@ -151,22 +152,22 @@ impl Outgoing {
 }
 
 impl Uses {
-    fn remove(&mut self, cookie: u64) -> Option<Key> {
+    fn remove(&mut self, cookie: u64) -> Option<Use> {
         let Listed {
-            used: Use { owner, began, .. },
+            used,
             upstream,
             established,
         } = self.all.remove(&cookie)?;
-        match owner {
+        match used.owner {
             Some(owner) => {
                 self.owned.remove(&(owner, cookie));
             }
-            None => remove(&mut self.unowned, upstream, began, cookie),
+            None => remove(&mut self.unowned, upstream, used.began, cookie),
         }
         if let Some(at) = established {
             remove(&mut self.established, upstream, at, cookie);
         }
-        owner
+        Some(used)
     }
 }
 

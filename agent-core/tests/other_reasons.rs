@@ -183,6 +183,33 @@ fn a_connect_that_is_tried_again_in_vain_was_the_requests() {
     assert_eq!(cause, Some(Cause::ConnectRefused));
 }
 
+/// The request has its attempt, which is under way, when the other connect fails.
+#[test]
+fn an_attempt_that_began_before_is_no_next_try() {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let u = upstream(2).opened(1.2);
+    let database = upstream(20).to("10.0.9.9:3306").opened(1.8);
+    let x = sent(0, 1.5).errand(1, 0, 100).answered(200, 5.0);
+    let told = told(
+        &mut core_of("envoy"),
+        [
+            c.request(&asked, "GET", "/"),
+            u.connect(1.3, ConnectOutcome::Established, errand(1)),
+            u.request(&x, "GET", "/"),
+            database.connect(2.0, ConnectOutcome::Reset, errand(1)),
+            u.response(&x),
+            c.response(&asked.answered(200, 5.2)),
+        ],
+    );
+    let of_database = told.attempts();
+    let other = of_database
+        .iter()
+        .filter(|one| one.upstream != Upstream::Inet(u.socket.remote));
+    for one in other {
+        assert_ne!(one.join_certainty, Some(Certainty::Proof), "{one:#?}");
+    }
+}
+
 /// The same beside an application whose talk is not read.
 #[test]
 fn such_a_connect_does_not_hide_the_application_that_was_asked() {
@@ -333,22 +360,22 @@ fn the_page_that_tells_of_an_error_is_not_what_failed() {
     let (c, asked) = (client(1), sent(0, 1.0));
     let refused = upstream(20).to("10.0.3.18:9000").opened(2.0);
     let pages = upstream(2).to("10.0.3.99:8080").opened(2.3);
-    let x = sent(0, 2.6).errand(1, 0, 100).answered(503, 4.0);
-    let told = told(
-        &mut core(),
-        [
-            c.request(&asked, "GET", "/shop/1"),
-            refused.connect(2.1, ConnectOutcome::Reset, errand(1)),
-            pages.connect(2.4, ConnectOutcome::Established, errand(1)),
-            pages.request(&x, "GET", "/custom-error"),
-            pages.response(&x),
-            c.response(&asked.answered(503, 4.3)),
-        ],
-    );
-    assert_eq!(
-        error(&told),
-        Some((Cause::ConnectRefused, Certainty::Guess))
-    );
+    for given in [2.9, 4.0] {
+        let x = sent(0, 2.6).errand(1, 0, 100).answered(503, given);
+        let told = told(
+            &mut core(),
+            [
+                c.request(&asked, "GET", "/shop/1"),
+                refused.connect(2.1, ConnectOutcome::Reset, errand(1)),
+                pages.connect(2.4, ConnectOutcome::Established, errand(1)),
+                pages.request(&x, "GET", "/custom-error"),
+                pages.response(&x),
+                c.response(&asked.clone().answered(503, 4.3)),
+            ],
+        );
+        let refused = Some((Cause::ConnectRefused, Certainty::Guess));
+        assert_eq!(error(&told), refused, "the page came at {given} ms");
+    }
 }
 
 /// HAProxy `check ssl`, Go with a connection too many: the handshake was all that was wanted.
@@ -364,6 +391,7 @@ fn a_handshake_that_was_completed_and_closed_by_the_proxy_is_no_failure() {
         opening: None,
         alert: None,
         acked: true,
+        said_goodbye: false,
     };
     let u = upstream(2).opened(1.0);
     let alone = told(
@@ -374,8 +402,24 @@ fn a_handshake_that_was_completed_and_closed_by_the_proxy_is_no_failure() {
             u.close(4.6),
         ],
     );
-    for attempt in alone.attempts() {
-        assert_eq!(failure(&attempt), None, "{attempt:#?}");
+    // The upstream's FIN overtook the proxy's.
+    let overtaken = TlsHandshake {
+        end: End::PeerFin,
+        peer_fin: Some(support::ms(4.4)),
+        said_goodbye: true,
+        ..done
+    };
+    let other = upstream(3).opened(1.0);
+    let spare = told(
+        &mut core_of("caddy"),
+        [
+            other.connect(1.2, ConnectOutcome::Established, None),
+            other.tls(4.5, overtaken, 0),
+            other.close(4.6),
+        ],
+    );
+    for attempt in alone.attempts().iter().chain(&spare.attempts()) {
+        assert_eq!(failure(attempt), None, "{attempt:#?}");
     }
     // nginx looks at the certificate last: its request has an error then.
     let (c, asked) = (client(1), sent(0, 0.5));

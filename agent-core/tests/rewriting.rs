@@ -564,3 +564,33 @@ fn with_head(mut observation: Observation, change: impl FnOnce(&mut RequestHead)
     }
     observation
 }
+
+/// Envoy's `prefix_rewrite`: its thread has read another client since, and sends what is like the first one's.
+#[test]
+fn a_path_with_another_prefix_is_not_that_of_the_client_that_was_read_last() {
+    let mut core = core();
+    know(&mut core, HAPROXY, "envoy", ProcessKind::Known);
+    let (a, b) = (sent(0, 1.0), sent(0, 1.1));
+    let (x, y) = (
+        sent(0, 1.5).errand(2, 0, 100).answered(502, 3.0),
+        sent(0, 1.6).errand(2, 0, 200).answered(200, 3.5),
+    );
+    let seen = vec![
+        asks(1).request(&a, "GET", "/shop/orders/1/items"),
+        asks(2).request(&b, "GET", "/shop/users/2/cart"),
+        sends(10, 0.5).request(&x, "GET", "/api/v1/orders/1/items"),
+        sends(11, 0.5).request(&y, "GET", "/api/v1/users/2/cart"),
+        sends(10, 0.5).response(&x),
+        asks(1).response(&a.answered(502, 3.1)),
+        sends(11, 0.5).response(&y),
+        asks(2).response(&b.answered(200, 3.6)),
+    ];
+    let told = told(&mut core, seen);
+    let error = request_of(&told, 1).error.expect("502");
+    assert_eq!(error.cause, Cause::UpstreamStatus);
+    let good = request_of(&told, 2);
+    assert!(
+        good.attempts.iter().all(|one| one.code == Some(200)),
+        "{good:#?}"
+    );
+}

@@ -35,6 +35,7 @@ fn hello() -> TlsHandshake {
         opening: None,
         alert: None,
         acked: true,
+        said_goodbye: false,
     }
 }
 
@@ -144,6 +145,7 @@ fn a_handshake_that_ends_early_is_tls_failed_whoever_ends_it() {
 fn a_hello_that_nobody_acknowledged_is_no_proof_of_a_tls_fault() {
     let lost = TlsHandshake {
         acked: false,
+        said_goodbye: false,
         ..hello()
     };
     let (cause, certainty, ..) = after_tls(lost, 1001.5);

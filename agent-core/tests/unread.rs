@@ -7,6 +7,7 @@ use agent_core::ProcessKind;
 use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Request, Upstream};
 use agent_core::observation::{ConnectOutcome, End, Observation, Side, Talk, What};
+use agent_wire::record::flag;
 use support::{Ex, PROXY, Sock, Told, client, core, errand, know, sent, told, upstream};
 
 const FPM: &str = "10.0.3.17:9000";
@@ -193,6 +194,70 @@ fn a_use_by_nobody_known_is_no_answer_of_the_proxys_own() {
     );
 }
 
+/// The connection is kept, and carries the next client's request before the first one's error is judged.
+#[test]
+fn a_kept_connection_that_is_used_again_was_the_first_ones_attempt() {
+    for (program, sure) in [("nginx", Certainty::Strong), ("caddy", Certainty::Guess)] {
+        let mut core = core();
+        know(&mut core, PROXY, program, ProcessKind::Known);
+        let mut u = fpm(50, 1.1);
+        if program == "caddy" {
+            u = u.without_flag(flag::OWN_ERRAND);
+        }
+        let by = |client, index, at| sent(index, at).errand(client, 0, 100);
+        let next = by(2, 1, 5.6).idle_since(5.0);
+        let (c, x) = (client(2), sent(0, 5.5));
+        let mut seen = asked(
+            vec![
+                u.connect(1.2, ConnectOutcome::Established, errand(1)),
+                unread(&u, &by(1, 0, 1.3), 1.3),
+            ],
+            503,
+            5.2,
+        );
+        seen.push(c.request(&x, "GET", "/app/b"));
+        seen.push(unread(&u, &next, 5.6));
+        seen.push(c.response(&x.answered(200, 7.0)));
+        seen.push(unread(
+            &u,
+            &next.partial_head(100, 6.9).ended(End::LocalClose),
+            9.0,
+        ));
+        seen.push(u.close(9.0));
+
+        let told = told(&mut core, seen);
+
+        let first = request(&told, "/app/a");
+        let unattributed = (Cause::Unattributed, Certainty::Guess, at_fpm());
+        assert_eq!(of(&first), unattributed, "{program}");
+        let joined = first.attempts.first().and_then(|one| one.join_certainty);
+        assert_eq!(joined, Some(sure), "{program}");
+        assert_eq!(request(&told, "/app/b").error, None);
+    }
+}
+
+/// The upstream had closed long before the client's answer was cut: it may have been whole, and the client slow.
+#[test]
+fn an_answer_cut_long_after_its_upstream_closed_is_a_guess() {
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "GET", "/app/a")];
+    seen.extend(used(
+        sent(0, 1.3).partial_head(4000, 5.0),
+        End::PeerFin,
+        5.0,
+    ));
+    let cut = x
+        .head(200, 4.0, agent_core::observation::Framing::Chunked)
+        .body(3000, 5.0);
+    seen.push(c.response(&cut));
+    seen.push(c.end(2005.2, &cut.ended(End::LocalClose)));
+    let failure = told(&mut core(), seen)
+        .attempt()
+        .failure
+        .expect("it failed");
+    assert_eq!(failure.certainty, Certainty::Guess);
+}
+
 #[test]
 fn an_answer_cut_with_its_upstream_is_an_incident() {
     let (c, x) = (client(1), sent(0, 1.0));
@@ -210,6 +275,33 @@ fn an_answer_cut_with_its_upstream_is_an_incident() {
     assert_eq!(
         (failure.cause, failure.certainty, attempt.masked),
         (Cause::TruncatedResponse, Certainty::Strong, Some(false))
+    );
+}
+
+/// Caddy uses several upstreams, and no thread says for whom.
+#[test]
+fn an_answer_cut_beside_several_upstreams_is_an_incident_at_one_that_is_not_known() {
+    let mut core = core();
+    know(&mut core, PROXY, "caddy", ProcessKind::Known);
+    let (c, x) = (client(1), sent(0, 1.0));
+    let mut seen = vec![c.request(&x, "GET", "/app/a")];
+    for (cookie, to) in [(50, FPM), (51, "10.0.3.18:9000")] {
+        let mut u = upstream(cookie).to(to).opened(1.1);
+        u.socket.side = Side::Unknown;
+        seen.push(u.connect(1.2, ConnectOutcome::Established, None));
+        seen.push(unread(&u, &sent(0, 1.3), 1.3));
+    }
+    let cut = x
+        .head(200, 4.0, agent_core::observation::Framing::Chunked)
+        .body(3000, 5.0);
+    seen.push(c.response(&cut));
+    seen.push(c.end(5.2, &cut.ended(End::LocalClose)));
+    let request = told(&mut core, seen).request();
+    let attempt = request.attempts.first().expect("an attempt");
+    let cause = attempt.failure.map(|failure| failure.cause);
+    assert_eq!(
+        (cause, &attempt.upstream),
+        (Some(Cause::Unattributed), &Upstream::Unknown)
     );
 }
 

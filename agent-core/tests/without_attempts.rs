@@ -75,6 +75,7 @@ fn lookup(at: f64, client: u64, answer: Option<DnsAnswer>) -> Input {
         tgid: PROXY,
         errand: errand(client),
         asked: ms(2.0),
+        id: None,
         answer,
     })
 }
@@ -518,6 +519,7 @@ fn beside_tls(until: f64) -> Vec<Observation> {
         opening: Some(Opening::Tls),
         alert: None,
         acked: true,
+        said_goodbye: false,
     };
     let mut seen = vec![
         tls.connect(0.3, ConnectOutcome::Established, None),

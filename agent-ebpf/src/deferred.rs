@@ -19,6 +19,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::calls;
 use crate::flow::Flow;
 use crate::kernel::{self, Sock};
 use crate::packet::{self, Segment};
@@ -54,18 +55,25 @@ pub(crate) fn keep(ctx: &SkBuffContext, segment: &Segment) {
         return;
     };
     early.forget();
+    let header = calls::proxy_header(ctx, Payload::at(segment.tcp.offset, segment.tcp.len));
+    if header >= segment.tcp.len {
+        // What stands behind it comes when there is a socket.
+        return;
+    }
+    let left = segment.tcp.len - header;
     early.at_ns = kernel::now();
-    early.seq = segment.tcp.seq;
-    early.len = segment.tcp.len;
+    early.seq = segment.tcp.seq.wrapping_add(header);
+    early.len = left;
     early.local_port = segment.destination;
     early.remote_port = segment.source;
     packet::addresses(ctx, segment, &mut early.remote, &mut early.local);
-    let len = if segment.tcp.len > HEAD_BYTES as u32 {
+    let len = if left > HEAD_BYTES as u32 {
         HEAD_BYTES as u32
     } else {
-        segment.tcp.len
+        left
     };
-    if !kernel::load_at::<HEAD_BYTES, _>(ctx, segment.tcp.offset, &mut early.bytes, 0, len) {
+    let at = segment.tcp.offset + header;
+    if !kernel::load_at::<HEAD_BYTES, _>(ctx, at, &mut early.bytes, 0, len) {
         early.at_ns = 0;
         tallies::count(Tally::HEADERS_UNREADABLE);
     }

@@ -194,6 +194,7 @@ fn abandoned(flow: &Flow, sk: Sock) {
 #[inline(always)]
 fn local_closed(flow: &mut Flow) {
     flow.flags.set::<{ flag::LOCAL_FIN }>();
+    flow.window_counts = 1;
     if flow.task == kernel::task() {
         errand::touched(flow);
     }

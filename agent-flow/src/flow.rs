@@ -144,8 +144,8 @@ pub struct Flow<M: Machine> {
     pub held: u16,
     /// Its process's exchanges were told in brief when that was last asked.
     pub in_brief: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// This end has closed: whether the peer's window was shut then is what counts of it.
+    pub window_counts: u8,
     /// Processes listed when it was.
     pub asked: u32,
 }
@@ -191,7 +191,7 @@ impl<M: Machine> Default for Flow<M> {
             network: 0,
             held: 0,
             in_brief: 0,
-            reserved: 0,
+            window_counts: 0,
             asked: 0,
         }
     }

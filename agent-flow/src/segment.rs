@@ -110,7 +110,7 @@ pub fn received<S: Source>(source: &S, flow: &mut FlowOf<S>, segment: &Segment) 
         if flow.header.retransmits != 0 {
             flow.flags.set::<{ flag::PEER_ANSWERS }>();
         }
-        if segment.flags & RST == 0 {
+        if segment.flags & RST == 0 && flow.window_counts == 0 {
             if segment.window == 0 {
                 flow.flags.set::<{ flag::ZERO_WINDOW }>();
             } else {

@@ -6,7 +6,7 @@ use agent_flow::bytes::Payload;
 use agent_flow::flow::phase;
 use agent_flow::tls::hello::{ServerName, server_name};
 use agent_wire::plain::read;
-use agent_wire::record::{ALERT_BY_PEER, Hello, Tls, end, kind};
+use agent_wire::record::{ALERT_BY_PEER, ALERT_BY_US, Hello, Tls, end, kind};
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 use support::Connection;
 
@@ -204,5 +204,28 @@ proptest! {
         if let Some(said) = server_name(&hello[..], Payload::at(0, hello.len() as u32)) {
             prop_assert!(said.len <= u32::from(u16::MAX));
         }
+    }
+}
+
+/// TLS 1.2 and 1.3: what leaves sealed behind this end's Finished, and is no longer than an alert.
+#[test]
+fn an_alert_behind_the_finished_is_the_goodbye_of_who_sends_it() {
+    for (finished, alert) in [
+        (record(DATA, &[7; 53]), record(DATA, &[7; 19])),
+        (
+            [record(CHANGE, &[1]), record(HANDSHAKE, &[7; 40])].concat(),
+            record(ALERT, &[7; 26]),
+        ),
+    ] {
+        let (mut connection, at) = begun();
+        let mut reply = record(HANDSHAKE, &[2; 80]);
+        reply.extend(record(CHANGE, &[1]));
+        connection.segment(false, 0, &reply);
+        connection.segment(true, at, &finished);
+        connection.segment(true, at + finished.len() as u32, &alert);
+        connection.ends(end::PEER_FIN);
+        let tls = reported(&connection).expect("a handshake that ended");
+        assert_eq!((tls.alert_by, tls.alert), (ALERT_BY_US, 0));
+        assert_ne!(tls.finished_ns, 0);
     }
 }

@@ -99,7 +99,7 @@ pub mod flag {
     pub const NO_REQUEST: u16 = 1 << 12;
     /// The thread that acted is the one that owns the connection: the errand is its own.
     pub const OWN_ERRAND: u16 = 1 << 13;
-    /// The last acknowledgement offered no window: the peer does not read.
+    /// The last acknowledgement offered no window: the peer does not read, or did not when this end closed.
     pub const ZERO_WINDOW: u16 = 1 << 14;
     /// The body is chunked by its head and does not start with a chunk.
     pub const BAD_CHUNK: u16 = 1 << 15;

@@ -29,15 +29,18 @@ const BINARY: &[u8] =
 struct Stage {
     nginx: Nginx,
     address: SocketAddr,
+    /// The same, where the kernel waits for data before it makes a socket (TCP_DEFER_ACCEPT).
+    deferred: SocketAddr,
     nobody: Refusing,
 }
 
 impl Stage {
     fn new() -> Self {
         need_root();
-        let (nobody, address) = (Refusing::new(LOCALHOST), ports::free(LOCALHOST));
+        let nobody = Refusing::new(LOCALHOST);
+        let [address, deferred] = [(); 2].map(|()| ports::free(LOCALHOST));
         let server = format!(
-            "server {{ listen {address} proxy_protocol; set_real_ip_from 127.0.0.0/8;
+            "server {{ listen {address} proxy_protocol; listen {deferred} proxy_protocol deferred; set_real_ip_from 127.0.0.0/8;
              real_ip_header proxy_protocol; keepalive_timeout 30s;
              location / {{ proxy_pass http://{}; }} }}",
             nobody.address
@@ -45,6 +48,7 @@ impl Stage {
         Self {
             nginx: Nginx::start(&Config::new(server), None),
             address,
+            deferred,
             nobody,
         }
     }
@@ -118,9 +122,11 @@ fn requests_in_one_segment_with_the_header_are_read() {
     let events = agent.events();
     let mut all = Vec::new();
     for (name, header) in [("text", TEXT), ("binary", BINARY)] {
-        let asked = paths(name);
-        assert_eq!(ask(stage.address, header, &asked), ["502"; 3], "{name}");
-        all.extend(asked);
+        for (to, how) in [(stage.address, "at-once"), (stage.deferred, "deferred")] {
+            let asked = paths(&format!("{name}-{how}"));
+            assert_eq!(ask(to, header, &asked), ["502"; 3], "{name} {how}");
+            all.extend(asked);
+        }
     }
 
     stage.assert_told(&events, &all);

@@ -62,7 +62,8 @@ pub(crate) fn decisive(
     let before = (0..attempts.len()).rev().find(|at| {
         let other = &attempts[*at];
         let after = page.started.saturating_add(SLACK).checked_sub(other.ended);
-        other.failure.is_some() && after.is_some_and(|after| after <= AT_ONCE)
+        let is_before = after.is_some_and(|after| after <= AT_ONCE);
+        *at != last && other.failure.is_some() && is_before
     });
     Some(before.map_or((last, sure), |before| (before, Certainty::Guess)))
 }

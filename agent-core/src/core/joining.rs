@@ -54,9 +54,13 @@ impl Core {
             return;
         };
         trial.adopt(parent, request.started);
+        let by_guess = parent.surety == Certainty::Guess;
         if open {
-            let by_guess = parent.surety == Certainty::Guess;
             self.exchanges.serves(trial.key, by_guess, parent.key);
+        }
+        if by_guess && !parent.witnesses.has_any(Witnesses::OF_HEADS) {
+            // Another request may have lost it by that.
+            self.saw_unjoined(trial);
         }
         if let Some(tgid) = trial.tgid
             && parent.forwarding

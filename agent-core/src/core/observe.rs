@@ -143,6 +143,7 @@ impl Core {
             tgid,
             errand,
             asked,
+            id,
             answer,
         } = lookup;
         self.pace.advance(time);
@@ -150,7 +151,7 @@ impl Core {
             return;
         }
         match answer {
-            Some(answer) => self.lookups.answered(tgid, asked, time, answer),
+            Some(answer) => self.lookups.answered(tgid, id, asked, time, answer),
             None => {
                 let young = errand.filter(|errand| errand.age_us <= YOUNG_US);
                 let request = young.map(Key::of);
@@ -159,7 +160,7 @@ impl Core {
                     .and_then(|request| request.head.as_ref());
                 let route = head.map(|head| self.upstreams.routes().of(head));
                 let sure = self.processes.habits(Some(tgid)).connects_at_once;
-                self.lookups.asked(tgid, request, sure, route, asked);
+                self.lookups.asked(tgid, request, sure, route, asked, id);
             }
         }
     }

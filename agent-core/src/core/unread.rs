@@ -46,7 +46,10 @@ impl Core {
                 began,
                 index,
             };
-            self.connections.begin_use(socket.cookie, used);
+            let ended = exchange.idle_since.get().unwrap_or(began);
+            if let Some(before) = self.connections.begin_use(socket.cookie, used) {
+                self.was_used(socket.cookie, before, ended);
+            }
             return;
         };
         if connection.ended.contains(exchange.index) {
@@ -60,6 +63,34 @@ impl Core {
         trial.unread = true;
         self.connections.end_use(socket.cookie);
         self.over(trial, end, out);
+    }
+
+    /// A use of a connection ended because another began: the upstream answered it, and the request that it
+    /// was for may have got an error of its. `ended` is when the last of that answer came.
+    fn was_used(&mut self, cookie: u64, used: Use, ended: Nanos) {
+        let Some(one) = self.connections.get(cookie) else {
+            return;
+        };
+        let Some(tgid) = one.tgid else { return };
+        let Some(owner) = used.owner else {
+            let upstream = one.remote();
+            self.unread.ran(tgid, upstream, used.began, ended);
+            return;
+        };
+        let key = Key {
+            cookie,
+            index: used.index,
+        };
+        let times = (used.began, ended.max(used.began));
+        let is_fresh = used.index == 0 && one.established.get().is_some();
+        let mut trial = Trial::unread(key, tgid, one.remote(), one.local(), times, is_fresh);
+        let Some(request) = self.exchanges.request(owner) else {
+            return;
+        };
+        adopted(&mut trial, owner, request.started);
+        self.counts.attempts.begun += 1;
+        self.exchanges
+            .edit(owner, |request| request.tries.push(Box::new(trial)));
     }
 
     fn over(&mut self, mut trial: Box<Trial>, end: End, out: &mut Vec<Event>) {
@@ -199,14 +230,7 @@ impl Core {
             })
             .collect();
         for mut trial in open {
-            let parent = Parent {
-                key,
-                join: Join::Errand,
-                surety: Certainty::Strong,
-                witnesses: Witnesses::ERRAND,
-                forwarding: false,
-            };
-            trial.adopt(parent, request.started);
+            adopted(&mut trial, key, request.started);
             // Its end is not reported again.
             self.connections.mark_ended(trial.key);
             self.counts.attempts.begun += 1;
@@ -314,6 +338,19 @@ impl Core {
         }
         used
     }
+}
+
+/// The attempt becomes one of the request `key`, which began at `started`: a thread that worked for that used
+/// the connection.
+fn adopted(trial: &mut Trial, key: Key, started: Nanos) {
+    let parent = Parent {
+        key,
+        join: Join::Errand,
+        surety: Certainty::Strong,
+        witnesses: Witnesses::ERRAND,
+        forwarding: false,
+    };
+    trial.adopt(parent, started);
 }
 
 /// The client got an error, or not the whole of its answer, and waited for it.

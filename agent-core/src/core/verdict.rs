@@ -492,7 +492,9 @@ fn doubt_connects(tries: &mut [Box<Trial>], outcome: &Outcome) {
         };
         let leads_on = outcome.is_failed() && follows(answered, PROMPT)
             || sure.iter().any(|(started, upstream)| {
-                follows(*started, timing::AT_ONCE) || *upstream == trial.upstream
+                // One that was under way already is no next try.
+                let is_next = *started >= trial.ended && follows(*started, timing::AT_ONCE);
+                is_next || *upstream == trial.upstream
             });
         if let Some(parent) = &mut trial.parent
             && parent.join == Join::Errand

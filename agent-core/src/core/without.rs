@@ -32,7 +32,8 @@ pub(super) struct Unanswered {
 
 impl Core {
     /// The attempt behind an answer that was cut, or that its client did not wait for, where no attempt
-    /// is known and only one upstream was used meanwhile.
+    /// is known and connections that are not read were used meanwhile. Of several upstreams it is not known
+    /// which was cut; what a client did not wait for says nothing of several.
     pub(super) fn behind(
         &mut self,
         key: Key,
@@ -42,8 +43,10 @@ impl Core {
     ) -> Option<Arc<Attempt>> {
         let missed = misses_attempt(request, outcome);
         let failure = without_attempt::behind(outcome, missed, request.was_asked())?;
-        let Used::Only(upstream) = self.used_meanwhile(proxy.tgid, request, outcome) else {
-            return None;
+        let upstream = match self.used_meanwhile(proxy.tgid, request, outcome) {
+            Used::Only(upstream) => upstream,
+            Used::Some if failure.cause != Cause::ClientAbort => Upstream::Unknown,
+            Used::Nothing | Used::Some => return None,
         };
         Some(self.guessed(key, request, outcome, proxy, upstream, failure))
     }

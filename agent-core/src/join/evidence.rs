@@ -109,6 +109,8 @@ impl Evidence {
             // Paths are rewritten, and timers act for others.
             (Touch::AtOnce, Likeness::Other) => 15,
             (Touch::AtOnce, _) => 64,
+            // A request whose path has something of what was sent outweighs one that was read last.
+            (Touch::Nearly | Touch::Young, Likeness::Other) => 5,
             (Touch::Nearly, _) => 10,
             (Touch::Young, _) => 8,
             (Touch::Foreign, _) => 2,
@@ -497,6 +499,8 @@ mod tests {
             of(other, Touch::None),
             of(other, Touch::Old),
             of(Likeness::Common(1), Touch::None),
+            of(other, Touch::Nearly),
+            of(Likeness::Common(2), Touch::None),
             of(Likeness::Common(1), Touch::Young),
             of(other, Touch::AtOnce),
             of(Likeness::Stripped(1), Touch::None),

@@ -71,6 +71,9 @@ pub struct TlsHandshake {
     pub alert: Option<TlsAlert>,
     /// Every byte sent was acknowledged.
     pub acked: bool,
+    /// The proxy said that it closes (`close_notify`), when it had finished its part.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub said_goodbye: bool,
 }
 
 /// A TLS alert in clear (RFC 8446, 6).

@@ -25,6 +25,8 @@ const SEALED_ALERT_BYTES: u32 = 19;
 /// 16, the message of 16, a MAC of 48, padding. A hello of TLS 1.3, which may follow a change of
 /// keys too (RFC 8446, D.4), is longer.
 const SEALED_FINISHED_BYTES: u32 = 96;
+/// AlertDescription of who closes (RFC 8446, 6.1).
+const CLOSE_NOTIFY: u8 = 0;
 /// Records looked at in one segment. A flight has fewer; what is behind is not looked at.
 const RECORDS_A_SEGMENT: u32 = 6;
 
@@ -52,9 +54,10 @@ pub struct Handshake {
     received: Records,
     /// First byte of the peer's reply; 0 when none came.
     pub reply: u8,
-    /// Who sent an alert in clear, [`ALERT_BY_PEER`] or [`ALERT_BY_US`]; 0 for nobody.
+    /// Who sent an alert in clear, or this end one that is sealed when it had finished, [`ALERT_BY_PEER`] or
+    /// [`ALERT_BY_US`]; 0 for nobody.
     pub alert_by: u8,
-    /// Its description (RFC 8446, 6).
+    /// Its description (RFC 8446, 6); of one that is sealed that of who closes.
     pub alert: u8,
     /// This end changed to the negotiated keys.
     changed: u8,
@@ -109,6 +112,14 @@ pub fn records(
             } else {
                 done = true;
             }
+        } else if (content == ALERT || content == APPLICATION_DATA)
+            && is_sent
+            && tls.finished_ns != 0
+            && tls.alert_by == 0
+        {
+            // Sealed, after the handshake: this end closes.
+            tls.alert = CLOSE_NOTIFY;
+            tls.alert_by = ALERT_BY_US;
         } else if content == CHANGE_CIPHER_SPEC {
             if is_sent {
                 tls.changed = 1;

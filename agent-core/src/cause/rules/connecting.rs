@@ -123,7 +123,10 @@ pub(super) fn only_shook_hands(case: &Case<'_>) -> bool {
     let is_missed = case
         .request
         .is_some_and(|request| request.code.is_none_or(|code| code >= 500));
-    is_done && case.trial.closed_by() == ClosedBy::Local && !is_missed
+    // The peer's FIN may overtake that of the proxy.
+    let closed = case.trial.closed_by() == ClosedBy::Local
+        || tls.is_some_and(|tls| tls.handshake.said_goodbye);
+    is_done && closed && !is_missed
 }
 
 /// The TLS handshake ended before application data: the peer closed, an alert passed, the reply

@@ -63,9 +63,17 @@ fn closed(case: &Case<'_>, how: How) -> Option<Failure> {
             && !request.complete
             && request.client_gone.is_none()
     });
+    // It may be whole, and the proxy waited for a client that took nothing more in, or little.
+    let at_once = case
+        .request
+        .is_some_and(|request| request.ended.saturating_sub(case.trial.ended) < SILENCE);
+    let sure = if at_once {
+        Certainty::Strong
+    } else {
+        Certainty::Guess
+    };
     let cause = Cause::TruncatedResponse;
-    // It may be whole, and the proxy waited for a client that took nothing more in.
-    (cut && !case.client_stalls()).then(|| failure(cause, Certainty::Strong, Phase::Body, how))?
+    (cut && !case.client_stalls()).then(|| failure(cause, sure, Phase::Body, how))?
 }
 
 /// The connection lay idle before. One that did not was perhaps not used again: another thread went on
