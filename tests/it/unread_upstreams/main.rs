@@ -79,7 +79,7 @@ fn wrong(kind: &Kind, route: &Route, cell: &Cell, upstream: &str, guesses: bool)
         .servers
         .iter()
         .any(|server| upstream.ends_with(server));
-    let named = is_its_own || name == NONE_LIVE || vague && upstream.is_empty();
+    let named = is_its_own || name == NONE_LIVE || vague && ["", "unknown"].contains(&upstream);
     let right = if kind.is_read() && name.starts_with("own") {
         cause == "upstream_status"
     } else {
