@@ -493,8 +493,8 @@ fn an_error_that_follows_a_check_is_explained_by_it_only_as_a_guess() {
 }
 
 #[test]
-fn an_attempt_of_nobody_known_before_the_answer_makes_the_last_one_known_no_proof() {
-    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Strong)] {
+fn an_attempt_of_nobody_known_behind_a_failed_connect_makes_that_a_guess() {
+    for (between, certainty) in [(false, Certainty::Proof), (true, Certainty::Guess)] {
         let (a, b, c) = (client(1), client(2), client(3));
         let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
         let mut seen = vec![

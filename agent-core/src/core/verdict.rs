@@ -12,7 +12,7 @@ use crate::cause::answer::{answers_for_upstream, decisive, error_of, masked};
 use crate::cause::rules::{Case, judge};
 use crate::cause::{Cause, Certainty};
 use crate::event::{Attempt, Check, Event, Failure, Join, Proxy, Request};
-use crate::observation::{End, Nanos, RequestHead};
+use crate::observation::{End, Nanos, Phase, RequestHead};
 use crate::outcome::Outcome;
 use crate::request::OpenRequest;
 use crate::table::Key;
@@ -465,7 +465,16 @@ impl Core {
         // One that was joined to no request may be the one that was answered for.
         let until = answered.saturating_add(timing::SLACK);
         let tgid = last.proxy.tgid;
-        let has_other = || self.exchanges.has_unjoined(tgid, last.ended..=until);
+        let since = last.ended..=until;
+        let only_connected = last
+            .failure
+            .is_some_and(|failure| failure.phase == Phase::Connect);
+        let mut others = self.exchanges.orphans().over(Some(tgid), since.clone());
+        if only_connected && others.any(|other| other.exchange.is_some()) {
+            // A connect that failed is tried again elsewhere, as a rule.
+            return Certainty::Guess;
+        }
+        let has_other = || self.exchanges.has_unjoined(tgid, since);
         if complete && prompt && request.open.is_empty() && !has_other() {
             Certainty::Proof
         } else {
