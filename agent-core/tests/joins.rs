@@ -521,3 +521,32 @@ fn an_attempt_of_nobody_known_behind_a_failed_connect_makes_that_a_guess() {
         assert_eq!(failed.error.expect("502").certainty, certainty, "{between}");
     }
 }
+
+/// HAProxy answers 503 for a connect that failed: one that it closed without a word on failed of something else.
+#[test]
+fn a_failed_connect_explains_a_client_without_an_answer_as_a_guess() {
+    for (code, certainty) in [(Some(503), Certainty::Strong), (None, Certainty::Guess)] {
+        let mut core = core();
+        know(&mut core, PROXY, "haproxy", ProcessKind::Known);
+        let (a, b) = (client(1), client(2));
+        let (xa, xb) = (sent(0, 1.0), sent(0, 1.1));
+        let mut seen = vec![
+            a.request(&xa, "GET", "/"),
+            b.request(&xb, "GET", "/"),
+            upstream(10)
+                .opened(1.2)
+                .connect(30.0, ConnectOutcome::Reset, errand(1)),
+        ];
+        match code {
+            Some(code) => seen.push(a.response(&xa.answered(code, 30.2))),
+            None => seen.push(a.end(30.2, &xa.ended(End::LocalClose))),
+        }
+        seen.push(b.response(&xb.answered(200, 90.0)));
+        let told = told(&mut core, seen);
+        let requests = told.requests();
+        let failed = requests.iter().find(|request| request.cookie == 1);
+        let error = failed.and_then(|request| request.error).expect("an error");
+        assert_eq!(error.cause, Cause::ConnectRefused, "{code:?}");
+        assert_eq!(error.certainty, certainty, "{code:?}");
+    }
+}

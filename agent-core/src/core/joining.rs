@@ -225,9 +225,13 @@ impl Core {
             parent.surety = parent.surety.max(self.least_surety_of(trial, request));
             // Nothing but the time speaks for it, and a connection that is not read was used meanwhile.
             let touched = parent.witnesses.has_any(Witnesses::ERRAND);
-            let failed = request.outcome().failed_at();
+            let outcome = request.outcome();
+            let failed = outcome.failed_at();
             let is_behind = failed.is_some_and(|at| at.saturating_add(timing::SLACK) < trial.ended);
             let is_connect = trial.exchange.is_none();
+            // A proxy answers for a connect that failed, and passes on an answer that began.
+            let has_word = is_connect || trial.code().is_some();
+            let is_wordless = outcome.code.is_none() && has_word;
             let is_beside = || {
                 let mut waiting = self
                     .exchanges
@@ -238,7 +242,7 @@ impl Core {
                 })
             };
             let may_be_anothers = || self.may_use_another(tgid, request) || is_beside();
-            if is_connect && is_behind || !touched && may_be_anothers() {
+            if is_connect && is_behind || is_wordless || !touched && may_be_anothers() {
                 parent.surety = Certainty::Guess;
             }
             trial.adopt(parent, request.started);
