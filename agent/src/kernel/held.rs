@@ -55,8 +55,8 @@ impl Held {
         Ok(())
     }
 
-    /// Hands out the heads of an exchange that was told in brief, if they are there still: its request as it
-    /// was sent, and its response if that was held.
+    /// Hands out the heads of an exchange that was reported in brief, if nothing has taken their place: its
+    /// request as it was sent, and its response if that was held.
     pub(super) fn ended(
         &self,
         cookie: u64,
@@ -95,27 +95,18 @@ fn is_under_way(what: u64) -> bool {
 
 /// What is known of the exchange by its end, less what came after its request.
 fn as_sent(head: &mut MessageHead) {
-    let Exchange {
-        index,
-        request_ns,
-        request_last_ns,
-        idle_since_ns,
-        request_bytes,
-        request_head_bytes,
-        errand,
-        ..
-    } = head.exchange;
+    let known = head.exchange;
     head.exchange = Exchange {
-        index,
-        request_ns,
-        request_last_ns,
-        idle_since_ns,
-        request_bytes,
-        request_head_bytes,
-        errand,
+        index: known.index,
+        request_ns: known.request_ns,
+        request_last_ns: known.request_last_ns,
+        idle_since_ns: known.idle_since_ns,
+        request_bytes: known.request_bytes,
+        request_head_bytes: known.request_head_bytes,
+        errand: known.errand,
         ..Exchange::default()
     };
-    head.stamp(kind::REQUEST, request_ns);
+    head.stamp(kind::REQUEST, known.request_ns);
 }
 
 fn failed(name: &'static str) -> impl FnOnce(MapError) -> KernelError {

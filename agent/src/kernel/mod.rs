@@ -345,7 +345,7 @@ impl Probes {
         self.held.read(each)
     }
 
-    /// Hands the heads of an exchange to `each` that was told in brief, if nothing has taken their place: its
+    /// Hands `each` the heads of an exchange that was reported in brief, if nothing has taken their place: its
     /// request, and its response if that was held, as [`Probes::drain`] has them.
     ///
     /// # Errors

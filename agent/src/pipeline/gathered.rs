@@ -53,7 +53,7 @@ impl Gathered {
         warn_of(held);
     }
 
-    /// The heads of what was told in brief and is here, of processes in which something went wrong.
+    /// Adds the heads of exchanges reported in brief, of processes in which something went wrong.
     pub(super) fn recall(&mut self, source: &impl Source) {
         let all = || self.records.iter().filter_map(|place| self.at(*place));
         let is_disturbed = |record: &&[u8]| kind_of(record) == Some(kind::DISTURBED);
@@ -116,7 +116,7 @@ impl Gathered {
     }
 }
 
-/// An exchange that is told in brief.
+/// The record of an exchange in brief, if it is one.
 fn brief_of(record: &[u8]) -> Option<Brief> {
     plain::read(record).filter(|_| kind_of(record) == Some(kind::BRIEF))
 }

@@ -20,8 +20,8 @@ pub trait Source: Attaches {
     /// # Errors
     /// They cannot be read.
     fn held(&self, each: impl FnMut(&[u8])) -> Result<(), KernelError>;
-    /// Hands out the heads of an exchange that was told in brief a moment ago, by its cookie
-    /// and index, if they are there still.
+    /// Hands out the heads of an exchange that was reported in brief a moment ago, by its
+    /// cookie and index, if nothing has taken their place.
     ///
     /// # Errors
     /// They cannot be read.

@@ -86,7 +86,7 @@ impl Brief {
 }
 
 impl Daemon {
-    /// For how long records wait for what may go wrong after them, ns, where some are told in brief.
+    /// How long records wait for a failure after them, ns, if exchanges are reported in brief.
     pub(in crate::pipeline) fn lingers(&self) -> Option<Nanos> {
         self.brief.wanted.then_some(LINGER)
     }

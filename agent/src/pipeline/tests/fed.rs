@@ -82,21 +82,20 @@ fn request(cookie: u64, time_ns: u64) -> Vec<u8> {
     .to_vec()
 }
 
-#[tokio::test]
-async fn what_is_told_late_is_brought_into_the_order_of_its_time() {
-    let disturbed = Header {
+/// Something went wrong in process 7.
+fn disturbed() -> Vec<u8> {
+    bytes_of(&Header {
         cookie: 0,
         time_ns: 20,
         ..header(kind::DISTURBED, 7)
-    };
+    })
+    .to_vec()
+}
+
+#[tokio::test]
+async fn what_is_told_late_is_brought_into_the_order_of_its_time() {
     let source = Fake {
-        records: vec![
-            request(1, 10),
-            bytes_of(&disturbed).to_vec(),
-            request(2, 30),
-            request(3, 15),
-        ]
-        .into(),
+        records: vec![request(1, 10), disturbed(), request(2, 30), request(3, 15)].into(),
         held: vec![request(4, 17), request(5, 5)],
         ..Fake::default()
     };
@@ -131,17 +130,12 @@ fn brief(cookie: u64, tgid: u32, time_ns: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_was_told_in_brief_before_something_went_wrong_has_its_heads() {
-    let disturbed = Header {
-        cookie: 0,
-        time_ns: 20,
-        ..header(kind::DISTURBED, 7)
-    };
     let source = Fake {
         records: vec![
             brief(1, 7, 18),
             brief(2, 8, 19),
             brief(3, 7, 19),
-            bytes_of(&disturbed).to_vec(),
+            disturbed(),
         ]
         .into(),
         ended: [1, 2].map(|cookie| (cookie, request(cookie, 10))).into(),
