@@ -108,27 +108,32 @@ fn an_upload_in_chunks_may_be_what_the_upstream_waits_for() {
     );
 }
 
+/// How surely refused connects to a database, at these times, and then the attempt of an upload are joined to
+/// that upload, which goes well.
+fn joins_beside_refused(at: &[f64]) -> Vec<Option<Certainty>> {
+    let (c, asked) = (client(1), sent(0, 1.0));
+    let u = upstream(2).opened(900.0);
+    let x = sent(0, 901.0).errand(1, 0, 100).answered(200, 905.0);
+    let mut seen = vec![c.request(&asked, "POST", "/upload")];
+    seen.extend((20..).zip(at).map(|(cookie, at)| {
+        let database = upstream(cookie).to("10.0.9.9:3306").opened(at - 0.1);
+        database.connect(*at, ConnectOutcome::Reset, errand(1))
+    }));
+    seen.extend([
+        u.connect(900.2, ConnectOutcome::Established, errand(1)),
+        u.request(&x, "POST", "/upload"),
+        u.response(&x),
+        c.response(&asked.answered(200, 905.2)),
+    ]);
+    let request = told(&mut core(), seen).request();
+    let joins = request.attempts.iter().map(|one| one.join_certainty);
+    joins.collect()
+}
+
 /// nginx `stream`, Envoy's `tcp_proxy`: a thread connects for a client of which it has read nothing.
 #[test]
 fn a_connect_for_another_server_of_the_process_is_no_proof() {
-    let (c, asked) = (client(1), sent(0, 1.0));
-    let database = upstream(20).to("10.0.9.9:3306").opened(300.0);
-    let u = upstream(2).opened(900.0);
-    let x = sent(0, 901.0).errand(1, 0, 100).answered(200, 905.0);
-    let told = told(
-        &mut core(),
-        [
-            c.request(&asked, "POST", "/upload"),
-            database.connect(300.1, ConnectOutcome::Reset, errand(1)),
-            u.connect(900.2, ConnectOutcome::Established, errand(1)),
-            u.request(&x, "POST", "/upload"),
-            u.response(&x),
-            c.response(&asked.answered(200, 905.2)),
-        ],
-    );
-    let request = told.request();
-    let joins = request.attempts.iter().map(|one| one.join_certainty);
-    let joins: Vec<_> = joins.collect();
+    let joins = joins_beside_refused(&[300.1]);
     assert_eq!(joins, [Some(Certainty::Guess), Some(Certainty::Proof)]);
 }
 
@@ -136,26 +141,7 @@ fn a_connect_for_another_server_of_the_process_is_no_proof() {
 #[test]
 fn a_second_connect_for_another_server_vouches_for_nothing() {
     for later in [0.5, 50.0] {
-        let (c, asked) = (client(1), sent(0, 1.0));
-        let first = upstream(20).to("10.0.9.9:3306").opened(300.0);
-        let second = upstream(21).to("10.0.9.9:3306").opened(300.1 + later);
-        let u = upstream(2).opened(900.0);
-        let x = sent(0, 901.0).errand(1, 0, 100).answered(200, 905.0);
-        let told = told(
-            &mut core(),
-            [
-                c.request(&asked, "POST", "/upload"),
-                first.connect(300.1, ConnectOutcome::Reset, errand(1)),
-                second.connect(300.2 + later, ConnectOutcome::Reset, errand(1)),
-                u.connect(900.2, ConnectOutcome::Established, errand(1)),
-                u.request(&x, "POST", "/upload"),
-                u.response(&x),
-                c.response(&asked.answered(200, 905.2)),
-            ],
-        );
-        let request = told.request();
-        let joins = request.attempts.iter().map(|one| one.join_certainty);
-        let joins: Vec<_> = joins.collect();
+        let joins = joins_beside_refused(&[300.1, 300.2 + later]);
         let guess = Some(Certainty::Guess);
         assert_eq!(joins, [guess, guess, Some(Certainty::Proof)], "{later} ms");
     }
