@@ -5,9 +5,7 @@ mod support;
 use agent_flow::segment::{ACK, FIN, RST, SYN};
 use agent_wire::limits::HEAD_BYTES;
 use agent_wire::record::{end, framing, kind};
-use proptest::prelude::{
-    Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_oneof, proptest,
-};
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_oneof, proptest};
 use support::{Connection, Emitted};
 
 /// What streams are made of.
@@ -96,7 +94,7 @@ fn is_sound(record: &Emitted) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(support::cases(2048))]
 
     #[test]
     fn any_segments_are_taken(

@@ -9,7 +9,7 @@ use agent_flow::segment::{ACK, FIN};
 use agent_wire::record::{UNFOLLOWED, end, flag, framing};
 use agent_wire::tally::Tally;
 use proptest::prelude::{
-    Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
 use proptest::test_runner::TestCaseError;
 use support::{Connection, Emitted, Reported};
@@ -371,7 +371,7 @@ fn check(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(support::cases(2048))]
 
     /// Cut anywhere and repeated, but in order: what is reported is what was said.
     #[test]
@@ -407,7 +407,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(support::cases(2048))]
 
     /// Reordered and lost: what is reported is what was said, or says that it is not all.
     #[test]
@@ -471,7 +471,7 @@ fn by_exchange(talk: &Talk) -> BTreeMap<u32, Vec<Emitted>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(support::cases(2048))]
 
     /// An exchange that may be told in brief is, and went well; or it is told as any other, byte for byte.
     #[test]

@@ -5,9 +5,7 @@ mod support;
 use agent_flow::segment::{ACK, FIN};
 use agent_wire::record::{end, flag};
 use agent_wire::tally::Tally;
-use proptest::prelude::{
-    ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
-};
+use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use support::Connection;
 
 /// An answer of that status, with a body of `body` bytes.
@@ -45,7 +43,7 @@ fn statuses(connection: &Connection) -> Vec<u16> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(support::cases(1024))]
 
     /// A proxy that writes each answer by itself.
     #[test]

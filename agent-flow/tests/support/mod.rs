@@ -22,6 +22,16 @@ use agent_wire::limits::HEAD_BYTES;
 use agent_wire::plain::{Plain, bytes_of, read};
 use agent_wire::record::{End, Errand, Exchange, Header, MessageHead, Record, flag, kind};
 use agent_wire::tally::Tally;
+use proptest::prelude::ProptestConfig;
+
+/// How often a property is tried: as often as `PROPTEST_CASES` says, else `usual` times.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: wanted.and_then(|cases| cases.parse().ok()).unwrap_or(usual),
+        ..ProptestConfig::default()
+    }
+}
 
 /// A record as the ring would have it.
 #[derive(Clone, Debug)]

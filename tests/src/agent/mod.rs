@@ -31,9 +31,9 @@ const START: Duration = Duration::from_secs(90);
 /// What the agent is asked for to get the text form.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0";
 
-/// Where packets are looked at; `WHY502_ATTACH` has every test that does not say so run in another way than
-/// the default.
-const ATTACH: &str = "--attach";
+/// Flags that every test which does not say so itself runs with, where these variables of the environment say
+/// so: in another way than the default.
+const OTHERWISE: [(&str, &str); 2] = [("--attach", "WHY502_ATTACH"), ("--brief", "WHY502_BRIEF")];
 
 /// Where the agents of this test serve.
 static RUNNING: Mutex<Vec<SocketAddr>> = Mutex::new(Vec::new());
@@ -160,10 +160,12 @@ impl Agent {
         let stderr = File::create(folder.path().join("stderr")).expect("its stderr is made");
         command.args(["run", "--listen", &listen.to_string()]);
         command.args(flags);
-        if let Some(place) = std::env::var_os("WHY502_ATTACH")
-            && !flags.contains(&ATTACH)
-        {
-            command.arg(ATTACH).arg(place);
+        for (flag, variable) in OTHERWISE {
+            if let Some(value) = std::env::var_os(variable)
+                && !flags.contains(&flag)
+            {
+                command.arg(flag).arg(value);
+            }
         }
         if let Some(folder) = std::env::var_os("WHY502_RECORD") {
             let path = PathBuf::from(folder).join(format!("{name}.jsonl.gz"));
