@@ -33,11 +33,12 @@ pub(crate) struct Options {
 }
 
 /// The first is what the others are compared with.
-const CONTENDERS: [Contender; 8] = [
+const CONTENDERS: [Contender; 9] = [
     Contender::Nothing,
     Contender::Idle,
     Contender::Excluded,
     Contender::Agent,
+    Contender::Sparing,
     Contender::Tcpdump,
     Contender::Bpftrace,
     Contender::AccessLog,

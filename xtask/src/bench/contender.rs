@@ -32,6 +32,8 @@ pub(super) enum Contender {
     Against,
     /// The agent.
     Agent,
+    /// The agent, set to report in brief what goes well, and to look at packets only where proxies are.
+    Sparing,
     /// A capture that is thrown away.
     Tcpdump,
     /// A script that counts status lines.
@@ -113,6 +115,7 @@ impl Contender {
             Self::Excluded => "why502, all processes excluded",
             Self::Against => "why502 of the other commit",
             Self::Agent => "why502",
+            Self::Sparing => "why502, `--brief true --attach proxies`",
             Self::Tcpdump => "`tcpdump -i lo -w /dev/null tcp port ...`",
             Self::Bpftrace => "a bpftrace script that counts status lines",
             Self::AccessLog => "a full access log",
@@ -157,6 +160,7 @@ impl Contender {
                 run(&against.program, &[])
             }
             Self::Agent => with(&[]),
+            Self::Sparing => with(&["--brief", "true", "--attach", "proxies"]),
             Self::Tcpdump => {
                 let mut tcpdump = Command::new("tcpdump");
                 let port = proxy.address().port().to_string();

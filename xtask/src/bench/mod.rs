@@ -32,8 +32,9 @@ use crate::host::{apt, bpf, interrupt, kernel};
 use crate::{build, setup};
 
 /// Before what is measured, so that caches and the proxy's connections are warm, and the agent
-/// knows who is a proxy.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// knows who is a proxy and, where it is set to, reports in brief what goes well there: that begins when
+/// nothing has gone wrong for a second.
+const WARM_UP: Duration = Duration::from_secs(2);
 
 /// What every measurement needs, installed and built: the agent. `more`: further packages.
 fn ready(more: &[Package]) -> Result<(PathBuf, kernel::Tracefs)> {
