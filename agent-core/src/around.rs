@@ -17,8 +17,6 @@ pub(crate) struct Around {
     pub(crate) read: Option<bool>,
     /// The status that its proxy gives when it has waited too long.
     pub(crate) timeout_code: Option<u16>,
-    /// Its proxy answers no client that it knows to have left.
-    pub(crate) answers_present: bool,
     /// Its proxy takes an interim response for the answer, and that for a bad one.
     pub(crate) refuses_interim: bool,
     /// How others like it fared that waited.

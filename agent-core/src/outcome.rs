@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     /// When the client's FIN came, where that was before its answer began. It may still have
     /// been there to read.
     pub(crate) client_fin: Option<Nanos>,
+    /// How long its body is, by its Content-Length.
+    pub(crate) length: Option<u64>,
     /// First byte of the answer.
     pub(crate) answer_began: Option<Nanos>,
     /// Last byte of the answer, or the end without one.

@@ -21,8 +21,6 @@ pub(crate) struct Habits {
     /// `max_fails` is 1, `ngx_http_upstream_get_round_robin_peer`, `peers->single`). Others may go on:
     /// Envoy without outlier detection, Apache httpd with `retry=0`.
     pub(crate) leaves_alone: bool,
-    /// It writes nothing to a client that it knows to have left (nginx: 499 in its log alone).
-    pub(crate) answers_present: bool,
     /// It sends to servers although the checks of all of them fail, unless it is configured otherwise: Envoy's
     /// panic threshold is 50 % by default. That a check fails is no reason to try none, then.
     pub(crate) tries_all_down: bool,
@@ -67,7 +65,6 @@ const UNKNOWN: Habits = Habits {
 const NGINX: Habits = Habits {
     none_left_code: Some(502),
     leaves_alone: true,
-    answers_present: true,
     ..at_once(10)
 };
 
@@ -88,7 +85,6 @@ const fn at_once(seconds: u64) -> Habits {
         timeout_code: Some(504),
         refuses_interim: false,
         leaves_alone: false,
-        answers_present: false,
         tries_all_down: false,
         checks_by_timer: false,
         connects_at_once: true,

@@ -15,7 +15,7 @@ use crate::outcome::{CLIENT_CLOSED_REQUEST, Outcome};
 use crate::places::{Hashes, Place, Waits};
 use crate::table::Key;
 use crate::timing::AT_ONCE;
-use crate::whole::{self, Response, Unread, Whole};
+use crate::whole::{self, Response, Unread, Whole, announced};
 
 /// A client's request.
 #[derive(Debug)]
@@ -166,6 +166,7 @@ impl OpenRequest {
                 .peer_fin
                 .get()
                 .filter(|fin| exchange.first_byte.get().is_none_or(|began| *fin < began)),
+            length: announced(exchange),
             answer_began: exchange.first_byte.get(),
             ended: if complete {
                 exchange.last_byte.get().unwrap_or(noticed)

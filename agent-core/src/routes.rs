@@ -51,15 +51,8 @@ pub(crate) enum Fare {
     AllDown {
         /// Why.
         origin: Cause,
-        /// This process saw it within the usual fail window, and has not tried again within that what
-        /// had failed: it leaves upstreams alone.
-        gives_up: bool,
-        /// There is more than one: an only one is rarely left alone.
-        several: bool,
         /// The health check that failed last, if that is how the last of them failed.
         check: Option<Arc<Check>>,
-        /// Checks of each failed so often in a row that every proxy believes them.
-        by_checks: bool,
     },
     /// The route is not known, and every upstream of the proxy is down.
     ProxyAllDown(Cause, Option<Arc<Check>>),
@@ -321,27 +314,16 @@ impl Routes {
         let Some(known) = known else {
             return self.fare_of_instance(instance, moment);
         };
-        let (mut down, mut up, mut failed, mut gives_up) = (None, false, false, true);
-        let (mut count, mut check, mut by_checks) = (0, None, true);
+        let (mut down, mut up, mut failed, mut check) = (None, false, false, None);
         for name in &known.upstreams {
             let health = self.health.get(name);
             if health.is_some_and(|health| health.is_later(moment)) {
                 continue;
             }
-            count += 1;
             match health.and_then(|health| health.down(moment)) {
                 Some(last) => {
-                    let Moment {
-                        at, window, tgid, ..
-                    } = moment;
-                    let unsure = last.at > at
-                        || at - last.at > window
-                        || last.is_by_status()
-                        || health.is_some_and(|one| one.is_tried_again(last, window));
-                    gives_up &= last.seen_by == tgid && !unsure;
                     down = Some(last.cause);
                     check.clone_from(&last.check);
-                    by_checks &= health.is_some_and(|one| one.fails_checks(at));
                 }
                 None => {
                     up = true;
@@ -353,13 +335,7 @@ impl Routes {
         }
         let full = known.upstreams.len() >= UPSTREAMS_A_ROUTE;
         match (down, up || full) {
-            (Some(origin), false) => Fare::AllDown {
-                origin,
-                gives_up,
-                several: count > 1,
-                check,
-                by_checks,
-            },
+            (Some(origin), false) => Fare::AllDown { origin, check },
             (Some(_), true) => Fare::SomeDown,
             (None, _) if failed => Fare::SomeDown,
             (None, true) => Fare::Healthy,

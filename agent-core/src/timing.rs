@@ -32,6 +32,10 @@ pub(crate) const DELAYED: Nanos = 200_000_000;
 /// longest says nothing.
 const CONNECTS_WITHIN: Nanos = 5_000_000;
 
+/// No proxy waits for less, ns: timers are set in seconds. Shorter: what a proxy rejects is called a slow
+/// application. Longer: so is not what a very short timer ends.
+pub(crate) const SHORTEST_TIMER: Nanos = 50_000_000;
+
 /// A retry that follows a failure within this time is one, ns.
 pub(crate) const RETRIED_AT_ONCE: Nanos = 2_000_000;
 

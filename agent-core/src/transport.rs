@@ -273,6 +273,14 @@ impl Transport {
         self.tcp().is_some_and(|tcp| tcp.flags.peer_reset())
     }
 
+    /// The reset does not acknowledge anything. A socket that is closed with data unread, or aborted, says what
+    /// it has received (`tcp_send_active_reset`, net/ipv4/tcp_output.c); this is what is sent where there is no
+    /// socket any more, or by something on the way.
+    pub(crate) fn was_reset_by_no_socket(&self) -> bool {
+        self.tcp()
+            .is_some_and(|tcp| tcp.flags.peer_reset() && !tcp.flags.reset_had_ack())
+    }
+
     /// Somebody on this host had the kernel end the connection (`ss -K`; tcp_abort, net/ipv4/tcp.c).
     pub(crate) fn was_aborted(&self) -> bool {
         self.tcp()

@@ -216,7 +216,7 @@ fn a_fin_that_does_not_acknowledge_the_request_is_a_race() {
 }
 
 #[test]
-fn a_reset_that_acknowledges_nothing_is_a_race_and_one_after_a_part_was_read_is_not() {
+fn a_reset_that_acknowledges_nothing_may_be_a_race_and_one_after_a_part_was_read_is_not() {
     let u = upstream(2)
         .opened(-9000.0)
         .flag(flag::PEER_RESET)
@@ -235,7 +235,7 @@ fn a_reset_that_acknowledges_nothing_is_a_race_and_one_after_a_part_was_read_is_
         cause(&exchange_of(bare, 502, 43.2)),
         (
             Cause::KeepaliveRace,
-            Certainty::Proof,
+            Certainty::Guess,
             Phase::Request,
             How::Rst
         )
@@ -253,7 +253,7 @@ fn a_reset_that_acknowledges_nothing_is_a_race_and_one_after_a_part_was_read_is_
 }
 
 #[test]
-fn an_early_close_of_an_acknowledged_request_is_only_likely_a_race() {
+fn an_early_close_of_an_acknowledged_request_is_perhaps_a_race() {
     let u = upstream(2)
         .opened(-9000.0)
         .flag(flag::PEER_RESET | flag::RESET_HAD_ACK);
@@ -265,7 +265,7 @@ fn an_early_close_of_an_acknowledged_request_is_only_likely_a_race() {
         cause(&exchange_of(attempt_of(&u, &x, 4.0), 502, 4.2)),
         (
             Cause::KeepaliveRace,
-            Certainty::Strong,
+            Certainty::Guess,
             Phase::Request,
             How::Rst
         )
@@ -421,14 +421,14 @@ fn a_head_the_proxy_would_not_have_is_perhaps_an_invalid_response() {
 fn a_proxy_that_closes_after_silence_ran_into_its_timeout() {
     let u = upstream(2).opened(1.5);
     let x = sent(0, 2.0).errand(1, 0, 100).ended(End::LocalClose);
-    let proof = (
+    let strong = (
         Cause::ResponseTimeout,
-        Certainty::Proof,
+        Certainty::Strong,
         Phase::Request,
         How::Timeout,
     );
     let closes_first = exchange_of(attempt_of(&u, &x, 5002.0), 504, 5002.2);
-    assert_eq!(error(&closes_first), proof);
+    assert_eq!(error(&closes_first), strong);
 
     let (c, asked) = (client(1), sent(0, 1.0));
     let answers_first = told(
@@ -440,7 +440,7 @@ fn a_proxy_that_closes_after_silence_ran_into_its_timeout() {
             u.end(5002.5, &x.ended(End::LocalReset)),
         ],
     );
-    assert_eq!(error(&answers_first), proof);
+    assert_eq!(error(&answers_first), strong);
 }
 
 /// Of a client that speaks TLS nothing is read: it may have left.

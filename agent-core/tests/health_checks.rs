@@ -132,7 +132,7 @@ fn checks_that_fail_are_why_no_upstream_is_left() {
         let error = request.error.expect("it got 503");
         assert_eq!(
             (error.cause, error.certainty, request.origin),
-            (Cause::NoLiveUpstream, Certainty::Strong, Some(origin))
+            (Cause::NoLiveUpstream, Certainty::Guess, Some(origin))
         );
         let check = request.origin_check.as_ref().expect("a check failed");
         assert_eq!((check.code, check.failure), (code, Some(origin)));

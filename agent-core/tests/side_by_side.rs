@@ -45,3 +45,42 @@ fn of_attempts_side_by_side_none_of_which_was_passed_on_the_cause_is_a_guess() {
         (Cause::ClosedBeforeResponse, Certainty::Guess)
     );
 }
+
+/// nginx `mirror`: the client is not kept waiting for the copy.
+#[test]
+fn what_an_upstream_did_after_the_answer_is_not_why_it_was_given() {
+    let (real, copy) = (upstream(2).opened(1.2), upstream(3).opened(1.3));
+    let answered = sent(0, 2.0).errand(1, 0, 900).answered(502, 2.6);
+    for late in [
+        sent(0, 2.1).errand(1, 0, 900).answered(502, 9.8),
+        sent(0, 2.1).errand(1, 0, 900).answered(503, 9.8),
+    ] {
+        let attempts = vec![
+            real.request(&answered, "POST", "/orders"),
+            copy.request(&late, "POST", "/orders"),
+            real.response(&answered),
+            copy.response(&late),
+        ];
+        let told = exchange_of(attempts, 502, 2.7);
+        let request = told.request();
+        let failure = request.error.expect("502");
+        assert_eq!(failure.cause, Cause::UpstreamStatus);
+        assert_eq!(request.error_attempt, Some(0), "the real one");
+    }
+}
+
+/// The member of the copy's group is dead: it is tried for a request that was answered already.
+#[test]
+fn a_copy_that_is_refused_after_the_answer_is_not_why_it_was_given() {
+    let real = upstream(2).opened(1.2);
+    let copy = upstream(3).opened(1.3).to("10.0.3.18:8080");
+    let answered = sent(0, 2.0).errand(1, 0, 900).answered(503, 2.6);
+    let attempts = vec![
+        real.request(&answered, "POST", "/orders"),
+        real.response(&answered),
+        copy.connect(8.0, ConnectOutcome::Reset, errand(1)),
+    ];
+    let told = exchange_of(attempts, 503, 2.7);
+    let failure = told.request().error.expect("503");
+    assert_eq!(failure.cause, Cause::UpstreamStatus);
+}

@@ -424,7 +424,7 @@ fn a_head_that_is_found_too_big_late_is_no_slow_application() {
     let u = u.flag(flag::HEAD_CUT);
     for (closed, code, expected) in [
         (335.2, 502, (Cause::HeaderTooBig, Certainty::Guess)),
-        (335.2, 504, (Cause::ResponseTimeout, Certainty::Proof)),
+        (335.2, 504, (Cause::ResponseTimeout, Certainty::Strong)),
         (5005.2, 502, (Cause::ResponseTimeout, Certainty::Strong)),
     ] {
         let told = exchange_of(attempt_of(&u, &x, closed), code, closed + 0.2);
@@ -492,18 +492,28 @@ fn a_handshake_that_failed_is_told_with_the_server_that_it_named() {
 }
 
 #[test]
-fn a_timeout_tells_whether_anybody_at_the_upstream_had_read_the_request() {
+fn a_timeout_is_proof_where_somebody_at_the_upstream_had_read_the_request() {
     let (u, x) = fresh();
     let x = x.acked(412).ended(End::LocalClose);
-    for (reader, expected) in [(Some(77), Some(true)), (None, Some(false))] {
+    for (reader, expected, sure) in [
+        (Some(77), Some(true), Certainty::Proof),
+        (None, Some(false), Certainty::Strong),
+    ] {
         let mut seen = attempt_of(&u, &x, 1002.0);
         seen.push(other_end(&u, reader).abandoned(1002.1));
 
         let told = exchange_of(seen, 504, 1002.2);
 
-        assert_eq!(error(&told).0, Cause::ResponseTimeout);
+        let (cause, certainty, ..) = error(&told);
+        assert_eq!((cause, certainty), (Cause::ResponseTimeout, sure));
         assert_eq!(told.attempt().evidence.read, expected);
     }
+    // Elsewhere, or where it answered: what it sent may have been lost on its way.
     let told = exchange_of(attempt_of(&u, &x, 1002.0), 504, 1002.2);
+    let (cause, certainty, ..) = error(&told);
+    assert_eq!(
+        (cause, certainty),
+        (Cause::ResponseTimeout, Certainty::Strong)
+    );
     assert_eq!(told.attempt().evidence.read, None, "nobody told");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::attempt::Trial;
 use crate::cause::rules::{Case, UNATTRIBUTED, judge};
-use crate::cause::{Cause, Certainty};
+use crate::cause::{Cause, Certainty, How};
 use crate::event::{Attempt, Failure};
 use crate::join;
 use crate::observation::{Nanos, Phase, RequestHead};
@@ -72,18 +72,29 @@ fn is_own_answer(failure: Failure) -> bool {
     failure.cause == Cause::UpstreamStatus
 }
 
+/// Its peer ended it: refused, closed or reset.
+fn is_of_peer(attempt: &Attempt) -> bool {
+    attempt
+        .failure
+        .is_some_and(|failure| matches!(failure.how, How::Fin | How::Rst | How::Icmp))
+}
+
 fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
-    let by = outcome.answer_began.unwrap_or(outcome.ended);
-    let by = by.saturating_add(AT_ONCE);
+    let answered = outcome.answer_began.unwrap_or(outcome.ended);
     let known = |attempt: &Attempt| match attempt.header_seconds {
         Some(seconds) => attempt
             .started
             .saturating_add(Duration::from_secs_f64(seconds).as_nanos() as Nanos),
         None => attempt.ended,
     };
+    // A proxy may answer first and then close what it gave up. What its upstream did after that is not why.
+    let is_in_time = |attempt: &Attempt| {
+        let after = known(attempt).saturating_sub(answered);
+        after == 0 || after <= AT_ONCE && attempt.header_seconds.is_none() && !is_of_peer(attempt)
+    };
     let all = attempts.iter().enumerate();
     let (last, _) = all
-        .filter(|(_, attempt)| known(attempt) <= by)
+        .filter(|(_, attempt)| is_in_time(attempt))
         .max_by_key(|(at, attempt)| (known(attempt), *at))
         .or(attempts.iter().enumerate().next_back())?;
     let (started, ended) = (attempts[last].started, known(&attempts[last]));
@@ -100,9 +111,8 @@ fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, 
         return Some((last, Certainty::Proof));
     }
     let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
-    let passed_on = |at: &usize| {
-        outcome.code.is_some_and(|code| code >= 500) && attempts[*at].code == outcome.code
-    };
+    let is_passed_on = outcome.is_cut() || outcome.code.is_some_and(|code| code >= 500);
+    let passed_on = |at: &usize| is_passed_on && attempts[*at].code == outcome.code;
     let mut candidates = side_by_side
         .iter()
         .chain([&last])
@@ -172,7 +182,8 @@ pub(crate) fn error_of(
     } else if same_status {
         Certainty::Proof
     } else {
-        Certainty::Strong
+        // The proxy may have gone on after it: to another upstream, and found none, or to a page of its own.
+        Certainty::Guess
     };
     let certainty = failure.certainty.max(surety).max(most);
     (

@@ -20,7 +20,6 @@ impl Core {
         let habits = self.processes.habits(trial.tgid);
         let mut around = Around {
             timeout_code: habits.timeout_code,
-            answers_present: habits.answers_present,
             refuses_interim: habits.refuses_interim,
             ..Around::default()
         };

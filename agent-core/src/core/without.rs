@@ -122,6 +122,7 @@ impl Core {
             may_have_used,
             lookup: self.lookups.of_request(tgid, key, route, from, to),
             fare,
+            waited: moment.at - moment.from,
             habits,
         }
     }

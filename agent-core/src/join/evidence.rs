@@ -16,16 +16,13 @@ use crate::proxies::Habits;
 use crate::request::OpenRequest;
 use crate::requests::Requests;
 use crate::table::Key;
-use crate::timing::{AT_ONCE, DELAYED, SLACK, YOUNG_US, is_late};
+use crate::timing::{AT_ONCE, DELAYED, SHORTEST_TIMER, SLACK, YOUNG_US, is_late};
 use crate::transport::{ClosedBy, NotConnected};
 use crate::whole::announced;
 use crate::witness::Witnesses;
 
 /// "504 Gateway Timeout" (RFC 9110, 15.6.5).
 const GATEWAY_TIMEOUT: u16 = 504;
-
-/// No proxy waits for less, ns.
-const SHORTEST_TIMER: Nanos = 50_000_000;
 
 /// What speaks for one request. Nothing of it contradicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -209,21 +209,6 @@ impl Health {
         failed.take(DOWN_AFTER).count() == DOWN_AFTER
     }
 
-    /// Whether the process that saw it fail had used it within the window after an earlier failure.
-    pub(super) fn is_tried_again(&self, last: &Down, window: Nanos) -> bool {
-        let own = |one: &&Down| one.seen_by == last.seen_by && one.at <= last.at;
-        let is_soon_after_one = |began: Nanos| {
-            let mut earlier = self.failures.iter().filter(own);
-            earlier.any(|one| {
-                began
-                    .checked_sub(one.at)
-                    .is_some_and(|since| since < window)
-            })
-        };
-        let mut began = self.failures.iter().filter(own).filter_map(|one| one.began);
-        began.any(is_soon_after_one)
-    }
-
     /// Whether it may have been given up although it was used again, or may be left alone for its
     /// own errors.
     pub(super) fn is_doubtful(&self, moment: Moment) -> bool {

@@ -2,14 +2,14 @@
 
 use agent_wire::reset_reason;
 
-use super::case::{Case, SILENCE, failure, is_5xx};
+use super::case::{Case, GATEWAY_TIMEOUT, SILENCE, failure, is_5xx};
 use crate::attempt::Finish;
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
 use crate::observation::{Ended, Nanos, Phase};
 use crate::outcome::Outcome;
 use crate::transport::{ClosedBy, Delivered};
-use crate::whole::{Unread, Whole};
+use crate::whole::{Unread, Whole, announced};
 
 /// A reset of a reused connection that comes this soon after the request, and with the
 /// request acknowledged, is likely a race: the application closed while the request sat
@@ -35,19 +35,46 @@ pub(super) fn upstream_status_passed_on(case: &Case<'_>) -> Option<Failure> {
     if !case.trial.response_began() || case.request?.code != Some(code) {
         return None;
     }
-    let sure = case.sure(case.trial.is_complete());
+    let sure = case.sure(case.trial.is_complete()).max(surety(case));
     failure(Cause::UpstreamStatus, sure, case.phase(), How::None)
+}
+
+/// The most that an answer of 500 or more says of what the client got: the proxy may not have read it. Not
+/// where the upstream reset while it was still being sent to, nor where it came when the client had its answer;
+/// and where the client's has another length, it may be the proxy's own, or its page for the same error.
+fn surety(case: &Case<'_>) -> Certainty {
+    let trial = case.trial;
+    let unsent = trial.request_whole() == Whole::No || trial.delivered() != Delivered::All;
+    if unsent && trial.closed_by() == ClosedBy::PeerReset {
+        return Certainty::Guess;
+    }
+    let (Some(request), Some(exchange)) = (case.request, trial.exchange.as_ref()) else {
+        return Certainty::Proof;
+    };
+    let times = exchange.head.get().zip(request.answer_began);
+    if times.is_some_and(|(head, began)| began < head) {
+        return Certainty::Guess;
+    }
+    let lengths = announced(exchange).zip(request.length);
+    match lengths {
+        Some((given, got)) if given != got && request.code == Some(GATEWAY_TIMEOUT) => {
+            Certainty::Guess
+        }
+        Some((given, got)) if given != got => Certainty::Strong,
+        _ => Certainty::Proof,
+    }
 }
 
 /// The connection had carried a response before, and its peer closed it while the request
 /// was on its way:
 /// 1. its FIN or RST acknowledges no byte of the request, or its FIN came before the request, or
-/// 2. RST with some of the request acknowledged, within [`RACE_WINDOW`] or two round trips (strong:
-///    a fast crash looks the same), or, at any time, because the request was still unread. Not FIN: a
-///    close with the request unread is a reset (tcp_close, Linux 5.10 to 6.18), so that a FIN says
-///    that the request was read.
+/// 2. RST because the request was still unread, at any time (strong), or, where the upstream's kernel does
+///    not say why, with some of the request acknowledged, within [`RACE_WINDOW`] or two round trips (a
+///    guess: who reads it and resets at once looks the same). Not FIN: a close with the request unread is a
+///    reset (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
 ///
-/// Where it is not known whether the connection was used before, none of this is proof. On
+/// A reset from where there is no socket, without a FIN before it, may be of something on the way that
+/// forgot the connection: a guess. Where it is not known whether the connection was used before, none of this is proof. On
 /// a fresh connection it is never a race. Nor where the process that held it crashed: it closed
 /// nothing for idleness, and no longer timeout would have helped.
 pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
@@ -57,10 +84,15 @@ pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
         return None;
     }
     let undelivered = trial.delivered() == Delivered::Nothing;
-    let sure = if undelivered || trial.peer_closed_before() {
+    let is_unexplained = trial.around().reset_reason.is_none();
+    let sure = if undelivered && is_of_no_socket(case) {
+        Certainty::Guess
+    } else if undelivered || trial.peer_closed_before() {
         Certainty::Proof
-    } else if how == How::Rst && (came_soon(case) || was_left_unread(case)) {
+    } else if how == How::Rst && was_left_unread(case) {
         Certainty::Strong
+    } else if how == How::Rst && came_soon(case) && (is_unexplained || is_for_unread(case)) {
+        Certainty::Guess
     } else {
         return None;
     };
@@ -149,31 +181,44 @@ pub(super) fn closed_before_response(case: &Case<'_>) -> Option<Failure> {
     if trial.response_began() {
         return None;
     }
-    // Something on the way may have sent it: nobody is known to have had the request. Behind a FIN it is what
-    // a kernel answers to what comes after that.
-    let delivered = trial.delivered();
-    let bare = how == How::Rst && delivered == Delivered::Nothing && !trial.peer_had_closed();
-    let unseen = bare && trial.around().reset_reason.is_none();
+    // Something on the way may have sent it: nobody is known to have had the request.
+    let unseen = how == How::Rst
+        && trial.delivered() == Delivered::Nothing
+        && !trial.peer_had_closed()
+        && trial.around().reset_reason.is_none();
     let sure = match trial.reused {
+        _ if is_of_no_socket(case) => Certainty::Guess,
         _ if unseen => Certainty::Strong,
         Some(false) => Certainty::Proof,
-        // A FIN says that the request was read, unless the server only shut its sending side
-        // down; an RST may say that it was not.
-        Some(true) if delivered == Delivered::All && how == How::Fin && !came_soon(case) => {
-            Certainty::Proof
-        }
+        // The FIN may have been sent before the request came, lost once, and sent again.
         _ => Certainty::Strong,
     };
     failure(Cause::ClosedBeforeResponse, sure, Phase::Request, how)
 }
 
-/// The upstream's kernel says that it sent RST because data was unread, and there was no more data
-/// than one read takes.
-fn was_left_unread(case: &Case<'_>) -> bool {
+/// The reset is of no socket, as far as it shows: it acknowledges nothing, and there was no FIN, behind which a
+/// kernel answers so to what comes after it.
+fn is_of_no_socket(case: &Case<'_>) -> bool {
     let trial = case.trial;
-    let sent = trial.exchange.as_ref().map(|one| one.request_bytes);
-    trial.around().reset_reason.and_then(reset_reason::name) == Some(UNREAD)
-        && sent.is_some_and(|sent| sent <= ONE_READ)
+    trial.closed_by() == ClosedBy::PeerReset
+        && trial.transport.was_reset_by_no_socket()
+        && !trial.peer_had_closed()
+        && trial.around().reset_reason.is_none()
+}
+
+/// The upstream's kernel says that it sent RST because data was unread.
+fn is_for_unread(case: &Case<'_>) -> bool {
+    case.trial
+        .around()
+        .reset_reason
+        .and_then(reset_reason::name)
+        == Some(UNREAD)
+}
+
+/// That was so of the request: there was no more data than one read takes.
+fn was_left_unread(case: &Case<'_>) -> bool {
+    let sent = case.trial.exchange.as_ref().map(|one| one.request_bytes);
+    is_for_unread(case) && sent.is_some_and(|sent| sent <= ONE_READ)
 }
 
 /// The peer closed soon enough after the request for a race.
@@ -236,5 +281,6 @@ pub(super) fn upstream_status(case: &Case<'_>) -> Option<Failure> {
     } else {
         Certainty::Strong
     };
+    let sure = sure.max(surety(case));
     failure(Cause::UpstreamStatus, sure, case.phase(), How::None)
 }

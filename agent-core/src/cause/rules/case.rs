@@ -116,8 +116,10 @@ impl Case<'_> {
         };
         let ended = self.trial.ended;
         let gone = request.client_gone.filter(|gone| *gone <= ended);
-        // The proxy let go of the upstream at once when its client's FIN came.
-        let followed = |fin: &Nanos| *fin <= ended && ended - *fin <= ABORT_WINDOW;
+        // The proxy let go of the upstream at once when its client's FIN came. Not one that gave its client a
+        // whole error nevertheless, which was there to read it.
+        let stayed = request.was_answered_after_fin();
+        let followed = |fin: &Nanos| !stayed && *fin <= ended && ended - *fin <= ABORT_WINDOW;
         gone.or(request.client_fin.filter(followed))
     }
 

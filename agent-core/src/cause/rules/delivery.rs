@@ -20,12 +20,13 @@ pub(super) fn client_abort(case: &Case<'_>) -> Option<Failure> {
         return None;
     }
     let gone = case.client_gone()?;
-    // Its own timer ran out as its client left.
-    if case.trial.around().answers_present && case.words() == Words::Timeout {
+    // Its own timer ran out as its client left: who lets go for a client that leaves has no word for it.
+    let at_once = case.trial.ended - gone <= ABORT_WINDOW;
+    if at_once && case.words() == Words::Timeout {
         return None;
     }
     // It went on waiting for its upstream until its own timer ended that, and logs a timeout.
-    let how = if case.trial.ended - gone > ABORT_WINDOW && case.silence() >= SILENCE {
+    let how = if !at_once && case.silence() >= SILENCE {
         How::Timeout
     } else {
         How::None

@@ -4,13 +4,9 @@
 use super::case::{Case, GATEWAY_TIMEOUT, SILENCE, Words, failure, is_5xx};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::Failure;
-use crate::observation::Nanos;
+use crate::timing::SHORTEST_TIMER;
 use crate::transport::{ClosedBy, Delivered};
 use crate::whole::{Unread, Whole};
-
-/// No proxy's timer for an answer is shorter, ns: they are set in seconds. Shorter: what a proxy
-/// rejects is called a slow application. Longer: so is not what a very short timer ends.
-const EARLIEST_TIMER: Nanos = 50_000_000;
 
 /// A health check of the upstream failed, and right after it the proxy closed: it ends what is under way
 /// at a server that it takes out of service (HAProxy: `on-marked-down shutdown-sessions`). Not where it
@@ -81,8 +77,9 @@ pub(super) fn refused_at_once(case: &Case<'_>) -> Option<Failure> {
 /// another one was cut at the same age.
 ///
 /// Proof needs one of these two or the status that the proxy is known to give then, the whole request
-/// delivered, a firm join, a client that was still there, and a silence that was long enough to be
-/// one. A guess if the request is not known.
+/// delivered, a firm join, a client that was still there, a silence that was long enough to be one, and an
+/// upstream on this host that had read the request and answered nothing: elsewhere the answer may have been
+/// lost on its way. A guess if the request is not known.
 pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     let trial = case.trial;
     if !gave_up(case) {
@@ -103,7 +100,7 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
     }
     // Sooner than any timer: the proxy does not want the answer, or not any more.
     let arrived = trial.delivered() == Delivered::All;
-    let too_early = trial.waited() < EARLIEST_TIMER && arrived;
+    let too_early = trial.waited() < SHORTEST_TIMER && arrived;
     if too_early || case.proxy_left() || case.client_stalls() || is_no_timer(case) {
         return unattributed(case);
     }
@@ -123,7 +120,8 @@ pub(super) fn response_timeout(case: &Case<'_>) -> Option<Failure> {
             let whole = trial.request_whole() == Whole::Yes;
             let whole = whole && !satisfied && is_said;
             let stayed = request.client_gone.or(request.client_fin).is_none();
-            case.sure(unanswered && whole && waited && stayed)
+            let is_read = trial.around().read == Some(true);
+            case.sure(unanswered && whole && waited && stayed && is_read)
         }
         // Its client may have left: of one that is not read that is not always known.
         None => Certainty::Guess,

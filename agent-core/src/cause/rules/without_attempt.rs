@@ -10,10 +10,11 @@ use super::case::{UNATTRIBUTED, is_5xx};
 use crate::cause::{Cause, Certainty, How};
 use crate::event::{Check, Failure};
 use crate::lookups::Lookup;
-use crate::observation::Phase;
+use crate::observation::{Nanos, Phase};
 use crate::outcome::{CLIENT_CLOSED_REQUEST, Outcome};
 use crate::proxies::Habits;
 use crate::routes::Fare;
+use crate::timing::SHORTEST_TIMER;
 use crate::unread::Used;
 
 /// What is known of a request that got an error and of which no attempt is known.
@@ -35,6 +36,8 @@ pub(crate) struct Situation {
     pub(crate) lookup: Option<Lookup>,
     /// How the upstreams of its route fared.
     pub(crate) fare: Fare,
+    /// How long after it came it was answered, ns.
+    pub(crate) waited: Nanos,
     /// How its proxy behaves.
     pub(crate) habits: Habits,
 }
@@ -65,6 +68,7 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
         may_have_used,
         lookup,
         fare,
+        waited,
         habits,
     } = situation;
     let Habits {
@@ -74,8 +78,7 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
         none_left_code,
         timeout_code: _,
         refuses_interim: _,
-        leaves_alone,
-        answers_present: _,
+        leaves_alone: _,
         tries_all_down,
         checks_by_timer: _,
         answers_first: _,
@@ -106,25 +109,9 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
     // unless an error page changed it.
     let by_code = none_left_code.is_none_or(|none_left| code == Some(none_left));
     match fare {
-        Fare::AllDown {
-            origin,
-            gives_up,
-            several,
-            check,
-            by_checks,
-        } if by_code => {
-            let seen = gives_up && leaves_alone && several;
-            let shown = by_checks && !tries_all_down;
-            let strong = none_left_code.is_some() && (shown || seen && !unjoined);
-            let sure = if strong {
-                Certainty::Strong
-            } else {
-                Certainty::Guess
-            };
-            none_left(sure, origin, check)
-        }
+        Fare::AllDown { origin, check } if by_code => none_left(origin, check),
         Fare::ProxyAllDown(origin, check) if by_code && !connects_unseen => {
-            none_left(Certainty::Guess, origin, check)
+            none_left(origin, check)
         }
         // Where joins are doubtful, so is that there was no attempt.
         _ if unjoined || connects_unseen => Verdict::Unknown(Used::Nothing),
@@ -132,9 +119,12 @@ pub(crate) fn judge(situation: Situation) -> Verdict {
         Fare::UnusedDown(origin, check)
             if none_left_code.is_some() && by_code && !tries_all_down =>
         {
-            none_left(Certainty::Guess, origin, Some(check))
+            none_left(origin, Some(check))
         }
-        Fare::Healthy if acts_at_once => judged(Cause::ProxyGenerated, Certainty::Strong),
+        // What is dropped on this host before it leaves is not seen, and ends by a timer.
+        Fare::Healthy if acts_at_once && waited < SHORTEST_TIMER => {
+            judged(Cause::ProxyGenerated, Certainty::Strong)
+        }
         Fare::AllDown { .. }
         | Fare::ProxyAllDown(..)
         | Fare::UnusedDown(..)
@@ -176,12 +166,13 @@ fn judged(cause: Cause, certainty: Certainty) -> Verdict {
     }
 }
 
-/// The proxy had no upstream left to try.
-fn none_left(certainty: Certainty, origin: Cause, check: Option<Arc<Check>>) -> Verdict {
+/// The proxy had no upstream left to try, as far as is known: a rule, a limit or a cache of its own may have
+/// answered with the same status while its upstreams were down.
+fn none_left(origin: Cause, check: Option<Arc<Check>>) -> Verdict {
     Verdict::Judged {
         failure: Failure {
             cause: Cause::NoLiveUpstream,
-            certainty,
+            certainty: Certainty::Guess,
             phase: Phase::Connect,
             how: How::None,
         },
@@ -205,6 +196,7 @@ mod tests {
             may_have_used: Used::Nothing,
             lookup: None,
             fare: Fare::Healthy,
+            waited: SHORTEST_TIMER - 1,
             habits: Habits::of(program),
         }
     }
@@ -212,10 +204,7 @@ mod tests {
     fn all_down() -> Fare {
         Fare::AllDown {
             origin: Cause::ConnectRefused,
-            gives_up: true,
-            several: true,
             check: None,
-            by_checks: false,
         }
     }
 
@@ -232,21 +221,21 @@ mod tests {
         let refused = Cause::ConnectRefused;
         let dns = |lookup| Some((Cause::DnsFailure, lookup));
         let own = |sure| Some((Cause::ProxyGenerated, sure));
-        let none = |sure| Some((Cause::NoLiveUpstream, sure));
+        let none = || Some((Cause::NoLiveUpstream, Certainty::Guess));
         let another = Some(Lookup::FailedForAnother);
         for (program, code, fare, lookup, expected) in [
             ("nginx", 502, Fare::Healthy, None, own(Certainty::Strong)),
             ("haproxy", 503, Fare::Healthy, None, own(Certainty::Guess)),
             ("nginx", 502, Fare::SomeDown, None, own(Certainty::Guess)),
-            ("nginx", 502, all_down(), None, none(Certainty::Strong)),
+            ("nginx", 502, all_down(), None, none()),
             ("nginx", 503, all_down(), None, own(Certainty::Guess)),
-            ("traefik", 503, all_down(), None, none(Certainty::Guess)),
+            ("traefik", 503, all_down(), None, none()),
             (
                 "nginx",
                 502,
                 Fare::ProxyAllDown(refused, None),
                 None,
-                none(Certainty::Guess),
+                none(),
             ),
             (
                 "nginx",
@@ -255,7 +244,7 @@ mod tests {
                 Some(Lookup::Failed),
                 dns(Certainty::Strong),
             ),
-            ("nginx", 502, all_down(), another, none(Certainty::Strong)),
+            ("nginx", 502, all_down(), another, none()),
             ("nginx", 502, Fare::Unknown, another, dns(Certainty::Guess)),
             (
                 "nginx",
@@ -269,7 +258,7 @@ mod tests {
                 503,
                 Fare::ProxyAllDown(refused, None),
                 another,
-                none(Certainty::Guess),
+                none(),
             ),
         ] {
             let situation = Situation {

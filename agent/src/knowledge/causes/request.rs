@@ -8,7 +8,7 @@ pub(in crate::knowledge) const NO_LIVE_UPSTREAM: Entry = Entry {
     cause: Cause::NoLiveUpstream,
     meaning: "The proxy holds every upstream of the group to be down: it tried nobody, or ended what was under way at a server that it took out of service.",
     gloss: "the proxy holds all of them to be down",
-    evidence: "A 5xx without any attempt, soon after every upstream that this proxy used failed, within the time it shuns them. `strong` at nginx with more than one upstream, where the same process saw them fail and has not tried again within that time, and where each failed its last three health checks; else `guess`: Envoy without outlier detection and Apache httpd with `retry=0` leave no upstream alone, and may give an error of a rule. Or an attempt that the proxy closed right after a health check of its upstream had failed, with another answer than after a timer (HAProxy `on-marked-down shutdown-sessions`).",
+    evidence: "A 5xx without any attempt, with the status that this proxy gives then, after every upstream of the request's route had failed and before one of them was used with success. `guess`: a rule, a limit or a cache of the proxy may have answered with that status meanwhile. Or an attempt that the proxy closed right after a health check of its upstream had failed, with another answer than after a timer (HAProxy `on-marked-down shutdown-sessions`).",
     check: &[
         check(
             "What failed first? That is the cause.",
@@ -81,7 +81,7 @@ pub(in crate::knowledge) const CLIENT_ABORT: Entry = Entry {
     cause: Cause::ClientAbort,
     meaning: "The client left before it had its answer; nothing failed at the upstream.",
     gloss: "the client left first",
-    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody. Of clients that speak TLS only that they left is seen: `strong` at proxies that close upstream before they answer (nginx, Apache httpd), where the thread that made the attempt served that client; else `guess`, for who has an answer leaves too.",
+    evidence: "FIN or RST from the client before its answer was complete; then the proxy closed upstream, or wrote a 5xx to nobody. Not where a client that had only shut down its sending side got its error, nor where the proxy gave 504 as the client left: its timer ran out. Of clients that speak TLS only that they left is seen: `strong` at proxies that close upstream before they answer (nginx, Apache httpd), where the thread that made the attempt served that client; else `guess`, for who has an answer leaves too.",
     check: &[
         check(
             "How long had they waited? A cluster at a round number is the client's own timeout.",

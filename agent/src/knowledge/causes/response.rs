@@ -8,7 +8,7 @@ pub(in crate::knowledge) const KEEPALIVE_RACE: Entry = Entry {
     cause: Cause::KeepaliveRace,
     meaning: "The upstream closed an idle connection at the moment the proxy sent a request on it; nobody processed the request.",
     gloss: "the close crossed the request",
-    evidence: "On a reused connection without a response byte: the FIN or RST acknowledges nothing of the request, or is a bare RST, or came sooner than a round trip.",
+    evidence: "On a reused connection without a response byte: the FIN or RST acknowledges nothing of the request, or the upstream's kernel says that it was closed with the request unread. `guess` where an RST came at once and nobody says why, and for a bare RST (one that acknowledges nothing at all) without a FIN before it: a firewall or NAT that forgot the connection sends such.",
     check: &[
         check(
             "How long had the connection been idle? The same number again and again is the upstream's keep-alive timeout.",
@@ -27,7 +27,7 @@ pub(in crate::knowledge) const KEEPALIVE_RACE: Entry = Entry {
     lookalikes: &[
         "`closed_before_response`: there the upstream had the request, and acknowledged it, before it closed.",
         "FIN or RST in the proxy's log tells nothing: a race shows as either.",
-        "`strong` instead of `proof`: the request was acknowledged and the close came within milliseconds; a fast crash looks so too.",
+        "`guess`: the request was acknowledged and an RST came within milliseconds; an application that reads it and resets looks so too.",
     ],
 };
 
@@ -35,7 +35,7 @@ pub(in crate::knowledge) const CLOSED_BEFORE_RESPONSE: Entry = Entry {
     cause: Cause::ClosedBeforeResponse,
     meaning: "The upstream closed the connection without answering a byte.",
     gloss: "closed from its side, without an answer",
-    evidence: "The request was acknowledged, or the connection was fresh; FIN or RST came from the upstream with no response byte, and it was no race. `strong` at most for an RST that acknowledges nothing and that no kernel of this host is known to have sent: a firewall sends such.",
+    evidence: "The request was acknowledged, or the connection was fresh; FIN or RST came from the upstream with no response byte, and it was no race. `strong` at most on a reused connection: the FIN of an idle close may have been lost once and sent again. `guess` for a bare RST without a FIN before it, which no kernel of this host is known to have sent: a firewall or NAT sends such.",
     check: &[
         check(
             "What did the application log in that second?",
@@ -166,8 +166,8 @@ pub(in crate::knowledge) const HEADER_TOO_BIG: Entry = Entry {
 pub(in crate::knowledge) const RESPONSE_TIMEOUT: Entry = Entry {
     cause: Cause::ResponseTimeout,
     meaning: "The upstream has the request and is silent; the proxy's timer gave up on it.",
-    gloss: "delivered: the app is slow, not the network",
-    evidence: "The whole request was acknowledged, then silence, then the proxy closed; its client was still there. Not where others on the same route to the same upstream lasted longer, or the proxy gave another status than after a timer, unless it gives them up at the same age again and again. `proof` needs the status that the proxy gives after a timer, or such a row, and a client that had not sent its FIN.",
+    gloss: "delivered, then silence: the app is slow",
+    evidence: "The whole request was acknowledged, then silence, then the proxy closed; its client was still there. Not where others on the same route to the same upstream lasted longer, or the proxy gave another status than after a timer, unless it gives them up at the same age again and again. `proof` needs the status that the proxy gives after a timer, or such a row, a client that had not sent its FIN, and an upstream on this host that had read the request and answered nothing: elsewhere an answer may have been lost on its way.",
     check: &[
         check(
             "What was it doing? Slow query, lock, downstream call: the application's trace of that request.",
@@ -250,7 +250,7 @@ pub(in crate::knowledge) const UPSTREAM_STATUS: Entry = Entry {
     cause: Cause::UpstreamStatus,
     meaning: "The upstream itself answered with this status; the proxy only passed it on.",
     gloss: "the upstream's own answer",
-    evidence: "A response with a status of 500 or more came from the upstream, and the client was given the same.",
+    evidence: "A response with a status of 500 or more came from the upstream, and the client was given the same. `strong` at most where the client's answer has another length: the proxy may have a page for that status. `guess` where its status is another, where the upstream reset while it was still being sent to, and where it came when the client had its answer.",
     check: &[
         check(
             "What does the application log for this request?",
