@@ -79,7 +79,7 @@ fn another_nginx_on_the_host_has_upstreams_of_its_own() {
     let (cause, _) = ask(&events, first, "/shop/1/ok");
     assert_eq!(cause, "connect_refused");
     let given_up = ask(&events, first, "/shop/2/ok");
-    assert_eq!(given_up, told_as("no_live_upstream", "strong"));
+    assert_eq!(given_up, told_as("no_live_upstream", "guess"));
     let own = ask(&events, second, "/shop/own");
     assert_eq!(own, told_as("proxy_generated", "guess"));
 }
