@@ -163,3 +163,35 @@ fn an_error_of_another_status_may_have_another_reason() {
     let told = exchange_of(attempt_of(&u, &x, 3.0), 502, 3.2);
     assert_eq!(error(&told), (Cause::UpstreamStatus, Certainty::Guess));
 }
+
+/// A firewall of the proxy's own host rejects what leaves on a kept connection: the request is not seen to leave.
+#[test]
+fn an_idle_connection_that_is_reset_as_an_error_is_given_may_have_been_used_for_it() {
+    let served = |reset: bool| {
+        let (c, u) = (client(1), upstream(2).opened(0.5));
+        let (first, second) = (sent(0, 1.0), sent(1, 900.0));
+        let x = sent(0, 1.1).errand(1, 0, 100).answered(200, 3.0);
+        let mut gone = u.clone().flag(flag::PEER_RESET).close(900.2);
+        gone.what = What::Reset {
+            direction: ResetDirection::Received,
+            phase: Phase::Idle,
+            reason: None,
+        };
+        let mut seen = vec![
+            c.request(&first, "POST", "/orders"),
+            u.request(&x, "POST", "/orders"),
+            u.response(&x),
+            c.response(&first.answered(200, 3.1)),
+            c.request(&second, "POST", "/orders"),
+        ];
+        seen.extend(reset.then_some(gone));
+        seen.push(c.response(&second.answered(502, 900.3)));
+        let told = told(&mut support::core(), seen);
+        let requests = told.requests();
+        let error = requests.last().and_then(|request| request.error);
+        let error = error.expect("it got 502");
+        (error.cause, error.certainty)
+    };
+    assert_eq!(served(false), (Cause::ProxyGenerated, Certainty::Strong));
+    assert_eq!(served(true), (Cause::Unattributed, Certainty::Guess));
+}

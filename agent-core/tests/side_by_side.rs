@@ -3,7 +3,7 @@
 mod support;
 
 use agent_core::cause::{Cause, Certainty};
-use agent_core::observation::{ConnectOutcome, End};
+use agent_core::observation::{ConnectOutcome, End, Framing};
 use support::{errand, exchange_of, sent, upstream};
 
 #[test]
@@ -69,18 +69,43 @@ fn what_an_upstream_did_after_the_answer_is_not_why_it_was_given() {
     }
 }
 
-/// The member of the copy's group is dead: it is tried for a request that was answered already.
+/// The member of the copy's group is dead.
 #[test]
-fn a_copy_that_is_refused_after_the_answer_is_not_why_it_was_given() {
+fn a_copy_that_is_refused_is_not_why_the_answer_of_another_was_passed_on() {
     let real = upstream(2).opened(1.2);
-    let copy = upstream(3).opened(1.3).to("10.0.3.18:8080");
     let answered = sent(0, 2.0).errand(1, 0, 900).answered(503, 2.6);
+    // Before the client had its answer, and after.
+    for (began, refused) in [(2.61, 2.65), (2.61, 8.0)] {
+        let copy = upstream(3).opened(began).to("10.0.3.18:8080");
+        let attempts = vec![
+            real.request(&answered, "POST", "/orders"),
+            real.response(&answered),
+            copy.connect(refused, ConnectOutcome::Reset, errand(1)),
+        ];
+        let told = exchange_of(attempts, 503, 2.7);
+        let failure = told.request().error.expect("503");
+        assert_eq!(failure.cause, Cause::UpstreamStatus, "{refused}");
+    }
+}
+
+/// nginx `proxy_next_upstream http_503`: the page that its client got is its own.
+#[test]
+fn a_next_upstream_that_refuses_is_why_the_proxy_gives_its_own_error() {
+    let (one, next) = (upstream(2).opened(1.2), upstream(3).opened(2.61));
+    let answered = sent(0, 2.0)
+        .errand(1, 0, 900)
+        .head(502, 2.6, Framing::Length(4))
+        .body(4, 2.6)
+        .ended(End::Complete);
     let attempts = vec![
-        real.request(&answered, "POST", "/orders"),
-        real.response(&answered),
-        copy.connect(8.0, ConnectOutcome::Reset, errand(1)),
+        one.request(&answered, "POST", "/orders"),
+        one.response(&answered),
+        next.connect(2.65, ConnectOutcome::Reset, errand(1)),
     ];
-    let told = exchange_of(attempts, 503, 2.7);
-    let failure = told.request().error.expect("503");
-    assert_eq!(failure.cause, Cause::UpstreamStatus);
+    let told = exchange_of(attempts, 502, 2.7);
+    let failure = told.request().error.expect("502");
+    assert_eq!(
+        (failure.cause, failure.certainty),
+        (Cause::ConnectRefused, Certainty::Proof)
+    );
 }

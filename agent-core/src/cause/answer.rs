@@ -104,15 +104,23 @@ fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, 
             let common = ended
                 .min(known(other))
                 .saturating_sub(started.max(other.started));
-            *at != last && common > SLACK
+            *at != last && common > 0
         })
         .collect();
-    if side_by_side.is_empty() {
-        return Some((last, Certainty::Proof));
-    }
-    let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
     let is_passed_on = outcome.is_cut() || outcome.code.is_some_and(|code| code >= 500);
     let passed_on = |at: &usize| is_passed_on && attempts[*at].code == outcome.code;
+    if side_by_side.is_empty() {
+        // The last one had no answer, and the client's has the status and the length of an earlier one: what
+        // came last was beside the point (the copy that nginx `mirror` sends begins when it can).
+        let is_same = |at: &usize| {
+            let length = attempts[*at].evidence.content_length;
+            passed_on(at) && length.is_some() && length == outcome.length
+        };
+        let earlier = (0..last).rev().find(is_same);
+        let earlier = earlier.filter(|_| attempts[last].code.is_none());
+        return Some(earlier.map_or((last, Certainty::Proof), |at| (at, Certainty::Strong)));
+    }
+    let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
     let mut candidates = side_by_side
         .iter()
         .chain([&last])

@@ -128,7 +128,18 @@ impl Core {
                         self.peers.was_reset(ends, socket.time, reason);
                     }
                 }
-                let from_client = direction == ResetDirection::Received && !is_outgoing(socket);
+                let received = direction == ResetDirection::Received;
+                // A firewall of this host may have answered so to a request that was not seen to leave.
+                let is_kept = || {
+                    let connection = self.connections.get(socket.cookie);
+                    connection.is_some_and(|kept| kept.ended.contains(0))
+                };
+                let is_unasked =
+                    received && is_outgoing(socket) && phase == Phase::Idle && is_kept();
+                if let Some(tgid) = socket.tgid.filter(|_| is_unasked) {
+                    self.exchanges.saw_unjoined(tgid, socket.time);
+                }
+                let from_client = received && !is_outgoing(socket);
                 if from_client && socket.flags.peer_fin() {
                     self.departures.reset(socket.cookie);
                 }

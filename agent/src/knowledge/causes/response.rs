@@ -165,7 +165,7 @@ pub(in crate::knowledge) const HEADER_TOO_BIG: Entry = Entry {
 
 pub(in crate::knowledge) const RESPONSE_TIMEOUT: Entry = Entry {
     cause: Cause::ResponseTimeout,
-    meaning: "The upstream has the request and is silent; the proxy's timer gave up on it.",
+    meaning: "The upstream has the request, and nothing of an answer came; the proxy's timer gave up on it.",
     gloss: "delivered, then silence: the app is slow",
     evidence: "The whole request was acknowledged, then silence, then the proxy closed; its client was still there. Not where others on the same route to the same upstream lasted longer, or the proxy gave another status than after a timer, unless it gives them up at the same age again and again. `proof` needs the status that the proxy gives after a timer, or such a row, a client that had not sent its FIN, and an upstream on this host that had read the request and answered nothing: elsewhere an answer may have been lost on its way.",
     check: &[
@@ -191,6 +191,7 @@ pub(in crate::knowledge) const RESPONSE_TIMEOUT: Entry = Entry {
         "`path_lost`: the same words and the same 504, but the request never arrived.",
         "`client_abort`: the client left first. HAProxy 2.6, Apache and Varnish log that as a timeout later.",
         "Apache answers 502 for this, Varnish 503.",
+        "An answer that is lost on its way (a smaller MTU, a firewall): at the upstream's host it is sent again, `ss -tio` shows `retrans`.",
     ],
 };
 
