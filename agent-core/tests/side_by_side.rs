@@ -109,3 +109,14 @@ fn a_next_upstream_that_refuses_is_why_the_proxy_gives_its_own_error() {
         (Cause::ConnectRefused, Certainty::Proof)
     );
 }
+
+/// The one that was answered for was not seen.
+#[test]
+fn what_came_after_the_answer_alone_may_not_be_why_it_was_given() {
+    let copy = upstream(3).opened(1.3);
+    let late = sent(0, 2.1).errand(1, 0, 900).answered(502, 9.8);
+    let attempts = vec![copy.request(&late, "POST", "/orders"), copy.response(&late)];
+    let told = exchange_of(attempts, 502, 2.7);
+    let failure = told.request().error.expect("502");
+    assert_eq!(failure.certainty, Certainty::Guess);
+}

@@ -72,11 +72,11 @@ fn is_own_answer(failure: Failure) -> bool {
     failure.cause == Cause::UpstreamStatus
 }
 
-/// Its peer ended it: refused, closed or reset.
+/// Its peer ended it: refused, closed or reset. Not by ICMP, upon which this end gives up when it likes.
 fn is_of_peer(attempt: &Attempt) -> bool {
     attempt
         .failure
-        .is_some_and(|failure| matches!(failure.how, How::Fin | How::Rst | How::Icmp))
+        .is_some_and(|failure| matches!(failure.how, How::Fin | How::Rst))
 }
 
 fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, Certainty)> {
@@ -88,15 +88,25 @@ fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, 
         None => attempt.ended,
     };
     // A proxy may answer first and then close what it gave up. What its upstream did after that is not why.
+    let is_of_upstream =
+        |attempt: &Attempt| attempt.header_seconds.is_some() || is_of_peer(attempt);
     let is_in_time = |attempt: &Attempt| {
         let after = known(attempt).saturating_sub(answered);
-        after == 0 || after <= AT_ONCE && attempt.header_seconds.is_none() && !is_of_peer(attempt)
+        after == 0 || after <= AT_ONCE && !is_of_upstream(attempt)
     };
     let all = attempts.iter().enumerate();
-    let (last, _) = all
+    let in_time = all
         .filter(|(_, attempt)| is_in_time(attempt))
-        .max_by_key(|(at, attempt)| (known(attempt), *at))
-        .or(attempts.iter().enumerate().next_back())?;
+        .max_by_key(|(at, attempt)| (known(attempt), *at));
+    let Some((last, _)) = in_time else {
+        let (last, attempt) = attempts.iter().enumerate().next_back()?;
+        let surety = if is_of_upstream(attempt) {
+            Certainty::Guess
+        } else {
+            Certainty::Proof
+        };
+        return Some((last, surety));
+    };
     let (started, ended) = (attempts[last].started, known(&attempts[last]));
     let side_by_side: Vec<usize> = (0..attempts.len())
         .filter(|at| {
