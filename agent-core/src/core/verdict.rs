@@ -470,7 +470,11 @@ impl Core {
             .failure
             .is_some_and(|failure| failure.phase == Phase::Connect);
         let mut others = self.exchanges.orphans().over(Some(tgid), since.clone());
-        if only_connected && others.any(|other| other.exchange.is_some()) {
+        let mut has_sent = || others.any(|other| other.exchange.is_some());
+        // Of attempts that may be another request's only the last is remembered.
+        let latest = self.exchanges.unjoined().last_of(tgid);
+        let may_have_sent = latest.is_some_and(|ended| ended >= last.ended);
+        if only_connected && (may_have_sent || has_sent()) {
             // A connect that failed is tried again elsewhere, as a rule.
             return Certainty::Guess;
         }
