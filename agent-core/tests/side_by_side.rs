@@ -69,6 +69,27 @@ fn what_an_upstream_did_after_the_answer_is_not_why_it_was_given() {
     }
 }
 
+/// Which of them the client got is not known.
+#[test]
+fn of_two_upstreams_that_gave_the_same_status_each_is_a_guess() {
+    let (real, copy) = (upstream(2).opened(1.2), upstream(3).opened(1.3));
+    let copy = copy.to("10.0.3.18:8080");
+    let answered = sent(0, 2.0).errand(1, 0, 900).answered(502, 2.6);
+    let also = sent(0, 2.1).errand(1, 0, 900).answered(502, 2.65);
+    let attempts = vec![
+        real.request(&answered, "POST", "/orders"),
+        copy.request(&also, "POST", "/orders"),
+        real.response(&answered),
+        copy.response(&also),
+    ];
+    let told = exchange_of(attempts, 502, 2.7);
+    let failure = told.request().error.expect("502");
+    assert_eq!(
+        (failure.cause, failure.certainty),
+        (Cause::UpstreamStatus, Certainty::Guess)
+    );
+}
+
 /// The member of the copy's group is dead.
 #[test]
 fn a_copy_that_is_refused_is_not_why_the_answer_of_another_was_passed_on() {

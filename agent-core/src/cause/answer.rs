@@ -130,14 +130,17 @@ fn answered_for(attempts: &[Arc<Attempt>], outcome: &Outcome) -> Option<(usize, 
         let earlier = earlier.filter(|_| attempts[last].code.is_none());
         return Some(earlier.map_or((last, Certainty::Proof), |at| (at, Certainty::Strong)));
     }
-    let cause = |at: usize| attempts[at].failure.map(|failure| failure.cause);
+    let same = |at: usize| {
+        let cause = attempts[at].failure.map(|failure| failure.cause);
+        (cause, &attempts[at].upstream)
+    };
     let mut candidates = side_by_side
         .iter()
         .chain([&last])
         .filter(|at| passed_on(at));
     match (candidates.next(), candidates.next()) {
         (Some(only), None) => Some((*only, Certainty::Strong)),
-        _ if side_by_side.iter().all(|at| cause(*at) == cause(last)) => {
+        _ if side_by_side.iter().all(|at| same(*at) == same(last)) => {
             Some((last, Certainty::Strong))
         }
         _ => Some((last, Certainty::Guess)),
