@@ -95,7 +95,7 @@ impl Default for Health {
 
 impl Down {
     /// It answered a request with an error of its own: few proxies leave an upstream alone for that.
-    pub(super) fn is_by_status(&self) -> bool {
+    fn is_by_status(&self) -> bool {
         self.cause == Cause::UpstreamStatus && self.check.is_none()
     }
 
@@ -203,7 +203,7 @@ impl Health {
     }
 
     /// Its last checks failed, [`DOWN_AFTER`] of them.
-    pub(super) fn fails_checks(&self, at: Nanos) -> bool {
+    fn fails_checks(&self, at: Nanos) -> bool {
         let latest = self.failures.iter().rev().filter(|down| down.at <= at);
         let failed = latest.take_while(|down| down.check.is_some() && down.at > self.answered);
         failed.take(DOWN_AFTER).count() == DOWN_AFTER

@@ -74,9 +74,9 @@ fn surety(case: &Case<'_>) -> Certainty {
 ///    reset (tcp_close, Linux 5.10 to 6.18), so that a FIN says that the request was read.
 ///
 /// A reset from where there is no socket, without a FIN before it, may be of something on the way that
-/// forgot the connection: a guess. Where it is not known whether the connection was used before, none of this is proof. On
-/// a fresh connection it is never a race. Nor where the process that held it crashed: it closed
-/// nothing for idleness, and no longer timeout would have helped.
+/// forgot the connection: a guess. Where it is not known whether the connection was used before, none of
+/// this is proof. On a fresh connection it is never a race. Nor where the process that held it crashed: it
+/// closed nothing for idleness, and no longer timeout would have helped.
 pub(super) fn keepalive_race(case: &Case<'_>) -> Option<Failure> {
     let how = case.peer_closed()?;
     let trial = case.trial;
