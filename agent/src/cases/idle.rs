@@ -3,7 +3,7 @@
 use agent_core::cause::{Cause, Certainty};
 
 use super::{Found, Kind, Scene};
-use crate::events::human::duration;
+use crate::events::human::{counted, duration};
 
 /// No server keeps a connection for a shorter time unless it is told to, seconds.
 const SHORTEST_TIMEOUT: f64 = 1.0;
@@ -89,8 +89,9 @@ fn closed_soon_after_use(scene: &Scene<'_>) -> Option<Found> {
         .fact("asked", scene.asked())
         .fact("idle", duration(idle));
     let carried = scene.attempt.evidence.carried;
-    Some(found.more("carried", carried, |carried| {
-        format!("It had carried {carried} requests.")
+    let requests = counted(carried.unwrap_or(0).into(), "request");
+    Some(found.more("carried", carried, |_| {
+        format!("It had carried {requests}.")
     }))
 }
 

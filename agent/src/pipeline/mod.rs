@@ -239,6 +239,7 @@ impl<S: Source> Pipeline<S> {
         let (mut records, mut heard, mut more) = (0, 0, false);
         // Until when records belong to this round, and whether something went wrong in it.
         let (mut until, mut is_disturbed) = (now, false);
+        let lingers = daemon.lingers();
         daemon.begin_round();
         daemon.hear_servers(source, now);
         loop {
@@ -258,6 +259,11 @@ impl<S: Source> Pipeline<S> {
             }
             for record in slice.records() {
                 records += 1;
+                if lingers.is_none() {
+                    // No later record changes what this one says: it need not be copied once more.
+                    daemon.record(record, now);
+                    continue;
+                }
                 gathered.add(record);
                 if !is_disturbed && slice::kind_of(record) == Some(kind::DISTURBED) {
                     // What ends meanwhile is in the ring after that.
@@ -275,7 +281,7 @@ impl<S: Source> Pipeline<S> {
             gathered.in_order(|record| daemon.record(record, now));
             now
         } else {
-            let waits = daemon.lingers().map(|time| now.saturating_sub(time));
+            let waits = lingers.map(|time| now.saturating_sub(time));
             let until = waits.unwrap_or(Nanos::MAX);
             gathered.until(until, |record| daemon.record(record, now));
             waits.unwrap_or(now)

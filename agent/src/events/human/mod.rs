@@ -22,6 +22,7 @@ use crate::metrics::traffic::is_failed_attempt;
 
 pub use self::open::open_list;
 pub use self::timeline::in_full;
+pub(crate) use self::units::counted;
 pub use self::units::duration;
 
 /// Columns of a line. Wider: it wraps in a terminal of two panes. Narrower: evidence takes

@@ -78,7 +78,7 @@ fn write_all(out: &mut String, request: &RequestShape, zone: &TimeZone) -> fmt::
             facts: _,
         } = case;
         let possibly = if sure.is_none() {
-            format!(": possibly, {meaning}")
+            format!(". Possibly: {meaning}")
         } else {
             String::new()
         };

@@ -54,7 +54,7 @@ pub(super) fn milliseconds_between(from: &str, to: &str) -> Option<f64> {
 }
 
 /// `1 byte`, `2 bytes`.
-pub(super) fn counted(count: u64, one: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str) -> String {
     if count == 1 {
         format!("1 {one}")
     } else {

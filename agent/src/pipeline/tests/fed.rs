@@ -17,10 +17,13 @@ use crate::metrics::Metrics;
 use crate::processes::Processes;
 use crate::recording::Recorder;
 
-/// A recording of what the source gives, and what was fed by that.
+/// A recording of what the source gives where exchanges may be reported in brief, and what was fed by that.
 async fn recorded(name: &str, source: Fake) -> (String, Vec<Input>) {
     let path = std::env::temp_dir().join(format!("why502-{name}-{}.jsonl", std::process::id()));
-    let settings = Settings::default();
+    let settings = Settings {
+        brief: true,
+        ..Settings::default()
+    };
     let incidents = Incidents::new(&settings);
     let Metrics {
         traffic, report, ..
@@ -109,7 +112,8 @@ async fn what_is_told_late_is_brought_into_the_order_of_its_time() {
         }) => Some(socket.cookie),
         _ => None,
     });
-    assert_eq!(requests.collect::<Vec<_>>(), [5, 1, 3, 4, 2]);
+    // What is held is asked for again at the end.
+    assert_eq!(requests.collect::<Vec<_>>(), [5, 1, 3, 4, 2, 5, 4]);
 }
 
 /// An exchange with an upstream that went well.
