@@ -18,7 +18,7 @@ use crate::process::Processes;
 use crate::request::OpenRequest;
 use crate::requests::Requests;
 use crate::table::{Deadlines, Key, Table};
-use crate::timing::is_late;
+use crate::timing::{DELAYED, is_late};
 use crate::unjoined::Unjoined;
 
 /// All requests and attempts that are kept.
@@ -31,7 +31,7 @@ pub(crate) struct Exchanges {
     orphans: Orphans,
     /// When each process last had an attempt that was not joined.
     unjoined: Unjoined,
-    /// Requests that are over, waiting for attempts to end.
+    /// Requests that are over, waiting for attempts to end, and for what those wait for then.
     waiting: Deadlines<Key>,
     /// Exchanges whose end must have been lost, unless it comes yet.
     stragglers: Deadlines<(Side, Key)>,
@@ -52,7 +52,7 @@ impl Exchanges {
             attempts: Table::new(limits.attempts),
             orphans: Orphans::new(limits.attempts, limits.grace),
             unjoined: Unjoined::new(limits.processes),
-            waiting: Deadlines::new(limits.requests, limits.grace),
+            waiting: Deadlines::new(limits.requests, limits.grace.saturating_add(DELAYED)),
             stragglers: Deadlines::new(limits.requests, limits.grace),
             limit: limits.attempts,
             limit_per_request: limits.attempts_per_request.max(1),

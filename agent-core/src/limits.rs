@@ -22,9 +22,9 @@ pub struct Limits {
     /// Connections that are gone and still remembered, so that a late record of one
     /// reports nothing twice.
     pub closed: usize,
-    /// How long an ended request waits for an attempt that has not ended, and an attempt
-    /// without a request for it, ns. HAProxy closes the upstream socket within about 1 ms
-    /// after its 5xx. Too small: the cause arrives too late. Too large: errors are told late.
+    /// How long an attempt without a request waits for it, ns. A request that is over waits for its
+    /// attempts for 0.2 s longer: a proxy on a busy host ends them as late as that, and they wait in turn.
+    /// Too small: the cause arrives too late. Too large: errors are told late.
     pub grace: Nanos,
     /// After how long without a record an idle connection is forgotten, ns. It is taken up
     /// again with its next record.

@@ -25,7 +25,7 @@ pub(crate) const AT_ONCE: Nanos = 20_000_000;
 
 /// An answer that followed a failure later than that, on a machine that took the CPUs away, may still
 /// have been given on its account, ns. Shorter: on a busy host the error and its failure stay apart.
-/// Longer than the grace: the request has its verdict already.
+/// Longer: errors are told later.
 pub(crate) const DELAYED: Nanos = 200_000_000;
 
 /// A proxy connects within this time after it has read the request, ns. Beyond it, who waits

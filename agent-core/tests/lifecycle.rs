@@ -6,7 +6,8 @@ use agent_core::cause::{Cause, Certainty};
 use agent_core::event::{Event, Upstream};
 use agent_core::observation::{ConnectOutcome, End, Observation, Phase, ResetDirection, What};
 use agent_core::{Core, Input, Limits, ProcessKind};
-use support::{PROXY, client, core, errand, know, ms, sent, told, upstream};
+use agent_wire::record::flag;
+use support::{PROXY, Told, client, core, errand, know, ms, sent, told, upstream};
 
 /// A request refused upstream and answered with 502.
 fn refused() -> Vec<Observation> {
@@ -29,8 +30,54 @@ fn an_error_without_an_attempt_is_told_after_the_grace() {
     core.observe(c.response(&x.answered(502, 2.0)), &mut out);
     core.advance(ms(200.0), &mut out);
     assert_eq!(out.len(), 0, "an attempt may still turn up");
-    core.advance(ms(260.0), &mut out);
+    core.advance(ms(440.0), &mut out);
+    assert_eq!(out.len(), 0, "and wait for it in turn");
+    core.advance(ms(460.0), &mut out);
     assert_eq!(out.len(), 1);
+}
+
+/// HAProxy answers, and then resets what it had sent upstream: the attempt is over later, and waits for its
+/// request as long as that has waited for it. Nothing but the answer joins them, for the request was
+/// pipelined.
+#[test]
+fn time_that_passes_between_two_waits_does_not_part_a_request_from_its_attempt() {
+    for apart in [0.3, 3.0, 18.0, 150.0] {
+        let mut core = core();
+        know(&mut core, PROXY, "haproxy", ProcessKind::Known);
+        let a = client(1).flag(flag::PIPELINED);
+        let (first, used) = (sent(0, 1.0), upstream(10).opened(1.1));
+        let x = sent(0, 1.2).errand(1, 0, 100).answered(200, 49.8);
+        let y = sent(1, 50.2).idle_since(49.8).errand(1, 1, 260);
+        let mut second = sent(1, 1050.0).idle_since(50.0).answered(504, 1050.0);
+        second.exchange.request_bytes = 0;
+        second.exchange.request_head_bytes = 0;
+        let ended = 1050.0 + apart;
+        let seen = [
+            a.request(&first, "GET", "/slow"),
+            used.request(&x, "GET", "/slow"),
+            used.response(&x),
+            a.response(&first.answered(200, 50.0)),
+            used.request(&y, "GET", "/next"),
+            a.flag(flag::NO_REQUEST).response(&second),
+            used.end(ended, &y.ended(End::LocalReset)),
+        ];
+        let mut events = Vec::new();
+        for observation in seen {
+            core.advance(observation.socket.time, &mut events);
+            core.observe(observation, &mut events);
+        }
+        let grace = 250.0;
+        core.advance(ms(1050.0 + grace + apart / 2.0), &mut events);
+        core.advance(ms(3000.0), &mut events);
+        let requests = Told { events }.requests();
+        let last = requests.last().and_then(|request| request.error);
+        let cause = last.map(|error| error.cause);
+        assert_eq!(
+            cause,
+            Some(Cause::ResponseTimeout),
+            "{apart}: {requests:#?}"
+        );
+    }
 }
 
 #[test]
@@ -42,7 +89,7 @@ fn an_attempt_that_never_ends_does_not_hold_its_request_up() {
     core.observe(c.request(&x, "GET", "/"), &mut out);
     core.observe(u.request(&y, "GET", "/"), &mut out);
     core.observe(c.response(&x.clone().answered(504, 5000.0)), &mut out);
-    core.advance(ms(5300.0), &mut out);
+    core.advance(ms(5500.0), &mut out);
     assert!(matches!(&out[..], [Event::Request(request)] if request.attempts.is_empty()));
     out.clear();
     core.observe(u.end(9000.0, &y.ended(End::LocalClose)), &mut out);
