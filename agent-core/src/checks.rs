@@ -93,6 +93,14 @@ struct Series {
     is_check: bool,
 }
 
+impl Series {
+    /// The next of them was to come while its proxy had no CPU.
+    fn is_late(&self, at: Nanos) -> bool {
+        let late = at.saturating_sub(self.last).checked_sub(self.interval);
+        self.interval > 0 && late.is_some_and(|late| late <= TAKEN_AWAY)
+    }
+}
+
 /// All that may be checks.
 #[derive(Debug)]
 pub(crate) struct Checks {
@@ -171,12 +179,14 @@ impl Checks {
         })
     }
 
-    /// The last of those checks failed, and the next one is to come just then.
+    /// The last of those checks failed, and the next one comes when it is due, or where its proxy had no CPU
+    /// a moment later.
     pub(crate) fn goes_on_failing(&self, name: Name, at: Nanos) -> bool {
-        let last = self.series.get(&name).map(|series| series.last);
+        let series = self.series.get(&name).filter(|series| series.is_check);
         let failed = self.failed.get(&name.connect()).and_then(|all| all.last());
-        let did_last_fail = failed.is_some_and(|check| Some(check.ended) >= last);
-        did_last_fail && self.is_next(name, at)
+        series.zip(failed).is_some_and(|(series, check)| {
+            check.ended >= series.last && (self.is_next(name, at) || series.is_late(at))
+        })
     }
 
     /// A server that was asked in a series of checks, and lets the next one not in: that comes when it
@@ -184,9 +194,7 @@ impl Checks {
     fn due(&self, name: Name, at: Nanos) -> Option<Series> {
         let asking = self.asking.get(&name);
         let is_due = |series: &&Series| {
-            let since = at.saturating_sub(series.last);
-            let late = since.saturating_sub(series.interval);
-            is_even(since, series.interval) || (1..=TAKEN_AWAY).contains(&late)
+            is_even(at.saturating_sub(series.last), series.interval) || series.is_late(at)
         };
         asking.filter(is_due).copied()
     }

@@ -80,6 +80,40 @@ fn time_that_passes_between_two_waits_does_not_part_a_request_from_its_attempt()
     }
 }
 
+/// Varnish goes on to the next request that its client pipelined in another thread, and the one that sends
+/// the answer ahead has no CPU: by that answer alone is it known when the next one began.
+#[test]
+fn an_attempt_for_a_pipelined_request_may_begin_before_the_answer_ahead_has_left() {
+    let mut core = core();
+    know(&mut core, PROXY, "varnishd", ProcessKind::Known);
+    let a = client(1).flag(flag::PIPELINED);
+    let (first, used) = (sent(0, 1.0), upstream(10).opened(1.1));
+    let x = sent(0, 1.2).errand(7, 0, 100).answered(200, 49.8);
+    let y = sent(1, 50.2)
+        .idle_since(49.8)
+        .errand(7, 1, 50_000)
+        .ended(End::LocalClose);
+    let mut second = sent(1, 1051.0).idle_since(62.0).answered(503, 1051.0);
+    second.exchange.request_bytes = 0;
+    second.exchange.request_head_bytes = 0;
+    let told = told(
+        &mut core,
+        [
+            a.request(&first, "GET", "/slow"),
+            used.request(&x, "GET", "/slow"),
+            used.response(&x),
+            used.request(&y, "GET", "/next"),
+            a.response(&first.answered(200, 62.0)),
+            used.end(1050.0, &y),
+            a.flag(flag::NO_REQUEST).response(&second),
+        ],
+    );
+    let requests = told.requests();
+    let last = requests.last().and_then(|request| request.error);
+    let cause = last.map(|error| error.cause);
+    assert_eq!(cause, Some(Cause::ResponseTimeout), "{requests:#?}");
+}
+
 #[test]
 fn an_attempt_that_never_ends_does_not_hold_its_request_up() {
     let mut core = core();
@@ -222,7 +256,7 @@ fn known_losses_make_errors_less_sure() {
         }
         core.observe(seen, &mut out);
     }
-    let request = support::Told { events: out }.request();
+    let request = Told { events: out }.request();
     let error = request.error.expect("502");
     assert_eq!(
         (error.cause, error.certainty),
@@ -256,7 +290,7 @@ fn an_idle_connection_is_swept_and_taken_up_again_without_error() {
     let second = sent(1, 700_001.0).idle_since(2.0).answered(200, 700_002.0);
     core.observe(u.request(&second, "GET", "/"), &mut out);
     core.observe(u.response(&second), &mut out);
-    let attempt = support::Told { events: out }.attempt();
+    let attempt = Told { events: out }.attempt();
     assert_eq!((attempt.reused, attempt.failure), (Some(true), None));
 }
 
@@ -275,7 +309,7 @@ fn a_long_request_is_swept_late_and_still_told_at_its_end() {
         (0, 1)
     );
     core.observe(u.response(&x.answered(200, 7_300_000.0)), &mut out);
-    assert_eq!(support::Told { events: out }.attempt().code, Some(200));
+    assert_eq!(Told { events: out }.attempt().code, Some(200));
 }
 
 #[test]

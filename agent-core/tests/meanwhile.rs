@@ -120,19 +120,19 @@ fn a_first_try_is_of_the_request_that_came_last_and_of_none_that_got_its_error_m
     assert_eq!(request_of(&told, "/dead/a").attempts.len(), 1);
 }
 
-/// Checks of a server that fail, first in one rhythm and then in another (`inter`, `downinter`), the last
-/// one at 16,000 ms beside a request that waits, whose client was read `age_us` before.
-fn checks_beside(age_us: u32) -> usize {
+/// Checks of a server that fail, at those ms, the last one beside a request that waits, whose client was
+/// read `age_us` before.
+fn checks_beside(age_us: u32, at: [f64; 3]) -> usize {
     let refused = |number: u64, at: f64, why: Option<Errand>| {
         let u = upstream(100 + number).to("10.0.3.19:8080").opened(at);
         (at + 0.1, u.connect(at + 0.1, ConnectOutcome::Reset, why))
     };
     let why = errand(1).map(|errand| Errand { age_us, ..errand });
-    let mut seen = asked(1, "/limited/a", (15_990.0, 16_290.0), 503);
+    let mut seen = asked(1, "/limited/a", (at[2] - 10.0, at[2] + 290.0), 503);
     seen.extend([
-        refused(0, 5000.0, None),
-        refused(1, 10_800.0, None),
-        refused(2, 16_000.0, why),
+        refused(0, at[0], None),
+        refused(1, at[1], None),
+        refused(2, at[2], why),
     ]);
     let told = observed("haproxy", seen);
     let checks = |event: &&Event| matches!(event, Event::Check(_));
@@ -141,8 +141,17 @@ fn checks_beside(age_us: u32) -> usize {
 
 #[test]
 fn what_is_known_for_checks_only_is_checked_in_whatever_rhythm() {
-    assert_eq!(checks_beside(3_000), 3);
-    assert_eq!(checks_beside(100), 2, "its client may have asked for it");
+    // First `inter`, then `downinter`.
+    let slower = [5000.0, 10_800.0, 16_000.0];
+    assert_eq!(checks_beside(3_000, slower), 3);
+    assert_eq!(checks_beside(100, slower), 2, "its client may have asked");
+    let late = |ms: f64| [14_000.0, 15_000.0, 16_000.0 + ms];
+    assert_eq!(checks_beside(100, late(120.0)), 3, "it had no CPU");
+    assert_eq!(
+        checks_beside(100, late(200.0)),
+        2,
+        "its client may have asked"
+    );
 }
 
 /// Where requests of a route go is known while the first of them is served.

@@ -27,8 +27,9 @@ const IDLE: Duration = Duration::from_millis(600);
 /// it, meets the FIN half way: it is too late by a delay when it arrives, and in time by a delay
 /// when it leaves.
 const BEFORE: Duration = DELAY;
-/// And this much sooner or later, once more with each three rounds that did not do: where CPUs are taken
-/// away, the proxy or the upstream may be late in every one.
+/// And this much sooner or later, three times as much more with each three rounds that did not do: where
+/// CPUs are taken away, the proxy or the upstream may be late in every one. Three times: the moment lasts for
+/// two delays.
 const SPREAD_MS: [i64; 3] = [0, -8, 8];
 /// Races and crashes of each kind.
 const ROUNDS: usize = 3;
@@ -134,7 +135,7 @@ async fn twice(proxy: SocketAddr, first: String, order: Order, pause: Duration) 
 
 /// The moment of the race, a little sooner or later in each round.
 fn moment(round: usize) -> Duration {
-    let times = i64::try_from(round / SPREAD_MS.len()).unwrap_or(0) + 1;
+    let times = 3 * i64::try_from(round / SPREAD_MS.len()).unwrap_or(0) + 1;
     let spread = SPREAD_MS[round % SPREAD_MS.len()] * times;
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(0);
     let pause = ms(IDLE) - ms(BEFORE) + spread;

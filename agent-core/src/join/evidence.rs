@@ -261,8 +261,9 @@ pub(super) fn by_answer(
     let touch = touch(trial, key, request);
     // Apache httpd may begin it before the answer to the one before has left.
     let ahead = request.is_pipelined() && touch >= Touch::Young;
-    // When a pipelined request began is known by the end of the answer to the one before.
-    let slack = u64::from(request.is_pipelined()) * SLACK;
+    // When a pipelined request began is known by the end of the answer to the one before, which leaves
+    // later where another thread sends it that had no CPU.
+    let slack = u64::from(request.is_pipelined()) * AT_ONCE;
     let around = (request.started <= trial.started.saturating_add(slack) || ahead)
         && answered >= trial.started
         && answered.saturating_add(ends_within(trial, answers_first)) >= over;
